@@ -1,0 +1,37 @@
+# Two commands: `make demo` shows what genloss is for; `make test` checks it. Both set everything up first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test replicate bench clean
+
+setup: $(STAMP)
+
+# torch first: a CPU build where one is found, the plain one of the same version otherwise
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "genloss needs Python 3.11 or newer; set PYTHON=python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check "torch==2.13.0+cpu" 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/genloss run experiment=demo
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+# published results over several seeds, half an hour and more
+replicate: setup
+	$(BIN)/python -m pytest -m replicate -v
+
+# one after the other: a busy machine makes any figure worthless
+bench: setup
+	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
+
+clean:
+	rm -rf $(VENV) .genloss runs rounds data report

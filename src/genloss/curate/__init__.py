@@ -1,0 +1,131 @@
+"""Curate: each generated record is kept or dropped, with a score and a reason.
+
+A curator is one dataclass with one method, and one file in conf/curation/. Curators chain: `curation=[exact,random]`
+runs them in this order, each on what the ones before it kept. Nothing is lost: what a curator drops goes to
+rejected.parquet with its reason. `control=random` replaces the chain's choice by a random one of equal size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from genloss import records
+from genloss.domains import Domain, Report, silent
+from genloss.errors import UserError
+from genloss.seeds import generator, seed_of
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a curator says of n records: `keep` bool [n], `score` float [n] (nan: none), `reason` str [n].
+
+    The reason of a kept record is ignored; that of a dropped one should be a short word: it is counted per round.
+    """
+
+    keep: np.ndarray
+    score: np.ndarray
+    reason: np.ndarray
+
+
+def verdict(keep: np.ndarray, score: np.ndarray | None = None, reason: str | np.ndarray = "") -> Verdict:
+    """A `Verdict` from a mask, optional scores, and one reason for all dropped records (or one each)."""
+    n = len(keep)
+    scores = np.full(n, np.nan) if score is None else np.asarray(score, dtype=float)
+    reasons = np.full(n, reason, dtype=object) if isinstance(reason, str) else np.asarray(reason, dtype=object)
+    return Verdict(np.asarray(keep, dtype=bool), scores, reasons)
+
+
+def top(score: np.ndarray, count: int) -> np.ndarray:
+    """Mask of the `count` highest scores; equal scores go by position, so the choice is reproducible."""
+    keep = np.zeros(len(score), dtype=bool)
+    keep[np.argsort(-score, kind="stable")[:count]] = True
+    return keep
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a curator may read besides the records."""
+
+    domain: Domain
+    round: int
+    seed: int  # of this curator in this round
+    data: Path  # real data
+    round0: Path  # the model of round 0, the default judge
+    last: Path  # model n-1, the one that made the records
+    report: Report = silent
+
+
+class Curator(ABC):
+    """Decides record by record. `judge` gets a table of n >= 1 records and returns a `Verdict` over them."""
+
+    reads: tuple[str, ...] = ()  # of "data", "round0", "last": what else the verdict depends on
+
+    @abstractmethod
+    def judge(self, table: pa.Table, context: Context) -> Verdict: ...
+
+    def fingerprint(self) -> str:
+        """Hash of files outside the run that the verdict depends on; '' if there are none."""
+        return ""
+
+    def payload(self, table: pa.Table, context: Context) -> list:
+        """The first payload column as a list (the text of a text record)."""
+        return table.column(context.domain.payload[0]).to_pylist()
+
+
+def curate(
+    table: pa.Table, curators: Mapping[str, Curator], control: str, context: Context
+) -> tuple[pa.Table, pa.Table, dict[str, int]]:
+    """Run the chain. Returns (kept, rejected, counts by reason); kept and rejected together are `table`."""
+    n = len(table)
+    keep = np.ones(n, dtype=bool)
+    score = np.full(n, np.nan)
+    reason = np.full(n, "kept", dtype=object)
+    for position, (name, curator) in enumerate(curators.items()):
+        alive = np.flatnonzero(keep)
+        if len(alive) == 0:
+            break
+        own = Context(
+            context.domain, context.round, seed_of(context.seed, name, position), context.data, context.round0,
+            context.last, context.report,
+        )  # fmt: skip
+        said = curator.judge(table.take(pa.array(alive)), own)
+        for part in (said.keep, said.score, said.reason):
+            if len(part) != len(alive):
+                raise ValueError(f"curator {name} returned {len(part)} verdicts for {len(alive)} records")
+        keep[alive] = said.keep
+        scored = ~np.isnan(said.score)
+        score[alive[scored]] = said.score[scored]
+        dropped = alive[~said.keep]
+        reason[dropped] = [f"{name}: {r}" if r else name for r in said.reason[~said.keep]]
+    if control == "random":
+        chosen = generator(context.seed, "control").permutation(n)[: int(keep.sum())]
+        keep = np.zeros(n, dtype=bool)
+        keep[chosen] = True
+        reason = np.where(keep, "kept", "control: random").astype(object)
+    if not keep.any():
+        counts = _counts(reason)
+        raise UserError(
+            "curation", "+".join(curators), f"kept none of {n} records in round {context.round} ({counts}); "
+            "loosen the curator, or generate more with recipe.n",
+        )  # fmt: skip
+    full = table.append_column("score", pa.array(score, pa.float64(), from_pandas=True))
+    full = full.append_column("reason", pa.array(reason.tolist(), pa.string()))
+    mask = pa.array(keep)
+    return full.filter(mask), full.filter(pc.invert(mask)), _counts(reason)
+
+
+def _counts(reason: np.ndarray) -> dict[str, int]:
+    values, counts = np.unique(reason.astype(str), return_counts=True)
+    return {str(v): int(c) for v, c in zip(values, counts, strict=True)}
+
+
+def write(kept: pa.Table, rejected: pa.Table, out: Path) -> None:
+    records.write(kept, out / "kept.parquet")
+    records.write(rejected, out / "rejected.parquet")

@@ -1,0 +1,67 @@
+"""Rules on the surface of a text: length, characters, repetition.
+
+    genloss run curation=rules
+    genloss run curation=rules curation.rules.max_repeated=0.2
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from genloss.curate import Context, Curator, Verdict, verdict
+from genloss.errors import require
+
+
+def repeated_share(text: str, n: int) -> float:
+    """Share of a text's word n-grams that are not the first of their kind (0: all distinct)."""
+    words = text.split()
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+@dataclass
+class Rules(Curator):
+    """Drop texts that are too short or long, hold broken characters, or repeat themselves (thresholds in the spirit of
+    Gopher's quality rules; Rae et al. 2021, A1.1). The score is the share of repeated word n-grams."""
+
+    min_characters: int = 20
+    max_characters: int = 100_000
+    max_broken: float = 0.01  # share of U+FFFD and control characters
+    ngram: int = 3
+    max_repeated: float = 0.3  # share of word n-grams that came before in the same text
+    max_top_word: float = 0.3  # share of the most frequent word, for texts of 10 words and more
+
+    def __post_init__(self) -> None:
+        require(self.min_characters >= 0, "min_characters", self.min_characters, "at least 0")
+        require(
+            self.max_characters >= self.min_characters, "max_characters", self.max_characters,
+            f"at least min_characters={self.min_characters}",
+        )  # fmt: skip
+        require(self.ngram >= 1, "ngram", self.ngram, "at least 1")
+        for key in ("max_broken", "max_repeated", "max_top_word"):
+            require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a fraction in [0, 1]")
+
+    def judge(self, table: pa.Table, context: Context) -> Verdict:
+        reason = np.full(len(table), "", dtype=object)
+        score = np.zeros(len(table))
+        for i, text in enumerate(self.payload(table, context)):
+            score[i] = repeated_share(text, self.ngram)
+            reason[i] = self._fault(text, score[i])
+        return verdict(reason == "", score, reason)
+
+    def _fault(self, text: str, repeated: float) -> str:
+        if len(text.strip()) < self.min_characters:
+            return "too short"
+        if len(text) > self.max_characters:
+            return "too long"
+        broken = sum(c == "�" or (ord(c) < 32 and c not in "\t\n\r") for c in text)
+        if broken > self.max_broken * len(text):
+            return "broken characters"
+        words = text.lower().split()
+        if len(words) >= 10 and Counter(words).most_common(1)[0][1] > self.max_top_word * len(words):
+            return "one word"
+        return "repetitive" if repeated > self.max_repeated else ""

@@ -1,0 +1,119 @@
+"""A domain says what the data and the models are: it prepares real data, trains, samples and scores.
+
+The loop never asks which domain it runs. A new domain is one package with a `Domain`, a `Model` and a `Trainer`
+(dataclasses, so that their fields are the schema of their YAML) plus `conf/domain/NAME.yaml`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
+
+Report = Callable[..., None]  # report(done, total, unit): progress inside a stage
+
+
+def silent(done: float, total: float, unit: str) -> None:
+    """A `Report` that says nothing."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How work is carried out. Nothing here may change a result, so nothing here is part of an arm's identity."""
+
+    workers: int = 0  # sampling chunks at a time; 0: one per core
+    accelerator: str = "cpu"
+    devices: int = 1
+    strategy: str = "auto"
+    num_nodes: int = 1
+
+
+class Model:
+    """What is trained: an architecture or a model to continue from. A plug-in of its domain."""
+
+
+class Trainer:
+    """How it is trained: budget, optimiser, schedule. A plug-in of its domain."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training: everything that `Domain.train` may read."""
+
+    model: Model
+    trainer: Trainer
+    data: Path  # folder of `prepare`
+    shards: list[Path]  # Parquet files of records, in a fixed order
+    weights: list[float]  # loss weight of each shard
+    start: Path | None  # model to continue from (warm start); None: a fresh one
+    seed: int
+    out: Path  # folder to write the model to
+    options: dict[str, Any] = field(default_factory=dict)  # Domain.config("train")
+    runtime: Runtime = field(default_factory=Runtime)
+    report: Report = silent
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One request for samples: `n` records from `model`, each with its own random stream."""
+
+    model: Path
+    data: Path
+    n: int
+    seed: int
+    options: Any  # the recipe's decoding options
+    prompts: Sequence[str] | None  # one per record, or None: unconditional
+    scratch: Path  # finished chunks are kept here and found again after a kill
+    runtime: Runtime = field(default_factory=Runtime)
+    report: Report = silent
+
+
+class Domain(ABC):
+    """Data, model, training, sampling and scoring of one world. `name` labels folders and tags."""
+
+    name: str
+    payload: tuple[str, ...]  # the columns that a record of this domain adds
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuse, cheaply and before any work, a config that cannot run (UserError)."""
+
+    def config(self, stage: str) -> dict[str, Any]:
+        """The part of the domain's own config that `stage` depends on (data, generate, train, evaluate)."""
+        return {}
+
+    def code(self, stage: str) -> tuple[str, ...]:
+        """Names of the modules whose source `stage` depends on."""
+        return ()
+
+    def libraries(self, stage: str) -> tuple[str, ...]:
+        """Names of the distributions whose version `stage` depends on."""
+        return ()
+
+    def fingerprint(self) -> str:
+        """Hash of whatever real data lies outside the config (a user's files); '' if there is none."""
+        return ""
+
+    @abstractmethod
+    def prepare(self, out: Path) -> dict[str, Any]:
+        """Write the real data to `out`: records in `train.parquet`, `validation.parquet`, `test.parquet` and
+        `prompts.parquet` (disjoint), and whatever else sampling and training need. Returns small results."""
+
+    @abstractmethod
+    def train(self, fit: Fit) -> dict[str, Any]:
+        """Train a model and write it to `fit.out`. Returns small results, `tokens` (or points) seen among them."""
+
+    @abstractmethod
+    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
+        """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order."""
+
+    @abstractmethod
+    def losses(self, model: Path, data: Path, table: pa.Table, report: Report = silent) -> tuple[np.ndarray, np.ndarray]:
+        """Total loss in nats [n] and number of predicted tokens [n] of each record under `model`."""

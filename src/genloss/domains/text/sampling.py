@@ -1,0 +1,243 @@
+"""Sampling: many records at once, each from its own random stream, the same bytes on any number of workers.
+
+Records are computed in chunks of fixed size (`recipe.chunk`): record i is always row i mod chunk of chunk i // chunk, with one
+thread a chunk and chunks in parallel, so neither order, nor workers, nor a resume can change it. A token costs one uniform
+number (inverse CDF), not one a vocabulary entry. Keys and values live in one preallocated slab a layer; rows that have ended
+leave the batch. `transformers`' generate() does none of these (it draws from global state and concatenates its cache).
+
+    begin -> model -> logits -> penalty, temperature, top-k, top-p, min-p -> cumulative sum -> first token above u
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from genloss.domains import Runtime, Sampling
+from genloss.domains.text.model import load
+from genloss.domains.text.tokenizer import Codec, load_codec
+from genloss.seeds import uniforms
+from genloss.store import write_atomic
+
+LEAVE = 0.75  # rows that have ended leave the batch when fewer than this share are still going
+
+
+class SlabLayer(DynamicLayer):
+    """Keys and values of one layer in a preallocated slab [rows, heads, length, width]; `update` returns views."""
+
+    def __init__(self, length: int):
+        super().__init__()
+        self.length, self.used = length, 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        rows, heads, _, width = key_states.shape
+        self.keys = key_states.new_empty(rows, heads, self.length, width)
+        self.values = value_states.new_empty(rows, heads, self.length, value_states.shape[-1])
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.used + key_states.shape[2]
+        self.keys[:, :, self.used : end] = key_states
+        self.values[:, :, self.used : end] = value_states
+        self.used = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        return self.used
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        # only what is filled moves
+        for name in ("keys", "values"):
+            slab = getattr(self, name)
+            moved = slab.new_empty(len(indices), *slab.shape[1:])
+            moved[:, :, : self.used] = slab[indices, :, : self.used]
+            setattr(self, name, moved)
+
+
+def new_cache(config: Any, length: int) -> Cache:
+    """A slab for plain attention; what the library prefers for anything else (sliding windows, state spaces)."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if kinds == {"full_attention"} and getattr(text, "sliding_window", None) is None:
+        return Cache(layers=[SlabLayer(length) for _ in range(text.num_hidden_layers)])
+    return DynamicCache(config=config)
+
+
+def one_query(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any
+) -> tuple[Any, None]:
+    """Attention of one new position, grouped by key-value head: two matrix products, 1.3-1.6 times as fast on CPU as SDPA,
+    which is made for long queries (docs/decisions.md). Longer queries go to SDPA."""
+    rows, heads, length, width = query.shape
+    if length != 1 or attention_mask is not None or query.is_cuda:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    groups = key.shape[1]
+    scores = query.view(rows, groups, heads // groups, width) @ key.transpose(-1, -2)
+    weights = torch.softmax(scores * (width**-0.5 if scaling is None else scaling), dim=-1)
+    return (weights @ value).reshape(rows, 1, heads, value.shape[-1]), None
+
+
+AttentionInterface.register("genloss_one_query", one_query)
+AttentionMaskInterface.register("genloss_one_query", sdpa_mask)
+
+
+def adjust(logits: torch.Tensor, options: Any, seen: torch.Tensor | None) -> torch.Tensor:
+    """Next-token probabilities [rows, vocabulary] after the recipe's decoding options, in their documented order."""
+    if seen is not None:
+        penalty = options.repetition_penalty
+        logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    if options.temperature != 1:
+        logits = logits / options.temperature
+    if 0 < options.top_k < logits.shape[-1]:
+        smallest = logits.topk(options.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    p = torch.softmax(logits, dim=-1)
+    if options.top_p < 1:
+        ordered, index = p.sort(dim=-1, descending=True, stable=True)
+        outside = ordered.cumsum(dim=-1) - ordered >= options.top_p  # the token that crosses top_p stays
+        p = p.masked_fill(outside.gather(-1, index.argsort(dim=-1)), 0.0)
+    if options.min_p > 0:
+        p = p.masked_fill(p < options.min_p * p.amax(dim=-1, keepdim=True), 0.0)
+    return p
+
+
+def draw(p: torch.Tensor, u: torch.Tensor, bias: float) -> torch.Tensor:
+    """Tokens [rows] by inverse CDF: the first whose cumulative probability exceeds u. p [rows, vocabulary] >= 0 need not sum
+    to one. With probability 1 - `bias` the mode instead, decided by the same u."""
+    mode = None
+    if bias < 1:
+        mode = p.argmax(dim=-1)
+        faithful = u >= 1 - bias
+        u = torch.where(faithful, (u - (1 - bias)) / max(bias, 1e-12), u).clamp(0, 1 - 1e-12)
+    total = p.cumsum(dim=-1, dtype=torch.float64)
+    token = torch.searchsorted(total, u[:, None] * total[:, -1:], right=True)[:, 0]
+    last = p.shape[-1] - 1 - (p.flip(-1) > 0).int().argmax(dim=-1) if bool((token > p.shape[-1] - 1).any()) else None
+    token = token if last is None else torch.minimum(token, last)
+    return token if mode is None else torch.where(faithful, token, mode)
+
+
+@torch.inference_mode()
+def sample_chunk(
+    model: Any, codec: Codec, u: torch.Tensor, prompts: Sequence[Sequence[int]] | None, options: Any
+) -> tuple[list[list[int]], int]:
+    """Sample len(u) records at once. u: float64 [rows, max_tokens] in [0, 1). prompts: token ids that a record begins with.
+
+    Returns the token ids of each record (without begin and end, prompt included) and the number of tokens sampled.
+    """
+    rows, longest = u.shape
+    device = model.device
+    u = u.to(device)
+    tokens = torch.full((rows, longest), codec.end, dtype=torch.long, device=device)
+    forced = torch.zeros(rows, dtype=torch.long, device=device)
+    if prompts is not None:
+        forced = torch.tensor([len(p) for p in prompts], device=device)
+        for i, prompt in enumerate(prompts):
+            tokens[i, : len(prompt)] = torch.tensor(prompt, dtype=torch.long, device=device)
+    shared = int(forced.min())  # prompt tokens that every row has go through the model at once
+    length = torch.full((rows,), longest, dtype=torch.long, device=device)
+    alive = torch.arange(rows, device=device)
+    going = torch.ones(rows, dtype=torch.bool, device=device)
+    cache = new_cache(model.config, longest + 1)
+    begin = torch.full((rows, 1), codec.begin, dtype=torch.long, device=device)
+    step = torch.cat([begin, tokens[:, :shared]], dim=1)
+    seen = None
+    if options.repetition_penalty != 1:
+        seen = torch.zeros(rows, codec.size, dtype=torch.bool, device=device)
+        seen.scatter_(1, step[:, 1:], True)
+    count = 0
+    for t in range(shared, longest):
+        positions = torch.arange(t + 1 - step.shape[1], t + 1, device=device)[None]
+        logits = model(input_ids=step, past_key_values=cache, use_cache=True, position_ids=positions, logits_to_keep=1).logits
+        p = adjust(logits[:, -1, : codec.size].float(), options, seen)
+        token = draw(p, u[alive, t], options.bias)
+        is_forced = t < forced[alive]
+        token = torch.where(is_forced, tokens[alive, t], token)
+        count += int((going & ~is_forced).sum())
+        ended = (token == codec.end) & ~is_forced
+        finished = going & ended
+        length[alive[finished]] = t
+        tokens[alive, t] = torch.where(going, token, codec.end)
+        going = going & ~ended
+        left = int(going.sum())
+        if left == 0:
+            break
+        if seen is not None:
+            seen.scatter_(1, token[:, None], True)
+        step = token[:, None]
+        if left < LEAVE * len(alive):
+            index = going.nonzero()[:, 0]
+            cache.batch_select_indices(index)
+            alive, step, going = alive[index], step[index], going[index]
+            seen = seen[index] if seen is not None else None
+    ids = tokens.cpu().numpy()
+    return [row[:n].tolist() for row, n in zip(ids, length.tolist(), strict=True)], count
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_of(runtime: Runtime) -> str:
+    if runtime.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return "cuda"
+    return "cpu"
+
+
+def sample(request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
+    """Yield ({"text": [...]}, tokens) chunk by chunk, in order. Finished chunks are kept in `request.scratch`."""
+    options, codec = request.options, load_codec(request.data / "tokenizer")
+    device = device_of(request.runtime)
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(device == "cpu")  # CUDA has no deterministic cumulative sum
+    model = load(request.model).to(device)
+    model.set_attn_implementation("genloss_one_query")
+    prompts = None
+    if request.prompts is not None:
+        prompts = [ids[: options.prompt_tokens] for ids in codec.encode(list(request.prompts))]
+    chunks = -(-request.n // options.chunk)
+    workers = 1 if device == "cuda" else min(chunks, request.runtime.workers or cores())
+
+    def make(number: int) -> tuple[list[str], int]:
+        kept = request.scratch / f"chunk-{number:06d}.json"
+        if kept.is_file():
+            stored = json.loads(kept.read_text())
+            return stored["texts"], stored["tokens"]
+        # the last chunk is computed whole and cut, so that asking for more records changes none of the first ones
+        u = torch.from_numpy(uniforms(request.seed, number, options.chunk, options.max_tokens))
+        own = None
+        if prompts is not None:
+            own = prompts[number * options.chunk : (number + 1) * options.chunk]
+            own = own + [own[-1]] * (options.chunk - len(own))
+        ids, tokens = sample_chunk(model, codec, u, own, options)
+        if own is not None and not options.keep_prompt:
+            ids = [row[len(prompt) :] for row, prompt in zip(ids, own, strict=True)]
+        texts = codec.decode(ids)[: request.n - number * options.chunk]
+        write_atomic(kept, json.dumps({"texts": texts, "tokens": tokens}))
+        return texts, tokens
+
+    done = 0
+    with ThreadPoolExecutor(workers) as pool:
+        for texts, tokens in pool.map(make, range(chunks)):
+            done += len(texts)
+            request.report(done, request.n, "records")
+            yield {"text": texts}, tokens
+
+
+def sample_texts(model: Path, data: Path, options: Any, n: int, seed: int, scratch: Path, workers: int = 1) -> list[str]:
+    """The texts of `n` unconditional samples: `sample` for scripts and benchmarks."""
+    request = Sampling(model, data, n, seed, options, None, scratch, Runtime(workers=workers))
+    return [text for payload, _ in sample(request) for text in payload["text"]]
+

@@ -1,0 +1,56 @@
+"""Losses: of held-out real data under model n, and of generated records under the frozen model of round 0."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from genloss import records
+from genloss.errors import require
+from genloss.evaluate import Evidence, Metric, SampleMetric
+
+
+@dataclass
+class HeldOut(Metric):
+    """Mean loss of model n on the frozen real test split, every record from document start, its end included.
+
+    heldout_loss (nats/token), heldout_perplexity (exp of it, bound to the tokenizer), heldout_bits_per_byte (total bits over
+    total UTF-8 bytes: comparable between tokenizers), heldout_tokens. The floor of these is their value in round 0.
+    """
+
+    max_records: int = 1024
+
+    def __post_init__(self) -> None:
+        require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
+
+    def measure(self, evidence: Evidence) -> dict[str, float]:
+        test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
+        nats, tokens = evidence.domain.losses(evidence.model, evidence.data, test, evidence.report)
+        size = sum(len(t.encode()) for t in evidence.texts(test))
+        loss = float(nats.sum() / tokens.sum())
+        return {
+            "heldout_loss": loss,
+            "heldout_perplexity": math.exp(min(loss, 700.0)),
+            "heldout_bits_per_byte": float(nats.sum() / math.log(2) / size),
+            "heldout_tokens": float(tokens.sum()),
+        }
+
+
+@dataclass
+class Tails(SampleMetric):
+    """Loss of the records (nats/token) under the model of round 0, the frozen judge: mean and percentiles 1, 50, 99.
+
+    Collapse moves both tails: the 99th percentile falls first (rare text is lost), while a drift of the model raises it
+    again (improbable text appears); Shumailov et al. 2024, Fig. 1, histograms of generation perplexity.
+    """
+
+    def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
+        nats, tokens = evidence.domain.losses(evidence.round0, evidence.data, table, evidence.report)
+        loss = nats / np.maximum(tokens, 1)
+        found = {"loss_under_round0": float(loss.mean())}
+        for p in (1, 50, 99):
+            found[f"loss_under_round0_p{p}"] = float(np.percentile(loss, p))
+        return found

@@ -1,0 +1,45 @@
+"""Generate: a recipe asks model n-1 (or a teacher) for records.
+
+A new recipe is one dataclass derived from `Recipe` and one file `conf/recipe/NAME.yaml`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from genloss.domains import Domain, Report, Runtime, silent
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a recipe may read when it makes the records of one round."""
+
+    domain: Domain
+    round: int
+    seed: int
+    model: Path  # model n-1
+    data: Path  # real data
+    previous: Path  # records that survived the round before (the real training data in round 1)
+    scratch: Path  # survives a kill
+    runtime: Runtime = field(default_factory=Runtime)
+    report: Report = silent
+
+
+class Recipe(ABC):
+    """`generate` returns a table of records (genloss.records.make_table) and small JSON results."""
+
+    reads: tuple[str, ...] = ()  # of "data" and "previous": what else than model n-1 the records depend on
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuse, before any work, options that contradict the rest of the config (UserError)."""
+
+    @abstractmethod
+    def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]: ...

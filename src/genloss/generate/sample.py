@@ -1,0 +1,107 @@
+"""The plain recipe: draw records from the last model, unconditionally or as continuations of prompts.
+
+    genloss run                                             # unconditional, from document start
+    genloss run recipe.prompts=real recipe.prompt_tokens=16 # continue real text that no model trains on
+    genloss run recipe.temperature=0.8 recipe.top_p=0.95    # sharpened decoding drives collapse (Drayson & Lampos 2025)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from genloss import records
+from genloss.domains import Sampling
+from genloss.errors import UserError, one_of, require
+from genloss.generate import Recipe, Request
+from genloss.seeds import generator
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
+
+PROMPTS = ("none", "real", "previous")
+
+
+@dataclass
+class Sample(Recipe):
+    """Ancestral sampling. Options in the order in which they act on the next-token distribution:
+
+    `repetition_penalty` (Keskar et al. 2019), `temperature`, `top_k`, `top_p` (Holtzman et al. 2020), `min_p`
+    (Nguyen et al. 2024), and `bias`, the sampling bias λ of Alemohammad et al. (2024): with probability λ a token is
+    drawn from the distribution, else it is its mode; 1 is faithful, 0 is greedy.
+    """
+
+    name: str = "sample"
+    n: int = 1024  # records a round
+    max_tokens: int = 128  # the longest record, in tokens, its prompt included
+    prompts: str = "none"  # none: document start; real: prefixes from the prompts split; previous: last round's records
+    prompt_tokens: int = 16  # length of a prefix
+    keep_prompt: bool = False  # whether the record's text contains its prompt
+    temperature: float = 1.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    bias: float = 1.0
+    chunk: int = 256  # records computed together; part of the identity, since kernels differ between batch sizes
+
+    def __post_init__(self) -> None:
+        require(self.n >= 1, "n", self.n, "at least 1 record a round")
+        require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+        one_of("prompts", self.prompts, PROMPTS)
+        require(self.prompt_tokens >= 1, "prompt_tokens", self.prompt_tokens, "at least 1; prompts=none turns prompts off")
+        require(self.temperature > 0, "temperature", self.temperature, "greater than 0; bias=0 is greedy decoding")
+        require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: off)")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
+        require(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1) (0: off)")
+        require(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "greater than 0 (1: off)")
+        require(0 <= self.bias <= 1, "bias", self.bias, "in [0, 1] (1: faithful sampling, 0: greedy)")
+        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+        if self.prompts != "none":
+            require(
+                self.prompt_tokens < self.max_tokens, "prompt_tokens", self.prompt_tokens,
+                f"less than max_tokens={self.max_tokens}, or there is no room for a continuation",
+            )  # fmt: skip
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return {"none": ("data",), "real": ("data",), "previous": ("data", "previous")}[self.prompts]
+
+    def check(self, experiment: Experiment) -> None:
+        context = getattr(experiment.domain, "context", None)
+        if context is not None:
+            require(
+                self.max_tokens <= context, "max_tokens", self.max_tokens, f"at most the model's context, {context}"
+            )
+
+    def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
+        prompts, parents = self._prompts(request)
+        sampling = Sampling(
+            model=request.model, data=request.data, n=self.n, seed=request.seed, options=self, prompts=prompts,
+            scratch=request.scratch, runtime=request.runtime, report=request.report,
+        )  # fmt: skip
+        columns: dict[str, list] = {}
+        tokens = 0
+        for payload, count in request.domain.sample(sampling):
+            tokens += count
+            for key, values in payload.items():
+                columns.setdefault(key, []).extend(values)
+        table = records.make_table(
+            columns, origin=records.SYNTHETIC, generation=request.round, recipe=self.name, parents=parents
+        )
+        return table, {"tokens": tokens}
+
+    def _prompts(self, request: Request) -> tuple[list[str] | None, list[list[str]] | None]:
+        if self.prompts == "none":
+            return None, None
+        path = request.data / "prompts.parquet" if self.prompts == "real" else request.previous
+        pool = records.read(path, columns=["id", request.domain.payload[0]])
+        if len(pool) == 0:
+            raise UserError("recipe.prompts", self.prompts, f"{path.name} holds no records to take prefixes from")
+        rng = generator(request.seed, "prompts")
+        order = np.concatenate([rng.permutation(len(pool)) for _ in range(-(-self.n // len(pool)))])[: self.n]
+        chosen = pool.take(pa.array(order))
+        return chosen.column(1).to_pylist(), [[i] for i in chosen.column("id").to_pylist()]

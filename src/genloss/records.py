@@ -1,0 +1,80 @@
+"""Records: what flows through the loop, as Parquet tables.
+
+Columns of every table: `id` (content-derived), the payload (`text` for the text domain), `origin` (real or
+synthetic), `generation` (0 for real, n if made by model n-1), `parents` (ids that it was made from), `recipe`.
+Curated tables add `score` and `reason`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from genloss.errors import UserError
+
+REAL, SYNTHETIC = "real", "synthetic"
+
+
+def record_ids(payloads: Sequence[str | bytes], *, salt: str) -> list[str]:
+    """32 hex digits for each payload, from its content, its position and `salt` (origin, generation, recipe).
+
+    The position is part of it, so that two records with equal content stay two records.
+    """
+    head = salt.encode() + b"\x00"
+    return [
+        hashlib.sha256(head + str(i).encode() + b"\x00" + (p.encode() if isinstance(p, str) else p)).hexdigest()[:32]
+        for i, p in enumerate(payloads)
+    ]
+
+
+def make_table(
+    payload: dict[str, Sequence | pa.Array],
+    *,
+    origin: str,
+    generation: int,
+    recipe: str,
+    parents: Sequence[Sequence[str]] | None = None,
+) -> pa.Table:
+    """A table of records with ids. `payload` maps column names to equally long sequences; the ids hash the
+    columns of text in it (or, for arrays, their bytes)."""
+    columns = {k: v if isinstance(v, (pa.Array, pa.ChunkedArray)) else pa.array(v) for k, v in payload.items()}
+    n = len(next(iter(columns.values())))
+    values = [columns[k].to_pylist() for k in sorted(columns)]
+    contents = ["\x1f".join(str(v) for v in row) for row in zip(*values, strict=True)]
+    return pa.table(
+        {
+            "id": record_ids(contents, salt=f"{origin}/{generation}/{recipe}"),
+            **columns,
+            "origin": pa.array([origin] * n, pa.string()),
+            "generation": pa.array([generation] * n, pa.int32()),
+            "parents": pa.array(parents if parents is not None else [[]] * n, pa.list_(pa.string())),
+            "recipe": pa.array([recipe] * n, pa.string()),
+        }
+    )
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file aside and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, aside, compression="zstd")
+    os.replace(aside, path)
+
+
+def read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file of records; a damaged file is a UserError that says what to do."""
+    try:
+        return pq.read_table(path, columns=columns, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            str(path), None, f"cannot be read ({str(error).splitlines()[0]}); delete it and run again to restore it"
+        ) from None
+
+
+def concat(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables, promote_options="default")

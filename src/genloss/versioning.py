@@ -1,0 +1,108 @@
+"""DVC: every arm's folder is a DVC project of its own that shares the project's cache.
+
+Parallel jobs that write into one DVC project collide on its locks; projects of their own do not (docs/decisions.md). `commit`
+puts an arm's files into the cache and writes dvc.lock, so that `dvc repro` there has nothing to do, and `dvc push`,
+`dvc pull`, `dvc metrics show` work in it. The project root has the same dvc.yaml, for the default experiment.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import os
+from pathlib import Path
+
+import yaml
+
+from genloss.config import project_root
+from genloss.errors import UserError
+from genloss.store import write_atomic
+
+# What a round's result depends on: everything but how it is carried out, and not the number of rounds, so that adding a
+# round leaves the ones before it as they are.
+PARAMS = ["size", "seed", "control", "domain", "model", "recipe", "curation", "mixing", "trainer", "metrics"]
+
+
+def dvc_yaml(code: bool) -> str:
+    """The pipeline: one stage a round, unrolled through foreach. `code`: also rerun when genloss's own source changes."""
+    source = ["src/genloss"] if code else []
+    first = {
+        "cmd": "genloss round 0",
+        **({"deps": source} if source else {}),
+        "params": PARAMS,
+        "outs": ["data", "rounds/00/train", "rounds/00/model", "rounds/00/training.csv", "rounds/00/manifest.json"],
+        "metrics": ["rounds/00/metrics.json"],
+    }
+    files = ("generated.parquet", "kept.parquet", "rejected.parquet", "train", "model", "training.csv", "manifest.json")
+    later = {
+        "foreach": "${dvc.rounds}",
+        "do": {
+            "cmd": "genloss round ${key}",
+            "deps": [*source, "data", *(f"rounds/${{item.prev}}/{name}" for name in ("train", "model"))],
+            "params": [*PARAMS, "dvc.rounds.${key}"],
+            "outs": [f"rounds/${{key}}/{name}" for name in files],
+            "metrics": ["rounds/${key}/metrics.json"],
+        },
+    }
+    head = "# Written by `genloss compose`. One stage a round; `dvc repro` runs what changed, from the first such round on.\n"
+    shown = ("heldout_bits_per_byte", "distinct_2", "loss_under_round0")
+    plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown]
+    last = {
+        "cmd": "genloss report . --out report",
+        "deps": ["rounds"],
+        "outs": ["report"],
+    }
+    stages = {"round-0": first, "round": later, "report": last}
+    return head + yaml.safe_dump({"stages": stages, "plots": plots}, sort_keys=False, width=110)
+
+
+def configure(folder: Path) -> None:
+    """Make `folder` a DVC project without Git that uses the project's cache and remotes."""
+    config = configparser.ConfigParser()
+    config["core"] = {"no_scm": "true", "analytics": "false", "autostage": "false"}
+    cache = cache_dir()
+    config["cache"] = {"dir": os.path.relpath(cache, folder / ".dvc"), "type": "reflink,hardlink,copy"}
+    shared = configparser.ConfigParser()
+    for name in ("config", "config.local"):
+        with contextlib.suppress(configparser.Error):
+            shared.read(project_root() / ".dvc" / name)
+    for section in shared.sections():
+        if section.strip("'").startswith("remote "):
+            config[section] = dict(shared[section])
+            url = config[section].get("url", "")
+            if url and "://" not in url and not Path(url).is_absolute():
+                config[section]["url"] = os.path.relpath(project_root() / ".dvc" / url, folder / ".dvc")
+    if shared.has_option("core", "remote"):
+        config["core"]["remote"] = shared["core"]["remote"]
+    lines = []
+    for section in config.sections():
+        lines += [f"[{section}]", *(f"    {k} = {v}" for k, v in config[section].items())]
+    write_atomic(folder / ".dvc" / "config", "\n".join(lines) + "\n")
+    (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
+
+
+def cache_dir() -> Path:
+    """The project's DVC cache, as its config says."""
+    config = configparser.ConfigParser()
+    for name in ("config", "config.local"):
+        with contextlib.suppress(configparser.Error):
+            config.read(project_root() / ".dvc" / name)
+    named = config.get("cache", "dir", fallback=None)
+    return (project_root() / ".dvc" / (named or "cache")).resolve()
+
+
+def commit(folder: Path) -> None:
+    """Put every file of a finished run into the DVC cache and write its dvc.lock."""
+    from genloss.report import write_report
+
+    configure(folder)
+    write_atomic(folder / "dvc.yaml", dvc_yaml(code=False))
+    write_report([(folder.name, folder)], folder / "report")
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(folder)) as repo:
+            repo.commit(force=True)
+    except DvcException as error:
+        raise UserError(str(folder), None, f"DVC cannot commit it ({error}); the results are there, run again to commit them") from None

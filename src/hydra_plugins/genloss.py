@@ -1,0 +1,31 @@
+"""Registers genloss's resolvers with every Hydra composition, also the one inside `dvc exp run -S`.
+
+Hydra imports every module of the namespace package `hydra_plugins` before it composes; DVC has no other hook.
+`${genloss.unroll:${rounds},${schedule}}` writes the loop as the map that DVC's `foreach` needs: DVC templating has no
+arithmetic, so every round carries the name of the one before, and the overrides of that round alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def unroll(rounds: Any, schedule: Any = None) -> DictConfig:
+    """{"01": {"prev": "00", "overrides": {...}}, ...} for rounds 1..`rounds`."""
+    plan = OmegaConf.to_container(schedule, resolve=True) if OmegaConf.is_config(schedule) else (schedule or {})
+    overrides = {int(k): v for k, v in plan.items()} if isinstance(plan, dict) else {}
+    count = rounds if isinstance(rounds, int) else 0  # the schema of genloss.config refuses what is no number
+    return OmegaConf.create(
+        {f"{n:02d}": {"prev": f"{n - 1:02d}", "overrides": overrides.get(n, {})} for n in range(1, count + 1)}
+    )
+
+
+def golden() -> float:
+    """1/golden ratio = 0.618..., the optimal loss weight of fresh real data (He, Xu & Cheng, arXiv 2502.18049)."""
+    return (5**0.5 - 1) / 2
+
+
+OmegaConf.register_new_resolver("genloss.unroll", unroll, replace=True)
+OmegaConf.register_new_resolver("genloss.golden", golden, replace=True)
