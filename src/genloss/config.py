@@ -52,7 +52,9 @@ def conf_dir() -> Path:
     ):
         if (folder / "config.yaml").is_file():
             return folder
-    raise UserError("conf", str(project_root() / "conf"), "no config.yaml there; run genloss inside its project")
+    raise UserError(
+        "conf", str(project_root() / "conf"), "no config.yaml there; run genloss inside its project"
+    )
 
 
 def store_root() -> Path:
@@ -130,7 +132,9 @@ def load_params(path: Path) -> DictConfig:
     try:
         cfg = OmegaConf.load(path)
     except FileNotFoundError:
-        raise UserError(str(path), None, "not there; name a run directory, or write it with `genloss compose`") from None
+        raise UserError(
+            str(path), None, "not there; name a run directory, or write it with `genloss compose`"
+        ) from None
     except Exception as error:
         raise UserError(str(path), None, f"is not readable YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(cfg, DictConfig):
@@ -190,8 +194,15 @@ class Experiment:
             if key not in KEYS:
                 raise UserError(str(key), None, f"no such key; {nearest(str(key), KEYS)}")
         for key in ("size", "rounds", "seed"):
-            require(isinstance(cfg.get(key), int) and not isinstance(cfg.get(key), bool), key, cfg.get(key), "a whole number")
-        require(cfg.rounds >= 1, "rounds", cfg.rounds, "at least 1 (round 0 trains on real data and always runs)")
+            require(
+                isinstance(cfg.get(key), int) and not isinstance(cfg.get(key), bool),
+                key,
+                cfg.get(key),
+                "a whole number",
+            )
+        require(
+            cfg.rounds >= 1, "rounds", cfg.rounds, "at least 1 (round 0 trains on real data and always runs)"
+        )
         require(cfg.size >= 1, "size", cfg.size, "at least 1 record")
         require(cfg.seed >= 0, "seed", cfg.seed, "at least 0")
         require(cfg.control in ("none", "random"), "control", cfg.control, "none or random")
@@ -217,7 +228,9 @@ class Experiment:
             for k, v in plain(cfg.metrics).items()
         }
         if self.control == "random" and not self.curators:
-            raise UserError("control", "random", "needs a curation to imitate; add curation=... or set control=none")
+            raise UserError(
+                "control", "random", "needs a curation to imitate; add curation=... or set control=none"
+            )
         self.domain.check(self)
 
     def at_round(self, n: int) -> Experiment:

@@ -82,7 +82,15 @@ class Loop:
 
         def execute(out: Path, scratch: Path) -> dict[str, Any]:
             request = Request(
-                x.domain, n, seed, self.dir.round(n - 1) / "model", self.dir.data, previous, scratch, self.runtime, self._report
+                x.domain,
+                n,
+                seed,
+                self.dir.round(n - 1) / "model",
+                self.dir.data,
+                previous,
+                scratch,
+                self.runtime,
+                self._report,
             )
             table, result = x.recipe.generate(request)
             records.write(table, out / "generated.parquet")
@@ -99,7 +107,13 @@ class Loop:
 
         def execute(out: Path, scratch: Path) -> dict[str, Any]:
             context = Context(
-                x.domain, n, seed, self.dir.data, self.dir.round(0) / "model", self.dir.round(n - 1) / "model", self._report
+                x.domain,
+                n,
+                seed,
+                self.dir.data,
+                self.dir.round(0) / "model",
+                self.dir.round(n - 1) / "model",
+                self._report,
             )
             table = records.read(self.dir.round(n) / "generated.parquet")
             kept, rejected, reasons = curate(table, x.curators, x.control, context)
@@ -125,7 +139,11 @@ class Loop:
             return x.mixing.mix(n, self.dir.data, kept, out / "train", seed)
 
         # round 0 is real data whatever the regime: every arm with equally much of it shares it
-        config: dict[str, Any] = {"real": x.mixing.real.n} if n == 0 else {"mixing": self._unnamed(plain(x.cfg.mixing)), "round": n}
+        config: dict[str, Any] = (
+            {"real": x.mixing.real.n}
+            if n == 0
+            else {"mixing": self._unnamed(plain(x.cfg.mixing)), "round": n}
+        )
         return self._ensure("mix", n, config, inputs, seed, ("genloss.mix",), execute)
 
     def train(self, x: Experiment, n: int) -> Done:
@@ -145,7 +163,11 @@ class Loop:
             )  # fmt: skip
             return x.domain.train(fit)
 
-        config = {"model": plain(x.cfg.model), "trainer": plain(x.cfg.trainer), "domain": x.domain.config("train")}
+        config = {
+            "model": plain(x.cfg.model),
+            "trainer": plain(x.cfg.trainer),
+            "domain": x.domain.config("train"),
+        }
         modules = (type(x.model).__module__, type(x.trainer).__module__)
         return self._ensure("train", n, config, inputs, seed, modules, execute, x)
 
@@ -167,7 +189,12 @@ class Loop:
             )  # fmt: skip
             return evaluate(x.metrics, evidence)
 
-        config = {"metrics": plain(x.cfg.metrics), "size": x.size, "n_real": n_real, "domain": x.domain.config("evaluate")}
+        config = {
+            "metrics": plain(x.cfg.metrics),
+            "size": x.size,
+            "n_real": n_real,
+            "domain": x.domain.config("evaluate"),
+        }
         modules = ("genloss.evaluate", *(type(m).__module__ for m in x.metrics.values()))
         return self._ensure("evaluate", n, config, inputs, 0, modules, execute, x)
 
@@ -179,7 +206,10 @@ class Loop:
         if done["evaluate"]:
             metrics |= done["evaluate"].result
         if done["curate"]:
-            metrics |= {"n_kept": done["curate"].result["kept"], "n_rejected": done["curate"].result["rejected"]}
+            metrics |= {
+                "n_kept": done["curate"].result["kept"],
+                "n_rejected": done["curate"].result["rejected"],
+            }
             for reason, count in done["curate"].result["reasons"].items():
                 if reason != "kept":
                     metrics["dropped/" + "_".join(reason.replace(":", " ").split())] = count
@@ -258,5 +288,3 @@ def identity_text(loop: Loop) -> str:
             if done and (stage != "data" or n == 0):
                 files |= {f"{n:02d}/{stage}/{name}": digest for name, digest in done.files.items()}
     return sha256_text(canonical(files))
-
-

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import threading
 import time
@@ -52,13 +51,17 @@ class Progress:
             self._write()
             if self.lines and time.perf_counter() - printed > LINE:
                 printed = time.perf_counter()
-                self._line(f"round {n} {stage}: {done:.0f}/{total:.0f} {unit}, {self._now['left']:.0f} s left")
+                self._line(
+                    f"round {n} {stage}: {done:.0f}/{total:.0f} {unit}, {self._now['left']:.0f} s left"
+                )
 
         yield report
         if worked and self.lines:
             now = self._now
             seconds = time.perf_counter() - began
-            self._line(f"round {n}/{self.rounds} {stage}: {now['total']:.0f} {now['unit']} in {seconds:.1f} s")
+            self._line(
+                f"round {n}/{self.rounds} {stage}: {now['total']:.0f} {now['unit']} in {seconds:.1f} s"
+            )
 
     def waiting(self) -> None:
         """Another arm is computing the stage that this one needs."""
@@ -75,7 +78,11 @@ class Progress:
             return
         self._written = now
         with contextlib.suppress(OSError):  # progress is never a reason to fail
-            write_atomic(self.state, json.dumps({"arm": self.arm, "rounds": self.rounds, "began": self.began, **self._now}), False)
+            write_atomic(
+                self.state,
+                json.dumps({"arm": self.arm, "rounds": self.rounds, "began": self.began, **self._now}),
+                False,
+            )
 
     def _line(self, text: str) -> None:
         print(f"{self.arm}: {text}", file=sys.stderr, flush=True)
@@ -123,14 +130,22 @@ class Live:
         over = sum(s.get("stage") in ("finished", "failed") for s in states)
         table = Table(title=f"{over} of {self.total} arms finished", title_justify="left", expand=False)
         for name in ("arm", "round", "stage", "", "rate", "left in stage", "left in arm"):
-            table.add_column(name, justify="right" if name in ("round", "rate", "left in stage", "left in arm") else "left")
+            table.add_column(
+                name, justify="right" if name in ("round", "rate", "left in stage", "left in arm") else "left"
+            )
         for s in states:
             total = s.get("total") or 1
             bar = ProgressBar(total=total, completed=s.get("done", 0), width=16) if "done" in s else ""
             stage = "waiting for another arm" if s.get("waiting") else s.get("stage", "")
             rate = f"{s['rate']:.0f} {s['unit']}/s" if "rate" in s else ""
             table.add_row(
-                escape(s["arm"]), f"{s.get('round', 0)}/{s['rounds']}", stage, bar, rate, clock(s.get("left")), clock(arm_left(s))
+                escape(s["arm"]),
+                f"{s.get('round', 0)}/{s['rounds']}",
+                stage,
+                bar,
+                rate,
+                clock(s.get("left")),
+                clock(arm_left(s)),
             )
         return table
 

@@ -30,7 +30,9 @@ def rounds_of(folder: Path) -> dict[int, dict[str, float]]:
         try:
             found[int(path.parent.name)] = json.loads(path.read_text())
         except ValueError:
-            raise UserError(str(path), None, "is damaged; delete it and run again (nothing computed is lost)") from None
+            raise UserError(
+                str(path), None, "is damaged; delete it and run again (nothing computed is lost)"
+            ) from None
     return found
 
 
@@ -42,7 +44,9 @@ def arms_of(folder: Path) -> list[Arm]:
 
         return [(e["name"], (folder / e["dir"]).resolve()) for e in sweep_entries(folder)]
     if not (folder / "params.yaml").is_file():
-        raise UserError(str(folder), None, "is neither a run directory (params.yaml) nor a sweep (sweep.json)")
+        raise UserError(
+            str(folder), None, "is neither a run directory (params.yaml) nor a sweep (sweep.json)"
+        )
     return [(folder.name, folder)]
 
 
@@ -66,7 +70,10 @@ def table(arms: Sequence[Arm], metric: str = METRIC, markdown: bool = False) -> 
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in [head, *rows]
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -104,7 +111,16 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
     panels = [metric] + [m for m in ("distinct_2", "loss_under_round0_p99") if m != metric]
     titles = {METRIC: "held-out real text, bits per byte", "distinct_2": "distinct bigrams of generated text",
               "loss_under_round0_p99": "99th percentile of generated text's loss\nunder the round-0 model, nats/token"}  # fmt: skip
-    colours = ["#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999"]  # Okabe & Ito
+    colours = [
+        "#0072B2",
+        "#009E73",
+        "#E69F00",
+        "#D55E00",
+        "#CC79A7",
+        "#56B4E9",
+        "#000000",
+        "#999999",
+    ]  # Okabe & Ito
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         chart, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.3), layout="constrained")
         for axis, panel in zip(axes, panels, strict=True):
@@ -115,10 +131,21 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
                     continue
                 values = [[run[n][panel] for run in runs if panel in run.get(n, {})] for n in rounds]
                 colour = colours[i % len(colours)]
-                axis.plot(rounds, [np.mean(v) for v in values], "o-", ms=3.5, lw=1.6, color=colour, label=name)
+                axis.plot(
+                    rounds, [np.mean(v) for v in values], "o-", ms=3.5, lw=1.6, color=colour, label=name
+                )
                 if len(runs) > 1:
-                    axis.fill_between(rounds, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.18, lw=0)
-                floors += [run[n][f"{panel}_floor"] for run in runs for n in rounds if f"{panel}_floor" in run[n]]
+                    axis.fill_between(
+                        rounds,
+                        [min(v) for v in values],
+                        [max(v) for v in values],
+                        color=colour,
+                        alpha=0.18,
+                        lw=0,
+                    )
+                floors += [
+                    run[n][f"{panel}_floor"] for run in runs for n in rounds if f"{panel}_floor" in run[n]
+                ]
             if floors:
                 axis.axhline(float(np.mean(floors)), color="#666666", lw=1, ls=":", label="real text")
             axis.set_title(titles.get(panel, panel), fontsize=9)
@@ -128,7 +155,13 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
         for axis in axes:
             for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
                 handles.setdefault(name, handle)
-        chart.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
+        chart.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=min(5, len(handles)),
+            frameon=False,
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{os.getpid()}-{path.name}")
         chart.savefig(aside, dpi=150, metadata={"Software": None})
@@ -143,7 +176,10 @@ def write_report(arms: Sequence[Arm], out: Path, metric: str = METRIC) -> str:
         raise UserError(str(out), None, "no finished round to report on")
     text = table(arms, metric)
     write_atomic(out / "rounds.csv", rounds_csv(arms))
-    write_atomic(out / "report.md", f"# {metric}\n\n{table(arms, metric, markdown=True)}\n\n![{metric} by round](rounds.png)\n")
+    write_atomic(
+        out / "report.md",
+        f"# {metric}\n\n{table(arms, metric, markdown=True)}\n\n![{metric} by round](rounds.png)\n",
+    )
     figure(arms, out / "rounds.png", metric)
     return f"{metric}\n\n{text}"
 
@@ -160,7 +196,9 @@ def next_commands(folder: Path) -> str:
     def short(path: Path) -> str:
         return os.path.relpath(path, Path.cwd()) if path.is_relative_to(root) else str(path)
 
-    prefix = "" if os.environ.get("VIRTUAL_ENV") or not (root / ".venv").is_dir() else ". .venv/bin/activate; "
+    prefix = (
+        "" if os.environ.get("VIRTUAL_ENV") or not (root / ".venv").is_dir() else ". .venv/bin/activate; "
+    )
     return (
         f"\nfigure: {folder / 'rounds.png'}\n\nnext:\n"
         f"  {prefix}genloss ui                                  # compare the arms round by round in MLflow\n"

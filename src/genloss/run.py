@@ -20,7 +20,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from genloss.config import (
-    Experiment, arm_id, compose, conf_dir, differences, hydra_error, label, load_params, plain, project_root, resolve, store_root,
+    Experiment,
+    arm_id,
+    compose,
+    conf_dir,
+    differences,
+    hydra_error,
+    label,
+    load_params,
+    plain,
+    project_root,
+    resolve,
+    store_root,
     to_yaml,
 )  # fmt: skip
 from genloss.errors import UserError
@@ -47,13 +58,19 @@ def open_run(folder: Path, cfg: DictConfig) -> RunDir:
         there = load_params(params)
         if arm_id(there) != arm_id(cfg):
             keys = ", ".join(differences([there, cfg])[0]) or "keys"
-            raise UserError(str(folder), None, f"belongs to another config (it differs in {keys}); use another folder or delete it")
+            raise UserError(
+                str(folder),
+                None,
+                f"belongs to another config (it differs in {keys}); use another folder or delete it",
+            )
     else:
         write_atomic(params, to_yaml(cfg))
     return run
 
 
-def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None, sweep: Path | None = None) -> Path:
+def run_arm(
+    cfg: DictConfig, name: str | None = None, states: Path | None = None, sweep: Path | None = None
+) -> Path:
     """Run one arm to its end, or find that it is finished; returns its folder."""
     from genloss import track, versioning
 
@@ -141,19 +158,35 @@ def names_of(configs: Sequence[DictConfig]) -> list[str]:
             if key in short or not isinstance(value, (dict, list)):
                 parts.append(f"{short.get(key, key.split('.')[-1] + '=')}{value}")
         names.append(" ".join(p for p in parts if p) or label(cfg))
-    return names if len(set(names)) == len(names) else [f"{n} {arm_id(c)[:6]}" for n, c in zip(names, configs, strict=True)]
+    return (
+        names
+        if len(set(names)) == len(names)
+        else [f"{n} {arm_id(c)[:6]}" for n, c in zip(names, configs, strict=True)]
+    )
 
 
 def sweep_dir(configs: Sequence[DictConfig]) -> Path:
-    return project_root() / "runs" / f"sweep-{sha256_text(canonical(sorted(arm_id(c) for c in configs)))[:12]}"
+    return (
+        project_root() / "runs" / f"sweep-{sha256_text(canonical(sorted(arm_id(c) for c in configs)))[:12]}"
+    )
+
+
+_failure: list[Exception] = []
 
 
 def job(cfg: DictConfig) -> None:
     """What Hydra calls for every arm. A failure is written down, not raised, so that the other arms go on."""
     resolved = resolve(cfg)
     if SWEEP not in os.environ:
-        with live(None, [resolved]) as states:
-            folder = run_arm(resolved, states=states)
+        try:
+            with live(None, [resolved]) as states:
+                folder = run_arm(resolved, states=states)
+        except (
+            UserError,
+            OSError,
+        ) as error:  # raised again outside Hydra, which would print more than its one line
+            _failure.append(error)
+            return
         print(f"run: {folder}")
         return
     sweep = Path(os.environ[SWEEP])
@@ -188,7 +221,12 @@ def prepare_sweep(configs: Sequence[DictConfig]) -> Path:
     for cfg, name in zip(configs, names_of(configs), strict=True):
         note = folder / "arms" / f"{arm_id(cfg)}.json"
         if not note.is_file():
-            entry = {"name": name, "state": "waiting", "dir": os.path.relpath(arm_dir(cfg), folder), "error": None}
+            entry = {
+                "name": name,
+                "state": "waiting",
+                "dir": os.path.relpath(arm_dir(cfg), folder),
+                "error": None,
+            }
             write_atomic(note, json.dumps(entry, indent=1))
     order = [arm_id(c) for c in configs]
     write_atomic(folder / "sweep.json", json.dumps({"arms": order, "command": [*sys.argv[1:]]}, indent=1))
@@ -210,7 +248,10 @@ def finish_sweep(folder: Path) -> int:
         if entry.get("traceback"):
             print(entry["traceback"], file=sys.stderr)
     if failed:
-        print(f"genloss: {len(failed)} of {len(entries)} arms failed; the same command tries them again", file=sys.stderr)
+        print(
+            f"genloss: {len(failed)} of {len(entries)} arms failed; the same command tries them again",
+            file=sys.stderr,
+        )
     print(f"sweep: {folder}")
     return 1 if failed else 0
 
@@ -233,16 +274,14 @@ def hydra_main(arguments: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
 
     args = get_args_parser().parse_args(arguments)
-    plain_hydra = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion or args.version
+    plain_hydra = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
     sys.argv = ["genloss", *arguments]
     if args.shell_completion and os.environ.get("COMP_LINE", "").startswith("genloss run "):
         # Hydra completes for a command without verbs
         os.environ["COMP_LINE"] = "genloss " + os.environ["COMP_LINE"].removeprefix("genloss run ")
         os.environ["COMP_POINT"] = str(int(os.environ["COMP_POINT"]) - len("run "))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, and become one line
-    from genloss.run import job as importable_job  # a worker process imports it by this name
-
-    app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(importable_job)
+    app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     if plain_hydra:
         _guard(app)
         return 0
@@ -255,6 +294,8 @@ def hydra_main(arguments: list[str]) -> int:
     if not many:
         os.environ.pop(SWEEP, None)
         _guard(app)
+        if _failure:
+            raise _failure.pop()
         return 0
     folder = prepare_sweep(configs)
     os.environ[SWEEP] = str(folder)

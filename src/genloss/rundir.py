@@ -57,7 +57,9 @@ class RunDir:
         except FileNotFoundError:
             return {}
         except ValueError:
-            raise UserError(str(path), None, "is damaged; delete it and run again (nothing computed is lost)") from None
+            raise UserError(
+                str(path), None, "is damaged; delete it and run again (nothing computed is lost)"
+            ) from None
 
     def _enter(self, work: Work, n: int, done: Done) -> None:
         manifest = self.manifest(work.stage, n)
@@ -91,7 +93,9 @@ class RunDir:
                 blob = self.store.blob(digest)
                 too = f" and {blob}, which is the same file," if blob.exists() and blob.samefile(path) else ""
                 raise UserError(
-                    str(path), None, "is damaged or was edited (its sha256 is not the manifest's); "
+                    str(path),
+                    None,
+                    "is damaged or was edited (its sha256 is not the manifest's); "
                     f"delete it{too} and run again to restore it (nothing else is lost)",
                 )
         return True
@@ -122,8 +126,12 @@ class RunDir:
         done = self.done(stage, n)
         folder = self.folder(stage, n)
         if done is None:
-            raise UserError(str(folder), None, f"stage {stage} of round {n} is not there; run the rounds before it first")
+            raise UserError(
+                str(folder), None, f"stage {stage} of round {n} is not there; run the rounds before it first"
+            )
         if not self.intact(done, folder):
             missing = [name for name in done.files if not (folder / name).is_file()]
-            raise UserError(str(folder / missing[0]), None, "is missing; `dvc checkout` or run again to restore it")
+            raise UserError(
+                str(folder / missing[0]), None, "is missing; `dvc checkout` or run again to restore it"
+            )
         return tree_hash({k: v for k, v in done.files.items() if k.startswith(prefix)})

@@ -164,7 +164,9 @@ class Store:
             for name in ("blobs", "stages", "scratch", "locks"):
                 (root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError("store", str(root), f"cannot be written ({error.strerror}); set GENLOSS_STORE to a folder") from None
+            raise UserError(
+                "store", str(root), f"cannot be written ({error.strerror}); set GENLOSS_STORE to a folder"
+            ) from None
 
     def blob(self, digest: str) -> Path:
         return self.root / "blobs" / digest[:2] / digest[2:]
@@ -180,14 +182,18 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError):
-            raise UserError(str(path), None, "is damaged; delete it and run again (the stage is then computed anew)") from None
+            raise UserError(
+                str(path), None, "is damaged; delete it and run again (the stage is then computed anew)"
+            ) from None
         for name, digest in done.files.items():
             blob = self.blob(digest)
             if not blob.is_file():
                 return None
             if sha256_file(blob) != digest:
                 raise UserError(
-                    str(blob), None, f"is damaged (it is {work.stage}'s {name}, and its sha256 differs); "
+                    str(blob),
+                    None,
+                    f"is damaged (it is {work.stage}'s {name}, and its sha256 differs); "
                     f"delete it and run again (the stage is then computed anew, the rest is kept)",
                 )
         return done
@@ -246,7 +252,9 @@ class Store:
         result = work.execute(out, scratch)
         seconds = time.perf_counter() - began
         files = {
-            str(path.relative_to(out)): self.add_file(path) for path in sorted(out.rglob("*")) if path.is_file()
+            str(path.relative_to(out)): self.add_file(path)
+            for path in sorted(out.rglob("*"))
+            if path.is_file()
         }
         done = Done(key, files, result, round(seconds, 3))
         write_atomic(self._record(work, key), canonical(done.to_json()))

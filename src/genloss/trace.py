@@ -37,7 +37,11 @@ def trace(folder: Path, record: str) -> int:
 
 def _show(folder: Path, path: Path, row: dict[str, Any], depth: int) -> None:
     pad = "    " * depth
-    made = "real data" if row["origin"] == records.REAL else f"made in round {row['generation']} by model {row['generation'] - 1}"
+    made = (
+        "real data"
+        if row["origin"] == records.REAL
+        else f"made in round {row['generation']} by model {row['generation'] - 1}"
+    )
     print(f"{pad}{row['id']}  {made}, recipe {row['recipe']}, in {path.relative_to(folder)}")
     if row.get("reason"):
         score = "" if row.get("score") is None else f", score {row['score']:.4g}"
@@ -49,7 +53,9 @@ def _show(folder: Path, path: Path, row: dict[str, Any], depth: int) -> None:
     print(f"{pad}    trained on in rounds: {', '.join(map(str, sorted(set(used)))) or 'none'}")
     for key in ("text", "prompt", "response"):
         if row.get(key):
-            print(f"{pad}    {key}: {row[key][:300]!r}")  # model output is data: shown quoted, control characters escaped
+            print(
+                f"{pad}    {key}: {row[key][:300]!r}"
+            )  # model output is data: shown quoted, control characters escaped
     for parent in row["parents"]:
         above = find(folder, parent)
         if above and depth < 10:

@@ -55,6 +55,7 @@ def client(cfg: DictConfig) -> tuple[Any, str]:
     two that migrate a fresh SQLite database together leave it broken."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     uri = store_uri(cfg.tracking.uri)
     lock = project_root() / "mlruns" / ".lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,10 @@ def attempt(action: Any) -> Any:
         return action()
     except Exception as error:  # a view must not stop the work
         first = " ".join(str(error).split())[:200]
-        print(f"genloss: warning: MLflow is not reached ({first}); `genloss report DIR` rebuilds the view", file=sys.stderr)
+        print(
+            f"genloss: warning: MLflow is not reached ({first}); `genloss report DIR` rebuilds the view",
+            file=sys.stderr,
+        )
         return None
 
 
@@ -130,12 +134,18 @@ class View:
         if os.environ.get("DVC_EXP_NAME"):
             tags["dvc.experiment"] = os.environ["DVC_EXP_NAME"]
         if sweep is not None:
-            tags["mlflow.parentRunId"] = self._run(SWEEP_TAG, sweep.name, sweep.name, {"genloss.dir": os.path.relpath(sweep, project_root())})
+            tags["mlflow.parentRunId"] = self._run(
+                SWEEP_TAG, sweep.name, sweep.name, {"genloss.dir": os.path.relpath(sweep, project_root())}
+            )
             tags["genloss.in_sweep"] = sweep.name
         self.run_id = self._run(ARM, arm_id(cfg), label(cfg), tags)
         self._parameters()
         known = self.client.get_run(self.run_id)
-        self.logged = {int(k.removeprefix("genloss.round.")): v for k, v in known.data.tags.items() if k.startswith("genloss.round.")}
+        self.logged = {
+            int(k.removeprefix("genloss.round.")): v
+            for k, v in known.data.tags.items()
+            if k.startswith("genloss.round.")
+        }
 
     def _run(self, tag: str, value: str, name: str, tags: dict[str, str]) -> str:
         where = f"tags.`{tag}` = '{value}'"
@@ -144,7 +154,9 @@ class View:
             fcntl.flock(held, fcntl.LOCK_EX)
             found = self.client.search_runs([self.experiment], where, max_results=1)
             if not found:
-                return self.client.create_run(self.experiment, run_name=name, tags={tag: value, **tags}).info.run_id
+                return self.client.create_run(
+                    self.experiment, run_name=name, tags={tag: value, **tags}
+                ).info.run_id
         run = found[0]
         for key, text in tags.items():
             if run.data.tags.get(key) != text:
@@ -212,7 +224,9 @@ class View:
         trained = stages["train"]
         name = f"round-{n}"
         existing = self.client.search_logged_models(
-            [self.experiment], filter_string=f"source_run_id = '{self.run_id}' AND name = '{name}'", max_results=1
+            [self.experiment],
+            filter_string=f"source_run_id = '{self.run_id}' AND name = '{name}'",
+            max_results=1,
         )
         if not existing:
             model = self.client.create_logged_model(

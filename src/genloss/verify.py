@@ -1,7 +1,7 @@
 """`genloss verify DIR`: compute a run again from nothing, in a store of its own, and compare the hash of every file.
 
-    genloss verify runs/text-replace-none-s0-1a2b...            # all rounds
-    genloss verify runs/text-replace-none-s0-1a2b... --round 3  # round 3, from the artifacts of the rounds before it
+genloss verify runs/text-replace-none-s0-1a2b...            # all rounds
+genloss verify runs/text-replace-none-s0-1a2b... --round 3  # round 3, from the artifacts of the rounds before it
 """
 
 from __future__ import annotations
@@ -23,8 +23,15 @@ from genloss.store import Store, link, version
 def environment(run: RunDir) -> list[str]:
     """What differs between the machine that made the run and this one."""
     manifest = run.manifest("train", 0)
-    here = {name: version(name) for name in LIBRARIES} | {"machine": platform.machine(), "python": platform.python_version()}
-    there = {**manifest.get("libraries", {}), "machine": manifest.get("machine"), "python": manifest.get("python")}
+    here = {name: version(name) for name in LIBRARIES} | {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+    there = {
+        **manifest.get("libraries", {}),
+        "machine": manifest.get("machine"),
+        "python": manifest.get("python"),
+    }
     return [f"{k}: {there[k]} then, {here[k]} now" for k in here if there.get(k) != here[k]]
 
 
@@ -63,7 +70,9 @@ def verify(folder: Path, only: int | None) -> int:
                     checked += 1
                     if old.files.get(file) != new.files.get(file):
                         different += 1
-                        print(f"round {n} {stage} {file}: {str(old.files.get(file))[:12]} then, {str(new.files.get(file))[:12]} now")
+                        print(
+                            f"round {n} {stage} {file}: {str(old.files.get(file))[:12]} then, {str(new.files.get(file))[:12]} now"
+                        )
                 numbers = {k for k in {*old.result, *new.result} if old.result.get(k) != new.result.get(k)}
                 if stage == "evaluate" and numbers:
                     different += 1

@@ -10,6 +10,8 @@ from __future__ import annotations
 import configparser
 import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -30,10 +32,24 @@ def dvc_yaml(code: bool) -> str:
         "cmd": "genloss round 0",
         **({"deps": source} if source else {}),
         "params": PARAMS,
-        "outs": ["data", "rounds/00/train", "rounds/00/model", "rounds/00/training.csv", "rounds/00/manifest.json"],
+        "outs": [
+            "data",
+            "rounds/00/train",
+            "rounds/00/model",
+            "rounds/00/training.csv",
+            "rounds/00/manifest.json",
+        ],
         "metrics": ["rounds/00/metrics.json"],
     }
-    files = ("generated.parquet", "kept.parquet", "rejected.parquet", "train", "model", "training.csv", "manifest.json")
+    files = (
+        "generated.parquet",
+        "kept.parquet",
+        "rejected.parquet",
+        "train",
+        "model",
+        "training.csv",
+        "manifest.json",
+    )
     later = {
         "foreach": "${dvc.rounds}",
         "do": {
@@ -98,11 +114,18 @@ def commit(folder: Path) -> None:
     configure(folder)
     write_atomic(folder / "dvc.yaml", dvc_yaml(code=False))
     write_report([(folder.name, folder)], folder / "report")
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        with Repo(str(folder)) as repo:
-            repo.commit(force=True)
-    except DvcException as error:
-        raise UserError(str(folder), None, f"DVC cannot commit it ({error}); the results are there, run again to commit them") from None
+    # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "commit", "--force", "--quiet"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise UserError(
+            str(folder),
+            None,
+            f"DVC cannot commit it ({said}); the results are there, run again to commit them",
+        )

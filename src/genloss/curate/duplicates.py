@@ -1,7 +1,7 @@
 """Duplicates: exact copies and near copies, among the generated records and of the real training data.
 
-    genloss run curation=dedup        # exact copies, after white space and case are ignored
-    genloss run curation=near_dedup   # Jaccard similarity of word 5-grams above 0.7 (MinHash; Broder 1997)
+genloss run curation=dedup        # exact copies, after white space and case are ignored
+genloss run curation=near_dedup   # Jaccard similarity of word 5-grams above 0.7 (MinHash; Broder 1997)
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Near(Curator):
 
     def _shingles(self, text: str) -> list[bytes]:
         words = normal(text).split()
-        return [" ".join(words[i : i + self.ngram]).encode() for i in range(max(1, len(words) - self.ngram + 1))]
+        return [
+            " ".join(words[i : i + self.ngram]).encode() for i in range(max(1, len(words) - self.ngram + 1))
+        ]
 
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         from datasketch import MinHash, MinHashLSH

@@ -1,7 +1,7 @@
 """Rules on the surface of a text: length, characters, repetition.
 
-    genloss run curation=rules
-    genloss run curation=rules curation.rules.max_repeated=0.2
+genloss run curation=rules
+genloss run curation=rules curation.rules.max_repeated=0.2
 """
 
 from __future__ import annotations

@@ -115,5 +115,7 @@ class Domain(ABC):
         """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order."""
 
     @abstractmethod
-    def losses(self, model: Path, data: Path, table: pa.Table, report: Report = silent) -> tuple[np.ndarray, np.ndarray]:
+    def losses(
+        self, model: Path, data: Path, table: pa.Table, report: Report = silent
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Total loss in nats [n] and number of predicted tokens [n] of each record under `model`."""

@@ -40,7 +40,9 @@ class Evidence:
     @cached_property
     def _pools(self) -> tuple[pa.Table | None, pa.Table]:
         generated = records.read(self.generated) if self.generated else None
-        held_out = records.concat([records.read(self.data / "test.parquet"), records.read(self.data / "validation.parquet")])
+        held_out = records.concat(
+            [records.read(self.data / "test.parquet"), records.read(self.data / "validation.parquet")]
+        )
         return generated, held_out
 
     @cached_property
@@ -104,8 +106,12 @@ def evaluate(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, flo
     for name, metric in metrics.items():
         for key, value in metric.measure(evidence).items():
             if key in found:
-                raise UserError(f"metrics.{name}", key, "is the name of another metric's number too; rename one")
+                raise UserError(
+                    f"metrics.{name}", key, "is the name of another metric's number too; rename one"
+                )
             if not np.isfinite(value):
-                raise UserError(f"metrics.{name}", f"{key}={value}", f"is not finite in round {evidence.round}")
+                raise UserError(
+                    f"metrics.{name}", f"{key}={value}", f"is not finite in round {evidence.round}"
+                )
             found[key] = float(value)
     return found

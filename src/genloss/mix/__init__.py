@@ -47,9 +47,16 @@ class Real:
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, REAL_KINDS)
-        require(self.n is None or self.n >= 1, "n", self.n, "at least 1 record; kind=none leaves real data out")
+        require(
+            self.n is None or self.n >= 1, "n", self.n, "at least 1 record; kind=none leaves real data out"
+        )
         if "fresh" in self.kind:
-            require(self.n is not None, "n", self.n, f"a number of records, since kind={self.kind} takes that many a round")
+            require(
+                self.n is not None,
+                "n",
+                self.n,
+                f"a number of records, since kind={self.kind} takes that many a round",
+            )
 
 
 @dataclass
@@ -59,7 +66,12 @@ class Synthetic:
     n: int | None = None  # records of each round; none: all that were kept
 
     def __post_init__(self) -> None:
-        require(self.n is None or self.n >= 1, "n", self.n, "at least 1 record; window=none leaves synthetic data out")
+        require(
+            self.n is None or self.n >= 1,
+            "n",
+            self.n,
+            "at least 1 record; window=none leaves synthetic data out",
+        )
 
 
 @dataclass
@@ -74,7 +86,12 @@ class Budget:
     def __post_init__(self) -> None:
         one_of("kind", self.kind, BUDGETS)
         if self.kind != "grow":
-            require(self.n is not None and self.n >= 1, "n", self.n, f"a number of records, since kind={self.kind}")
+            require(
+                self.n is not None and self.n >= 1,
+                "n",
+                self.n,
+                f"a number of records, since kind={self.kind}",
+            )
         if self.kind != "schedule":
             require(self.power == 0, "power", self.power, f"0 unless kind=schedule (it is {self.kind})")
 
@@ -114,11 +131,18 @@ class Mixing:
         if not (isinstance(self.window, int) and not isinstance(self.window, bool)):
             one_of("window", str(self.window), ("none", "last", "all", "a number of rounds"))
         else:
-            require(self.window >= 1, "window", self.window, "at least 1 round; none leaves synthetic data out")
+            require(
+                self.window >= 1, "window", self.window, "at least 1 round; none leaves synthetic data out"
+            )
         one_of("by", self.by, BY)
         one_of("init", self.init, ("cold", "warm"))
         if self.by == "counts":
-            require(self.value is None, "value", self.value, "absent when by=counts; set real.n and synthetic.n instead")
+            require(
+                self.value is None,
+                "value",
+                self.value,
+                "absent when by=counts; set real.n and synthetic.n instead",
+            )
         else:
             require(self.value is not None, "value", self.value, f"a number, since by={self.by}")
         if self.by in ("fraction", "weight"):
@@ -126,12 +150,22 @@ class Mixing:
         if self.by == "ratio":
             require((self.value or 0) >= 0, "value", self.value, "at least 0 synthetic records per real one")
         none_left = self.real.kind == "none" and self.window == "none"
-        require(not none_left, "window", self.window, "other than none when real.kind=none: nothing would be left to train on")
+        require(
+            not none_left,
+            "window",
+            self.window,
+            "other than none when real.kind=none: nothing would be left to train on",
+        )
         if self.by in ("fraction", "ratio", "weight"):
             both = self.real.kind != "none" and self.window != "none"
             require(both, "by", self.by, "counts, unless there are both real and synthetic records to mix")
         if self.replacement:
-            require(self.budget.kind != "grow", "replacement", True, "false unless budget.kind is fixed or schedule")
+            require(
+                self.budget.kind != "grow",
+                "replacement",
+                True,
+                "false unless budget.kind is fixed or schedule",
+            )
 
     # -- the plan: pure arithmetic on counts ----------------------------------------------------------------------
 
@@ -165,12 +199,16 @@ class Mixing:
                 f"({self.real.kind}), and there are {available}; lower it, or use a larger corpus",
             )  # fmt: skip
         if self.real.n is None and size > available:
-            raise UserError("size", size, f"more real records than exist ({available}); lower it, or use a larger corpus")
+            raise UserError(
+                "size", size, f"more real records than exist ({available}); lower it, or use a larger corpus"
+            )
         if self.budget.kind != "grow" and not self.replacement and self.window == "none":
             count = len(self.real_parts(1, available)) * (self.real.n or available)
             if (self.budget.records(rounds) or 0) > count:
                 raise UserError(
-                    "mixing.budget.n", self.budget.n, f"more than the {count} records in reach; lower it or draw with replacement"
+                    "mixing.budget.n",
+                    self.budget.n,
+                    f"more than the {count} records in reach; lower it or draw with replacement",
                 )
 
     def plan(self, n: int, available: int, kept: dict[int, int]) -> list[Part]:
@@ -188,7 +226,10 @@ class Mixing:
             value = self.value or 0.0
             whole = total if total is not None else n_real + n_synthetic
             if total is None:  # as large as the scarcer side allows
-                limits = [n_real / value if value > 0 else np.inf, n_synthetic / (1 - value) if value < 1 else np.inf]
+                limits = [
+                    n_real / value if value > 0 else np.inf,
+                    n_synthetic / (1 - value) if value < 1 else np.inf,
+                ]
                 whole = int(min(limits))
             self._fit(real, round(value * whole), "real", n)
             self._fit(synthetic, whole - round(value * whole), "synthetic", n)

@@ -55,11 +55,18 @@ class Text(Domain):
     validation: float = 0.05  # shares of documents
     test: float = 0.1
     prompts: float = 0.05
-    split_seed: int = 0  # not the run's seed: all seeds share one split, so that their spread is that of training
+    split_seed: int = (
+        0  # not the run's seed: all seeds share one split, so that their spread is that of training
+    )
     payload = ("text",)
 
     def __post_init__(self) -> None:
-        require(self.vocabulary >= 257, "vocabulary", self.vocabulary, "at least 257: 256 bytes and the end of text")
+        require(
+            self.vocabulary >= 257,
+            "vocabulary",
+            self.vocabulary,
+            "at least 257: 256 bytes and the end of text",
+        )
         require(self.context >= 8, "context", self.context, "at least 8 tokens")
         require(self.min_characters >= 1, "min_characters", self.min_characters, "at least 1")
         require(
@@ -79,7 +86,9 @@ class Text(Domain):
         if not isinstance(experiment.model, TextModel):
             raise UserError("model", type(experiment.model).__name__, "is not a model of the text domain")
         if not isinstance(experiment.trainer, TextTrainer):
-            raise UserError("trainer", type(experiment.trainer).__name__, "is not a trainer of the text domain")
+            raise UserError(
+                "trainer", type(experiment.trainer).__name__, "is not a trainer of the text domain"
+            )
         experiment.model.check(self)
         experiment.recipe.check(experiment)
         self.source.check()
@@ -101,7 +110,9 @@ class Text(Domain):
         return own.get(stage, ())
 
     def libraries(self, stage: str) -> tuple[str, ...]:
-        return ("tokenizers", "numpy") if stage == "data" else ("torch", "transformers", "tokenizers", "numpy")
+        return (
+            ("tokenizers", "numpy") if stage == "data" else ("torch", "transformers", "tokenizers", "numpy")
+        )
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()
@@ -114,7 +125,9 @@ class Text(Domain):
             raise UserError("domain.corpus", None, "holds no text; give it documents")
         if len(documents) < 4:
             raise UserError(
-                "domain.corpus", f"{len(documents)} documents", "train, validation, test and prompts need one each: give at least 4"
+                "domain.corpus",
+                f"{len(documents)} documents",
+                "train, validation, test and prompts need one each: give at least 4",
             )
         order = generator(self.split_seed, "documents").permutation(len(documents))
         counts = {k: max(1, round(getattr(self, k) * len(documents))) for k in SPLITS[1:]}
@@ -122,7 +135,9 @@ class Text(Domain):
         member = {k: order[lo:hi] for k, lo, hi in zip(counts, edges[:-1], edges[1:], strict=True)}
         member["train"] = order[edges[-1] :]
         if len(member["train"]) == 0:
-            raise UserError("domain.corpus", f"{len(documents)} documents", "leaves none to train on; give more documents")
+            raise UserError(
+                "domain.corpus", f"{len(documents)} documents", "leaves none to train on; give more documents"
+            )
 
         seen: set[str] = set()  # a passage stays in the first of test, validation, prompts, train that has it
         result: dict[str, Any] = {"documents": len(documents)}
@@ -167,7 +182,9 @@ class Text(Domain):
 
         return sample(request)
 
-    def losses(self, model: Path, data: Path, table: pa.Table, report: Report = silent) -> tuple[np.ndarray, np.ndarray]:
+    def losses(
+        self, model: Path, data: Path, table: pa.Table, report: Report = silent
+    ) -> tuple[np.ndarray, np.ndarray]:
         from genloss.domains.text.scoring import losses
 
         return losses(model, data, table.column("text").to_pylist(), self.context, report)

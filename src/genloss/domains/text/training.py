@@ -66,7 +66,12 @@ class TextTrainer(Trainer):
             require(0 <= getattr(self, key) < 1, key, getattr(self, key), "in [0, 1)")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         require(self.clip >= 0, "clip", self.clip, "at least 0 (0: off)")
-        require(self.batch % self.accumulate == 0, "accumulate", self.accumulate, f"a divisor of batch={self.batch}")
+        require(
+            self.batch % self.accumulate == 0,
+            "accumulate",
+            self.accumulate,
+            f"a divisor of batch={self.batch}",
+        )
         one_of("precision", self.precision, ("32-true", "bf16-mixed", "16-mixed", "bf16-true"))
 
     def budget(self, context: int) -> int:
@@ -104,7 +109,10 @@ def train(fit: Fit) -> dict[str, Any]:
 
 def _to_json(fit: Fit) -> dict[str, Any]:
     def plugin(value: Any) -> dict[str, Any]:
-        return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", **dataclasses.asdict(value)}
+        return {
+            "_target_": f"{type(value).__module__}.{type(value).__qualname__}",
+            **dataclasses.asdict(value),
+        }
 
     return {
         "model": plugin(fit.model), "trainer": plugin(fit.trainer), "data": str(fit.data), "seed": fit.seed,
@@ -147,7 +155,11 @@ def _fit(fit: Fit) -> dict[str, Any]:
     codec = load_codec(fit.data / "tokenizer")
     context = fit.options["context"]
     steps = trainer.budget(context)
-    model = load(fit.start) if fit.start else definition.fresh(codec.size, codec.begin, codec.end, context, fit.seed)
+    model = (
+        load(fit.start)
+        if fit.start
+        else definition.fresh(codec.size, codec.begin, codec.end, context, fit.seed)
+    )
     model.train()
     rows_a_pass = trainer.batch // trainer.accumulate
 
@@ -174,7 +186,9 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
         def val_dataloader(self) -> DataLoader:
             real = [fit.data / "validation.parquet"]
-            return DataLoader(Batches(real, [1.0], -(-trainer.validation_rows // rows_a_pass)), batch_size=None)
+            return DataLoader(
+                Batches(real, [1.0], -(-trainer.validation_rows // rows_a_pass)), batch_size=None
+            )
 
     weighted = any(w != 1.0 for w in fit.weights)
 
@@ -235,7 +249,9 @@ def _fit(fit: Fit) -> dict[str, Any]:
     torch.manual_seed(fit.seed)
     module = CausalLM()
     engine.fit(module, datamodule=Data())
-    state = engine.strategy.lightning_module_state_dict()  # gathers the shards of FSDP: every process takes part
+    state = (
+        engine.strategy.lightning_module_state_dict()
+    )  # gathers the shards of FSDP: every process takes part
     result = {"steps": steps, "tokens": steps * trainer.batch * context, "loss": float(module.curve[-1][1])}
     result["parameters"] = sum(p.numel() for p in model.parameters())
     if engine.is_global_zero:
