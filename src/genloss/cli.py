@@ -51,9 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        remedy = (
-            "free space or name another place with GENLOSS_STORE; the same command then goes on from here"
-        )
+        remedy = "free space or name another place with GENLOSS_STORE; the same command then goes on from here"
         print(f"genloss: {error.filename or 'disk'}: {error.strerror}; {remedy}", file=sys.stderr)
         code = 2
     sys.stdout.flush()
@@ -71,9 +69,7 @@ def dispatch(verb: str, rest: list[str]) -> int:
         raise UserError("verb", verb, f"unknown; {nearest(verb, VERBS)}")
     parser = argparse.ArgumentParser(prog=f"genloss {verb}", description=VERBS[verb])
     if verb == "compose":
-        parser.add_argument(
-            "overrides", nargs="*", help="Hydra overrides, for example rounds=8 mixing=accumulate"
-        )
+        parser.add_argument("overrides", nargs="*", help="Hydra overrides, for example rounds=8 mixing=accumulate")
         parser.add_argument(
             "--check", action="store_true", help="write nothing; exit with 1 if params.yaml is not current"
         )
@@ -90,9 +86,7 @@ def dispatch(verb: str, rest: list[str]) -> int:
         return one_round(args.dir, args.number)
     if verb == "report":
         parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories or sweeps")
-        parser.add_argument(
-            "--metric", default="heldout_bits_per_byte", help="what the table and the figure show"
-        )
+        parser.add_argument("--metric", default="heldout_bits_per_byte", help="what the table and the figure show")
         parser.add_argument("--out", type=Path, help="folder for report.md, rounds.csv and the figure")
         args = parser.parse_args(rest)
         from genloss.report import report
@@ -107,9 +101,7 @@ def dispatch(verb: str, rest: list[str]) -> int:
         return trace(args.dir, args.record)
     if verb == "verify":
         parser.add_argument("dir", type=Path, metavar="DIR", help="run directory")
-        parser.add_argument(
-            "--round", type=int, help="only this round, from the artifacts of the rounds before it"
-        )
+        parser.add_argument("--round", type=int, help="only this round, from the artifacts of the rounds before it")
         args = parser.parse_args(rest)
         from genloss.verify import verify
 

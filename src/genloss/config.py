@@ -52,9 +52,7 @@ def conf_dir() -> Path:
     ):
         if (folder / "config.yaml").is_file():
             return folder
-    raise UserError(
-        "conf", str(project_root() / "conf"), "no config.yaml there; run genloss inside its project"
-    )
+    raise UserError("conf", str(project_root() / "conf"), "no config.yaml there; run genloss inside its project")
 
 
 def store_root() -> Path:
@@ -200,9 +198,7 @@ class Experiment:
                 cfg.get(key),
                 "a whole number",
             )
-        require(
-            cfg.rounds >= 1, "rounds", cfg.rounds, "at least 1 (round 0 trains on real data and always runs)"
-        )
+        require(cfg.rounds >= 1, "rounds", cfg.rounds, "at least 1 (round 0 trains on real data and always runs)")
         require(cfg.size >= 1, "size", cfg.size, "at least 1 record")
         require(cfg.seed >= 0, "seed", cfg.seed, "at least 0")
         require(cfg.control in ("none", "random"), "control", cfg.control, "none or random")
@@ -228,9 +224,7 @@ class Experiment:
             for k, v in plain(cfg.metrics).items()
         }
         if self.control == "random" and not self.curators:
-            raise UserError(
-                "control", "random", "needs a curation to imitate; add curation=... or set control=none"
-            )
+            raise UserError("control", "random", "needs a curation to imitate; add curation=... or set control=none")
         self.domain.check(self)
 
     def at_round(self, n: int) -> Experiment:

@@ -140,9 +140,7 @@ class Loop:
 
         # round 0 is real data whatever the regime: every arm with equally much of it shares it
         config: dict[str, Any] = (
-            {"real": x.mixing.real.n}
-            if n == 0
-            else {"mixing": self._unnamed(plain(x.cfg.mixing)), "round": n}
+            {"real": x.mixing.real.n} if n == 0 else {"mixing": self._unnamed(plain(x.cfg.mixing)), "round": n}
         )
         return self._ensure("mix", n, config, inputs, seed, ("genloss.mix",), execute)
 

@@ -51,17 +51,13 @@ class Progress:
             self._write()
             if self.lines and time.perf_counter() - printed > LINE:
                 printed = time.perf_counter()
-                self._line(
-                    f"round {n} {stage}: {done:.0f}/{total:.0f} {unit}, {self._now['left']:.0f} s left"
-                )
+                self._line(f"round {n} {stage}: {done:.0f}/{total:.0f} {unit}, {self._now['left']:.0f} s left")
 
         yield report
         if worked and self.lines:
             now = self._now
             seconds = time.perf_counter() - began
-            self._line(
-                f"round {n}/{self.rounds} {stage}: {now['total']:.0f} {now['unit']} in {seconds:.1f} s"
-            )
+            self._line(f"round {n}/{self.rounds} {stage}: {now['total']:.0f} {now['unit']} in {seconds:.1f} s")
 
     def waiting(self) -> None:
         """Another arm is computing the stage that this one needs."""

@@ -27,9 +27,7 @@ def record_ids(payloads: Sequence[str | bytes], *, salt: str) -> list[str]:
     """
     head = salt.encode() + b"\x00"
     return [
-        hashlib.sha256(
-            head + str(i).encode() + b"\x00" + (p.encode() if isinstance(p, str) else p)
-        ).hexdigest()[:32]
+        hashlib.sha256(head + str(i).encode() + b"\x00" + (p.encode() if isinstance(p, str) else p)).hexdigest()[:32]
         for i, p in enumerate(payloads)
     ]
 
@@ -44,9 +42,7 @@ def make_table(
 ) -> pa.Table:
     """A table of records with ids. `payload` maps column names to equally long sequences; the ids hash the
     columns of text in it (or, for arrays, their bytes)."""
-    columns = {
-        k: v if isinstance(v, (pa.Array, pa.ChunkedArray)) else pa.array(v) for k, v in payload.items()
-    }
+    columns = {k: v if isinstance(v, (pa.Array, pa.ChunkedArray)) else pa.array(v) for k, v in payload.items()}
     n = len(next(iter(columns.values())))
     values = [columns[k].to_pylist() for k in sorted(columns)]
     contents = ["\x1f".join(str(v) for v in row) for row in zip(*values, strict=True)]

@@ -30,9 +30,7 @@ def rounds_of(folder: Path) -> dict[int, dict[str, float]]:
         try:
             found[int(path.parent.name)] = json.loads(path.read_text())
         except ValueError:
-            raise UserError(
-                str(path), None, "is damaged; delete it and run again (nothing computed is lost)"
-            ) from None
+            raise UserError(str(path), None, "is damaged; delete it and run again (nothing computed is lost)") from None
     return found
 
 
@@ -44,9 +42,7 @@ def arms_of(folder: Path) -> list[Arm]:
 
         return [(e["name"], (folder / e["dir"]).resolve()) for e in sweep_entries(folder)]
     if not (folder / "params.yaml").is_file():
-        raise UserError(
-            str(folder), None, "is neither a run directory (params.yaml) nor a sweep (sweep.json)"
-        )
+        raise UserError(str(folder), None, "is neither a run directory (params.yaml) nor a sweep (sweep.json)")
     return [(folder.name, folder)]
 
 
@@ -71,8 +67,7 @@ def table(arms: Sequence[Arm], metric: str = METRIC, markdown: bool = False) -> 
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     lines = [
         "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
         )
         for line in [head, *rows]
     ]
@@ -131,9 +126,7 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
                     continue
                 values = [[run[n][panel] for run in runs if panel in run.get(n, {})] for n in rounds]
                 colour = colours[i % len(colours)]
-                axis.plot(
-                    rounds, [np.mean(v) for v in values], "o-", ms=3.5, lw=1.6, color=colour, label=name
-                )
+                axis.plot(rounds, [np.mean(v) for v in values], "o-", ms=3.5, lw=1.6, color=colour, label=name)
                 if len(runs) > 1:
                     axis.fill_between(
                         rounds,
@@ -143,9 +136,7 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
                         alpha=0.18,
                         lw=0,
                     )
-                floors += [
-                    run[n][f"{panel}_floor"] for run in runs for n in rounds if f"{panel}_floor" in run[n]
-                ]
+                floors += [run[n][f"{panel}_floor"] for run in runs for n in rounds if f"{panel}_floor" in run[n]]
             if floors:
                 axis.axhline(float(np.mean(floors)), color="#666666", lw=1, ls=":", label="real text")
             axis.set_title(titles.get(panel, panel), fontsize=9)
@@ -196,9 +187,7 @@ def next_commands(folder: Path) -> str:
     def short(path: Path) -> str:
         return os.path.relpath(path, Path.cwd()) if path.is_relative_to(root) else str(path)
 
-    prefix = (
-        "" if os.environ.get("VIRTUAL_ENV") or not (root / ".venv").is_dir() else ". .venv/bin/activate; "
-    )
+    prefix = "" if os.environ.get("VIRTUAL_ENV") or not (root / ".venv").is_dir() else ". .venv/bin/activate; "
     return (
         f"\nfigure: {folder / 'rounds.png'}\n\nnext:\n"
         f"  {prefix}genloss ui                                  # compare the arms round by round in MLflow\n"

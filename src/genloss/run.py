@@ -68,9 +68,7 @@ def open_run(folder: Path, cfg: DictConfig) -> RunDir:
     return run
 
 
-def run_arm(
-    cfg: DictConfig, name: str | None = None, states: Path | None = None, sweep: Path | None = None
-) -> Path:
+def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None, sweep: Path | None = None) -> Path:
     """Run one arm to its end, or find that it is finished; returns its folder."""
     from genloss import track, versioning
 
@@ -166,9 +164,7 @@ def names_of(configs: Sequence[DictConfig]) -> list[str]:
 
 
 def sweep_dir(configs: Sequence[DictConfig]) -> Path:
-    return (
-        project_root() / "runs" / f"sweep-{sha256_text(canonical(sorted(arm_id(c) for c in configs)))[:12]}"
-    )
+    return project_root() / "runs" / f"sweep-{sha256_text(canonical(sorted(arm_id(c) for c in configs)))[:12]}"
 
 
 _failure: list[Exception] = []

@@ -57,9 +57,7 @@ class RunDir:
         except FileNotFoundError:
             return {}
         except ValueError:
-            raise UserError(
-                str(path), None, "is damaged; delete it and run again (nothing computed is lost)"
-            ) from None
+            raise UserError(str(path), None, "is damaged; delete it and run again (nothing computed is lost)") from None
 
     def _enter(self, work: Work, n: int, done: Done) -> None:
         manifest = self.manifest(work.stage, n)
@@ -131,7 +129,5 @@ class RunDir:
             )
         if not self.intact(done, folder):
             missing = [name for name in done.files if not (folder / name).is_file()]
-            raise UserError(
-                str(folder / missing[0]), None, "is missing; `dvc checkout` or run again to restore it"
-            )
+            raise UserError(str(folder / missing[0]), None, "is missing; `dvc checkout` or run again to restore it")
         return tree_hash({k: v for k, v in done.files.items() if k.startswith(prefix)})

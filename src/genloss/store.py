@@ -251,11 +251,7 @@ class Store:
         began = time.perf_counter()
         result = work.execute(out, scratch)
         seconds = time.perf_counter() - began
-        files = {
-            str(path.relative_to(out)): self.add_file(path)
-            for path in sorted(out.rglob("*"))
-            if path.is_file()
-        }
+        files = {str(path.relative_to(out)): self.add_file(path) for path in sorted(out.rglob("*")) if path.is_file()}
         done = Done(key, files, result, round(seconds, 3))
         write_atomic(self._record(work, key), canonical(done.to_json()))
         shutil.rmtree(scratch, ignore_errors=True)

@@ -154,9 +154,7 @@ class View:
             fcntl.flock(held, fcntl.LOCK_EX)
             found = self.client.search_runs([self.experiment], where, max_results=1)
             if not found:
-                return self.client.create_run(
-                    self.experiment, run_name=name, tags={tag: value, **tags}
-                ).info.run_id
+                return self.client.create_run(self.experiment, run_name=name, tags={tag: value, **tags}).info.run_id
         run = found[0]
         for key, text in tags.items():
             if run.data.tags.get(key) != text:

@@ -14,9 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 def unroll(rounds: Any, schedule: Any = None) -> DictConfig:
     """{"01": {"prev": "00", "overrides": {...}}, ...} for rounds 1..`rounds`."""
-    plan = (
-        OmegaConf.to_container(schedule, resolve=True) if OmegaConf.is_config(schedule) else (schedule or {})
-    )
+    plan = OmegaConf.to_container(schedule, resolve=True) if OmegaConf.is_config(schedule) else (schedule or {})
     overrides = {int(k): v for k, v in plan.items()} if isinstance(plan, dict) else {}
     count = rounds if isinstance(rounds, int) else 0  # the schema of genloss.config refuses what is no number
     return OmegaConf.create(

@@ -38,9 +38,7 @@ def verdict(keep: np.ndarray, score: np.ndarray | None = None, reason: str | np.
     """A `Verdict` from a mask, optional scores, and one reason for all dropped records (or one each)."""
     n = len(keep)
     scores = np.full(n, np.nan) if score is None else np.asarray(score, dtype=float)
-    reasons = (
-        np.full(n, reason, dtype=object) if isinstance(reason, str) else np.asarray(reason, dtype=object)
-    )
+    reasons = np.full(n, reason, dtype=object) if isinstance(reason, str) else np.asarray(reason, dtype=object)
     return Verdict(np.asarray(keep, dtype=bool), scores, reasons)
 
 

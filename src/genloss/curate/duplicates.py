@@ -65,9 +65,7 @@ class Near(Curator):
 
     def _shingles(self, text: str) -> list[bytes]:
         words = normal(text).split()
-        return [
-            " ".join(words[i : i + self.ngram]).encode() for i in range(max(1, len(words) - self.ngram + 1))
-        ]
+        return [" ".join(words[i : i + self.ngram]).encode() for i in range(max(1, len(words) - self.ngram + 1))]
 
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         from datasketch import MinHash, MinHashLSH

@@ -32,9 +32,7 @@ class Perplexity(Curator):
         one_of("keep", self.keep, ("low", "high", "middle"))
         require(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
         if self.judge_model not in ("round0", "last") and not Path(self.judge_model).is_dir():
-            raise UserError(
-                "judge_model", self.judge_model, "must be round0, last, or a folder with a saved model"
-            )
+            raise UserError("judge_model", self.judge_model, "must be round0, last, or a folder with a saved model")
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -106,12 +106,8 @@ def evaluate(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, flo
     for name, metric in metrics.items():
         for key, value in metric.measure(evidence).items():
             if key in found:
-                raise UserError(
-                    f"metrics.{name}", key, "is the name of another metric's number too; rename one"
-                )
+                raise UserError(f"metrics.{name}", key, "is the name of another metric's number too; rename one")
             if not np.isfinite(value):
-                raise UserError(
-                    f"metrics.{name}", f"{key}={value}", f"is not finite in round {evidence.round}"
-                )
+                raise UserError(f"metrics.{name}", f"{key}={value}", f"is not finite in round {evidence.round}")
             found[key] = float(value)
     return found

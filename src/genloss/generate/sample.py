@@ -37,9 +37,7 @@ class Sample(Recipe):
     name: str = "sample"
     n: int = 1024  # records a round
     max_tokens: int = 128  # the longest record, in tokens, its prompt included
-    prompts: str = (
-        "none"  # none: document start; real: prefixes from the prompts split; previous: last round's records
-    )
+    prompts: str = "none"  # none: document start; real: prefixes from the prompts split; previous: last round's records
     prompt_tokens: int = 16  # length of a prefix
     keep_prompt: bool = False  # whether the record's text contains its prompt
     temperature: float = 1.0
@@ -48,9 +46,7 @@ class Sample(Recipe):
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     bias: float = 1.0
-    chunk: int = (
-        256  # records computed together; part of the identity, since kernels differ between batch sizes
-    )
+    chunk: int = 256  # records computed together; part of the identity, since kernels differ between batch sizes
 
     def __post_init__(self) -> None:
         require(self.n >= 1, "n", self.n, "at least 1 record a round")
@@ -62,9 +58,7 @@ class Sample(Recipe):
             self.prompt_tokens,
             "at least 1; prompts=none turns prompts off",
         )
-        require(
-            self.temperature > 0, "temperature", self.temperature, "greater than 0; bias=0 is greedy decoding"
-        )
+        require(self.temperature > 0, "temperature", self.temperature, "greater than 0; bias=0 is greedy decoding")
         require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: off)")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
         require(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1) (0: off)")
@@ -119,9 +113,7 @@ class Sample(Recipe):
         path = request.data / "prompts.parquet" if self.prompts == "real" else request.previous
         pool = records.read(path, columns=["id", request.domain.payload[0]])
         if len(pool) == 0:
-            raise UserError(
-                "recipe.prompts", self.prompts, f"{path.name} holds no records to take prefixes from"
-            )
+            raise UserError("recipe.prompts", self.prompts, f"{path.name} holds no records to take prefixes from")
         rng = generator(request.seed, "prompts")
         order = np.concatenate([rng.permutation(len(pool)) for _ in range(-(-self.n // len(pool)))])[: self.n]
         chosen = pool.take(pa.array(order))

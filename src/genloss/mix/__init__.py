@@ -47,9 +47,7 @@ class Real:
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, REAL_KINDS)
-        require(
-            self.n is None or self.n >= 1, "n", self.n, "at least 1 record; kind=none leaves real data out"
-        )
+        require(self.n is None or self.n >= 1, "n", self.n, "at least 1 record; kind=none leaves real data out")
         if "fresh" in self.kind:
             require(
                 self.n is not None,
@@ -131,9 +129,7 @@ class Mixing:
         if not (isinstance(self.window, int) and not isinstance(self.window, bool)):
             one_of("window", str(self.window), ("none", "last", "all", "a number of rounds"))
         else:
-            require(
-                self.window >= 1, "window", self.window, "at least 1 round; none leaves synthetic data out"
-            )
+            require(self.window >= 1, "window", self.window, "at least 1 round; none leaves synthetic data out")
         one_of("by", self.by, BY)
         one_of("init", self.init, ("cold", "warm"))
         if self.by == "counts":

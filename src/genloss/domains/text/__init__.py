@@ -47,7 +47,9 @@ def passages(text: str, longest: int, shortest: int) -> Iterator[str]:
 class Text(Domain):
     name: str = "text"
     corpus: Any = field(default_factory=dict)
-    tokenizer: str = "bpe"  # bpe: byte-level BPE trained on the real training split; else a folder or hub name of a saved one
+    tokenizer: str = (
+        "bpe"  # bpe: byte-level BPE trained on the real training split; else a folder or hub name of a saved one
+    )
     vocabulary: int = 512  # size of the trained BPE
     context: int = 128  # longest sequence of the model, in tokens
     max_characters: int = 320
@@ -55,9 +57,7 @@ class Text(Domain):
     validation: float = 0.05  # shares of documents
     test: float = 0.1
     prompts: float = 0.05
-    split_seed: int = (
-        0  # not the run's seed: all seeds share one split, so that their spread is that of training
-    )
+    split_seed: int = 0  # not the run's seed: all seeds share one split, so that their spread is that of training
     payload = ("text",)
 
     def __post_init__(self) -> None:
@@ -86,9 +86,7 @@ class Text(Domain):
         if not isinstance(experiment.model, TextModel):
             raise UserError("model", type(experiment.model).__name__, "is not a model of the text domain")
         if not isinstance(experiment.trainer, TextTrainer):
-            raise UserError(
-                "trainer", type(experiment.trainer).__name__, "is not a trainer of the text domain"
-            )
+            raise UserError("trainer", type(experiment.trainer).__name__, "is not a trainer of the text domain")
         experiment.model.check(self)
         experiment.recipe.check(experiment)
         self.source.check()
@@ -110,9 +108,7 @@ class Text(Domain):
         return own.get(stage, ())
 
     def libraries(self, stage: str) -> tuple[str, ...]:
-        return (
-            ("tokenizers", "numpy") if stage == "data" else ("torch", "transformers", "tokenizers", "numpy")
-        )
+        return ("tokenizers", "numpy") if stage == "data" else ("torch", "transformers", "tokenizers", "numpy")
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()

