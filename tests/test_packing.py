@@ -1,0 +1,142 @@
+"""Packing loses nothing, exceeds nothing, and depends only on its seed. Scoring is what a plain loop would compute."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from genloss import records
+from genloss.domains.text.model import load
+from genloss.domains.text.packing import IGNORE, Rows, fit
+from genloss.domains.text.scoring import losses
+from genloss.domains.text.tokenizer import load_codec
+
+
+@given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 40))
+def test_fit_holds_every_piece_once_within_capacity(lengths: list[int], capacity: int) -> None:
+    bins = fit(lengths, capacity)
+    assert sorted(i for b in bins for i in b) == list(range(len(lengths)))
+    loads = sorted(sum(lengths[i] for i in b) for b in bins)
+    assert all(0 < x <= capacity for x in loads)
+    # any fit that opens a bin only when it must: no two bins could be one
+    assert len(loads) < 2 or loads[0] + loads[1] > capacity
+
+
+def test_fit_chooses_the_fullest_bin_that_has_room() -> None:
+    assert fit([7, 5, 5, 3], 10) == [[0, 3], [1, 2]]  # worst fit would have put 3 elsewhere or opened a third
+    assert fit([6, 7, 3, 4], 10) == [[1, 2], [0, 3]]
+
+
+def shards(folder: Path, *parts: list[str]) -> list[Path]:
+    paths = []
+    for i, texts in enumerate(parts):
+        paths.append(folder / f"{i}.parquet")
+        table = records.make_table({"text": texts}, origin="real", generation=0, recipe="test")
+        records.write(table, paths[-1])
+    return paths
+
+
+def sequences(inputs: np.ndarray, targets: np.ndarray, begin: int) -> list[list[int]]:
+    """The sequences of one row, cut where a target is not the next input."""
+    found: list[list[int]] = []
+    used = int((targets != IGNORE).sum())
+    assert (targets[:used] != IGNORE).all(), "padding is at the end only"
+    for i in range(used):
+        if i == 0 or inputs[i] == begin or targets[i - 1] != inputs[i]:
+            found.append([int(inputs[i])])
+        found[-1].append(int(targets[i]))
+    return found
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.text(alphabet="abc é.", min_size=1, max_size=150), min_size=1, max_size=40),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 2),
+)
+def test_an_epoch_holds_every_token_of_every_record_once(lab, tmp_path, texts, seed, epoch) -> None:
+    codec = load_codec(lab.data / "tokenizer")
+    context = 24
+    rows = list(Rows(shards(tmp_path, texts), [1.0], codec, context, seed).epoch(epoch))
+    assert all(len(part) == context for row in rows for part in row)
+    wanted: Counter[tuple[int, ...]] = Counter()
+    for ids in codec.encode(texts):
+        whole = [codec.begin, *ids, codec.end]
+        for at in range(0, len(whole) - 1, context):
+            wanted[tuple(whole[at : at + context + 1])] += 1
+    got: Counter[tuple[int, ...]] = Counter()
+    whole_starts = 0
+    for inputs, targets, weights in rows:
+        found = sequences(inputs, targets, codec.begin)
+        whole_starts += inputs[0] == codec.begin
+        got.update(tuple(s) for s in found)
+        assert ((weights == 1) == (targets != IGNORE)).all()
+    # the number of predicted tokens is exact, and so is every target
+    assert sum(len(s) - 1 for s in got.elements()) == sum(len(s) - 1 for s in wanted.elements())
+    assert Counter(t for s in got.elements() for t in s[1:]) == Counter(t for s in wanted.elements() for t in s[1:])
+    if all(len(ids) + 1 <= context for ids in codec.encode(texts)):  # no record was cut
+        assert got == wanted and whole_starts == len(rows)
+
+
+def test_rows_depend_on_seed_and_epoch_alone(lab) -> None:
+    codec = load_codec(lab.data / "tokenizer")
+
+    def rows(seed: int, epoch: int) -> np.ndarray:
+        data = Rows([lab.data / "train.parquet"], [1.0], codec, 48, seed)
+        return np.stack([r[0] for r in data.epoch(epoch)])
+
+    same, other_seed, other_epoch = rows(3, 1), rows(4, 1), rows(3, 2)
+    assert np.array_equal(rows(3, 1), same)
+    n = min(len(same), len(other_seed), len(other_epoch))
+    assert not np.array_equal(same[:n], other_seed[:n]) and not np.array_equal(same[:n], other_epoch[:n])
+    # iterating is the epochs one after the other
+    endless = iter(Rows([lab.data / "train.parquet"], [1.0], codec, 48, 3))
+    first = [next(endless)[0] for _ in range(len(rows(3, 0)) + 2)]
+    assert np.array_equal(np.stack(first[-2:]), same[:2])
+
+
+def test_weights_follow_the_shard_of_the_record(lab, tmp_path: Path) -> None:
+    codec = load_codec(lab.data / "tokenizer")
+    a, b = ["aaa aaa aaa"] * 5, ["bbb bbb"] * 7
+    data = Rows(shards(tmp_path, a, b), [0.25, 2.0], codec, 32, 0)
+    weight: Counter[float] = Counter()
+    for _, targets, weights in data.epoch(0):
+        weight.update(float(w) for w, t in zip(weights, targets, strict=True) if t != IGNORE)
+    tokens = {k: sum(len(i) + 1 for i in codec.encode(v)) for k, v in (("a", a), ("b", b))}
+    assert weight == {0.25: tokens["a"], 2.0: tokens["b"]}
+
+
+# -- scoring -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_losses_equal_a_plain_loop_over_texts(lab, arch: str) -> None:
+    folder = getattr(lab, arch)
+    codec, model = load_codec(lab.data / "tokenizer"), load(folder)
+    texts = records.read(lab.data / "test.parquet").column("text").to_pylist()[:20]
+    texts += ["", "a", " ".join(texts[:4])]  # empty, short, and longer than the context
+    nats, tokens = losses(folder, lab.data, texts, lab.context)
+    for i, ids in enumerate(codec.encode(texts)):
+        whole = [codec.begin, *ids, codec.end]
+        expected = 0.0
+        for at in range(0, len(whole) - 1, lab.context):
+            window = torch.tensor([whole[at : at + lab.context + 1]])
+            with torch.inference_mode():
+                logp = torch.log_softmax(model(window[:, :-1]).logits[0].double(), dim=-1)
+            expected -= float(logp.gather(1, window[0, 1:, None]).sum())
+        assert tokens[i] == len(whole) - 1
+        assert nats[i] == pytest.approx(expected, rel=1e-4)
+    assert tokens.max() > lab.context  # one of them needed windows
+
+
+def test_the_trained_model_prefers_its_language(lab) -> None:
+    held_out = records.read(lab.data / "test.parquet").column("text").to_pylist()[:10]
+    backwards = [t[::-1] for t in held_out]
+    (a, n), (b, m) = (losses(lab.llama, lab.data, t, lab.context) for t in (held_out, backwards))
+    assert a.sum() / n.sum() + 0.5 < b.sum() / m.sum()

@@ -1,0 +1,204 @@
+"""Real data: corpora, passages, disjoint splits, the tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genloss.curate.duplicates import normal
+from genloss.domains.text import SPLITS, Text, passages
+from genloss.domains.text.corpus import Folder, Sotu, Table
+from genloss.domains.text.tokenizer import Codec, load_codec
+from genloss.errors import UserError
+
+
+def text_domain(path: Path, **options) -> Text:
+    return Text(
+        corpus={"_target_": "genloss.domains.text.corpus.Folder", "path": str(path)},
+        **{"vocabulary": 300, "context": 48, "max_characters": 80, **options},
+    )
+
+
+def splits(data: Path) -> dict[str, pa.Table]:
+    return {k: pq.read_table(data / f"{k}.parquet") for k in SPLITS}
+
+
+# -- passages ------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(alphabet="ab \n\té", max_size=400), st.integers(1, 20), st.integers(1, 60))
+def test_passages_have_the_right_length_and_lose_no_long_text(text: str, shortest: int, more: int) -> None:
+    longest = shortest + more
+    found = list(passages(text, longest, shortest))
+    assert all(shortest <= len(p) <= longest and p == p.strip() for p in found)
+    # what is missing is, line by line, less than one shortest passage and white space
+    for line in text.splitlines():
+        whole = "".join("".join(passages(line, longest, shortest)).split())
+        missing = len("".join(line.split())) - len(whole)
+        assert 0 <= missing < shortest
+        assert "".join(line.split()).startswith(whole)
+
+
+def test_passages_by_hand() -> None:
+    assert list(passages("one two three four\nfive\n\nsix seven", 9, 5)) == ["one two", "three", "six seven"]
+    assert list(passages("x" * 25, 10, 5)) == ["x" * 10, "x" * 10, "x" * 5]
+
+
+# -- splits --------------------------------------------------------------------------------------------------------
+
+
+def test_splits_share_no_document_and_no_passage(lab) -> None:
+    tables = splits(lab.data)
+    documents = {k: set(t["document"].to_pylist()) for k, t in tables.items()}
+    texts = {k: {normal(p) for p in t["text"].to_pylist()} for k, t in tables.items()}
+    for a in SPLITS:
+        assert documents[a] and texts[a]
+        for b in SPLITS:
+            if a != b:
+                assert not documents[a] & documents[b]
+                assert not texts[a] & texts[b]
+    assert sum(len(d) for d in documents.values()) == 12
+    for table in tables.values():
+        assert set(table["origin"].to_pylist()) == {"real"} and set(table["generation"].to_pylist()) == {0}
+    ids = [i for t in tables.values() for i in t["id"].to_pylist()]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_passage_of_several_documents_stays_in_one_split(tmp_path: Path) -> None:
+    common = "This very sentence is part of every document."
+    for i in range(10):
+        own = f"Only document number {i} has this sentence here."
+        # case and white space do not hide a copy
+        (tmp_path / f"{i}.txt").write_text(f"{common if i % 2 else common.upper().replace(' ', '  ')}\n{own}\n")
+    domain = text_domain(tmp_path)
+    result = domain.prepare(tmp_path / "data")
+    holders = [k for k, t in splits(tmp_path / "data").items() if normal(common) in map(normal, t["text"].to_pylist())]
+    assert holders == ["test"]  # the first that has it: nothing that is held out can have been trained on
+    assert result["train"] + result["validation"] + result["test"] + result["prompts"] == 11
+
+
+def test_the_split_is_frozen_and_moves_only_with_its_own_seed(corpus: Path, lab, tmp_path: Path) -> None:
+    text_domain(corpus).prepare(tmp_path / "again")
+    for file in ("train.parquet", "test.parquet", "tokenizer/tokenizer.json"):
+        assert (tmp_path / "again" / file).read_bytes() == (lab.data / file).read_bytes()
+    text_domain(corpus, split_seed=1).prepare(tmp_path / "other")
+    assert set(splits(tmp_path / "other")["test"]["document"].to_pylist()) != set(
+        splits(lab.data)["test"]["document"].to_pylist()
+    )
+
+
+def test_too_few_documents(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text(f"Document {i} has one sentence of its own.")
+    with pytest.raises(UserError, match="at least 4"):
+        text_domain(tmp_path).prepare(tmp_path / "data")
+    for i in range(4):
+        (tmp_path / f"{i}.txt").write_text(f"Too short: {i}")
+    with pytest.raises(UserError, match="lower domain.min_characters"):
+        text_domain(tmp_path).prepare(tmp_path / "data")
+    text_domain(tmp_path, min_characters=3).prepare(tmp_path / "data")  # the remedy is one
+    with pytest.raises(UserError, match="none to train on"):
+        text_domain(tmp_path, test=0.5).prepare(tmp_path / "data")
+
+
+# -- corpora -------------------------------------------------------------------------------------------------------
+
+
+def test_folder(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2.txt").write_text("two")
+    (tmp_path / "a.txt").write_text("eins ä")
+    (tmp_path / "c.md").write_text("not me")
+    corpus = Folder(path=str(tmp_path))
+    corpus.check()
+    assert list(corpus.documents()) == [("a.txt", "eins ä"), ("b/2.txt", "two")]
+    before = corpus.fingerprint()
+    (tmp_path / "c.md").write_text("still not me")
+    assert corpus.fingerprint() == before
+    (tmp_path / "a.txt").write_text("eins ö")
+    assert corpus.fingerprint() != before
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_table(tmp_path: Path, kind: str) -> None:
+    rows = [{"body": "first", "n": 1}, {"body": None, "n": 2}, {"body": "third\nline", "n": 3}]
+    path = tmp_path / f"x.{kind}"
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps(r) for r in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    corpus = Table(path=str(path), column="body")
+    corpus.check()
+    assert list(corpus.documents()) == [("0", "first"), ("1", ""), ("2", "third\nline")]
+    with pytest.raises(UserError, match="did you mean body"):
+        Table(path=str(path), column="bdy").check()
+    with pytest.raises(UserError, match="not text"):
+        list(Table(path=str(path), column="n").documents())
+
+
+def test_sotu_is_there_whole() -> None:
+    documents = dict(Sotu().documents())
+    assert len(documents) == 249
+    assert all(len(text) > 500 for text in documents.values())
+
+
+def test_datasets_from_a_local_folder(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    from genloss.domains.text.corpus import Datasets
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(json.dumps({"text": f"row {i}"}) for i in range(3)))
+    corpus = Datasets(path=str(tmp_path / "data"))
+    corpus.check()
+    assert list(corpus.documents()) == [("0", "row 0"), ("1", "row 1"), ("2", "row 2")]
+
+
+# -- tokenizer -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def codec(lab) -> Codec:
+    return load_codec(lab.data / "tokenizer")
+
+
+def test_tokenizer_learned_merges_of_the_training_split(codec: Codec, lab) -> None:
+    texts = splits(lab.data)["train"]["text"].to_pylist()
+    ids = codec.encode(texts)
+    assert codec.size == 300
+    assert sum(map(len, ids)) < 0.8 * sum(len(t.encode()) for t in texts)
+    assert codec.decode(ids) == texts
+
+
+@given(text=st.text(max_size=200))
+def test_any_text_survives_the_tokenizer(codec: Codec, text: str) -> None:
+    ids = codec.encode([text])
+    assert not {codec.begin, codec.end} & set(ids[0])
+    assert codec.decode(ids) == [text]
+
+
+def test_a_text_that_spells_the_end_does_not_end(codec: Codec) -> None:
+    ids = codec.encode(["before<|endoftext|>after"])[0]
+    assert codec.end not in ids
+    assert codec.decode([ids]) == ["beforeafter"]
+
+
+def test_transformers_reads_the_same_tokenizer(codec: Codec, lab) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(lab.data / "tokenizer")
+    texts = splits(lab.data)["test"]["text"].to_pylist()
+    assert theirs(texts, add_special_tokens=False)["input_ids"] == codec.encode(texts)
+    assert theirs.eos_token_id == codec.end and theirs.bos_token_id == codec.begin
+
+
+def test_a_saved_tokenizer_is_used_as_it_is(corpus: Path, lab, tmp_path: Path) -> None:
+    text_domain(corpus, tokenizer=str(lab.data / "tokenizer")).prepare(tmp_path)
+    mine, theirs = Codec(tmp_path / "tokenizer"), Codec(lab.data / "tokenizer")
+    assert mine.encode(["The old garden."]) == theirs.encode(["The old garden."])
+    assert (mine.begin, mine.end, mine.size) == (theirs.begin, theirs.end, theirs.size)
