@@ -211,8 +211,8 @@ class Experiment:
         self.seed: int = cfg.seed
         self.control: str = cfg.control
         self.domain = build(plain(cfg.domain), Domain, "domain")  # type: ignore[type-abstract]
-        self.model = build(plain(cfg.model), Model, "model")  # type: ignore[type-abstract]
-        self.trainer = build(plain(cfg.trainer), Trainer, "trainer")  # type: ignore[type-abstract]
+        self.model = build(plain(cfg.model), Model, "model")
+        self.trainer = build(plain(cfg.trainer), Trainer, "trainer")
         self.recipe = build(plain(cfg.recipe), Recipe, "recipe")  # type: ignore[type-abstract]
         self.mixing = build(plain(cfg.mixing), Mixing, "mixing")
         self.curators = {

@@ -279,7 +279,7 @@ class Loop:
 
 def identity_text(loop: Loop) -> str:
     """sha256 over every file of every round except metrics and manifests: equal for equal data."""
-    files = {}
+    files: dict[str, str] = {}
     for n in range(loop.base.rounds + 1):
         for stage in STAGES:
             done = loop.dir.done(stage, n)

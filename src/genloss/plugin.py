@@ -14,7 +14,7 @@ import dataclasses
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,7 +35,7 @@ def locate(target: str, base: type[T], key: str) -> type[T]:
         ) from None
     if not (inspect.isclass(cls) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
         raise UserError(f"{key}._target_", target, f"must be a dataclass derived from {base.__name__}")
-    return cls
+    return cast("type[T]", cls)
 
 
 def build(config: Mapping[str, Any], base: type[T], key: str) -> T:

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from genloss.config import load_params, project_root
 from genloss.errors import UserError, nearest
@@ -65,13 +66,13 @@ def table(arms: Sequence[Arm], metric: str = METRIC, markdown: bool = False) -> 
         lines = [head, ["---"] + ["---:"] * (len(head) - 1), *escaped]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    lines = [
+    plain_lines = [
         "  ".join(
             cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
         )
         for line in [head, *rows]
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join([plain_lines[0], "-" * len(plain_lines[0]), *plain_lines[1:]])
 
 
 def rounds_csv(arms: Sequence[Arm]) -> str:
@@ -142,7 +143,7 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
             axis.set_title(titles.get(panel, panel), fontsize=9)
             axis.set_xlabel("round")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles: dict[str, object] = {}
+        handles: dict[str, Any] = {}
         for axis in axes:
             for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
                 handles.setdefault(name, handle)

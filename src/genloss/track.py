@@ -63,6 +63,8 @@ def client(cfg: DictConfig) -> tuple[Any, str]:
         fcntl.flock(held, fcntl.LOCK_EX)
         from mlflow import MlflowClient
 
+        if uri.startswith("sqlite:///"):
+            _create(Path(uri.removeprefix("sqlite:///")))
         made = MlflowClient(tracking_uri=uri)
         name = cfg.tracking.experiment
         experiment = made.get_experiment_by_name(name)
@@ -70,6 +72,18 @@ def client(cfg: DictConfig) -> tuple[Any, str]:
             return made, experiment.experiment_id
         place = (project_root() / "mlruns" / "artifacts").as_uri() if uri.startswith("sqlite:") else None
         return made, made.create_experiment(name, artifact_location=place)
+
+
+def _create(database: Path) -> None:
+    """Make a SQLite database aside and rename it: one whose creation was killed is broken for good."""
+    if database.is_file():
+        return
+    from mlflow import MlflowClient
+
+    aside = database.with_name(f".{database.name}.new")
+    aside.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+    os.replace(aside, database)
 
 
 def prepare(cfg: DictConfig) -> None:
@@ -104,7 +118,7 @@ class Tracker:
             return
         if self.view is None:
             self.view = attempt(lambda: View(self.folder, self.cfg, self.sweep))
-        if self.view is None or attempt(lambda: self.view.round(n) or True) is None:  # type: ignore[union-attr]
+        if self.view is None or attempt(lambda: self.view.round(n) or True) is None:
             self.enabled = False
 
     def finish(self) -> None:

@@ -96,7 +96,7 @@ class Sample(Recipe):
             model=request.model, data=request.data, n=self.n, seed=request.seed, options=self, prompts=prompts,
             scratch=request.scratch, runtime=request.runtime, report=request.report,
         )  # fmt: skip
-        columns: dict[str, list] = {}
+        columns: dict[str, Any] = {}
         tokens = 0
         for payload, count in request.domain.sample(sampling):
             tokens += count

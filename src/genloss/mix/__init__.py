@@ -101,14 +101,14 @@ class Budget:
 
 @dataclass
 class Part:
-    """One shard of a plan: `take` records of the `source`, at random or (`first`) from position `first` on."""
+    """One shard of a plan: `take` records of a slice of the `source`; all of the slice, or chosen from it at random."""
 
     source: str  # "real", or the number of the round whose kept records these are
-    available: int
+    available: int  # records in the source
+    first: int  # where the slice begins (real data is sliced in its frozen order)
+    size: int  # records in the slice
     take: int
-    first: int | None  # a slice of real data in its frozen order; None: a random choice
     name: str
-    weight: float = 1.0
 
 
 @dataclass
@@ -176,12 +176,14 @@ class Mixing:
         """Slices of the real training data in its frozen order; round 0 and every fixed part start at 0."""
         kind, count = self.real.kind, self.real.n or available
         if n == 0:
-            return [Part("real", available, min(count, available), 0, "real")]
+            count = min(count, available)
+            return [Part("real", available, 0, count, count, "real")]
         parts = []
         if kind in ("fixed", "fixed+fresh"):
-            parts.append(Part("real", available, count, 0, "real"))
+            parts.append(Part("real", available, 0, count, count, "real"))
         if kind in ("fresh", "fixed+fresh"):
-            parts.append(Part("real", available, count, n * count, "fresh"))  # round 0 used the first slice
+            # round 0 used the first slice
+            parts.append(Part("real", available, n * count, count, count, "fresh"))
         return parts
 
     def check(self, available: int, rounds: int, size: int) -> None:
@@ -213,7 +215,7 @@ class Mixing:
         if n == 0:
             return real
         synthetic = [
-            Part(str(j), kept[j], min(self.synthetic.n or kept[j], kept[j]), None, f"g{j:02d}")
+            Part(str(j), kept[j], 0, kept[j], min(self.synthetic.n or kept[j], kept[j]), f"g{j:02d}")
             for j in self.rounds_in_window(n)
         ]
         total = self.budget.records(n)
@@ -231,13 +233,6 @@ class Mixing:
             self._fit(synthetic, whole - round(value * whole), "synthetic", n)
         elif self.by == "ratio":
             self._fit(synthetic, round((self.value or 0.0) * n_real), "synthetic", n)
-        if self.by == "weight":
-            value = self.value or 0.0
-            n_total = n_real + n_synthetic
-            for part in real:
-                part.weight = value * n_total / max(1, n_real)
-            for part in synthetic:
-                part.weight = (1 - value) * n_total / max(1, n_synthetic)
         return [p for p in real + synthetic if p.take > 0]
 
     def _fit(self, parts: list[Part], count: int, side: str, n: int) -> None:
@@ -254,8 +249,6 @@ class Mixing:
         for i in order[: count - sum(takes)]:
             takes[i] += 1
         for part, take in zip(parts, takes, strict=True):
-            if part.source == "real" and take < part.take:
-                part.first = None  # a random choice of the real records, as in Shumailov et al.
             part.take = take
 
     # -- the shards -------------------------------------------------------------------------------------------------
@@ -271,7 +264,9 @@ class Mixing:
         rng = generator(seed, "mix")
         pool = sum(p.take for p in parts)
         total = self.budget.records(n)
-        rows = [self._rows(p, rng) for p in parts]
+        # by=fraction has sized the parts to the budget already: each is drawn on its own
+        bootstrap = self.replacement and self.by == "fraction" and n > 0
+        rows = [self._rows(p, rng, bootstrap) for p in parts]
         if total is not None and self.by != "fraction" and n > 0:
             if total > pool and not self.replacement:
                 raise UserError(
@@ -285,7 +280,7 @@ class Mixing:
                 (np.arange(p.available) if r is None else r)[drawn[(drawn >= lo) & (drawn < hi)] - lo]
                 for p, r, lo, hi in zip(parts, rows, edges[:-1], edges[1:], strict=True)
             ]
-        shards = []
+        shards: list[dict[str, Any]] = []
         out.mkdir(parents=True, exist_ok=True)
         for part, chosen in zip(parts, rows, strict=True):
             if chosen is not None and len(chosen) == 0:
@@ -301,23 +296,31 @@ class Mixing:
             shards.append({
                 "file": target.name, "origin": records.REAL if part.source == "real" else records.SYNTHETIC,
                 "generation": 0 if part.source == "real" else int(part.source),
-                "requested": part.take, "realised": count, "weight": part.weight,
+                "requested": part.take, "realised": count, "weight": 1.0,
             })  # fmt: skip
+        if self.by == "weight" and n > 0:
+            self._weigh(shards)
         result = {"shards": shards, "requested": total if total is not None and n > 0 else pool}
         (out / "mix.json").write_text(canonical(result), encoding="utf-8")
         return result
 
+    def _weigh(self, shards: list[dict[str, Any]]) -> None:
+        """Weights with which the real part gets its share of the loss, from what was realised: a budget draws by chance."""
+        counts = {o: sum(s["realised"] for s in shards if s["origin"] == o) for o in (records.REAL, records.SYNTHETIC)}
+        if not all(counts.values()):
+            return  # one side alone is all of the loss
+        share = {records.REAL: self.value or 0.0, records.SYNTHETIC: 1 - (self.value or 0.0)}
+        for shard in shards:
+            shard["weight"] = share[shard["origin"]] * sum(counts.values()) / counts[shard["origin"]]
+
     @staticmethod
-    def _rows(part: Part, rng: np.random.Generator) -> np.ndarray | None:
-        """Row numbers of a part, or None for the whole file."""
-        if part.first is not None:
-            whole = part.first == 0 and part.take == part.available
-            return None if whole else np.arange(part.first, part.first + part.take)
-        if part.take == part.available:
-            return None
-        if part.take > part.available:
-            return np.sort(rng.integers(0, part.available, part.take))
-        return np.sort(rng.permutation(part.available)[: part.take])
+    def _rows(part: Part, rng: np.random.Generator, replacement: bool) -> np.ndarray | None:
+        """Row numbers of a part, all within its slice, or None for the whole file."""
+        if replacement or part.take > part.size:
+            return part.first + np.sort(rng.integers(0, part.size, part.take))
+        if part.take < part.size:
+            return part.first + np.sort(rng.permutation(part.size)[: part.take])
+        return None if part.size == part.available else np.arange(part.first, part.first + part.size)
 
     @staticmethod
     def _whole(source: Path, target: Path) -> None:

@@ -52,7 +52,7 @@ class Text(Domain):
     )
     vocabulary: int = 512  # size of the trained BPE
     context: int = 128  # longest sequence of the model, in tokens
-    max_characters: int = 320
+    max_characters: int = 240
     min_characters: int = 20
     validation: float = 0.05  # shares of documents
     test: float = 0.1

@@ -38,6 +38,8 @@ class SlabLayer(DynamicLayer):
     def __init__(self, length: int):
         super().__init__()
         self.length, self.used = length, 0
+        self.keys: Any = None
+        self.values: Any = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         rows, heads, _, width = key_states.shape

@@ -16,8 +16,8 @@ def train_bpe(texts: list[str], vocabulary: int, context: int, out: Path) -> Non
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[END],
@@ -64,10 +64,9 @@ class Codec:
             value = config.get(key)
             return value["content"] if isinstance(value, dict) else value
 
-        end = token("eos_token")
-        self.end: int = self._tokenizer.token_to_id(end)
-        begin = token("bos_token")
-        self.begin: int = self._tokenizer.token_to_id(begin) if begin else self.end
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.end: int = ids[token("eos_token") or END]
+        self.begin: int = ids.get(token("bos_token"), self.end)
         self.size: int = self._tokenizer.get_vocab_size()
 
     def encode(self, texts: list[str]) -> list[list[int]]:

@@ -151,8 +151,9 @@ def _fit(fit: Fit) -> dict[str, Any]:
     from genloss.domains.text.model import TextModel, load
 
     quiet()
-    trainer, definition = fit.trainer, fit.model
-    assert isinstance(trainer, TextTrainer) and isinstance(definition, TextModel)
+    assert isinstance(fit.trainer, TextTrainer) and isinstance(fit.model, TextModel)
+    trainer: TextTrainer = fit.trainer
+    definition: TextModel = fit.model
     torch.set_num_threads(trainer.threads)
     codec = load_codec(fit.data / "tokenizer")
     context = fit.options["context"]
