@@ -1,0 +1,125 @@
+"""For tests that need more than one process or a project that lives longer than one test."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def folder(self) -> Path:
+        """What the last line on standard output names: `run: PATH` or `sweep: PATH`."""
+        return Path(self.out.strip().splitlines()[-1].partition(": ")[2])
+
+
+@dataclass
+class Lab:
+    """A project in a folder of its own, and the ways to run something in it."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, root: Path, **env: str) -> Lab:
+        root.mkdir(parents=True)
+        shutil.copytree(REPOSITORY / "conf", root / "conf")
+        return cls(root, {"GENLOSS_PROJECT": str(root), "GENLOSS_STORE": str(root / ".genloss" / "store"), **env})
+
+    @property
+    def store(self) -> Path:
+        return Path(self.env["GENLOSS_STORE"])
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """This process, as if it had been started in the project."""
+        environment, folder, argv = dict(os.environ), Path.cwd(), sys.argv
+        os.environ.update(self.env)
+        os.environ.pop("GENLOSS_SWEEP", None)
+        os.chdir(self.root)
+        sys.argv = ["genloss"]
+        try:
+            yield
+        finally:
+            os.chdir(folder)
+            os.environ.clear()
+            os.environ.update(environment)
+            sys.argv = argv
+
+    def call(self, *arguments: str) -> Result:
+        """`genloss ...` in this process, which spares seconds of imports."""
+        from genloss import cli
+
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with self.here(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main(list(arguments))
+            except SystemExit as exit:
+                code = int(exit.code or 0)
+        return Result(code, out.getvalue(), err.getvalue())
+
+    def ok(self, *arguments: str) -> Result:
+        result = self.call(*arguments)
+        assert result.code == 0, result.err
+        return result
+
+    def environment(self, **env: str) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        return {**os.environ, **self.env, "PATH": path, "COLUMNS": "120", "DVC_NO_ANALYTICS": "1", **env}
+
+    def spawn(self, *command: str, cwd: Path | None = None, timeout: float = 300, **env: str) -> Result:
+        """Any command in a process of its own; `genloss` and `dvc` are those of this interpreter."""
+        if command[0] in ("genloss", "dvc"):
+            command = (sys.executable, "-m", *command)
+        done = subprocess.run(
+            command, cwd=cwd or self.root, env=self.environment(**env), capture_output=True, text=True,
+            timeout=timeout, check=False,
+        )  # fmt: skip
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def dvc(self, *arguments: str, cwd: Path | None = None) -> str:
+        result = self.spawn("dvc", *arguments, cwd=cwd)
+        assert result.code == 0, result.err + result.out
+        return result.out + result.err
+
+    def git(self, *arguments: str) -> None:
+        command = ("git", "-c", "user.name=t", "-c", "user.email=t@localhost", *arguments)
+        result = self.spawn(*command)
+        assert result.code == 0, result.err
+
+    def stages(self) -> Counter:
+        """How many stages of each kind the store holds."""
+        return Counter(path.parent.name for path in self.store.glob("stages/*/*.json"))
+
+
+def hashes(folder: Path, rounds: int | None = None) -> dict[str, str]:
+    """sha256 of every data file of a run directory, read from disk; of rounds 0 to `rounds` alone if it is given."""
+    found = {}
+    for path in [*sorted(folder.glob("data/**/*")), *sorted(folder.glob("rounds/**/*"))]:
+        name = path.relative_to(folder)
+        if path.is_dir() or path.name in ("metrics.json", "manifest.json") or path.name.startswith("."):
+            continue
+        if rounds is None or name.parts[0] == "data" or int(name.parts[1]) <= rounds:
+            found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def frozen(store: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of change of every record of a finished stage."""
+    return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in store.glob("stages/*/*.json")}

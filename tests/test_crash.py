@@ -1,0 +1,161 @@
+"""Killed anywhere, the same command goes on and ends with the same bytes; nothing that was finished is computed again.
+
+    python tests/test_crash.py FOLDER KILLS SEED OVERRIDE...      # the driver, alone
+
+The driver imports the heavy libraries once and forks the processes that it kills, so that a kill costs what is lost by it
+and not seven seconds of imports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from support import Lab, frozen, hashes
+
+from genloss.store import code_hash
+
+KILLS = 36
+LIBRARIES = (
+    "torch", "torch.nn", "torch.utils.data", "torch._dynamo", "lightning.pytorch", "tokenizers", "transformers",
+    "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "pyarrow.parquet", "mlflow",
+    "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot", "genloss.run", "genloss.report",
+    "genloss.versioning", "genloss.verify", "genloss.domains.text.training", "genloss.domains.text.sampling",
+    "genloss.domains.text.scoring",
+)  # fmt: skip
+
+
+def test_killed_at_random_moments(tmp_path: Path, tiny: list[str]) -> None:
+    lab = Lab.make(tmp_path / "unused")
+    overrides = [*tiny, "rounds=3", "trainer.steps=30", "tracking=mlflow"]
+    result = lab.spawn(sys.executable, __file__, str(tmp_path), str(KILLS), "0", *overrides)
+    assert result.code == 0, result.err
+    found = json.loads(result.out.splitlines()[-1])
+    assert found["kills"] >= 30
+    assert found["rewritten"] == []  # no record of a finished stage was ever written again
+    assert found["hashes"] and found["hashes"] == found["undisturbed"]
+    assert found["records"] == found["undisturbed_records"]  # the same stages under the same keys, each once
+    assert found["points"] and set(found["points"].values()) == {1}  # MLflow has every point, and has it once
+    assert len(found["interrupted"]) >= 3, found["interrupted"]  # the kills did not all hit one kind of stage
+
+
+# -- the driver ----------------------------------------------------------------------------------------------------------------
+
+
+def child(lab: Lab, arguments: list[str]) -> int:
+    """Fork a process that runs genloss in `lab`; returns its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    with contextlib.suppress(BaseException):
+        with (lab.root.parent / "child.log").open("a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        os.environ.update(lab.env)
+        os.chdir(lab.root)
+        from genloss import cli
+
+        try:
+            cli.main(["run", *arguments])
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+    os._exit(code)
+
+
+def finish(lab: Lab, arguments: list[str]) -> float:
+    """Run to the end, undisturbed; returns the seconds it took."""
+    began = time.perf_counter()
+    code = os.waitstatus_to_exitcode(os.waitpid(child(lab, arguments), 0)[1])
+    if code:
+        sys.exit(f"a run that was left alone ended with {code}:\n{(lab.root.parent / 'child.log').read_text()[-3000:]}")
+    return time.perf_counter() - began
+
+
+def records(lab: Lab) -> list[str]:
+    return sorted(str(p.relative_to(lab.store)) for p in lab.store.glob("stages/*/*.json"))
+
+
+def run_dir(lab: Lab) -> Path:
+    return next(p.parent for p in lab.root.glob("runs/*/params.yaml"))
+
+
+def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
+    for name in LIBRARIES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    for name in [name for name in sys.modules if name.startswith("genloss.")]:
+        code_hash(name)  # remembered, so that an edit while this runs does not make two programs of one
+    calm = Lab.make(folder / "calm")
+    seconds = finish(calm, arguments)
+    undisturbed, of = hashes(run_dir(calm)), records(calm)
+    rng = random.Random(seed)
+    killed, rewritten, interrupted, delays = 0, [], Counter(), []
+    projects = 0
+    while killed < kills:  # a run that gets to its end before enough kills is followed by a new one, from nothing
+        lab = Lab.make(folder / f"wild{projects}")
+        projects += 1
+        before: dict[str, tuple[int, int]] = {}
+        while killed < kills:
+            pid = child(lab, arguments)
+            delay = rng.uniform(0.05, 0.35 * seconds)
+            deadline = time.monotonic() + delay
+            ended = False
+            while not ended and time.monotonic() < deadline:
+                ended = os.waitpid(pid, os.WNOHANG)[0] == pid
+                time.sleep(0.002)
+            if ended:
+                break
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            killed += 1
+            delays.append(round(delay, 2))
+            after = frozen(lab.store)
+            rewritten += [k for k, v in before.items() if after.get(k) != v]
+            finished = {Path(k).stem for k in after}
+            for scratch in lab.store.glob("scratch/*"):
+                if scratch.name not in finished:
+                    interrupted[scratch.name] += 1
+            before = after
+        finish(lab, arguments)
+        after = frozen(lab.store)
+        rewritten += [k for k, v in before.items() if after.get(k) != v]
+        if hashes(run_dir(lab)) != undisturbed or records(lab) != of:
+            break
+    stage_of = {Path(name).stem: Path(name).parent.name for name in of}
+    return {
+        "kills": killed, "projects": projects, "seconds": round(seconds, 2), "delays": delays, "rewritten": rewritten,
+        "interrupted": dict(Counter(stage_of.get(key, "?") for key in interrupted)), "hashes": hashes(run_dir(lab)),
+        "undisturbed": undisturbed, "records": records(lab), "undisturbed_records": of, "points": points(lab),
+    }  # fmt: skip
+
+
+def points(lab: Lab) -> dict[str, int]:
+    """How often MLflow holds each point of round/*."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{lab.root / 'mlruns' / 'mlflow.db'}")
+    [experiment] = [e for e in client.search_experiments() if e.name == "genloss"]
+    [run] = client.search_runs([experiment.experiment_id])
+    found = Counter()
+    for key in run.data.metrics:
+        if key.startswith("round/"):
+            found.update(f"{key}@{point.step}" for point in client.get_metric_history(run.info.run_id, key))
+    return dict(found)
+
+
+if __name__ == "__main__":
+    print(json.dumps(drive(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])))
