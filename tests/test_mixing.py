@@ -1,0 +1,303 @@
+"""Mixing: counts add up for every config of the schema, the presets are the named regimes, and whole shards are hard links."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+
+from genloss import records
+from genloss.config import Experiment, compose
+from genloss.errors import UserError
+from genloss.mix import Budget, Mixing, Real, Synthetic
+
+REAL = 40  # real training records
+
+
+def make(folder: Path, real: int, kept: list[int]) -> tuple[Path, dict[int, Path]]:
+    """Files of real records r0, r1, ... and of each round's kept records g1-0, g1-1, ..."""
+    data = folder / "data"
+    table = records.make_table({"text": [f"r{i}" for i in range(real)]}, origin="real", generation=0, recipe="c")
+    records.write(table, data / "train.parquet")
+    paths = {}
+    for j, n in enumerate(kept, 1):
+        texts = [f"g{j}-{i}" for i in range(n)]
+        table = records.make_table({"text": texts}, origin="synthetic", generation=j, recipe="s")
+        table = table.append_column("score", [[0.0] * n]).append_column("reason", [["kept"] * n])
+        paths[j] = folder / "rounds" / f"{j:02d}" / "kept.parquet"
+        records.write(table, paths[j])
+    return data, paths
+
+
+def mixed(mixing: Mixing, n: int, data: Path, kept: dict[int, Path], out: Path, seed: int = 0) -> tuple[dict, list]:
+    """(mix.json, [(shard entry, texts)])"""
+    window = mixing.rounds_in_window(n) if n else []
+    result = mixing.mix(n, data, {j: kept[j] for j in window}, out, seed)
+    assert json.loads((out / "mix.json").read_text()) == result
+    found = [(s, records.read(out / s["file"], columns=["text"])["text"].to_pylist()) for s in result["shards"]]
+    assert sorted(p.name for p in out.iterdir()) == sorted(["mix.json", *(s["file"] for s in result["shards"])])
+    return result, found
+
+
+# -- the schema ----------------------------------------------------------------------------------------------------
+
+counts = st.none() | st.integers(1, 50)
+
+
+@st.composite
+def mixings(draw: st.DrawFn) -> Mixing:
+    """Any mixing that the schema allows."""
+    by = draw(st.sampled_from(["counts", "fraction", "ratio", "weight"]))
+    value = None if by == "counts" else draw(st.floats(0, 3 if by == "ratio" else 1))
+    kind = draw(st.sampled_from(["none", "fixed", "fresh", "fixed+fresh"]))
+    budget = draw(st.sampled_from(["grow", "fixed", "schedule"]))
+    try:
+        return Mixing(
+            real=Real(kind, draw(st.integers(1, 20)) if "fresh" in kind else draw(counts)),
+            window=draw(st.sampled_from(["none", "last", "all", 1, 2, 7])),
+            synthetic=Synthetic(draw(counts)),
+            by=by,
+            value=value,
+            budget=Budget(
+                budget, draw(counts.filter(bool)) if budget != "grow" else None,
+                draw(st.floats(0, 1.5)) if budget == "schedule" else 0.0,
+            ),
+            replacement=draw(st.booleans()) if budget != "grow" else False,
+        )  # fmt: skip
+    except UserError:
+        assume(False)
+        raise
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mixing=mixings(), kept=st.lists(st.integers(1, 30), min_size=1, max_size=3), seed=st.integers(0, 3))
+def test_any_mixing(tmp_path_factory, mixing: Mixing, kept: list[int], seed: int) -> None:
+    n = len(kept)
+    folder = tmp_path_factory.mktemp("mix")
+    data, paths = make(folder, REAL, kept)
+    try:
+        mixing.check(REAL, n, REAL)
+        result, shards = mixed(mixing, n, data, paths, folder / "train", seed)
+    except UserError as error:
+        event("refused")
+        # a refusal is right only where something is asked for that is not there, or nothing would be left
+        assert error.key.startswith(("mixing.", "size")) and "\n" not in str(error)
+        return
+    event(mixing.by)
+    assert shards, "an empty training set"
+    texts = [t for _, ts in shards for t in ts]
+    real = [t for s, ts in shards for t in ts if s["origin"] == "real"]
+    synthetic = [t for s, ts in shards for t in ts if s["origin"] == "synthetic"]
+    # realised counts are rows on disk
+    for shard, ts in shards:
+        assert shard["realised"] == len(ts) > 0
+        if shard["origin"] == "real":
+            assert shard["generation"] == 0 and all(t.startswith("r") for t in ts)
+        else:
+            assert all(t.startswith(f"g{shard['generation']}-") for t in ts)
+    assert len(texts) == len(real) + len(synthetic)
+    # only what is in reach, and nothing twice unless drawn with replacement
+    window = [] if mixing.window == "none" else {"last": [n], "all": list(range(1, n + 1))}.get(
+        mixing.window, list(range(max(1, n - (mixing.window if isinstance(mixing.window, int) else 1) + 1), n + 1))
+    )  # fmt: skip
+    per_round = {j: min(kept[j - 1], mixing.synthetic.n or kept[j - 1]) for j in window}
+    first = mixing.real.n or REAL
+    reach = set()
+    if mixing.real.kind.startswith("fixed"):
+        reach |= {f"r{i}" for i in range(first)}
+    if mixing.real.kind.endswith("fresh"):
+        reach |= {f"r{i}" for i in range(n * first, (n + 1) * first)}
+    assert set(real) <= reach
+    assert {int(t[1:].split("-")[0]) for t in synthetic} <= set(window)
+    if not mixing.replacement:
+        assert len(set(texts)) == len(texts)
+        for j in window:
+            assert sum(t.startswith(f"g{j}-") for t in synthetic) <= per_round[j]
+    # the size is the budget's
+    if mixing.budget.kind == "fixed":
+        assert len(texts) == mixing.budget.n == result["requested"]
+    elif mixing.budget.kind == "schedule":
+        assert len(texts) == max(1, round(mixing.budget.n * n**mixing.budget.power)) == result["requested"]
+    # the meaning of `value`
+    if mixing.by == "fraction":
+        assert len(real) == round(mixing.value * len(texts))
+    if mixing.budget.kind == "grow":
+        if mixing.by in ("counts", "weight"):
+            assert len(real) == len(reach) and len(synthetic) == sum(per_round.values())
+        if mixing.by == "ratio":
+            assert len(real) == len(reach) and len(synthetic) == round(mixing.value * len(real))
+        if mixing.by == "fraction" and 0 < mixing.value < 1:  # as large as the scarcer side allows
+            one_more = len(texts) + 2
+            assert one_more * mixing.value > len(reach) or one_more * (1 - mixing.value) > sum(per_round.values())
+    if mixing.by == "weight":
+        weight = {o: sum(s["weight"] * len(t) for s, t in shards if s["origin"] == o) for o in ("real", "synthetic")}
+        assert weight["real"] + weight["synthetic"] == pytest.approx(len(texts), abs=1e-6 * len(texts))
+        if real and synthetic:  # else one side alone is all of the loss
+            assert weight["real"] / len(texts) == pytest.approx(mixing.value, abs=1e-9)
+    else:
+        assert all(s["weight"] == 1 for s, _ in shards)
+    # the same seed, the same set; round 0 is the same real slice whatever the regime
+    again = mixed(mixing, n, data, paths, folder / "again", seed)
+    assert again == (result, shards)
+    zero = mixed(mixing, 0, data, paths, folder / "zero", seed)[1]
+    assert [ts for _, ts in zero] == [[f"r{i}" for i in range(min(first, REAL))]]
+
+
+# -- the named regimes ---------------------------------------------------------------------------------------------
+
+N = 12
+R0 = {f"r{i}" for i in range(N)}
+
+
+def G(j: int) -> set[str]:
+    return {f"g{j}-{i}" for i in range(N)}
+
+
+def preset(name: str, *more: str) -> Mixing:
+    return Experiment(compose([f"mixing={name}", f"size={N}", "rounds=3", *more])).mixing
+
+
+def run_preset(tmp_path: Path, mixing: Mixing) -> list[list[tuple[dict, list]]]:
+    data, kept = make(tmp_path, 5 * N, [N, N, N])
+    mixing.check(5 * N, 3, N)
+    return [mixed(mixing, n, data, kept, tmp_path / "rounds" / f"{n:02d}" / "train")[1] for n in range(4)]
+
+
+def sets(shards: list[tuple[dict, list]]) -> set[str]:
+    texts = [t for _, ts in shards for t in ts]
+    assert len(texts) == len(set(texts))
+    return set(texts)
+
+
+EXACT = {
+    "replace": lambda n: G(n),
+    "accumulate": lambda n: R0.union(*(G(j) for j in range(1, n + 1))),
+    "real_only": lambda n: R0,
+    "sliding_window": lambda n: set().union(*(G(j) for j in range(max(1, n - 2), n + 1))),
+    "synthetic_augmentation": lambda n: R0 | G(n),
+    "weighted_fresh": lambda n: {f"r{i}" for i in range(n * N, (n + 1) * N)} | G(n),
+}
+# name -> (real pool, synthetic pool, real count, total)
+DRAWN = {
+    "replace_keep": lambda n: (R0, G(n), round(0.1 * N), N),
+    "fresh": lambda n: ({f"r{i}" for i in range(n * N, (n + 1) * N)}, G(n), N // 2, N),
+    "one_shot_mix": lambda n: (R0, G(n), round(0.99 * N), N),
+    "prev_ratio": lambda n: (R0, G(n), N, N + N // 2),
+    "accumulate_subsample": lambda n: (R0, set().union(*(G(j) for j in range(1, n + 1))), None, N),
+}
+
+
+def test_every_preset_is_tested() -> None:
+    files = {p.stem for p in (Path(__file__).parents[1] / "conf" / "mixing").glob("*.yaml")}
+    assert files == set(EXACT) | set(DRAWN)
+
+
+@pytest.mark.parametrize("name", sorted(EXACT))
+def test_preset_takes_exactly(tmp_path: Path, project: Path, name: str) -> None:
+    rounds = run_preset(tmp_path, preset(name))
+    assert [sets(r) for r in rounds] == [R0, *(EXACT[name](n) for n in (1, 2, 3))]
+
+
+@pytest.mark.parametrize("name", sorted(DRAWN))
+def test_preset_draws(tmp_path: Path, project: Path, name: str) -> None:
+    rounds = run_preset(tmp_path, preset(name))
+    assert sets(rounds[0]) == R0
+    for n in (1, 2, 3):
+        real, synthetic, count, total = DRAWN[name](n)
+        found = sets(rounds[n])
+        assert found <= real | synthetic and len(found) == total
+        if count is not None:
+            assert len(found & real) == count
+
+
+def test_weighted_fresh_gives_the_real_part_its_share_of_the_loss(tmp_path: Path, project: Path) -> None:
+    golden = (5**0.5 - 1) / 2
+    for shards in run_preset(tmp_path, preset("weighted_fresh"))[1:]:
+        weight = {s["origin"]: s["weight"] * s["realised"] for s, _ in shards}
+        assert weight["real"] / sum(weight.values()) == pytest.approx(golden)
+
+
+def test_all_presets_share_round_zero_and_its_key(project: Path) -> None:
+    """Arms with equally much real data share round 0: the files are the same bytes."""
+    shas = set()
+    for i, name in enumerate(sorted(EXACT | DRAWN)):
+        data, _ = make(project / str(i), 5 * N, [N])
+        preset(name).mix(0, data, {}, project / str(i) / "train", i)
+        files = sorted((project / str(i) / "train").iterdir())
+        shas.add(tuple((f.name, f.read_bytes()) for f in files))
+    assert len(shas) == 1
+
+
+def test_subsample_draws_evenly_from_all_generations(tmp_path: Path) -> None:
+    data, kept = make(tmp_path, 100, [100, 100, 100])
+    mixing = Mixing(real=Real("fixed", 100), window="all", budget=Budget("fixed", 100))
+    of_real = []
+    for seed in range(40):
+        _, shards = mixed(mixing, 3, data, kept, tmp_path / str(seed), seed)
+        of_real.append(sum(len(t) for s, t in shards if s["origin"] == "real"))
+    # hypergeometric: mean 25, standard deviation 3.75; the mean of 40 lies within 5 standard errors
+    assert abs(np.mean(of_real) - 25) < 5 * 3.75 / 40**0.5
+    assert len(set(of_real)) > 3
+
+
+def test_replacement_draws_with_replacement(tmp_path: Path) -> None:
+    data, kept = make(tmp_path, 10, [10])
+    mixing = Mixing(real=Real("fixed"), window="last", budget=Budget("fixed", 500), replacement=True)
+    _, shards = mixed(mixing, 1, data, kept, tmp_path / "out")
+    texts = [t for _, ts in shards for t in ts]
+    assert len(texts) == 500 and len(set(texts)) == 20
+
+
+def test_fresh_never_uses_a_record_twice(tmp_path: Path) -> None:
+    data, kept = make(tmp_path, 40, [5, 5, 5])
+    mixing = Mixing(real=Real("fresh", 10), window="last")
+    mixing.check(40, 3, 10)
+    used = [sets([p for p in mixed(mixing, n, data, kept, tmp_path / str(n))[1] if p[0]["origin"] == "real"])
+            for n in range(4)]  # fmt: skip
+    assert all(len(u) == 10 for u in used)
+    assert not any(a & b for a, b in itertools.combinations(used, 2))
+    with pytest.raises(UserError, match="needs 50 real training records"):
+        mixing.check(40, 4, 10)
+
+
+def test_schedule_grows_with_its_power(tmp_path: Path) -> None:
+    assert [Budget("schedule", 10, 1.5).records(n) for n in (1, 2, 3)] == [10, 28, 52]
+    data, kept = make(tmp_path, 10, [60, 60])
+    mixing = Mixing(real=Real("none", 10), window="last", budget=Budget("schedule", 10, 1.5))
+    assert mixed(mixing, 2, data, kept, tmp_path / "out")[0]["requested"] == 28
+
+
+# -- bytes ---------------------------------------------------------------------------------------------------------
+
+
+def test_whole_shards_are_hard_links(tmp_path: Path) -> None:
+    data, kept = make(tmp_path, 10, [10, 10, 10, 10])
+    mixing = Mixing(real=Real("fixed"), window="all")
+    for n in range(5):
+        result, _ = mixed(mixing, n, data, kept, tmp_path / "train" / str(n))
+        for shard in result["shards"]:
+            source = data / "train.parquet" if shard["origin"] == "real" else kept[shard["generation"]]
+            assert (tmp_path / "train" / str(n) / shard["file"]).samefile(source)
+    shards = list((tmp_path / "train").rglob("*.parquet"))
+    assert len(shards) == 15  # O(n^2) names,
+    assert len({p.stat().st_ino for p in shards}) == 5  # O(n) files
+
+
+def test_accumulating_run_stores_each_kept_file_once(main, tiny) -> None:
+    """The same in a run: the shards of every round, the kept records and the store are one file each."""
+    run = main("run", *tiny, "mixing=accumulate", "rounds=3")
+    assert run.code == 0, run.err
+    inodes: dict[int, list[int]] = {}
+    for n in range(4):
+        for shard in json.loads((run.folder / f"rounds/{n:02d}/train/mix.json").read_text())["shards"]:
+            path = run.folder / f"rounds/{n:02d}/train/{shard['file']}"
+            inodes.setdefault(shard["generation"], []).append(path.stat().st_ino)
+            if shard["generation"]:
+                assert path.samefile(run.folder / f"rounds/{shard['generation']:02d}/kept.parquet")
+    assert {g: len(v) for g, v in inodes.items()} == {0: 4, 1: 3, 2: 2, 3: 1}
+    assert all(len(set(v)) == 1 for v in inodes.values())
