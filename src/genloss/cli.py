@@ -73,17 +73,21 @@ def dispatch(verb: str, rest: list[str]) -> int:
         parser.add_argument(
             "--check", action="store_true", help="write nothing; exit with 1 if params.yaml is not current"
         )
+        parser.add_argument(
+            "--dir", type=Path, help="change the params.yaml of this run directory instead, by values alone"
+        )
         args = parser.parse_args(rest)
         from genloss.run import compose_params
 
-        return compose_params(args.overrides, args.check)
+        return compose_params(args.overrides, args.check, args.dir)
     if verb == "round":
         parser.add_argument("number", type=int, help="0 trains on real data; n needs the rounds before it")
         parser.add_argument("--dir", type=Path, default=Path(), help="run directory (default: here)")
         args = parser.parse_args(rest)
+        from genloss import warm
         from genloss.run import one_round
 
-        return one_round(args.dir, args.number)
+        return warm.run(["round", *rest], lambda: one_round(args.dir, args.number))
     if verb == "report":
         parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories or sweeps")
         parser.add_argument("--metric", default="heldout_bits_per_byte", help="what the table and the figure show")

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,8 +82,7 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
     tracker = track.Tracker(folder, cfg, sweep)
     try:
         loop.run(after_round=tracker.round)
-        if run.store.computed or not (folder / "dvc.lock").is_file():
-            versioning.commit(folder)
+        versioning.commit(folder)
         tracker.finish()
     except BaseException:
         progress.end("failed")
@@ -95,6 +95,12 @@ def one_round(folder: Path, number: int) -> int:
     """`genloss round N`: what a DVC stage calls, in its run directory."""
     folder = folder.resolve()
     cfg = load_params(folder / "params.yaml")
+    if plain(cfg.dvc) != plain(rounds_for_dvc(cfg)):
+        raise UserError(
+            str(folder / "params.yaml"),
+            None,
+            f"dvc.rounds is not what rounds and schedule say; `genloss compose --dir {os.path.relpath(folder)}` writes it",
+        )
     experiment = Experiment(cfg)
     if not 0 <= number <= experiment.rounds:
         raise UserError("round", number, f"must lie in 0..{experiment.rounds} (rounds={experiment.rounds})")
@@ -106,11 +112,40 @@ def one_round(folder: Path, number: int) -> int:
     return 0
 
 
-def compose_params(overrides: Sequence[str], check: bool) -> int:
-    """`genloss compose`: conf/ plus overrides, resolved, to params.yaml of the project."""
-    cfg = compose(overrides)
+def rounds_for_dvc(cfg: DictConfig) -> DictConfig:
+    """The node `dvc`: what DVC's foreach needs, derived from `rounds` and `schedule`."""
+    from hydra_plugins.genloss import unroll
+
+    return OmegaConf.create({"rounds": unroll(cfg.rounds, cfg.schedule)})
+
+
+def change(path: Path, overrides: Sequence[str]) -> DictConfig:
+    """params.yaml of a run directory with other values, in Hydra's syntax; conf/ and its groups are not asked."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    load_params(path)  # its errors are the better ones
+    with tempfile.TemporaryDirectory(prefix="genloss-compose-") as alone:  # Hydra would take rounds/ for a config group
+        shutil.copyfile(path, Path(alone) / path.name)
+        try:
+            with initialize_config_dir(alone, version_base="1.3"):
+                cfg = resolve(hydra_compose(path.stem, overrides=list(overrides)))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise hydra_error(error) from None
+    cfg.dvc = rounds_for_dvc(cfg)
+    return cfg
+
+
+def compose_params(overrides: Sequence[str], check: bool, folder: Path | None = None) -> int:
+    """`genloss compose`: conf/ plus overrides, resolved, to params.yaml of the project; or a run directory's, changed."""
+    path = (folder or project_root()).resolve() / "params.yaml"
+    if folder is None:
+        cfg = compose(overrides)
+    else:
+        cfg = change(path, overrides)
     Experiment(cfg)
-    path = project_root() / "params.yaml"
     text = to_yaml(cfg)
     if check:
         current = path.is_file() and path.read_text() == text
@@ -119,7 +154,7 @@ def compose_params(overrides: Sequence[str], check: bool) -> int:
     write_atomic(path, text)
     from genloss.versioning import dvc_yaml
 
-    write_atomic(project_root() / "dvc.yaml", dvc_yaml(code=True))
+    write_atomic(path.with_name("dvc.yaml"), dvc_yaml(code=path.parent == project_root()))
     print(path)
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import hashlib
 import os
 import subprocess
 import sys
@@ -107,16 +108,33 @@ def cache_dir() -> Path:
     return (project_root() / ".dvc" / (named or "cache")).resolve()
 
 
+def committed(folder: Path) -> bool:
+    """Whether dvc.lock is that of the finished rounds which are there: their manifests name every other file's content."""
+    try:
+        stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+        locked = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
+        current = (folder / "dvc.yaml").read_text() == dvc_yaml(code=False)
+    except (OSError, TypeError, KeyError, yaml.YAMLError):
+        return False
+    there = [*folder.glob("rounds/*/manifest.json"), *folder.glob("rounds/*/metrics.json")]
+    return current and all(
+        locked.get(path.relative_to(folder).as_posix()) == hashlib.md5(path.read_bytes()).hexdigest() for path in there
+    )
+
+
 def commit(folder: Path) -> None:
-    """Put every file of a finished run into the DVC cache and write its dvc.lock."""
+    """Put every file of a finished run into the DVC cache and write its dvc.lock; nothing if that was done."""
+    configure(folder)  # always: a remote may be new
+    if committed(folder):
+        return
     from genloss.report import write_report
 
-    configure(folder)
     write_atomic(folder / "dvc.yaml", dvc_yaml(code=False))
     write_report([(folder.name, folder)], folder / "report")
+    # --wait-for-lock: the commit of a run that was killed goes on without it
     # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "commit", "--force", "--quiet"],
+        [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force", "--quiet"],
         cwd=folder,
         capture_output=True,
         text=True,

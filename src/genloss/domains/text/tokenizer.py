@@ -66,7 +66,7 @@ class Codec:
 
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.end: int = ids[token("eos_token") or END]
-        self.begin: int = ids.get(token("bos_token"), self.end)
+        self.begin: int = ids.get(token("bos_token") or "", self.end)
         self.size: int = self._tokenizer.get_vocab_size()
 
     def encode(self, texts: list[str]) -> list[list[int]]:

@@ -1,0 +1,81 @@
+"""Training speed (LightningModule + packing) against a bare PyTorch loop of the same model on ready tensors.
+
+    python benchmarks/training.py           # about a minute
+
+The bound: at least 0.95 of the bare loop's tokens per second. Both use one thread, the same optimiser, clipping and schedule.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import demo_model, scratch, table
+from genloss.domains import Fit
+from genloss.domains.text.packing import IGNORE, Rows
+from genloss.domains.text.tokenizer import load_codec
+
+STEPS = 150
+REPEATS = 5
+
+
+def bare(x, batches: list[tuple[torch.Tensor, torch.Tensor]], codec) -> float:
+    """Seconds of the plainest loop."""
+    model = x.model.fresh(codec.size, codec.begin, codec.end, x.domain.context, 0)
+    model.train()
+    t = x.trainer
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=t.lr, betas=(t.beta1, t.beta2), weight_decay=t.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: t.rate(s, STEPS))
+    began = time.perf_counter()
+    for inputs, targets in batches:
+        logits = model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), t.clip)
+        optimizer.step()
+        schedule.step()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    with scratch() as name:
+        folder = Path(name)
+        x, data, _ = demo_model(folder, steps=STEPS)
+        codec = load_codec(data / "tokenizer")
+        torch.set_num_threads(x.trainer.threads)
+        rows = iter(Rows([folder / "real.parquet"], [1.0], codec, x.domain.context, 1))
+        batches = []
+        for _ in range(STEPS):
+            inputs, targets, _ = zip(*islice(rows, x.trainer.batch), strict=True)
+            batches.append((torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))))
+        plain, lightning = [], []
+        for repeat in range(REPEATS):  # in turns, so that a drift of the machine meets both
+            plain.append(bare(x, batches, codec))
+            out = folder / f"fit-{repeat}"
+            fit = Fit(
+                x.model, x.trainer, data, [folder / "real.parquet"], [1.0], None, 1, out, x.domain.config("train")
+            )
+            began = time.perf_counter()
+            x.domain.train(fit)
+            lightning.append(time.perf_counter() - began)
+        tokens = STEPS * x.trainer.batch * x.domain.context
+    a, b = statistics.median(plain), statistics.median(lightning)
+    table(
+        "Training: tokens per second (median of 5, in turns)",
+        ["", "tokens/s", "ratio"],
+        [["bare loop, data ready", f"{tokens / a:,.0f}", "1.00"],
+         ["genloss: packing, Lightning, validation, saving", f"{tokens / b:,.0f}", f"{a / b:.3f}"]],
+    )  # fmt: skip
+    print(f"\n{a / b:.3f} of the bare loop; bound: 0.95")
+
+
+if __name__ == "__main__":
+    main()
