@@ -25,9 +25,13 @@ Arm = tuple[str, Path]  # name, folder
 
 
 def rounds_of(folder: Path) -> dict[int, dict[str, float]]:
-    """{round: metrics} of a run directory."""
+    """{round: metrics} of a run directory; without rounds that an earlier, longer config left there."""
+    params = folder / "params.yaml"
+    last = load_params(params).get("rounds") if params.is_file() else None
     found = {}
     for path in sorted((folder / "rounds").glob("[0-9]*/metrics.json")):
+        if last is not None and int(path.parent.name) > last:
+            continue
         try:
             found[int(path.parent.name)] = json.loads(path.read_text())
         except ValueError:

@@ -128,9 +128,11 @@ class Tracker:
 
 def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None) -> None:
     """Write everything that MLflow lacks of a run directory."""
+    from genloss.report import rounds_of
+
     tracker = Tracker(folder, cfg, sweep)
-    for path in sorted((folder / "rounds").glob("[0-9]*/metrics.json")):
-        tracker.round(int(path.parent.name))
+    for n in rounds_of(folder):
+        tracker.round(n)
     tracker.finish()
 
 

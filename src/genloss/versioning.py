@@ -24,6 +24,8 @@ from genloss.store import write_atomic
 # What a round's result depends on: everything but how it is carried out, and not the number of rounds, so that adding a
 # round leaves the ones before it as they are.
 PARAMS = ["size", "seed", "control", "domain", "model", "recipe", "curation", "mixing", "trainer", "metrics"]
+# --wait-for-lock: the commit of a run that was killed goes on without that run
+COMMIT = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force", "--quiet"]
 
 
 def dvc_yaml(code: bool) -> str:
@@ -67,6 +69,7 @@ def dvc_yaml(code: bool) -> str:
     last = {
         "cmd": "genloss report . --out report",
         "deps": ["rounds"],
+        "params": ["rounds"],
         "outs": ["report"],
     }
     stages = {"round-0": first, "round": later, "report": last}
@@ -131,10 +134,9 @@ def commit(folder: Path) -> None:
 
     write_atomic(folder / "dvc.yaml", dvc_yaml(code=False))
     write_report([(folder.name, folder)], folder / "report")
-    # --wait-for-lock: the commit of a run that was killed goes on without it
     # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force", "--quiet"],
+        COMMIT,
         cwd=folder,
         capture_output=True,
         text=True,
