@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from genloss.errors import UserError, nearest, require
-from genloss.plugin import build
+from genloss.plugin import build, fill
 from genloss.store import canonical, sha256_text
 
 # Keys that change how a run is carried out, never what it computes.
@@ -61,6 +61,7 @@ def store_root() -> Path:
 
 def hydra_error(error: Exception) -> UserError:
     """Hydra's and OmegaConf's multi-line messages as one line with the nearest name."""
+    override = getattr(error, "override", None)  # what the user typed, where Hydra says so
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
     if "Available options in" in text:  # a group option that does not exist
@@ -72,6 +73,8 @@ def hydra_error(error: Exception) -> UserError:
         key = text.split("Could not override '")[1].split("'")[0]
         close = nearest(key.rpartition(".")[2], _siblings(key))
         return UserError(key, None, f"no such key; {close}")
+    if type(error).__name__ == "OverrideParseException" and override:
+        return UserError(str(override), None, f"is no override ({lines[0]}); write key=value")
     return UserError("config", None, text)
 
 
@@ -183,7 +186,7 @@ class Experiment:
 
     def __init__(self, cfg: DictConfig):
         from genloss.curate import Curator
-        from genloss.domains import Domain, Model, Trainer
+        from genloss.domains import Domain, Model, Runtime, Trainer
         from genloss.evaluate import Metric
         from genloss.generate import Recipe
         from genloss.mix import Mixing
@@ -225,7 +228,10 @@ class Experiment:
         }
         if self.control == "random" and not self.curators:
             raise UserError("control", "random", "needs a curation to imitate; add curation=... or set control=none")
+        self.runtime = fill(Runtime, plain(cfg.get("runtime", {})), "runtime")
         self.domain.check(self)
+        for n in cfg.schedule or {}:  # a late round must not be the first to find a bad value
+            self.at_round(int(n))
 
     def at_round(self, n: int) -> Experiment:
         """This experiment with the overrides that `schedule` has for round `n`."""

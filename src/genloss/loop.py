@@ -22,7 +22,7 @@ from genloss import records
 from genloss.config import Experiment, plain
 from genloss.curate import Context, curate
 from genloss.curate import write as write_curated
-from genloss.domains import Fit, Runtime
+from genloss.domains import Fit
 from genloss.evaluate import Evidence, evaluate
 from genloss.generate import Request
 from genloss.progress import Progress
@@ -40,7 +40,7 @@ class Loop:
         self.base = experiment
         self.dir = run
         self.progress = progress or Progress.silent()
-        self.runtime = Runtime(**plain(experiment.cfg.runtime))
+        self.runtime = experiment.runtime
 
     def run(self, after_round: Callable[[int], None] = lambda n: None) -> None:
         self.prepare()

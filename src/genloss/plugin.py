@@ -43,18 +43,31 @@ def build(config: Mapping[str, Any], base: type[T], key: str) -> T:
     values = dict(config)
     if "_target_" not in values:
         raise UserError(f"{key}._target_", "(missing)", f"must name a class derived from {base.__name__}")
-    cls = locate(values.pop("_target_"), base, key)
+    return fill(locate(values.pop("_target_"), base, key), values, key)
+
+
+def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
+    """A dataclass from plain values, checked against the types of its fields."""
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in values:
         if name not in names:
             raise UserError(f"{key}.{name}", values[name], f"unknown option; {nearest(str(name), names)}")
     try:
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(values)))
+        node = OmegaConf.merge(OmegaConf.structured(cls, flags={"readonly": False}), OmegaConf.create(dict(values)))
+        for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if dataclasses.is_dataclass(
+                OmegaConf.get_type(node, f.name)
+            ):  # alone first, for the full key of its errors
+                try:
+                    OmegaConf.to_object(node[f.name])
+                except UserError as error:
+                    raise error.under(f.name) from None
+        made = OmegaConf.to_object(node)
     except UserError as error:
         raise error.under(key) from None
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or "?"
-        value = OmegaConf.select(OmegaConf.create(values), str(name)) if name != "?" else None
+        value = OmegaConf.select(OmegaConf.create(dict(values)), str(name)) if name != "?" else None
         raise UserError(f"{key}.{name}", value, str(error).splitlines()[0]) from None
     assert isinstance(made, cls)
     return made

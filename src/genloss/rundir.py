@@ -53,10 +53,13 @@ class RunDir:
         """The manifest that holds `stage` of round `n`; empty if there is none yet."""
         path = self.manifest_path(stage, n)
         try:
-            return json.loads(path.read_text())
+            manifest = json.loads(path.read_text())
+            for entry in manifest["stages"].values():
+                Done.from_json(entry)
+            return manifest
         except FileNotFoundError:
             return {}
-        except ValueError:
+        except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or not what _enter wrote
             raise UserError(str(path), None, "is damaged; delete it and run again (nothing computed is lost)") from None
 
     def _enter(self, work: Work, n: int, done: Done) -> None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from genloss.errors import one_of, require
+
 if TYPE_CHECKING:
     from genloss.config import Experiment
 
@@ -34,6 +36,12 @@ class Runtime:
     devices: int = 1
     strategy: str = "auto"
     num_nodes: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, "workers", self.workers, "at least 0 (0: one per core)")
+        one_of("accelerator", self.accelerator, ("cpu", "gpu", "cuda", "auto"))
+        for key in ("devices", "num_nodes"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
 
 
 class Model:

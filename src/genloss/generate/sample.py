@@ -85,7 +85,7 @@ class Sample(Recipe):
         if context is not None:
             require(
                 self.max_tokens <= context,
-                "max_tokens",
+                "recipe.max_tokens",
                 self.max_tokens,
                 f"at most the model's context, {context}",
             )

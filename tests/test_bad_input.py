@@ -1,0 +1,380 @@
+"""Bad input ends with exit code 2 and one line that names the key, the value and the remedy; never with a traceback.
+
+What can be known before training is refused before it: then the store holds no trained model. After a failure the same
+command goes on, and nothing that was finished is computed again or lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import REPOSITORY
+
+
+def check_line(outcome, *words: str) -> str:
+    """Exit code 2, and one line with these words."""
+    assert outcome.code == 2, (outcome.code, outcome.err)
+    lines = [line for line in outcome.err.splitlines() if ": round " not in line]  # progress of stages that finished
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("genloss: ") and "Traceback" not in outcome.err
+    for word in words:
+        assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
+    return lines[0]
+
+
+def trained(project: Path) -> int:
+    """Trainings in the store, finished or begun."""
+    store = project / ".genloss" / "store"
+    return len(list(store.glob("stages/train/*"))) + len(list(store.glob("scratch/*/out/model")))
+
+
+# -- refused before any work ---------------------------------------------------------------------------------------
+
+BAD = {
+    # overrides -> words of the one line
+    "unknown corpus": (["domain/corpus=stou"], ["domain/corpus", "stou", "did you mean sotu?"]),
+    "unknown mixing": (["mixing=acumulate"], ["mixing", "acumulate", "did you mean accumulate?"]),
+    "unknown curation": (["curation=dedupe"], ["curation", "dedupe", "did you mean dedup?"]),
+    "unknown model": (["model=lama"], ["model", "lama", "did you mean llama?"]),
+    "misspelt key": (["sizes=10"], ["sizes", "did you mean size?"]),
+    "misspelt nested key": (["recipe.temprature=1"], ["recipe.temprature", "did you mean temperature?"]),
+    "misspelt deep key": (["mixing.real.number=1"], ["mixing.real.number", "known: kind, n"]),
+    "unknown added key": (["+recipe.heat=1"], ["recipe.heat", "1", "unknown option", "known: bias"]),
+    "unknown added top key": (["+rouns=3"], ["rouns", "did you mean rounds?"]),
+    "wrong type of size": (["size=abc"], ["size=abc", "whole number"]),
+    "fraction of a record": (["size=1.5"], ["size=1.5", "whole number"]),
+    "size as yes": (["size=true"], ["size=True", "whole number"]),
+    "wrong type in a plug-in": (["trainer.steps=many"], ["trainer.steps=many", "Integer"]),
+    "wrong type of seed": (["seed=-1"], ["seed=-1", "at least 0"]),
+    "no rounds": (["rounds=0"], ["rounds=0", "at least 1"]),
+    "no size": (["size=0"], ["size=0", "at least 1"]),
+    "fraction above one": (["curation=random", "curation.random.fraction=1.5"], ["curation.random.fraction=1.5", "(0, 1]"]),
+    "fraction below zero": (["mixing=replace_keep", "mixing.value=-0.1"], ["mixing.value=-0.1", "[0, 1]"]),
+    "share above one": (["mixing=replace_keep", "mixing.value=10"], ["mixing.value=10", "[0, 1]"]),
+    "top_p": (["recipe.top_p=0"], ["recipe.top_p=0", "(0, 1]"]),
+    "temperature": (["recipe.temperature=0"], ["recipe.temperature=0", "greater than 0", "bias=0"]),
+    "counts with value": (["mixing.value=0.5"], ["mixing.value=0.5", "by=counts"]),
+    "fraction without value": (["mixing=replace_keep", "mixing.value=null"], ["mixing.value", "by=fraction"]),
+    "fixed without n": (["mixing.budget.kind=fixed"], ["mixing.budget.n", "kind=fixed"]),
+    "power without schedule": (["mixing.budget.power=2"], ["mixing.budget.power=2", "schedule"]),
+    "replacement with grow": (["mixing.replacement=true"], ["mixing.replacement=True", "budget.kind"]),
+    "nothing to train on": (["mixing.window=none"], ["mixing.window=none", "real.kind=none"]),
+    "window of a wrong word": (["mixing.window=lats"], ["mixing.window=lats", "did you mean last?"]),
+    "window of zero": (["mixing.window=0"], ["mixing.window=0", "at least 1"]),
+    "fraction without real": (["mixing.by=fraction", "mixing.value=0.5"], ["mixing.by=fraction", "counts"]),
+    "kind of a wrong word": (["mixing.real.kind=freesh"], ["mixing.real.kind=freesh", "did you mean fresh?"]),
+    "prompt as long as the record": (["recipe.prompts=real", "recipe.prompt_tokens=32"], ["recipe.prompt_tokens=32", "max_tokens=32"]),
+    "record longer than the context": (["recipe.max_tokens=33"], ["recipe.max_tokens=33", "context, 32"]),
+    "control without curation": (["control=random"], ["control=random", "curation"]),
+    "control of a wrong word": (["control=randm"], ["control=randm", "random"]),
+    "heads that do not divide": (["model.heads=7"], ["model.width=64", "heads=7"]),
+    "accumulate that does not divide": (["trainer.accumulate=3"], ["trainer.accumulate=3", "batch=4"]),
+    "vocabulary below bytes": (["domain.vocabulary=100"], ["domain.vocabulary=100", "257"]),
+    "shares above one": (["domain.test=0.95"], ["domain.test=0.95", "< 1"]),
+    "judge that is not there": (["curation=perplexity_low", "curation.perplexity_low.judge_model=/nowhere"],
+                                ["curation.perplexity_low.judge_model=/nowhere", "folder"]),
+    "target that is not there": (["recipe._target_=nolab.Recipe"], ["recipe._target_=nolab.Recipe", "imported"]),
+    "target of another kind": (["recipe._target_=genloss.mix.Mixing"], ["recipe._target_", "derived from Recipe"]),
+    "schedule past the end": (["+schedule.9.recipe.temperature=0.5"], ["schedule.9", "1 to 2"]),
+    "schedule with a bad value": (["+schedule.2.recipe.temperature=-1"], ["schedule.2.recipe.temperature=-1", "greater than 0"]),
+    "no such folder": (["domain.corpus.path=/nowhere"], ["domain.corpus.path=/nowhere", "folder"]),
+    "pattern that matches nothing": (["domain.corpus.pattern=*.md"], ["domain.corpus.path", "*.md"]),
+    "missing value": (["domain/corpus=table"], ["domain.corpus.path"]),
+    "syntax": (["size=[1,"], ["size=[1,"]),
+    "no value": (["size"], ["size"]),
+    "negative workers": (["runtime.workers=-1"], ["runtime.workers=-1", "at least 0"]),
+    "runtime of a wrong word": (["runtime.accelerator=gpuu"], ["runtime.accelerator=gpuu", "did you mean gpu?"]),
+    "unknown runtime key": (["+runtime.wrkers=1"], ["runtime.wrkers", "did you mean workers?"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_config(main, project: Path, tiny: list[str], case: str) -> None:
+    overrides, words = BAD[case]
+    check_line(main("run", *tiny_without(tiny, overrides), *overrides), *words)
+    assert trained(project) == 0
+    assert not (project / "runs").exists()
+
+
+def tiny_without(tiny: list[str], overrides: list[str]) -> list[str]:
+    """TINY without what these overrides choose otherwise (Hydra refuses to choose a group twice)."""
+    if any(o.startswith("domain/corpus=") for o in overrides):
+        return [t for t in tiny if not t.startswith(("domain/corpus", "domain.corpus"))]
+    return tiny
+
+
+def test_bad_arm_of_a_sweep_is_refused_before_the_good_ones_run(main, project: Path, tiny: list[str]) -> None:
+    check_line(main("run", "-m", *tiny, "recipe.top_p=0.9,2"), "recipe.top_p=2", "(0, 1]")
+    assert trained(project) == 0
+
+
+def test_what_the_schedule_would_do_in_a_late_round_is_checked_first(main, project: Path, tiny: list[str]) -> None:
+    outcome = main("run", *tiny, "+schedule.2.recipe.max_tokens=99")
+    check_line(outcome, "schedule.2", "max_tokens=99", "context")
+    assert trained(project) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rnu"], ["rnu", "did you mean run?"]),
+        (["round", "1", "--dir", "nowhere"], ["nowhere/params.yaml", "compose"]),
+        (["trace", "nowhere", "abc"], ["nowhere"]),
+        (["report", "nowhere"], ["nowhere"]),
+        (["verify", "nowhere"], ["nowhere"]),
+        (["compose", "rounds=0"], ["rounds=0", "at least 1"]),
+    ],
+)
+def test_bad_verbs_and_folders(main, arguments: list[str], words: list[str]) -> None:
+    check_line(main(*arguments), *words)
+
+
+# -- bad data ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.txt", b"", ["x.txt", "is empty", "remove it"]),
+        ("x.txt", b"  \n \n", ["x.txt", "is empty"]),
+        ("x.txt", b"caf\xe9 au lait " * 20, ["x.txt", "not UTF-8 (byte 3)", "iconv"]),
+    ],
+)
+def test_bad_text_file(main, project, tiny, corpus, name: str, content: bytes, words: list[str]) -> None:
+    folder = project / "texts"
+    shutil.copytree(corpus, folder)
+    (folder / name).write_bytes(content)
+    command = ["run", *tiny, "domain.corpus.path=texts", "rounds=1"]
+    check_line(main(*command), "domain.corpus.path", *words)
+    assert trained(project) == 0
+    (folder / name).unlink()
+    assert main(*command).code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "words"),
+    [
+        ("x.jsonl", b'{"body": "text"}\n', ["domain.corpus.column=boody"], ["domain.corpus.column=boody", "did you mean body?"]),
+        ("x.jsonl", b'{"body": "text"\n', [], ["domain.corpus.path", "x.jsonl", "cannot be read"]),
+        ("x.jsonl", b"", [], ["domain.corpus.path", "x.jsonl", "empty"]),
+        ("x.parquet", b"PAR1 and nothing else", [], ["domain.corpus.path", "x.parquet", "Parquet"]),
+        ("x.csv", b"body\ntext\n", [], ["domain.corpus.path", "x.csv", ".parquet"]),
+    ],
+)  # fmt: skip
+def test_bad_table(main, project: Path, tiny, name: str, content: bytes, options: list[str], words: list[str]) -> None:
+    (project / name).write_bytes(content)
+    own = tiny_without(tiny, ["domain/corpus=table"])
+    check_line(main("run", *own, "domain/corpus=table", f"domain.corpus.path={name}", *options), *words)
+    assert trained(project) == 0
+
+
+def test_table_of_numbers(main, project: Path, tiny) -> None:
+    pq.write_table(pa.table({"text": list(range(9))}), project / "x.parquet")
+    own = tiny_without(tiny, ["domain/corpus=table"])
+    outcome = main("run", *own, "domain/corpus=table", "domain.corpus.path=x.parquet")
+    check_line(outcome, "domain.corpus.column=text", "int", "not text")
+    assert trained(project) == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["size=100000"], ["100000", "real training records", "lower it"]),
+        (["mixing=fresh", "rounds=30"], ["mixing.real.n=48", "30 rounds", "lower it"]),
+        (["mixing.real.n=100000", "mixing.real.kind=fixed"], ["mixing.real.n=100000", "real training records"]),
+        (["mixing=real_only", "mixing.budget.kind=fixed", "mixing.budget.n=60"],
+         ["mixing.budget.n=60", "48 records in reach", "replacement"]),
+    ],
+)  # fmt: skip
+def test_more_real_records_than_exist(main, project: Path, tiny, overrides: list[str], words: list[str]) -> None:
+    check_line(main("run", *tiny, *overrides), *words)
+    assert trained(project) == 0
+
+
+# -- what only a later round can know ------------------------------------------------------------------------------
+
+
+def manifests(folder: Path) -> dict[str, dict]:
+    """{round/stage: files} of what a run has finished."""
+    return {
+        f"{path.parent.name}/{stage}": entry["files"]
+        for path in sorted(folder.glob("rounds/*/manifest.json"))
+        for stage, entry in json.loads(path.read_text())["stages"].items()
+    }
+
+
+def test_a_curator_that_keeps_nothing(main, project: Path, tiny) -> None:
+    command = ["run", *tiny, "curation=rules", "curation.rules.min_characters=5000"]
+    check_line(main(*command), "curation=rules", "kept none of 48", "too short", "loosen")
+    [folder] = (project / "runs").iterdir()
+    before = manifests(folder)
+    assert set(before) == {"00/data", "00/mix", "00/train", "00/evaluate", "01/generate"}
+    check_line(main(*command), "kept none")  # again at once: nothing was trained twice
+    assert trained(project) == 1 and manifests(folder) == before
+    assert main(*command[:-1], "curation.rules.min_characters=1").code == 0  # the remedy
+
+
+def test_a_budget_that_curation_leaves_no_records_for(main, project: Path, tiny) -> None:
+    command = ["run", *tiny, "mixing.budget.kind=fixed", "mixing.budget.n=48", "curation=random"]
+    check_line(main(*command), "mixing.budget.n=48", "24 are in reach", "replacement=true")
+    assert main(*command, "mixing.replacement=true").code == 0
+
+
+# -- files that are damaged between two runs -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def template(tiny, tmp_path_factory) -> tuple[Path, str]:
+    """A project with a finished run, made once: each test damages a copy."""
+    from genloss.cli import main
+
+    root = tmp_path_factory.mktemp("template") / "project"
+    root.mkdir()
+    shutil.copytree(REPOSITORY / "conf", root / "conf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENLOSS_PROJECT", str(root))
+        patch.setenv("GENLOSS_STORE", str(root / ".genloss" / "store"))
+        patch.setattr(sys, "argv", ["genloss"])
+        patch.chdir(root)
+        main(["run", *tiny])
+    [folder] = (root / "runs").iterdir()
+    return root, folder.name
+
+
+@pytest.fixture
+def finished(template, project: Path, tiny):
+    """(command, folder, hashes) of a finished run."""
+    root, name = template
+    subprocess.run(["cp", "-a", f"{root}/.", str(project)], check=True)  # keeps hard links within the project
+    folder = project / "runs" / name
+    assert (folder / "data/train.parquet").stat().st_nlink > 1
+    return ["run", *tiny], folder, manifests(folder)
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    path.chmod(0o644)
+    with path.open("r+b") as file:  # in place, as a failing disk would: hard links share it
+        if how == "truncated":
+            file.truncate(len(content) // 2)
+        else:
+            file.seek(len(content) // 2)
+            file.write(bytes(b ^ 0xFF for b in content[len(content) // 2 : len(content) // 2 + 16]))
+    # a damage that keeps size and time is for `verify`, which reads every byte; runs look at changed files
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10_000_000))
+
+
+def follow(line: str, project: Path) -> None:
+    """Do what the line says: delete the files that it names."""
+    assert "delete" in line and "again" in line, line
+    named = [Path(w.rstrip(",:;")) for w in line.split() if w.startswith(str(project))]
+    assert named
+    for path in named:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("data/train.parquet", "truncated"), ("data/tokenizer/tokenizer.json", "corrupted"),
+     ("rounds/00/model/model.safetensors", "truncated"), ("rounds/00/model/model.safetensors", "corrupted"),
+     ("rounds/01/generated.parquet", "corrupted"), ("rounds/01/kept.parquet", "truncated")],
+)  # fmt: skip
+def test_damaged_artifact(main, project: Path, finished, name: str, how: str) -> None:
+    command, folder, before = finished
+    damage(folder / name, how)
+    line = check_line(main(*command), "is damaged", "sha256")
+    count = 0
+    while line:  # a file has more than one name when rounds share it; every line that is printed leads on
+        follow(line, project)
+        outcome = main(*command)
+        line = check_line(outcome) if outcome.code else ""
+        count += 1
+        assert count <= 3, "the remedy leads nowhere"
+    assert manifests(folder) == before
+    for key, files in before.items():
+        place = folder / "data" if key == "00/data" else folder / "rounds" / key[:2]
+        for file, digest in files.items():
+            assert hashlib.sha256((place / file).read_bytes()).hexdigest() == digest
+
+
+def test_lost_artifacts_are_restored(main, project: Path, finished) -> None:
+    command, folder, before = finished
+    shutil.rmtree(folder / "rounds" / "01" / "model")
+    (folder / "rounds" / "00" / "train" / "mix.json").unlink()
+    assert main(*command).code == 0
+    assert manifests(folder) == before
+    assert (folder / "rounds/01/model/model.safetensors").is_file() and (folder / "rounds/00/train/mix.json").is_file()
+
+
+@pytest.mark.parametrize("content", ["{", "", '{"stages": {"train": {}}}', "[]"])
+def test_damaged_manifest(main, project: Path, finished, content: str) -> None:
+    command, folder, before = finished
+    path = folder / "rounds" / "01" / "manifest.json"
+    path.write_text(content)
+    line = check_line(main(*command), str(path), "damaged", "nothing computed is lost")
+    models = trained(project)
+    follow(line, project)
+    assert main(*command).code == 0
+    assert manifests(folder) == before and trained(project) == models
+
+
+@pytest.mark.parametrize("content", ["{", "", "[]", '{"key": 1}'])
+def test_damaged_store_record(main, project: Path, finished, content: str) -> None:
+    command, folder, before = finished
+    records = list((project / ".genloss" / "store" / "stages" / "train").iterdir())
+    for record in records:
+        record.write_text(content)
+    shutil.rmtree(folder)
+    for _ in records:
+        follow(check_line(main(*command), "stages/train", "damaged"), project)
+    assert main(*command).code == 0
+    assert manifests(folder) == before
+
+
+def test_a_lost_store_costs_nothing_that_the_run_holds(main, project: Path, finished) -> None:
+    command, folder, before = finished
+    shutil.rmtree(project / ".genloss" / "store")
+    assert main(*command).code == 0
+    assert manifests(folder) == before
+    # adopted, not trained again: no stage took its seconds anew
+    assert not list((project / ".genloss" / "store" / "scratch").iterdir())
+
+
+def test_params_of_another_config(main, project: Path, finished) -> None:
+    command, folder, _ = finished
+    params = folder / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("temperature: 1.0", "temperature: 0.5"))
+    check_line(main(*command), str(folder), "another config", "recipe.temperature", "delete it")
+    params.write_text("recipe: [")
+    check_line(main(*command), "params.yaml", "not readable YAML")
+    params.write_text(text)
+    assert main(*command).code == 0
+
+
+def test_store_that_cannot_be_written(main, project: Path, tiny, monkeypatch) -> None:
+    (project / "file").write_text("")
+    monkeypatch.setenv("GENLOSS_STORE", str(project / "file" / "store"))
+    check_line(main("run", *tiny), "store", str(project / "file" / "store"), "GENLOSS_STORE")
+    monkeypatch.setenv("GENLOSS_STORE", str(project / "store"))
+    assert main("run", *tiny, "rounds=1").code == 0
+
+
+def test_the_command_itself_prints_one_line(genloss, project: Path) -> None:
+    """In a process of its own, as a user sees it."""
+    done = genloss("run", "curation=dedupp")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("genloss: curation=dedupp: ")
