@@ -181,7 +181,7 @@ class Store:
             done = Done.from_json(json.loads(path.read_text()))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             raise UserError(
                 str(path), None, "is damaged; delete it and run again (the stage is then computed anew)"
             ) from None
