@@ -1,0 +1,246 @@
+"""Curators on hand-made records with their exact verdicts; chains; the random control; nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from genloss import records
+from genloss.curate import Context, Curator, curate
+from genloss.curate.choose import Random, TopFraction
+from genloss.curate.duplicates import Exact, Near
+from genloss.curate.perplexity import Perplexity
+from genloss.curate.rules import Rules, repeated_share
+from genloss.domains.text.scoring import losses
+from genloss.errors import UserError
+
+
+def table(texts: list[str]) -> pa.Table:
+    return records.make_table({"text": texts}, origin="synthetic", generation=1, recipe="sample")
+
+
+@pytest.fixture
+def context(lab) -> Context:
+    return Context(lab.domain, 1, 17, lab.data, lab.llama, lab.gpt2)
+
+
+def run(
+    curators: dict[str, Curator], texts: list[str], context: Context, control: str = "none"
+) -> tuple[pa.Table, pa.Table, list[str]]:
+    """(kept, rejected, reasons in the order of the texts)"""
+    made = table(texts)
+    kept, rejected, counts = curate(made, curators, control, context)
+    both = records.concat([kept, rejected])
+    reason = dict(zip(both["id"].to_pylist(), both["reason"].to_pylist(), strict=True))
+    # nothing is lost, nothing is doubled, and each part keeps the order of the records
+    assert len(kept) + len(rejected) == len(made) == len(reason) == sum(counts.values())
+    order = made["id"].to_pylist()
+    for part in (kept, rejected):
+        ids = part["id"].to_pylist()
+        assert ids == [i for i in order if i in set(ids)]
+    assert counts.get("kept", 0) == len(kept) and set(kept["reason"].to_pylist()) == {"kept"}
+    for column in made.column_names:  # records are not changed
+        assert kept[column].to_pylist() == [v for v, i in zip(made[column].to_pylist(), order, strict=True)
+                                            if i in set(kept["id"].to_pylist())]  # fmt: skip
+    return kept, rejected, [reason[i] for i in order]
+
+
+# -- one at a time -------------------------------------------------------------------------------------------------
+
+
+def test_rules(context: Context) -> None:
+    cases = {
+        "A sentence that is long enough to pass.": "kept",
+        "too short": "rules: too short",
+        "   padded    \n": "rules: too short",
+        "x" * 101: "rules: too long",
+        "Broken � characters � here": "rules: broken characters",
+        "One bell \x07 among many letters": "rules: broken characters",
+        "tabs\tand\nnew lines are fine": "kept",
+        "the a the b the c the d the e the f": "rules: one word",
+        "to be or to be or to be or not": "rules: repetitive",
+        "to be or not to be or whatever": "kept",
+    }
+    _, _, reasons = run({"rules": Rules(min_characters=12, max_characters=100)}, list(cases), context)
+    assert dict(zip(cases, reasons, strict=True)) == cases
+
+
+def test_repeated_share_by_hand() -> None:
+    assert repeated_share("a b c a b c", 3) == pytest.approx(1 / 4)
+    assert repeated_share("a a a a", 1) == pytest.approx(3 / 4)
+    assert repeated_share("a b", 3) == 0 and repeated_share("", 3) == 0
+
+
+def test_exact_duplicates(context: Context, lab) -> None:
+    real = records.read(lab.data / "train.parquet")["text"][0].as_py()
+    texts = ["One record.", "one   RECORD.", "Another.", f" {real.upper()}", "Another."]
+    _, _, reasons = run({"dedup": Exact()}, texts, context)
+    assert reasons == ["kept", "dedup: copy", "kept", "dedup: copy of real", "dedup: copy"]
+    _, _, reasons = run({"dedup": Exact(real=False)}, texts, context)
+    assert reasons == ["kept", "dedup: copy", "kept", "kept", "dedup: copy"]
+
+
+def words(numbers: range | list[int]) -> str:
+    return " ".join(f"w{i}" for i in numbers)
+
+
+def test_near_duplicates(context: Context) -> None:
+    """Jaccard similarities of word 2-grams by hand, far enough from the threshold for 256 permutations."""
+    base = words(range(60))
+    texts = [
+        base,
+        words([*range(59), 999]),  # 58 of 60 shared: 0.97
+        words([*range(20), *range(500, 540)]),  # 19 of 99: 0.19
+        base.upper(),  # 1
+        words([*range(500, 540), *range(20)]),  # near the third: 57 of 61
+        "short",
+        "Short",
+    ]
+    near = Near(threshold=0.7, ngram=2, permutations=256)
+    _, _, reasons = run({"near": near}, texts, context)
+    assert reasons == [
+        "kept",
+        "near: near copy",
+        "kept",
+        "near: near copy",
+        "near: near copy",
+        "kept",
+        "near: near copy",
+    ]
+
+
+def test_near_duplicates_of_real_data(context: Context, lab) -> None:
+    real = records.read(lab.data / "train.parquet")["text"][5].as_py()
+    _, _, reasons = run({"near": Near(ngram=1, threshold=0.6, real=True)}, ["Nothing like it", real + " more"], context)
+    assert reasons == ["kept", "near: near copy of real"]
+
+
+def test_near_agrees_with_true_similarity_at_a_distance(context: Context) -> None:
+    """Random pairs: what is far above the threshold is dropped, what is far below is kept."""
+    rng = np.random.default_rng(0)
+    texts, expected = [], []
+    for pair in range(40):
+        base = [pair * 1000 + i for i in range(100)]
+        changed = int(rng.integers(0, 2)) * 60 + 5  # about 0.9 or 0.2 of the words shared
+        texts += [words(base), words([*base[: 100 - changed], *range(pair * 1000 + 500, pair * 1000 + 500 + changed)])]
+        expected += ["kept", "near: near copy" if changed == 5 else "kept"]
+    assert expected.count("kept") not in (40, 80)
+    _, _, reasons = run({"near": Near(ngram=1)}, texts, context)
+    assert reasons == expected
+
+
+def test_random_keeps_its_fraction(context: Context) -> None:
+    texts = [f"record {i}" for i in range(200)]
+    kept, _, reasons = run({"random": Random(fraction=0.3)}, texts, context)
+    assert len(kept) == 60 and set(reasons) == {"kept", "random: not drawn"}
+    again, _, _ = run({"random": Random(fraction=0.3)}, texts, context)
+    other, _, _ = run({"random": Random(0.3)}, texts, Context(**{**vars(context), "seed": 18}))
+    assert again.equals(kept) and not other["id"].equals(kept["id"])
+    assert len(run({"random": Random(fraction=0.001)}, texts, context)[0]) == 1  # never none
+
+
+def test_top_fraction(context: Context) -> None:
+    texts = ["a a a a", "a b c", "a b a b a", "ä ö ü ß"]
+    kept, rejected, reasons = run({"top": TopFraction(0.5, "distinct")}, texts, context)
+    assert reasons == ["top: low distinct", "kept", "top: low distinct", "kept"]
+    assert kept["score"].to_pylist() == [1, 1] and rejected["score"].to_pylist() == [0.25, 0.4]
+    kept, _, _ = run({"top": TopFraction(0.5, "length")}, texts, context)
+    assert kept["text"].to_pylist() == ["a b a b a", "ä ö ü ß"]  # 9 and 11 bytes
+    # equal scores go by position
+    kept, _, _ = run({"top": TopFraction(0.5, "length")}, ["one", "two", "six", "ten"], context)
+    assert kept["text"].to_pylist() == ["one", "two"]
+
+
+@pytest.mark.parametrize("judge", ["round0", "last", "folder"])
+def test_perplexity(context: Context, lab, judge: str) -> None:
+    texts = records.read(lab.data / "test.parquet")["text"].to_pylist()[:9]
+    texts[3] = texts[3][::-1]  # improbable
+    model = {"round0": lab.llama, "last": lab.gpt2, "folder": lab.gpt2}[judge]
+    nats, tokens = losses(model, lab.data, texts, lab.context)
+    loss = nats / tokens
+    setting = str(lab.gpt2) if judge == "folder" else judge
+
+    def chosen(keep: str, fraction: float) -> set[str]:
+        kept, rejected, _ = run({"p": Perplexity(keep, fraction, setting)}, texts, context)
+        both = records.concat([kept, rejected])
+        score = dict(zip(both["text"].to_pylist(), both["score"].to_pylist(), strict=True))
+        assert [score[t] for t in texts] == pytest.approx(loss.tolist())
+        assert set(rejected["reason"].to_pylist()) == {f"p: perplexity not {keep}"}
+        return set(kept["text"].to_pylist())
+
+    order = [texts[i] for i in np.argsort(loss)]
+    assert order[-1] == texts[3]
+    assert chosen("low", 1 / 3) == set(order[:3])
+    assert chosen("high", 1 / 3) == set(order[-3:])
+    by_distance = [texts[i] for i in np.argsort(np.abs(loss - np.median(loss)))]
+    assert chosen("middle", 1 / 3) == set(by_distance[:3])
+
+
+def test_the_judge_is_named_to_the_loop(lab) -> None:
+    assert Perplexity(judge_model="round0").reads == ("data", "round0")
+    assert Perplexity(judge_model="last").reads == ("data", "last")
+    a, b = Perplexity(judge_model=str(lab.llama)), Perplexity(judge_model=str(lab.gpt2))
+    assert a.fingerprint() != b.fingerprint() and len(a.fingerprint()) == 64
+
+
+# -- chains --------------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_runs_in_its_order(context: Context) -> None:
+    texts = ["longest of them all", "longest of them all", "middle one", "tiny"]
+    first = {"dedup": Exact(real=False), "top": TopFraction(2 / 3, "length")}
+    _, _, reasons = run(first, texts, context)
+    assert reasons == ["kept", "dedup: copy", "kept", "top: low length"]
+    half = {"top": TopFraction(0.5, "length"), "dedup": Exact(real=False)}
+    _, _, reasons = run(half, texts, context)
+    assert reasons == ["kept", "dedup: copy", "top: low length", "top: low length"]
+    _, _, reasons = run(dict(reversed(half.items())), texts, context)
+    assert reasons == ["kept", "dedup: copy", "kept", "top: low length"]
+
+
+def test_no_curator_keeps_all(context: Context) -> None:
+    kept, rejected, reasons = run({}, ["a", "b", "a"], context)
+    assert len(kept) == 3 and len(rejected) == 0 and reasons == ["kept"] * 3
+
+
+def test_random_control_has_the_size_of_the_chain(context: Context) -> None:
+    texts = [f"record {i} {'word ' * i}" for i in range(40)]
+    chain = {"top": TopFraction(0.25, "length")}
+    chosen, _, _ = run(chain, texts, context)
+    control, rejected, reasons = run(chain, texts, context, control="random")
+    assert len(control) == len(chosen) == 10
+    assert not control["id"].equals(chosen["id"])
+    assert set(rejected["reason"].to_pylist()) == {"control: random"} and reasons.count("kept") == 10
+    # the choice is blind to the score: over seeds, the longest is kept about as often as it would be by chance
+    longest = sum(
+        texts[-1] in run(chain, texts, Context(**{**vars(context), "seed": s}), "random")[0]["text"].to_pylist()
+        for s in range(60)
+    )
+    assert 4 <= longest <= 28  # binomial(60, 1/4): beyond 3.3 standard deviations otherwise
+
+
+def test_a_chain_that_keeps_nothing_says_why(context: Context) -> None:
+    with pytest.raises(UserError, match=r"kept none of 2 records in round 1 .*too short"):
+        curate(table(["a", "b"]), {"rules": Rules()}, "none", context)
+
+
+def test_a_curator_of_ones_own_that_miscounts_is_a_bug_and_not_bad_data(context: Context) -> None:
+    class Wrong(Random):
+        def judge(self, table: pa.Table, context: Context):
+            return super().judge(table.slice(1), context)
+
+    with pytest.raises(ValueError, match="returned 2 verdicts for 3 records"):
+        curate(table(["a", "b", "c"]), {"wrong": Wrong()}, "none", context)
+
+
+def test_a_run_keeps_every_generated_record(main, project: Path, tiny) -> None:
+    outcome = main("run", *tiny, "rounds=1", "curation=[dedup,random]", "control=random")
+    assert outcome.code == 0, outcome.err
+    folder = outcome.folder / "rounds" / "01"
+    made, kept, rejected = (records.read(folder / f"{k}.parquet") for k in ("generated", "kept", "rejected"))
+    assert sorted(made["id"].to_pylist()) == sorted(kept["id"].to_pylist() + rejected["id"].to_pylist())
+    assert kept.column_names == [*made.column_names, "score", "reason"]
+    assert len(kept) == 24 and set(rejected["reason"].to_pylist()) == {"control: random"}

@@ -1,0 +1,200 @@
+"""Metrics against small examples by hand; floors at equal sample size; metrics.json is flat and finite."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genloss import records
+from genloss.domains.text import Text
+from genloss.domains.text.scoring import losses
+from genloss.errors import UserError
+from genloss.evaluate import Evidence, Metric, evaluate
+from genloss.evaluate.diversity import Compression, Diversity, Overlap, RareWords, Repetition, entropy_bits, words
+from genloss.evaluate.loss import HeldOut, Tails
+
+
+def evidence(folder: Path, real: list[str], held_out: list[str], generated: list[str] | None, **more) -> Evidence:
+    """Evidence from hand-made texts; its models are never read by the metrics that only look at texts."""
+
+    def put(name: str, texts: list[str]) -> Path:
+        origin = "synthetic" if name == "generated" else "real"
+        table = records.make_table({"text": texts}, origin=origin, generation=0, recipe=name)
+        records.write(table, folder / f"{name}.parquet")
+        return folder / f"{name}.parquet"
+
+    put("train", real), put("test", held_out[: len(held_out) // 2]), put("validation", held_out[len(held_out) // 2 :])
+    path = put("generated", generated) if generated is not None else None
+    settings = {"size": 1000, "n_real": len(real)} | more
+    return Evidence(Text, 1, 7, settings["size"], settings["n_real"], folder, folder, folder, path)  # type: ignore[arg-type]
+
+
+# -- by hand -------------------------------------------------------------------------------------------------------
+
+
+def test_distinct_and_entropy_by_hand(tmp_path: Path) -> None:
+    generated = ["a b a b", "A b"]  # words: a b a b a b; bigrams within records: ab ba ab | ab
+    found = Diversity(max_n=3).measure(evidence(tmp_path, ["x"], ["a b c", "d e f"], generated))
+    assert found["distinct_1"] == pytest.approx(2 / 6)
+    assert found["distinct_2"] == pytest.approx(2 / 4)  # not 5: no n-gram crosses records
+    assert found["distinct_3"] == pytest.approx(2 / 2)
+    assert found["entropy_1"] == pytest.approx(1 + 1 / (2 * 6) / math.log(2))  # Miller-Madow
+    assert found["distinct_1_floor"] == 1 and found["distinct_3_floor"] == 1
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 8, 100])
+def test_entropy_of_a_uniform_distribution(kinds: int) -> None:
+    many = Counter(dict.fromkeys(range(kinds), 10000))
+    assert entropy_bits(many) == pytest.approx(math.log2(kinds), abs=1e-3)
+    # the correction: a small sample of the uniform distribution is nearly unbiased
+    if kinds == 8:
+        rng = np.random.default_rng(0)
+        mean = np.mean([entropy_bits(Counter(rng.integers(0, 8, 60).tolist())) for _ in range(500)])
+        assert mean == pytest.approx(3, abs=0.02)
+    assert entropy_bits(Counter()) == 0
+
+
+def test_diversity_uses_equally_many_words_of_both(tmp_path: Path) -> None:
+    """Distinct-n falls with length: a long sample is cut to the words of the shorter one."""
+    short = ["one two three four", "five six seven eight"]  # 8 words, all distinct
+    long = [" ".join(f"w{i}" for i in range(200)), "again " * 50]
+    found = Diversity(max_n=1).measure(evidence(tmp_path, ["x"], short, [long[0], long[1]]))
+    assert found["distinct_1"] <= 1 and found["distinct_1_floor"] == 1
+    # whichever record comes first, eight words are counted: eight different ones, or one
+    assert found["entropy_1"] in (pytest.approx(found["entropy_1_floor"]), 0.0)
+    cut = Diversity(max_n=1, n_words=4).measure(evidence(tmp_path, ["x"], short, short))
+    assert cut["entropy_1"] == pytest.approx(2 + 3 / 8 / math.log(2))
+
+
+def test_words() -> None:
+    assert words("It's the END, of 1790—so?") == ["it's", "the", "end", "of", "1790", "so"]
+    assert words("Größe, étude") == ["größe", "étude"]
+
+
+def test_overlap_by_hand(tmp_path: Path) -> None:
+    real = [" ".join(f"r{i}" for i in range(20)), "short real"]
+    inside = " ".join(f"r{i}" for i in range(3, 16))  # exactly 13 real words in a row
+    generated = [
+        f"before {inside} after",
+        " ".join(f"r{i}" for i in range(3, 15)) + " no r16 r17",  # 12 in a row
+        "short real",  # verbatim, and too short for a 13-gram
+        "something else",
+        inside.upper() + "!",  # case and punctuation do not hide it
+    ]
+    # the sample has as many records as the held-out ones: take all five by giving five held-out ones
+    found = Overlap().measure(evidence(tmp_path, real, ["u v", "w x", "y z", "q r", real[0]], generated))
+    assert found["overlap_13gram"] == pytest.approx(2 / 5)
+    assert found["overlap_exact"] == pytest.approx(1 / 5)
+    assert found["overlap_13gram_floor"] == found["overlap_exact_floor"] == pytest.approx(1 / 5)
+
+
+def test_overlap_looks_only_at_the_real_records_of_round_0(tmp_path: Path) -> None:
+    real = ["in training", "never trained on"]
+    found = Overlap().measure(evidence(tmp_path, real, ["a", "b"], ["in training", "never trained on"], n_real=1))
+    assert found["overlap_exact"] == pytest.approx(1 / 2)
+
+
+def test_coverage_deciles_by_hand(tmp_path: Path) -> None:
+    # 20 words, the i-th occurs 40 - 2i times: two a decile
+    real = [" ".join(f"v{i:02d}" for _ in range(40 - 2 * i)) for i in range(20)]
+    generated = ["v00 v01 v02", "v18 unknown"]
+    found = RareWords().measure(evidence(tmp_path, real, ["v19 v00", "nothing"], generated))
+    assert [found[f"coverage_d{i}"] for i in range(1, 11)] == [1, 0.5, 0, 0, 0, 0, 0, 0, 0, 0.5]
+    assert [found[f"coverage_d{i}_floor"] for i in range(1, 11)] == [0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0.5]
+
+
+def test_repetition_by_hand(tmp_path: Path) -> None:
+    generated = ["a b c a b c", "x y z", "x y z", "Q q q q"]
+    found = Repetition().measure(evidence(tmp_path, ["x"], ["one", "two", "three", "four"], generated))
+    assert found["repetition"] == pytest.approx((1 / 4 + 0 + 0 + 1 / 2) / 4)
+    assert found["duplicates"] == pytest.approx(1 / 4)
+    assert found["repetition_floor"] == found["duplicates_floor"] == 0
+
+
+def test_compression_by_hand(tmp_path: Path) -> None:
+    generated, held_out = ["spam " * 100] * 4, [f"{i * 7919 % 1009} {i}" * 60 for i in range(4)]
+    found = Compression().measure(evidence(tmp_path, ["x"], held_out, generated))
+    size = min(sum(len(t) + 1 for t in ts) for ts in (generated, held_out))
+    raw = "\n".join(generated).encode()[:size]
+    assert found["compression_ratio"] == pytest.approx(len(raw) / len(zlib.compress(raw, 9)))
+    assert found["compression_ratio"] > found["compression_ratio_floor"] > 1
+
+
+# -- losses --------------------------------------------------------------------------------------------------------
+
+
+def test_heldout_is_total_bits_over_total_bytes(lab) -> None:
+    x = Evidence(lab.domain, 0, 7, 48, 48, lab.data, lab.gpt2, lab.llama, None)
+    texts = records.read(lab.data / "test.parquet")["text"].to_pylist()[:10]
+    nats, tokens = losses(lab.gpt2, lab.data, texts, lab.context)
+    found = HeldOut(max_records=10).measure(x)
+    assert found["heldout_loss"] == pytest.approx(nats.sum() / tokens.sum())
+    assert found["heldout_perplexity"] == pytest.approx(math.exp(nats.sum() / tokens.sum()))
+    assert found["heldout_bits_per_byte"] == pytest.approx(
+        nats.sum() / math.log(2) / sum(len(t.encode()) for t in texts)
+    )
+    assert found["heldout_tokens"] == tokens.sum()
+
+
+def test_tails_are_under_the_frozen_judge(lab, tmp_path: Path) -> None:
+    generated = records.make_table(
+        {"text": ["The old river keeps the bright market.", "zq zq zq", ""] * 5},
+        origin="synthetic", generation=1, recipe="s",
+    )  # fmt: skip
+    records.write(generated, tmp_path / "generated.parquet")
+    x = Evidence(lab.domain, 1, 7, 48, 48, lab.data, lab.gpt2, lab.llama, tmp_path / "generated.parquet")
+    assert x.sample is not None and len(x.sample) == 15 == len(x.floor)
+    nats, tokens = losses(lab.llama, lab.data, x.sample["text"].to_pylist(), lab.context)
+    found = Tails().measure(x)
+    assert found["loss_under_round0"] == pytest.approx((nats / tokens).mean())
+    assert found["loss_under_round0_p50"] == pytest.approx(np.median(nats / tokens))
+    assert found["loss_under_round0_p1"] <= found["loss_under_round0_p50"] <= found["loss_under_round0_p99"]
+    assert set(found) == {k + s for k in list(found) if not k.endswith("_floor") for s in ("", "_floor")}
+
+
+# -- the sample and its floor --------------------------------------------------------------------------------------
+
+
+def test_sample_and_floor_have_one_size(tmp_path: Path) -> None:
+    for size, held_out, generated, expected in [(5, 30, 40, 5), (100, 30, 40, 30), (100, 60, 40, 40)]:
+        x = evidence(
+            tmp_path, ["r"], [f"h{i}" for i in range(held_out)], [f"g{i}" for i in range(generated)], size=size
+        )
+        assert x.n_samples == len(x.floor) == len(x.sample) == expected
+        assert len(set(x.texts(x.floor))) == len(set(x.texts(x.sample))) == expected
+
+
+def test_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    class Broken(Metric):
+        def measure(self, evidence: Evidence) -> dict[str, float]:
+            return {"broken": float("nan")}
+
+    x = evidence(tmp_path, ["r"], ["h", "i"], ["g"])
+    with pytest.raises(UserError, match=r"broken=nan.*not finite in round 1"):
+        evaluate({"mine": Broken()}, x)
+    with pytest.raises(UserError, match="name of another"):
+        evaluate({"a": Repetition(), "b": Repetition()}, x)
+
+
+def test_metrics_of_a_run(main, project: Path, tiny) -> None:
+    outcome = main("run", *tiny, "rounds=1", "curation=random")
+    assert outcome.code == 0, outcome.err
+    found = [json.loads((outcome.folder / f"rounds/{n:02d}/metrics.json").read_text()) for n in (0, 1)]
+    for n, metrics in enumerate(found):
+        assert all(isinstance(v, float) and math.isfinite(v) for v in metrics.values())
+        sampled = {k.removesuffix("_floor") for k in metrics if k.endswith("_floor")}
+        assert {"distinct_1", "entropy_3", "coverage_d10", "repetition", "overlap_13gram", "compression_ratio",
+                "loss_under_round0_p99"} <= sampled  # fmt: skip
+        assert (sampled <= set(metrics)) == (n == 1)  # round 0 has generated nothing yet: floors only
+        assert metrics["train_real_fraction"] == (1 if n == 0 else 0)
+        assert metrics["train_records"] == (48 if n == 0 else 24)
+    assert found[1]["n_generated"] == 48 and found[1]["n_kept"] == found[1]["n_rejected"] == 24
+    assert found[1]["n_samples"] == 48
+    assert found[1]["dropped/random_not_drawn"] == 24
+    assert 1 < found[0]["heldout_bits_per_byte"] < 8
