@@ -19,9 +19,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from support import Lab, frozen, hashes
-
 from genloss.store import code_hash
+from support import Lab, frozen, hashes
 
 KILLS = 36
 LIBRARIES = (

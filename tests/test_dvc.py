@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import REPOSITORY, Lab, hashes
 
 from genloss.config import compose, to_yaml
 from genloss.versioning import dvc_yaml
+from support import REPOSITORY, Lab, hashes
 
 
 def plain_lab(root: Path, **env: str) -> Lab:

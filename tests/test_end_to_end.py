@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import Lab, hashes
 
 from genloss.config import load_params
+from support import Lab, hashes
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,15 @@ def test_run_directory(base: tuple[Lab, Path]) -> None:
     _, folder = base
     names = {str(p.relative_to(folder)) for p in folder.glob("rounds/*/*")}
     for n in ("01", "02"):
-        expected = "generated.parquet kept.parquet rejected.parquet train model metrics.json manifest.json".split()
+        expected = [
+            "generated.parquet",
+            "kept.parquet",
+            "rejected.parquet",
+            "train",
+            "model",
+            "metrics.json",
+            "manifest.json",
+        ]
         assert {f"rounds/{n}/{name}" for name in expected} <= names
     assert {f"rounds/00/{name}" for name in ("train", "model", "metrics.json", "manifest.json")} <= names
     metrics = json.loads((folder / "rounds/02/metrics.json").read_text())
@@ -36,9 +44,7 @@ def test_run_directory(base: tuple[Lab, Path]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_same_bytes_from_an_empty_store(
-    base: tuple[Lab, Path], tmp_path: Path, tiny: list[str], workers: int
-) -> None:
+def test_same_bytes_from_an_empty_store(base: tuple[Lab, Path], tmp_path: Path, tiny: list[str], workers: int) -> None:
     again = Lab.make(tmp_path / "again")
     folder = again.ok("run", *tiny, f"runtime.workers={workers}").folder
     assert folder.name == base[1].name  # how it is run is no part of what it is

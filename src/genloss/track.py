@@ -53,7 +53,7 @@ def quiet_mlflow() -> Iterator[None]:
 def client(cfg: DictConfig) -> tuple[Any, str]:
     """(MlflowClient, experiment id). Creates the database and the experiment if they are not there, one process at a time:
     two that migrate a fresh SQLite database together leave it broken."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     uri = store_uri(cfg.tracking.uri)

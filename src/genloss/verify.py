@@ -17,7 +17,7 @@ from genloss.errors import UserError
 from genloss.loop import STAGES, Loop
 from genloss.progress import Progress
 from genloss.rundir import LIBRARIES, RunDir
-from genloss.store import Store, link, version
+from genloss.store import Store, link, sha256_file, version
 
 
 def environment(run: RunDir) -> list[str]:
@@ -65,9 +65,12 @@ def verify(folder: Path, only: int | None) -> int:
                     print(f"round {n} {stage}: not in the run directory")
                     different += 1
                     continue
-                there.intact(old, there.folder(stage, n))
                 for file in sorted(set(old.files) | set(new.files)):
                     checked += 1
+                    path = there.folder(stage, n) / file
+                    if file in old.files and not (path.is_file() and sha256_file(path) == old.files[file]):
+                        different += 1
+                        print(f"round {n} {stage} {file}: {'was edited' if path.is_file() else 'is missing'}")
                     if old.files.get(file) != new.files.get(file):
                         different += 1
                         print(

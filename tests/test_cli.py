@@ -1,0 +1,189 @@
+"""The command: help, completion, exit codes, what is printed where; sweeps that fail, resume, and chain curators."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from genloss.config import Experiment, compose, load_params
+from support import REPOSITORY, Lab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab.make(tmp_path_factory.mktemp("cli") / "project")
+
+
+@pytest.fixture(scope="module")
+def run(lab: Lab, tiny: list[str]) -> Path:
+    return lab.ok("run", *tiny).folder
+
+
+# -- help, completion, what it prints -------------------------------------------------------------------------------------------
+
+
+def test_help(lab: Lab) -> None:
+    began = time.monotonic()
+    result = lab.spawn("genloss", "--help")
+    assert result.code == 0 and "genloss run rounds=1" in result.out
+    assert time.monotonic() - began < 5  # a fraction of that on an idle machine
+    for verb in ("compose", "round", "report", "trace", "verify", "ui"):
+        assert verb in result.out
+        assert lab.call(verb, "--help").code == 0
+    help = lab.ok("run", "--help").out
+    for group in ("mixing: ", "curation: ", "domain: ", "experiment: "):
+        assert group in help
+    assert "accumulate" in help and "size: " in help
+
+
+def test_help_imports_nothing_heavy(lab: Lab) -> None:
+    code = "import sys; from genloss.cli import main; main([{}]); print([m for m in ('torch','mlflow','hydra') if m in sys.modules])"
+    assert lab.spawn("python", "-c", code.format("'--help'")).out.splitlines()[-1] == "[]"
+
+
+def test_unknown_verb_suggests(lab: Lab) -> None:
+    result = lab.call("rnu")
+    assert result.code == 2 and "did you mean run?" in result.err and len(result.err.splitlines()) == 1
+
+
+def test_config_is_shown(lab: Lab) -> None:
+    out = lab.ok("run", "--cfg", "job", "mixing=accumulate", "size=77").out
+    assert "name: accumulate" in out and "size: 77" in out
+
+
+def test_completion(lab: Lab) -> None:
+    line = "genloss run mixing=re"
+    result = lab.spawn("genloss", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert {"mixing=replace", "mixing=replace_keep", "mixing=real_only"} <= set(result.out.split()), result
+    installed = lab.spawn("genloss", "run", "-sc", "install=bash")
+    assert "complete" in installed.out
+
+
+def test_last_line(run: Path) -> None:
+    assert run.is_dir() and (run / "rounds/02/metrics.json").is_file()
+
+
+# -- verify, trace --------------------------------------------------------------------------------------------------------------
+
+
+def test_verify(lab: Lab, tiny: list[str], tmp_path: Path) -> None:
+    run = lab.ok("run", *tiny, "rounds=1").folder
+    assert lab.call("verify", str(run)).code == 0
+    assert lab.call("verify", str(run), "--round", "1").code == 0
+    tampered = tmp_path / run.name
+    shutil.copytree(run, tampered)
+    victim = tampered / "rounds/01/model/model.safetensors"
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.unlink()
+    victim.write_bytes(data)
+    result = lab.call("verify", str(tampered))
+    assert result.code == 1 and "round 1 train model/model.safetensors: was edited" in result.out
+    other = tmp_path / "other"  # the files are those of the manifest, but not what its config computes
+    shutil.copytree(run, other)
+    (other / "params.yaml").write_text((other / "params.yaml").read_text().replace("seed: 0\n", "seed: 5\n"))
+    result = lab.call("verify", str(other))
+    assert result.code == 1 and "differ" in result.out
+
+
+def test_trace(lab: Lab, tiny: list[str]) -> None:
+    from genloss import records
+
+    folder = lab.ok("run", *tiny, "recipe.prompts=real", "recipe.prompt_tokens=4", "mixing=accumulate").folder
+    row = records.read(folder / "rounds/01/kept.parquet").to_pylist()[0]
+    out = lab.ok("trace", str(folder), row["id"]).out
+    assert "made in round 1 by model 0" in out
+    assert "trained on in rounds: 1, 2" in out
+    assert row["parents"][0] in out and "real data" in out
+    nothing = lab.call("trace", str(folder), "nosuchid")
+    assert nothing.code == 2 and "nosuchid" in nothing.err
+
+
+# -- sweeps ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_curators_chain_in_order_and_in_sweeps(lab: Lab, tiny: list[str]) -> None:
+    one = lab.ok("run", *tiny, "rounds=1", "curation=[dedup,random]").folder
+    assert list(load_params(one / "params.yaml").curation) == ["dedup", "random"]
+    two = lab.ok("run", *tiny, "rounds=1", "curation=[random,dedup]").folder
+    assert list(load_params(two / "params.yaml").curation) == ["random", "dedup"] and one != two
+    result = lab.ok("run", "-m", *tiny, "rounds=1", "curation=none,[dedup,random]")
+    assert result.out.splitlines()[-1] == f"sweep: {result.folder}"
+    states = [json.loads(p.read_text()) for p in result.folder.glob("arms/*.json")]
+    assert {s["name"] for s in states} == {"none", "dedup+random"}
+    assert one.name in {Path(s["dir"]).name for s in states}
+
+
+def test_a_failing_arm_does_not_stop_the_others(lab: Lab, tiny: list[str]) -> None:
+    command = ["run", "-m", *tiny, "rounds=1", "mixing=accumulate,replace,fresh"]
+    arm = lab.ok("run", *tiny, "rounds=1", "mixing=replace").folder
+    shutil.rmtree(arm)
+    arm.write_text("a file where a folder should be")  # one arm cannot write
+    result = lab.call(*command)
+    assert result.code == 1, result.err
+    lines = result.err.splitlines()
+    assert any(line.startswith("genloss: failed: replace") for line in lines), result.err
+    assert "1 of 3 arms failed" in lines[-1]
+    assert "Traceback" not in result.err
+    assert result.out.splitlines()[-1].startswith("sweep: ")
+    assert "accumulate" in result.out and "fresh" in result.out
+    arm.unlink()
+    again = lab.ok(*command)
+    assert again.folder == result.folder
+    assert "replace" in again.out
+
+
+def test_finished_sweeps_are_skipped_without_heavy_imports(lab: Lab, tiny: list[str]) -> None:
+    command = ["run", "-m", *tiny, "rounds=1", "mixing=replace,accumulate"]
+    lab.ok(*command)
+    code = (
+        "import sys, time; began = time.time(); from genloss.cli import main; main(sys.argv[1:]);"
+        "print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules], file=sys.stderr)"
+    )
+    began = time.monotonic()
+    result = lab.spawn("python", "-c", code, *command)
+    assert result.code == 0
+    assert result.err.splitlines()[-1] == "[]"
+    assert time.monotonic() - began < 15
+    assert "round 0" not in result.err  # no stage ran
+
+
+# -- every config ---------------------------------------------------------------------------------------------------------------
+
+GROUPS = sorted(
+    str(p.relative_to(REPOSITORY / "conf").with_suffix(""))
+    for p in (REPOSITORY / "conf").rglob("*.yaml")
+    if p.parent != REPOSITORY / "conf"
+)
+NEEDS = {
+    "domain/corpus/folder": ["domain.corpus.path=corpus"],
+    "domain/corpus/datasets": ["domain.corpus.path=corpus"],
+    "domain/corpus/table": ["domain.corpus.path=corpus.jsonl"],
+    "model/pretrained": ["model.path=some/model", "domain.tokenizer=some/model"],
+}
+
+
+@pytest.mark.parametrize("option", GROUPS)
+def test_every_option_composes_and_builds(option: str, project: Path) -> None:
+    (project / "corpus").mkdir()
+    (project / "corpus/a.txt").write_text("One line.\n")
+    (project / "corpus.jsonl").write_text('{"text": "One line."}\n')
+    group, _, name = option.rpartition("/")
+    override = f"{group}=[{name}]" if group == "metrics" else f"{group}={name}"
+    Experiment(compose([override, *NEEDS.get(option, [])]))
+
+
+def test_every_experiment_begins_with_its_command() -> None:
+    for path in (REPOSITORY / "conf/experiment").glob("*.yaml"):
+        head = path.read_text().split("defaults:")[0]
+        assert f"genloss run experiment={path.stem}" in head, path
+
+
+def test_module_is_the_command(lab: Lab) -> None:
+    assert lab.spawn("genloss", "--version").out.startswith("genloss ")
+    assert os.environ.get("GENLOSS_SWEEP") is None

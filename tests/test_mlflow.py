@@ -1,0 +1,116 @@
+"""MLflow is a view: complete after parallel jobs, rebuilt from files, written once, and never in the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from support import Lab
+
+ROUNDS = 1
+
+
+def view(lab: Lab) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """(the sweep's run, {arm: everything that MLflow knows of it}), without ids and times."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{lab.root / 'mlruns' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("genloss").experiment_id
+    runs = client.search_runs([experiment])
+    [parent] = [r for r in runs if "genloss.sweep" in r.data.tags]
+    arms = {}
+    for run in runs:
+        if run is parent:
+            continue
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
+        points = {
+            key: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, key)]
+            for key in run.data.metrics
+        }
+        models = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run.info.run_id}'")
+        arms[run.data.tags["genloss.arm"]] = {
+            "name": run.info.run_name, "status": run.info.status, "tags": tags, "params": run.data.params,
+            "points": {k: sorted(v) for k, v in points.items()},
+            "datasets": sorted((d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs),
+            "models": sorted((m.name, m.tags["genloss.sha256"]) for m in models),
+        }  # fmt: skip
+    return {"name": parent.info.run_name, "status": parent.info.status, "runs": len(runs)}, arms
+
+
+def without_tracking(tiny: list[str]) -> list[str]:
+    return [override for override in tiny if not override.startswith("tracking")]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[Lab, Path, list[str]]:
+    """Four arms by four parallel jobs on a fresh database."""
+    lab = Lab.make(tmp_path_factory.mktemp("mlflow") / "project")
+    command = [
+        "run", "-m", *without_tracking(tiny), f"rounds={ROUNDS}", "mixing=replace,accumulate", "curation=none,random",
+    ]  # fmt: skip
+    lab.ok(*command, "tracking=none")  # the jobs then do little else than to write to the database, all at once
+    result = lab.spawn("genloss", *command, "hydra/launcher=joblib", "hydra.launcher.n_jobs=4")
+    assert result.code == 0, result.err
+    assert "warning" not in result.err
+    return lab, result.folder, command
+
+
+def metrics_of(folder: Path) -> Mapping[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = {}
+    for n in range(ROUNDS + 1):
+        for key, value in json.loads((folder / f"rounds/{n:02d}/metrics.json").read_text()).items():
+            found.setdefault(f"round/{key}", []).append((n, value))
+    return found
+
+
+def test_parallel_jobs_lose_nothing(swept: tuple[Lab, Path, list[str]]) -> None:
+    lab, sweep, _ = swept
+    parent, arms = view(lab)
+    assert parent == {"name": sweep.name, "status": "FINISHED", "runs": 5}
+    assert len(arms) == 4
+    regimes = set()
+    for arm in arms.values():
+        folder = lab.root / arm["tags"]["genloss.dir"]
+        expected = metrics_of(folder)
+        assert {k: v for k, v in arm["points"].items() if k.startswith("round/")} == expected
+        assert arm["points"]["train/loss"]
+        assert arm["status"] == "FINISHED"
+        assert arm["params"]["mixing.name"] == arm["tags"]["regime"]
+        assert arm["params"]["seed"] == "0" and arm["params"]["trainer.steps"] == "6"
+        regimes.add((arm["tags"]["regime"], arm["tags"]["curation"]))
+        assert [name for name, _ in arm["datasets"]] == [f"round {n} training set" for n in range(ROUNDS + 1)]
+        assert all(len(digest) >= 32 for _, digest in arm["datasets"])
+        assert [name for name, _ in arm["models"]] == [f"round-{n}" for n in range(ROUNDS + 1)]
+    assert regimes == {(m, c) for m in ("replace", "accumulate") for c in ("none", "random")}
+    assert len({arm["datasets"][0] for arm in arms.values()}) == 1  # round 0 is one data set, and one model
+    assert len({arm["models"][0] for arm in arms.values()}) == 1
+
+
+def test_again_adds_nothing_and_a_lost_database_comes_back(swept: tuple[Lab, Path, list[str]]) -> None:
+    lab, sweep, command = swept
+    before = view(lab)
+    lab.ok(*command)
+    lab.ok("report", str(sweep))
+    assert view(lab) == before
+    shutil.rmtree(lab.root / "mlruns")
+    lab.ok("report", str(sweep))
+    assert view(lab) == before
+
+
+def test_a_server_that_is_down_costs_a_warning(tmp_path: Path, tiny: list[str]) -> None:
+    lab = Lab.make(tmp_path / "project")
+    lab.ok("run", *tiny, "rounds=1", "tracking=none")
+    shutil.rmtree(lab.root / "runs")  # the rest takes no time: what is measured is the wait for the server
+    began = time.monotonic()
+    result = lab.call("run", *tiny, "rounds=1", "tracking=mlflow", "tracking.uri=http://127.0.0.1:9")
+    assert result.code == 0
+    assert "warning: MLflow is not reached" in result.err
+    assert time.monotonic() - began < 20
+    assert (result.folder / "rounds/01/metrics.json").is_file()
+    print(result.err, time.monotonic() - began)
