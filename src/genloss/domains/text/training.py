@@ -267,5 +267,8 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # by its real name: the classes of `__main__` are others than those that a config's _target_ finds
+    from genloss.domains.text import training
+
     os.environ["GENLOSS_JOB"] = sys.argv[1]
-    _fit(_from_json(json.loads(Path(sys.argv[1]).read_text())))
+    training._fit(training._from_json(json.loads(Path(sys.argv[1]).read_text())))

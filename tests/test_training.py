@@ -1,0 +1,184 @@
+"""Training: the same seed gives the same bytes; budgets, weights, warm starts and two devices do what they say."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from genloss import records
+from genloss.domains import Fit, Runtime
+from genloss.domains.text.model import Scratch, load
+from genloss.domains.text.scoring import losses
+from genloss.domains.text.training import TextTrainer, train
+from genloss.store import sha256_file
+
+
+@pytest.fixture
+def fit(lab, tmp_path: Path):
+    """`fit("name", seed=3)` trains a tiny model; returns (its folder, the result)."""
+
+    def go(name: str, *, trainer: TextTrainer | None = None, arch: str = "llama", **changes) -> tuple[Path, dict]:
+        out = tmp_path / name
+        out.mkdir()
+        job = Fit(
+            model=Scratch(arch=arch, width=32, feed_forward=64), trainer=trainer or TextTrainer(steps=6, batch=4),
+            data=lab.data, shards=[lab.data / "train.parquet"], weights=[1.0], start=None, seed=1, out=out,
+            options={"context": lab.context},
+        )  # fmt: skip
+        result = train(replace(job, **changes))
+        return out, result
+
+    return go
+
+
+def digest(folder: Path) -> str:
+    return sha256_file(folder / "model" / "model.safetensors")
+
+
+def difference(a: Path, b: Path) -> float:
+    first, second = (load(f / "model").state_dict() for f in (a, b))
+    return sum(float(((first[k] - second[k]) ** 2).sum()) for k in first) ** 0.5
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_the_seed_decides_every_bit(fit, arch: str) -> None:
+    torch.manual_seed(99)  # the state that a process happens to be in must not matter
+    a, result = fit("a", arch=arch)
+    torch.rand(7)
+    b, again = fit("b", arch=arch)
+    c, _ = fit("c", arch=arch, seed=2)
+    assert digest(a) == digest(b) != digest(c) and result == again
+    assert (a / "training.csv").read_bytes() == (b / "training.csv").read_bytes()
+    assert sorted(p.name for p in a.rglob("*") if p.is_file()) == sorted(
+        ["config.json", "generation_config.json", "model.safetensors", "training.csv"]
+    )
+
+
+def test_training_learns_and_writes_its_curve(fit, lab) -> None:
+    trainer = TextTrainer(steps=20, batch=8, validate_every=10, validation_rows=16)
+    folder, result = fit("a", trainer=trainer)
+    with (folder / "training.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    curve = [r for r in rows if r["loss"]]
+    assert [int(r["step"]) for r in curve] == list(range(1, 21))
+    assert float(curve[-1]["loss"]) < float(curve[0]["loss"]) - 0.5
+    assert float(curve[-1]["loss"]) == pytest.approx(result["loss"], rel=1e-4)
+    assert [float(r["lr"]) for r in curve] == pytest.approx(
+        [trainer.lr * trainer.rate(s, 20) for s in range(20)], rel=1e-4
+    )
+    validation = {int(r["step"]): float(r["validation_loss"]) for r in rows if r["validation_loss"]}
+    assert set(validation) == {10, 20} and validation[20] < validation[10]
+
+
+def test_rate_warms_up_and_decays() -> None:
+    trainer = TextTrainer(warmup=0.1, final_lr=0.05)
+    rates = [trainer.rate(s, 100) for s in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)]) and rates[10] == 1
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0.05 < rates[-1] < 0.06
+    assert trainer.rate(100, 100) == pytest.approx(0.05)
+
+
+def test_a_token_budget_overrides_steps(fit, lab) -> None:
+    assert TextTrainer(steps=300, batch=4, tokens=4 * 48 * 5).budget(48) == 5
+    assert TextTrainer(tokens=1).budget(128) == 1
+    _, result = fit("a", trainer=TextTrainer(steps=300, batch=4, tokens=4 * lab.context * 5))
+    assert result["steps"] == 5 and result["tokens"] == 4 * lab.context * 5
+
+
+def test_accumulated_batches_are_the_same_batch(fit) -> None:
+    """Half the rows at a time: the same rows, so nearly the same model (each part is a mean of its own)."""
+    a, _ = fit("a", trainer=TextTrainer(steps=3, batch=8))
+    b, _ = fit("b", trainer=TextTrainer(steps=3, batch=8, accumulate=2))
+    c, _ = fit("c", trainer=TextTrainer(steps=3, batch=4))
+    with (b / "training.csv").open() as file:
+        assert len([r for r in csv.DictReader(file) if r["loss"]]) == 3
+    first, halves, fewer = (losses_of(f) for f in (a, b, c))
+    assert abs(first - halves) < abs(first - fewer)
+
+
+def losses_of(folder: Path) -> float:
+    with (folder / "training.csv").open() as file:
+        return float([r["loss"] for r in csv.DictReader(file) if r["loss"]][-1])
+
+
+def two_languages(folder: Path) -> list[Path]:
+    paths = []
+    for i, text in enumerate(("aaa bbb aaa bbb", "yyy zzz yyy zzz")):
+        table = records.make_table({"text": [text] * 64}, origin="real", generation=0, recipe="x")
+        paths.append(folder / f"shard-{i}.parquet")
+        records.write(table, paths[-1])
+    return paths
+
+
+def test_loss_weights(fit, lab, tmp_path: Path) -> None:
+    shards = two_languages(tmp_path)
+    trainer = TextTrainer(steps=15, batch=8)
+
+    def bits(folder: Path) -> tuple[float, float]:
+        nats, tokens = losses(folder / "model", lab.data, ["aaa bbb aaa bbb", "yyy zzz yyy zzz"], lab.context)
+        return tuple(nats / tokens)
+
+    plain, _ = fit("plain", shards=shards, weights=[1.0, 1.0], trainer=trainer)
+    first, _ = fit("first", shards=shards, weights=[1.9, 0.1], trainer=trainer)
+    only, _ = fit("only", shards=shards, weights=[2.0, 0.0], trainer=trainer)
+    ones, _ = fit("ones", shards=shards, weights=[0.999999, 1.000001], trainer=trainer)
+    a, b = bits(plain)
+    assert max(a, b) < 2.5  # both are on the way: ln(300) = 5.7 is knowing nothing
+    a, b = bits(first)
+    assert a < b - 0.1
+    a, b = bits(only)
+    assert b > a + 2  # a weight of zero teaches nothing
+    assert difference(plain, ones) < 0.02  # the weighted path at equal weights is the plain one
+
+
+def test_warm_start_goes_on_from_the_last_model(fit, lab) -> None:
+    trainer = TextTrainer(steps=2, batch=4, lr=1e-6)
+    warm, _ = fit("warm", start=lab.llama, trainer=trainer)
+    cold, _ = fit("cold", trainer=trainer)
+    before = load(lab.llama).state_dict()
+    after = load(warm / "model").state_dict()
+    moved = max(float((before[k] - after[k]).abs().max()) for k in before)
+    assert 0 < moved < 1e-4
+    assert losses_of(warm) < losses_of(cold) - 0.5
+
+
+def test_no_model_ever_trains_on_held_out_text(fit, lab, tmp_path: Path) -> None:
+    """What is trained on is the shards alone: other validation, test and prompt records change no weight."""
+    a, _ = fit("a")
+    import shutil
+
+    other = tmp_path / "data"
+    shutil.copytree(lab.data, other)
+    table = records.make_table({"text": ["Completely different text."] * 50}, origin="real", generation=0, recipe="x")
+    for split in ("validation", "test", "prompts"):
+        records.write(table, other / f"{split}.parquet")
+    b, _ = fit("b", data=other)
+    assert digest(a) == digest(b)
+
+
+def test_two_devices(fit, lab) -> None:
+    """Lightning DDP on two CPU processes: saved, loadable, trained on the same rows as one process."""
+    trainer = TextTrainer(steps=4, batch=8)
+    one, single = fit("one", trainer=trainer)
+    two, result = fit("two", trainer=trainer, runtime=Runtime(devices=2, strategy="ddp"))
+    assert result["steps"] == single["steps"] and result["tokens"] == single["tokens"]
+    assert sorted(p.name for p in two.iterdir()) == ["model", "training.csv"]
+    start, _ = fit("start", trainer=TextTrainer(steps=1, batch=8, lr=1e-9))
+    fewer, _ = fit("fewer", trainer=TextTrainer(steps=4, batch=4))
+    assert difference(one, two) < 0.2 * difference(one, fewer)
+    config = json.loads((two / "model" / "config.json").read_text())
+    assert config["model_type"] == "llama"
+    nats, _ = losses(two / "model", lab.data, ["The old garden."], lab.context)
+    assert nats[0] > 0
+
+
+def test_two_devices_that_fail_are_one_line(fit, lab, tmp_path: Path) -> None:
+    from genloss.errors import UserError
+
+    with pytest.raises(UserError, match=r"runtime\.strategy=nonsense: .*exit code"):
+        fit("bad", runtime=Runtime(devices=2, strategy="nonsense"))
