@@ -1,0 +1,232 @@
+"""The store: once over processes, whole after a kill, one line on damage; and the run directory on top of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from genloss.errors import UserError
+from genloss.rundir import RunDir
+from genloss.store import Store, Work, canonical, link, sha256_file, sha256_text, tree_hash, write_atomic
+
+
+def work(execute=None, **changes) -> Work:
+    def write(out: Path, scratch: Path) -> dict:
+        (out / "sub").mkdir()
+        (out / "a.txt").write_text("a")
+        (out / "sub" / "b.txt").write_text("b")
+        return {"n": 1}
+
+    values = {"stage": "demo", "config": {"x": 1}, "inputs": {}, "seed": 0, "modules": (), "libraries": ()}
+    return Work(**(values | changes), execute=execute or write)
+
+
+# A process that computes one stage; it counts its computations in a file and may take its time.
+PROGRAM = """
+import sys, time, pathlib
+from genloss.store import Store, Work
+root, log, seconds = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), float(sys.argv[3])
+def execute(out, scratch):
+    with log.open("a") as file:
+        file.write("begun\\n")
+    done = len(list(scratch.glob("part-*")))
+    for i in range(done, 5):
+        (scratch / f"part-{i}").write_text(str(i))
+        with log.open("a") as file:
+            file.write(f"part {i}\\n")
+        time.sleep(seconds / 5)
+    (out / "a.txt").write_text("".join((scratch / f"part-{i}").read_text() for i in range(5)))
+    return {"parts": 5}
+store = Store(root)
+done = store.get(Work("demo", {}, {}, 0, (), (), execute))
+print(done.files["a.txt"], store.computed, store.reused)
+"""
+
+
+def start(root: Path, log: Path, seconds: float) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(root), str(log), str(seconds)],
+                            stdout=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def test_processes_compute_one_key_once(tmp_path: Path) -> None:
+    jobs = [start(tmp_path / "store", tmp_path / "log", 0.5) for _ in range(5)]
+    results = [job.communicate(timeout=60)[0].split() for job in jobs]
+    assert all(job.returncode == 0 for job in jobs)
+    assert {r[0] for r in results} == {sha256_text("01234")}
+    assert sum(int(r[1]) for r in results) == 1 and sum(int(r[2]) for r in results) == 4
+    assert (tmp_path / "log").read_text().count("begun") == 1
+
+
+def test_a_kill_leaves_a_store_that_goes_on_where_it_was(tmp_path: Path) -> None:
+    root, log = tmp_path / "store", tmp_path / "log"
+    job = start(root, log, 60)
+    deadline = time.time() + 30
+    while not (log.is_file() and "part 0" in log.read_text()):
+        assert time.time() < deadline
+        time.sleep(0.02)
+    waiting = start(root, log, 0)  # holds on until the lock is free, which a kill makes it
+    time.sleep(0.3)
+    assert waiting.poll() is None
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    out = waiting.communicate(timeout=60)[0].split()
+    assert waiting.returncode == 0 and out == [sha256_text("01234"), "1", "0"]
+    lines = log.read_text().splitlines()
+    assert lines.count("begun") == 2 and lines.count("part 0") == 1  # the part that was finished was kept
+    assert not list((root / "scratch").iterdir())
+
+
+def test_a_stage_is_computed_once_and_its_files_are_blobs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, again = store.get(work()), store.get(work())
+    assert first == again and (store.computed, store.reused) == (1, 1)
+    assert first.files == {"a.txt": sha256_text("a"), "sub/b.txt": sha256_text("b")} and first.result == {"n": 1}
+    for digest in first.files.values():
+        assert sha256_text(store.blob(digest).read_text()) == digest
+        assert store.blob(digest).stat().st_mode & 0o222 == 0
+
+
+def test_a_failure_leaves_no_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fail(out: Path, scratch: Path) -> dict:
+        (out / "half.txt").write_text("half")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        store.get(work(fail))
+    assert not list((tmp_path / "stages").rglob("*.json")) and not list((tmp_path / "blobs").rglob("*/*"))
+    assert set(store.get(work()).files) == {"a.txt", "sub/b.txt"}  # nothing of the failure is left in it
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"stage": "other"}, {"config": {"x": 2}}, {"inputs": {"i": "0"}}, {"seed": 1}, {"modules": ("genloss.store",)},
+     {"libraries": ("numpy",)}],
+)  # fmt: skip
+def test_everything_that_matters_is_in_the_key(change: dict) -> None:
+    assert work(**change).key != work().key
+
+
+def test_what_does_not_matter_is_not_in_the_key() -> None:
+    assert work(lambda out, scratch: {}).key == work().key
+    assert work(modules=("a", "b")).key == work(modules=("b", "a", "a")).key
+    assert work(config={"x": 1, "y": 2}).key == work(config={"y": 2, "x": 1}).key
+    with pytest.raises(ValueError):
+        canonical({"x": float("nan")})
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"[]", b'{"key": "k"}', b"\xff\xfe"])
+def test_a_damaged_record_is_one_line_whose_remedy_works(tmp_path: Path, content: bytes) -> None:
+    store = Store(tmp_path)
+    before = store.get(work())
+    [record] = (tmp_path / "stages").rglob("*.json")
+    record.write_bytes(content)
+    with pytest.raises(UserError, match="damaged; delete it and run again") as caught:
+        store.get(work())
+    assert caught.value.key == str(record)
+    record.unlink()
+    assert store.get(work()).files == before.files
+
+
+def test_a_damaged_blob_is_one_line_whose_remedy_works(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    done = store.get(work())
+    blob = store.blob(done.files["a.txt"])
+    blob.chmod(0o644)
+    blob.write_text("edited")
+    with pytest.raises(UserError, match="sha256 differs") as caught:
+        store.get(work())
+    assert caught.value.key == str(blob) and "demo's a.txt" in str(caught.value)
+    blob.unlink()
+    assert store.get(work()).files == done.files and blob.read_text() == "a"
+
+
+def test_a_store_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="set GENLOSS_STORE"):
+        Store(tmp_path / "file" / "store")
+
+
+def test_write_atomic_and_link(tmp_path: Path) -> None:
+    path = tmp_path / "x" / "a.txt"
+    write_atomic(path, "one")
+    digest = sha256_file(path)
+    write_atomic(path, "two")
+    assert path.read_text() == "two" and sha256_file(path) != digest  # the remembered hash was not of the new file
+    link(path, tmp_path / "y" / "b.txt")
+    link(path, tmp_path / "y" / "b.txt")  # again, onto itself
+    assert (tmp_path / "y" / "b.txt").samefile(path)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.txt", "b.txt"]
+    assert tree_hash({"a": "1", "b": "2"}) == tree_hash({"b": "2", "a": "1"}) != tree_hash({"a": "2", "b": "1"})
+
+
+# -- run directories -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_directory_outlives_its_store(tmp_path: Path) -> None:
+    """What a directory holds (after `dvc pull`, say) is adopted, not computed."""
+    first = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    done = first.ensure(work(stage="curate"), 1)
+    other = RunDir(tmp_path / "run", Store(tmp_path / "new"))
+
+    def never(out: Path, scratch: Path) -> dict:
+        raise AssertionError("computed again")
+
+    assert other.ensure(work(never, stage="curate"), 1) == done
+    assert other.store.computed == 0
+    # the new store can serve another arm
+    arm = RunDir(tmp_path / "arm", Store(tmp_path / "new"))
+    assert arm.ensure(work(never, stage="curate"), 1).files == done.files
+    assert (tmp_path / "arm/rounds/01/a.txt").read_text() == "a"
+
+
+def test_two_arms_share_one_file(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for name in ("x", "y"):
+        RunDir(tmp_path / name, store).ensure(work(stage="curate"), 1)
+    a, b = (tmp_path / n / "rounds/01/a.txt" for n in ("x", "y"))
+    assert a.samefile(b) and store.computed == 1
+
+
+def test_another_config_replaces_the_files_of_the_stage_and_no_others(tmp_path: Path) -> None:
+    def file(name: str):
+        def execute(out: Path, scratch: Path) -> dict:
+            (out / name).write_text(name)
+            return {}
+
+        return execute
+
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    run.ensure(work(stage="curate"), 1)
+    run.ensure(work(file("t.txt"), stage="mix"), 1)
+    run.ensure(work(file("c.txt"), stage="curate", config={"x": 2}), 1)
+    left = sorted(p.name for p in (tmp_path / "run/rounds/01").rglob("*") if p.is_file())
+    assert left == ["c.txt", "manifest.json", "t.txt"]
+
+
+def test_edited_and_missing_files(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    run.ensure(work(stage="mix"), 1)
+    path = tmp_path / "run/rounds/01/a.txt"
+    path.unlink()
+    with pytest.raises(UserError, match="is missing; `dvc checkout` or run again"):
+        run.hash_of("mix", 1, "")
+    run.ensure(work(stage="mix"), 1)
+    assert path.read_text() == "a" and run.store.computed == 1
+    path.unlink()
+    path.write_text("edited")  # a file of its own: the store is whole
+    with pytest.raises(UserError, match="is damaged or was edited") as caught:
+        run.ensure(work(stage="mix"), 1)
+    assert "which is the same file" not in str(caught.value)
+    path.unlink()
+    run.ensure(work(stage="mix"), 1)
+    assert path.read_text() == "a" and run.store.computed == 1
+    with pytest.raises(UserError, match="stage train of round 1 is not there"):
+        run.hash_of("train", 1, "")
