@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -154,7 +153,7 @@ def test_parallel_commits_share_a_cache(base: tuple[Lab, Path], tmp_path: Path) 
         assert codes == [0] * len(folders)
         print(f"{len(folders)} commits in {time.monotonic() - began:.1f} s")
         assert all(versioning.committed(folder) for folder in folders)
-    shared = [os.stat(folder / "rounds/01/generated.parquet").st_ino for folder in folders]
+    shared = [(folder / "rounds/01/generated.parquet").stat().st_ino for folder in folders]
     assert len(set(shared)) <= 2  # one copy in the cache, linked to by every arm (a race may leave another)
     for folder in folders[:2]:
         assert yaml.safe_load((folder / "dvc.lock").read_text())["stages"]["round@03"]["outs"]

@@ -19,6 +19,7 @@ from genloss.store import write_atomic
 
 EVERY = 0.2  # seconds between two writes of a state
 LINE = 30.0  # seconds between two plain lines inside a stage
+ENDED = ("finished", "failed")
 
 
 class Progress:
@@ -118,21 +119,27 @@ class Live:
         return found
 
     def table(self) -> Any:
+        from rich.box import SIMPLE_HEAD
         from rich.markup import escape
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        states = self.states()
-        over = sum(s.get("stage") in ("finished", "failed") for s in states)
-        table = Table(title=f"{over} of {self.total} arms finished", title_justify="left", expand=False)
-        for name in ("arm", "round", "stage", "", "rate", "left in stage", "left in arm"):
-            table.add_column(
-                name, justify="right" if name in ("round", "rate", "left in stage", "left in arm") else "left"
-            )
+        states = sorted(self.states(), key=lambda s: s.get("stage") in ENDED)  # a small screen cuts off what has ended
+        if not states:
+            return "starting ..."
+        over = sum(s.get("stage") in ENDED for s in states)
+        title = f"{over} of {self.total} arms have ended" if self.total > 1 else None
+        table = Table(
+            title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        )
+        for name in ("arm", "round", "stage", "", "rate", "left", "arm left"):
+            right = name in ("round", "rate", "left", "arm left")
+            fixed = {"min_width": 8} if name == "stage" else {}
+            table.add_column(name, justify="right" if right else "left", no_wrap=True, **fixed)
         for s in states:
-            total = s.get("total") or 1
-            bar = ProgressBar(total=total, completed=s.get("done", 0), width=16) if "done" in s else ""
-            stage = "waiting for another arm" if s.get("waiting") else s.get("stage", "")
+            total = s.get("total") or 1  # "waits": another arm computes the stage that this one needs
+            bar = ProgressBar(total=total, completed=s.get("done", 0), width=12) if "done" in s else ""
+            stage = "waits" if s.get("waiting") else s.get("stage", "")
             rate = f"{s['rate']:.0f} {s['unit']}/s" if "rate" in s else ""
             table.add_row(
                 escape(s["arm"]),
@@ -149,7 +156,7 @@ class Live:
 def arm_left(state: dict[str, Any]) -> float | None:
     """Seconds that an arm still needs, if its coming rounds take as long as its past ones; None before the first."""
     done = state.get("round", 0)
-    if done < 1 or state.get("stage") in ("finished", "failed"):
+    if done < 1 or state.get("stage") in ENDED:
         return None
     return (time.time() - state["began"]) / done * (state["rounds"] + 1 - done)
 
