@@ -157,8 +157,9 @@ def test_bad_text_file(main, project, tiny, corpus, name: str, content: bytes, w
     command = ["run", *tiny, "domain.corpus.path=texts", "rounds=1"]
     check_line(main(*command), "domain.corpus.path", *words)
     assert trained(project) == 0
-    (folder / name).unlink()
-    assert main(*command).code == 0
+    if "iconv" in words:  # the remedy works
+        (folder / name).write_text(content.decode("latin-1"), encoding="utf-8")
+        assert main(*command).code == 0
 
 
 @pytest.mark.parametrize(
