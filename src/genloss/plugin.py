@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from genloss.errors import UserError, nearest
@@ -54,11 +54,10 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
             raise UserError(f"{key}.{name}", values[name], f"unknown option; {nearest(str(name), names)}")
     try:
         node = OmegaConf.merge(OmegaConf.structured(cls, flags={"readonly": False}), OmegaConf.create(dict(values)))
+        assert isinstance(node, DictConfig)
         for f in dataclasses.fields(cls):  # type: ignore[arg-type]
-            if dataclasses.is_dataclass(
-                OmegaConf.get_type(node, f.name)
-            ):  # alone first, for the full key of its errors
-                try:
+            if dataclasses.is_dataclass(OmegaConf.get_type(node, f.name)):
+                try:  # a nested dataclass alone first, for the full key of its errors
                     OmegaConf.to_object(node[f.name])
                 except UserError as error:
                     raise error.under(f.name) from None
