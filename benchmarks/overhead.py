@@ -62,7 +62,7 @@ def project(folder: Path) -> Path:
     shutil.copytree(REPO / "conf", folder / "conf")
     for name in ("params.yaml", "dvc.yaml"):
         text = (REPO / name).read_text()
-        (folder / name).write_text("".join(l for l in text.splitlines(True) if l.strip() != "- src/genloss"))
+        (folder / name).write_text("".join(s for s in text.splitlines(True) if s.strip() != "- src/genloss"))
     text = (
         (folder / "dvc.yaml")
         .read_text()

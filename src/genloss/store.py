@@ -15,8 +15,10 @@ whole store loses no result that a run directory or the DVC cache holds; it only
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import gc
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -153,6 +155,30 @@ def link(source: Path, target: Path) -> None:
     aside.unlink(missing_ok=True)  # rename() of two links to one inode does nothing and leaves the first
 
 
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, told to keep one heap and to leave blocks above 8 MB out of it; None where there is no glibc."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((-8, 1), (-3, 8 << 20)):  # M_ARENA_MAX, M_MMAP_THRESHOLD
+            libc.mallopt(option, value)
+        return libc
+    except (OSError, AttributeError):
+        return None
+
+
+def release_memory() -> None:
+    """Give back what a stage used: cycles (Lightning's, which hold model and optimizer), Arrow's pool, freed pages.
+
+    Without it the peak crept up by a quarter over ten rounds (docs/decisions.md, benchmarks/memory.py)."""
+    import pyarrow as pa
+
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
 class Store:
     """Content-keyed results below `root`. `computed` and `reused` count the stages of this process."""
 
@@ -248,6 +274,7 @@ class Store:
         out = scratch / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
+        release_memory()
         began = time.perf_counter()
         result = work.execute(out, scratch)
         seconds = time.perf_counter() - began
@@ -255,4 +282,5 @@ class Store:
         done = Done(key, files, result, round(seconds, 3))
         write_atomic(self._record(work, key), canonical(done.to_json()))
         shutil.rmtree(scratch, ignore_errors=True)
+        release_memory()
         return done
