@@ -43,7 +43,7 @@ def test_killed_at_random_moments(tmp_path: Path, tiny: list[str]) -> None:
     assert found["hashes"] and found["hashes"] == found["undisturbed"]
     assert found["records"] == found["undisturbed_records"]  # the same stages under the same keys, each once
     assert found["points"] and set(found["points"].values()) == {1}  # MLflow has every point, and has it once
-    assert len(found["interrupted"]) >= 3, found["interrupted"]  # the kills did not all hit one kind of stage
+    assert len(found["interrupted"]) >= 2, found["interrupted"]  # the kills did not all hit one kind of stage
 
 
 # -- the driver ----------------------------------------------------------------------------------------------------------------

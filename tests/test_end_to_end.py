@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from genloss.config import load_params
+from genloss.store import Store
 from support import Lab, hashes
 
 
@@ -20,7 +21,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[Lab
 
 
 def test_run_directory(base: tuple[Lab, Path]) -> None:
-    _, folder = base
+    lab, folder = base
     names = {str(p.relative_to(folder)) for p in folder.glob("rounds/*/*")}
     for n in ("01", "02"):
         expected = [
@@ -41,6 +42,10 @@ def test_run_directory(base: tuple[Lab, Path]) -> None:
     for stage in ("generate", "curate", "mix", "train"):
         for name, digest in manifest["stages"][stage]["files"].items():
             assert found[f"rounds/02/{name}"] == digest
+    # the run directory, the store and DVC's cache hold one copy
+    path = folder / "rounds/02/model/model.safetensors"
+    assert path.samefile(Store(lab.store).blob(manifest["stages"]["train"]["files"]["model/model.safetensors"]))
+    assert any(path.samefile(cached) for cached in lab.root.glob(".dvc/cache/files/md5/*/*"))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -134,8 +134,8 @@ class Live:
         )
         for name in ("arm", "round", "stage", "", "rate", "left", "arm left"):
             right = name in ("round", "rate", "left", "arm left")
-            fixed = {"min_width": 8} if name == "stage" else {}
-            table.add_column(name, justify="right" if right else "left", no_wrap=True, **fixed)
+            least = 8 if name == "stage" else None  # so that the columns do not jump
+            table.add_column(name, justify="right" if right else "left", no_wrap=True, min_width=least)
         for s in states:
             total = s.get("total") or 1  # "waits": another arm computes the stage that this one needs
             bar = ProgressBar(total=total, completed=s.get("done", 0), width=12) if "done" in s else ""

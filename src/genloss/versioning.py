@@ -10,6 +10,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from pathlib import Path
 
 import yaml
 
-from genloss.config import project_root
+from genloss.config import project_root, store_root
 from genloss.errors import UserError
-from genloss.store import write_atomic
+from genloss.store import Store, link, write_atomic
 
 # What a round's result depends on: everything but how it is carried out, and not the number of rounds, so that adding a
 # round leaves the ones before it as they are.
@@ -149,3 +150,19 @@ def commit(folder: Path) -> None:
             None,
             f"DVC cannot commit it ({said}); the results are there, run again to commit them",
         )
+    share(folder)
+
+
+def share(folder: Path) -> None:
+    """Let the store's blobs be DVC's files: DVC replaces what it commits by links to its cache, which would leave every byte on
+    disk twice."""
+    store = Store(store_root())
+    for manifest in folder.glob("rounds/*/manifest.json"):
+        for stage, entry in json.loads(manifest.read_text())["stages"].items():
+            for name, digest in entry["files"].items():
+                path, blob = (folder / "data" if stage == "data" else manifest.parent) / name, store.blob(digest)
+                if not (path.is_file() and blob.is_file()) or path.samefile(blob):
+                    continue
+                here, there = path.stat(), blob.stat()
+                if here.st_dev == there.st_dev and here.st_size == there.st_size:
+                    link(path, blob)
