@@ -28,7 +28,7 @@ from genloss.generate import Request
 from genloss.progress import Progress
 from genloss.rundir import RunDir
 from genloss.seeds import seed_of
-from genloss.store import Done, Work, canonical, sha256_text, write_atomic
+from genloss.store import Done, Work, write_atomic
 
 STAGES = ("data", "generate", "curate", "mix", "train", "evaluate")
 
@@ -275,14 +275,3 @@ class Loop:
     @staticmethod
     def _unnamed(mixing: dict[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in mixing.items() if k not in ("name", "init")}
-
-
-def identity_text(loop: Loop) -> str:
-    """sha256 over every file of every round except metrics and manifests: equal for equal data."""
-    files: dict[str, str] = {}
-    for n in range(loop.base.rounds + 1):
-        for stage in STAGES:
-            done = loop.dir.done(stage, n)
-            if done and (stage != "data" or n == 0):
-                files |= {f"{n:02d}/{stage}/{name}": digest for name, digest in done.files.items()}
-    return sha256_text(canonical(files))
