@@ -109,6 +109,7 @@ class RunDir:
         if known and known.key == key and self.intact(known, folder):
             if self.store.lookup(work, key) is None:
                 self.store.adopt(known, work, folder)
+            self.store.reused += 1
             return known
         done = self.store.get(work, waiting=waiting)
         if known:  # files of an earlier config go, so that the folder holds what the manifest says

@@ -180,10 +180,12 @@ def release_memory() -> None:
 
 
 class Store:
-    """Content-keyed results below `root`."""
+    """Content-keyed results below `root`. `computed` and `reused` count the stages of this process."""
 
     def __init__(self, root: Path):
         self.root = root
+        self.computed = 0
+        self.reused = 0
         try:
             for name in ("blobs", "stages", "scratch", "locks"):
                 (root / name).mkdir(parents=True, exist_ok=True)
@@ -262,7 +264,9 @@ class Store:
                 done = self.lookup(work, key)  # another arm may have finished it while we waited
                 if done is None:
                     done = self._compute(work, key)
+                    self.computed += 1
                     return done
+        self.reused += 1
         return done
 
     def _compute(self, work: Work, key: str) -> Done:
