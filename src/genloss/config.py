@@ -67,7 +67,7 @@ def hydra_error(error: Exception) -> UserError:
     if "Available options in" in text:  # a group option that does not exist
         missing = text.split("Could not find '")[-1].split("'")[0] if "Could not find '" in text else lines[0]
         group, _, name = missing.rpartition("/")
-        options = text.split("Available options in")[1].partition(":")[2].split()
+        options = text.split("Available options in")[1].partition(":")[2].partition("Config search path")[0].split()
         return UserError(group, name, f"unknown; {nearest(name, options)}")
     if "Could not override" in text:
         key = text.split("Could not override '")[1].split("'")[0]
