@@ -74,6 +74,11 @@ def tree_hash(files: dict[str, str]) -> str:
     return sha256_text("\n".join(f"{name} {digest}" for name, digest in sorted(files.items())))
 
 
+def folder_hash(folder: Path) -> str:
+    """One sha256 for the files directly in a folder: a saved model or tokenizer outside of the run."""
+    return tree_hash({f.name: sha256_file(f) for f in folder.iterdir() if f.is_file()})
+
+
 @cache
 def code_hash(module: str) -> str:
     """sha256 of a module's source: editing a curator makes its stages, and no others, new."""

@@ -1,6 +1,6 @@
 """Curate: each generated record is kept or dropped, with a score and a reason.
 
-A curator is one dataclass with one method, and one file in conf/curation/. Curators chain: `curation=[exact,random]`
+A curator is one dataclass with one method, and one file in conf/curation/. Curators chain: `curation=[dedup,random]`
 runs them in this order, each on what the ones before it kept. Nothing is lost: what a curator drops goes to
 rejected.parquet with its reason. `control=random` replaces the chain's choice by a random one of equal size.
 """

@@ -1,7 +1,7 @@
 """Selectors that need no look at the content, or any score: random, and the top fraction by a score.
 
 genloss run -m curation=none,random,top              # the random half is the control of every selector
-genloss run curation=longest control=random          # equal size: as many as `longest` keeps, at random
+genloss run curation=top control=random               # equal size: as many as `top` keeps, at random
 """
 
 from __future__ import annotations

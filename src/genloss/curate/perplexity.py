@@ -16,7 +16,7 @@ import pyarrow as pa
 from genloss.curate import Context, Curator, Verdict, top, verdict
 from genloss.curate.choose import kept_of
 from genloss.errors import UserError, one_of, require
-from genloss.store import sha256_file, tree_hash
+from genloss.store import folder_hash
 
 
 @dataclass
@@ -41,8 +41,7 @@ class Perplexity(Curator):
     def fingerprint(self) -> str:
         if self.judge_model in ("round0", "last"):
             return ""
-        folder = Path(self.judge_model)
-        return tree_hash({f.name: sha256_file(f) for f in folder.iterdir() if f.is_file()})
+        return folder_hash(Path(self.judge_model))
 
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         model = {"round0": context.round0, "last": context.last}.get(self.judge_model, Path(self.judge_model))

@@ -47,6 +47,10 @@ class Runtime:
 class Model:
     """What is trained: an architecture or a model to continue from. A plug-in of its domain."""
 
+    def fingerprint(self) -> str:
+        """Hash of files outside the run that training starts from; '' if there are none."""
+        return ""
+
 
 class Trainer:
     """How it is trained: budget, optimiser, schedule. A plug-in of its domain."""

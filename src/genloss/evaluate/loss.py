@@ -43,8 +43,8 @@ class HeldOut(Metric):
 class Tails(SampleMetric):
     """Loss of the records (nats/token) under the model of round 0, the frozen judge: mean and percentiles 1, 50, 99.
 
-    Collapse moves both tails: the 99th percentile falls first (rare text is lost), while a drift of the model raises it
-    again (improbable text appears); Shumailov et al. 2024, Fig. 1, histograms of generation perplexity.
+    Read the distance from the floor, in either direction: a model that forgets rare text lowers the upper percentile, a model
+    that drifts raises it, and both happen (Shumailov et al. 2024, Fig. 1, histograms of generation perplexity).
     """
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:

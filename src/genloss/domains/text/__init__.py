@@ -23,6 +23,7 @@ from genloss.domains.text.tokenizer import train_bpe, use_saved
 from genloss.errors import UserError, require
 from genloss.plugin import build
 from genloss.seeds import generator
+from genloss.store import folder_hash
 
 if TYPE_CHECKING:
     from genloss.config import Experiment
@@ -100,10 +101,10 @@ class Text(Domain):
     def code(self, stage: str) -> tuple[str, ...]:
         package = "genloss.domains.text"
         own = {
-            "data": (package, f"{package}.corpus", f"{package}.tokenizer"),
-            "generate": (f"{package}.sampling", f"{package}.tokenizer"),
+            "data": (package, f"{package}.corpus", f"{package}.tokenizer", "genloss.curate.duplicates"),
+            "generate": (f"{package}.sampling", f"{package}.model", f"{package}.tokenizer"),
             "train": (f"{package}.training", f"{package}.packing", f"{package}.model"),
-            "evaluate": (f"{package}.scoring", f"{package}.tokenizer"),
+            "evaluate": (f"{package}.scoring", f"{package}.packing", f"{package}.model", f"{package}.tokenizer"),
         }
         return own.get(stage, ())
 
@@ -111,7 +112,8 @@ class Text(Domain):
         return ("tokenizers", "numpy") if stage == "data" else ("torch", "transformers", "tokenizers", "numpy")
 
     def fingerprint(self) -> str:
-        return self.source.fingerprint()
+        saved = Path(self.tokenizer)
+        return self.source.fingerprint() + (folder_hash(saved) if self.tokenizer != "bpe" and saved.is_dir() else "")
 
     # -- data --------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from genloss.domains import Model
 from genloss.errors import UserError, one_of, require
+from genloss.store import folder_hash
 
 if TYPE_CHECKING:
     from genloss.domains.text import Text
@@ -89,6 +90,9 @@ class Pretrained(TextModel):
 
     def __post_init__(self) -> None:
         one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
+
+    def fingerprint(self) -> str:
+        return folder_hash(Path(self.path)) if Path(self.path).is_dir() else ""
 
     def check(self, domain: Text) -> None:
         looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
