@@ -108,9 +108,9 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
         words = name.split()
         group = " ".join(words[: words.index("seed")]) if "seed" in words else name
         groups.setdefault(group or "all", []).append(rounds_of(folder))
-    panels = [metric] + [m for m in ("distinct_2", "loss_under_round0_p99") if m != metric]
-    titles = {METRIC: "held-out real text, bits per byte", "distinct_2": "distinct bigrams of generated text",
-              "loss_under_round0_p99": "99th percentile of generated text's loss\nunder the round-0 model, nats/token"}  # fmt: skip
+    panels = [metric] + [m for m in ("coverage_d1", "loss_under_round0") if m != metric]
+    titles = {METRIC: "held-out real text, bits per byte", "coverage_d1": "share of the commonest real words (first decile)\nthat generated text still uses",
+              "loss_under_round0": "generated text's loss under the round-0 model,\nnats per token"}  # fmt: skip
     colours = [
         "#0072B2",
         "#009E73",

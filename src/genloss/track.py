@@ -81,7 +81,8 @@ def _create(database: Path) -> None:
     from mlflow import MlflowClient
 
     aside = database.with_name(f".{database.name}.new")
-    aside.unlink(missing_ok=True)
+    for left in database.parent.glob(f"{aside.name}*"):  # its journal too, which SQLite would play into the new one
+        left.unlink()
     MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
     os.replace(aside, database)
 

@@ -65,7 +65,7 @@ def dvc_yaml(code: bool) -> str:
         },
     }
     head = "# Written by `genloss compose`. One stage a round; `dvc repro` runs what changed, from the first such round on.\n"
-    shown = ("heldout_bits_per_byte", "distinct_2", "loss_under_round0")
+    shown = ("heldout_bits_per_byte", "coverage_d1", "loss_under_round0")
     plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown]
     last = {
         "cmd": "genloss report . --out report",
