@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -247,11 +246,3 @@ def sample(request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
             done += len(texts)
             request.report(done, request.n, "records")
             yield {"text": texts}, tokens
-
-
-def sample_texts(
-    model: Path, data: Path, options: Any, n: int, seed: int, scratch: Path, workers: int = 1
-) -> list[str]:
-    """The texts of `n` unconditional samples: `sample` for scripts and benchmarks."""
-    request = Sampling(model, data, n, seed, options, None, scratch, Runtime(workers=workers))
-    return [text for payload, _ in sample(request) for text in payload["text"]]
