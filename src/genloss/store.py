@@ -161,26 +161,25 @@ def link(source: Path, target: Path) -> None:
 
 
 @cache
-def _glibc() -> ctypes.CDLL | None:
-    """The C library, told to keep one heap and to leave blocks above 8 MB out of it; None where there is no glibc."""
+def _one_heap() -> ctypes.CDLL | None:
+    """Put everything, Arrow's tables too, in one heap of the C library that keeps what is freed until a stage ends. Else every
+    training step would return its pages and fault them in again (docs/decisions.md, "Memory"). None where there is no glibc."""
+    import pyarrow as pa
+
     try:
         libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((-8, 1), (-3, 8 << 20)):  # M_ARENA_MAX, M_MMAP_THRESHOLD
+        for option, value in ((-8, 1), (-3, 1 << 28), (-1, 1 << 30)):  # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
             libc.mallopt(option, value)
-        return libc
     except (OSError, AttributeError):
         return None
+    pa.set_memory_pool(pa.system_memory_pool())
+    return libc
 
 
 def release_memory() -> None:
-    """Give back what a stage used: cycles (Lightning's, which hold model and optimizer), Arrow's pool, freed pages.
-
-    Without it the peak crept up by a quarter over ten rounds (docs/decisions.md, benchmarks/memory.py)."""
-    import pyarrow as pa
-
+    """Give back what a stage used: cycles (Lightning's, which hold model and optimizer) and freed pages."""
     gc.collect()
-    pa.default_memory_pool().release_unused()
-    if libc := _glibc():
+    if libc := _one_heap():
         libc.malloc_trim(0)
 
 

@@ -21,6 +21,7 @@ from genloss.domains.text.tokenizer import Codec
 from genloss.seeds import generator
 
 WINDOW = 256  # records that are packed together
+KEEP = 1 << 16  # records whose token ids are kept for the next epoch
 IGNORE = -100  # target of padding
 
 
@@ -48,6 +49,7 @@ class Rows:
         self.texts = records.concat(tables).column("text").combine_chunks()
         self.weights = np.repeat(np.asarray(weights, dtype=np.float32), [len(t) for t in tables])
         self.codec, self.context, self.seed = codec, context, seed
+        self._kept: dict[int, list[int]] = {}
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         epoch = 0
@@ -61,9 +63,8 @@ class Rows:
         order = rng.permutation(len(self.texts))
         for at in range(0, len(order), WINDOW):
             chosen = order[at : at + WINDOW]
-            texts = self.texts.take(pa.array(chosen)).to_pylist()
             pieces: list[tuple[list[int], float]] = []
-            for ids, weight in zip(self.codec.encode(texts), self.weights[chosen], strict=True):
+            for ids, weight in zip(self._ids(chosen), self.weights[chosen], strict=True):
                 sequence = [self.codec.begin, *ids, self.codec.end]
                 pieces += [
                     (sequence[i : i + self.context + 1], float(weight))
@@ -72,6 +73,15 @@ class Rows:
             rows = fit([len(p) for p, _ in pieces], self.context + 1)
             for r in rng.permutation(len(rows)):
                 yield self._row([pieces[i] for i in rows[r]])
+
+    def _ids(self, chosen: np.ndarray) -> list[list[int]]:
+        """Token ids of these records; a record is encoded when it is first met."""
+        new = [i for i in chosen.tolist() if i not in self._kept]
+        found = dict(zip(new, self.codec.encode(self.texts.take(pa.array(new, pa.int64())).to_pylist()), strict=True))
+        ids = [found[i] if i in found else self._kept[i] for i in chosen.tolist()]
+        if len(self._kept) + len(found) <= KEEP:
+            self._kept |= found
+        return ids
 
     def _row(self, pieces: list[tuple[list[int], float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         inputs = np.full(self.context, self.codec.end, dtype=np.int64)

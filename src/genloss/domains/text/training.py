@@ -193,7 +193,8 @@ def _fit(fit: Fit) -> dict[str, Any]:
         def __init__(self) -> None:
             super().__init__()
             self.model = model
-            self.curve: list[tuple[int, Any, float]] = []
+            # one tensor from the start: a kept scalar a step would pin the heap between the blocks of every step
+            self.curve = torch.zeros(steps)
             self.validation: dict[int, float] = {}
             self._sums: list[tuple[Any, Any]] = []
 
@@ -208,8 +209,11 @@ def _fit(fit: Fit) -> dict[str, Any]:
         def training_step(self, batch: tuple[Any, ...], index: int) -> Any:
             loss = self.losses(batch)
             if index % trainer.accumulate == 0:
-                self.curve.append((self.global_step, loss.detach(), trainer.rate(self.global_step, steps)))
+                self.curve[self.global_step] = loss.detach()
             return loss
+
+        def on_fit_start(self) -> None:
+            self.curve = self.curve.to(self.device)  # or every step would wait for the accelerator
 
         def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
             fit.report(self.global_step, steps, "steps")
@@ -247,7 +251,7 @@ def _fit(fit: Fit) -> dict[str, Any]:
     module = CausalLM()
     engine.fit(module, datamodule=Data())
     state = engine.strategy.lightning_module_state_dict()  # gathers the shards of FSDP: every process takes part
-    result = {"steps": steps, "tokens": steps * trainer.batch * context, "loss": float(module.curve[-1][1])}
+    result = {"steps": steps, "tokens": steps * trainer.batch * context, "loss": float(module.curve[-1])}
     result["parameters"] = sum(p.numel() for p in model.parameters())
     if engine.is_global_zero:
         prefix = "model."
@@ -257,8 +261,8 @@ def _fit(fit: Fit) -> dict[str, Any]:
         with (fit.out / "training.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["step", "loss", "lr", "validation_loss"])
-            for step, loss, rate in module.curve:
-                table.writerow([step + 1, f"{float(loss):.6g}", f"{rate * trainer.lr:.6g}", ""])
+            for step, loss in enumerate(module.curve.tolist()):
+                table.writerow([step + 1, f"{loss:.6g}", f"{trainer.rate(step, steps) * trainer.lr:.6g}", ""])
             for step, value in module.validation.items():
                 table.writerow([step, "", "", f"{value:.6g}"])
         if os.environ.get("GENLOSS_JOB"):
