@@ -71,8 +71,8 @@ def project(folder: Path) -> Path:
     )
     (folder / "dvc.yaml").write_text(text)
     shutil.copytree(REPO / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
-    with (folder / ".dvc" / "config").open("a") as file:
-        file.write("[core]\n    no_scm = true\n")
+    config = folder / ".dvc" / "config"
+    config.write_text(config.read_text().replace("[core]\n", "[core]\n    no_scm = true\n"))
     shutil.copy(REPO / ".dvcignore", folder)
     return folder
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -228,12 +229,18 @@ class Loop:
                 metrics[f"seconds/{stage}"] = entry.seconds
                 if "tokens" in entry.result and entry.seconds > 0:
                     metrics[f"tokens_per_second/{stage}"] = entry.result["tokens"] / entry.seconds
+        if n < len(self._theory):
+            metrics |= {f"theory/{name}": value for name, value in self._theory[n].items()}
         metrics = {k: float(v) for k, v in sorted(metrics.items()) if math.isfinite(v)}
         path = self.dir.round(n) / "metrics.json"
         text = json.dumps(metrics, indent=1) + "\n"
         if not path.is_file() or path.read_text() != text:
             write_atomic(path, text)
         return metrics
+
+    @cached_property
+    def _theory(self) -> list[dict[str, float]]:
+        return self.base.domain.theory(self.base)
 
     # -- plumbing ----------------------------------------------------------------------------------------------------
 

@@ -44,8 +44,8 @@ def make_table(
     columns of text in it (or, for arrays, their bytes)."""
     columns = {k: v if isinstance(v, (pa.Array, pa.ChunkedArray)) else pa.array(v) for k, v in payload.items()}
     n = len(next(iter(columns.values())))
-    values = [columns[k].to_pylist() for k in sorted(columns)]
-    contents = ["\x1f".join(str(v) for v in row) for row in zip(*values, strict=True)]
+    values = [_contents(columns[k]) for k in sorted(columns)]
+    contents = [b"\x1f".join(row) for row in zip(*values, strict=True)]
     return pa.table(
         {
             "id": record_ids(contents, salt=f"{origin}/{generation}/{recipe}"),
@@ -58,11 +58,25 @@ def make_table(
     )
 
 
+def _contents(column: pa.Array | pa.ChunkedArray) -> list[bytes]:
+    """What is hashed of each value: the bytes of an array, the text of anything else."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return [str(v).encode() for v in column.to_pylist()]
+    flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return [
+        row.tobytes()
+        for row in flat.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+    ]
+
+
 def write(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file aside and rename it into place."""
+    """Write a Parquet file aside and rename it into place. Arrays of random numbers do not compress, and are left as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, aside, compression="zstd")
+    if any(pa.types.is_fixed_size_list(t) for t in table.schema.types):
+        pq.write_table(table, aside, compression="none", use_dictionary=False, write_statistics=False)
+    else:
+        pq.write_table(table, aside, compression="zstd")
     os.replace(aside, path)
 
 

@@ -177,8 +177,11 @@ def _one_heap() -> ctypes.CDLL | None:
 
 
 def release_memory() -> None:
-    """Give back what a stage used: cycles (Lightning's, which hold model and optimizer) and freed pages."""
+    """Give back what a stage used: cycles (Lightning's, which hold model and optimizer) and freed pages.
+
+    What survives is frozen: it is not looked through again, which took 0.4 s with all libraries loaded."""
     gc.collect()
+    gc.freeze()
     if libc := _one_heap():
         libc.malloc_trim(0)
 
@@ -278,7 +281,7 @@ class Store:
         out = scratch / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        release_memory()
+        _one_heap()
         began = time.perf_counter()
         result = work.execute(out, scratch)
         seconds = time.perf_counter() - began

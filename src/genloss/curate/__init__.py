@@ -7,9 +7,9 @@ rejected.parquet with its reason. `control=random` replaces the chain's choice b
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genloss import records
+from genloss.chains import is_chains
+from genloss.curate.chains import curate_chains
 from genloss.domains import Domain, Report, silent
 from genloss.errors import UserError
 from genloss.seeds import generator, seed_of
@@ -61,14 +63,22 @@ class Context:
     last: Path  # model n-1, the one that made the records
     report: Report = silent
 
+    def seeded(self, seed: int) -> Context:
+        return replace(self, seed=seed)
+
 
 class Curator(ABC):
-    """Decides record by record. `judge` gets a table of n >= 1 records and returns a `Verdict` over them."""
+    """Decides record by record. `judge` gets a table of n >= 1 records and returns a `Verdict` over them; `judge_points`, for
+    domains of chains (genloss.chains), gets points [slots, chains, width] and which of them are left."""
 
     reads: tuple[str, ...] = ()  # of "data", "round0", "last": what else the verdict depends on
 
-    @abstractmethod
-    def judge(self, table: pa.Table, context: Context) -> Verdict: ...
+    def judge(self, table: pa.Table, context: Context) -> Verdict:
+        raise UserError("curation", type(self).__name__, f"works on chains of points, not on {context.domain.name}")
+
+    def judge_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
+        """bool [slots, chains]: which points to keep of those that are `left`."""
+        raise UserError("curation", type(self).__name__, f"works on text, not on points ({context.domain.name})")
 
     def fingerprint(self) -> str:
         """Hash of files outside the run that the verdict depends on; '' if there are none."""
@@ -81,8 +91,10 @@ class Curator(ABC):
 
 def curate(
     table: pa.Table, curators: Mapping[str, Curator], control: str, context: Context
-) -> tuple[pa.Table, pa.Table, dict[str, int]]:
+) -> tuple[pa.Table, pa.Table, Mapping[str, float]]:
     """Run the chain. Returns (kept, rejected, counts by reason); kept and rejected together are `table`."""
+    if is_chains(table.schema):
+        return curate_chains(table, curators, control, context)
     n = len(table)
     keep = np.ones(n, dtype=bool)
     score = np.full(n, np.nan)
@@ -91,11 +103,7 @@ def curate(
         alive = np.flatnonzero(keep)
         if len(alive) == 0:
             break
-        own = Context(
-            context.domain, context.round, seed_of(context.seed, name, position), context.data, context.round0,
-            context.last, context.report,
-        )  # fmt: skip
-        said = curator.judge(table.take(pa.array(alive)), own)
+        said = curator.judge(table.take(pa.array(alive)), context.seeded(seed_of(context.seed, name, position)))
         for part in (said.keep, said.score, said.reason):
             if len(part) != len(alive):
                 raise ValueError(f"curator {name} returned {len(part)} verdicts for {len(alive)} records")

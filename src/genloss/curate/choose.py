@@ -21,6 +21,12 @@ def kept_of(fraction: float, n: int) -> int:
     return max(1, round(fraction * n))
 
 
+def highest(score: np.ndarray, left: np.ndarray, fraction: float) -> np.ndarray:
+    """Mask [slots, chains] of every chain's top fraction by score among the points that are left: at least one."""
+    rank = np.where(left, -score, np.inf).argsort(axis=0, kind="stable").argsort(axis=0)
+    return left & (rank < np.maximum(1, np.round(fraction * left.sum(axis=0))))
+
+
 @dataclass
 class Random(Curator):
     """Keep a random fraction: the equal-size control of every selector."""
@@ -33,6 +39,10 @@ class Random(Curator):
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         score = generator(context.seed, "random").random(len(table))
         return verdict(top(score, kept_of(self.fraction, len(table))), reason="not drawn")
+
+    def judge_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
+        keys = np.where(left, generator(context.seed, "random").random(left.shape), np.inf)
+        return highest(-keys, left, self.fraction)
 
 
 SCORES = ("length", "distinct")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from genloss.errors import one_of, require
+from genloss.errors import UserError, one_of, require
 
 if TYPE_CHECKING:
     from genloss.config import Experiment
@@ -94,6 +94,8 @@ class Domain(ABC):
     name: str
     payload: tuple[str, ...]  # the columns that a record of this domain adds
 
+    headline: str  # the metric that tables and figures show unless told otherwise
+
     def check(self, experiment: Experiment) -> None:
         """Refuse, cheaply and before any work, a config that cannot run (UserError)."""
 
@@ -109,6 +111,11 @@ class Domain(ABC):
         """Names of the distributions whose version `stage` depends on."""
         return ()
 
+    def theory(self, experiment: Experiment) -> list[dict[str, float]]:
+        """What theory predicts of rounds 0, 1, ... of this arm, under the names of the metrics that it predicts; [] where there
+        is no exact expectation."""
+        return []
+
     def fingerprint(self) -> str:
         """Hash of whatever real data lies outside the config (a user's files); '' if there is none."""
         return ""
@@ -123,11 +130,11 @@ class Domain(ABC):
         """Train a model and write it to `fit.out`. Returns small results, `tokens` (or points) seen among them."""
 
     @abstractmethod
-    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
+    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
         """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order."""
 
-    @abstractmethod
     def losses(
         self, model: Path, data: Path, table: pa.Table, report: Report = silent
     ) -> tuple[np.ndarray, np.ndarray]:
         """Total loss in nats [n] and number of predicted tokens [n] of each record under `model`."""
+        raise UserError("domain", self.name, "has no loss of a single record; choose other metrics and curators")

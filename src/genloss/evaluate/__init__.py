@@ -102,7 +102,8 @@ class SampleMetric(Metric):
 
 def evaluate(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, float]:
     """All metrics of one round, flat; a name that two metrics claim, or a number that is not finite, is refused."""
-    found: dict[str, float] = {"n_samples": float(evidence.n_samples)}
+    sampled = any(isinstance(m, SampleMetric) for m in metrics.values())
+    found: dict[str, float] = {"n_samples": float(evidence.n_samples)} if sampled else {}
     for name, metric in metrics.items():
         for key, value in metric.measure(evidence).items():
             if key in found:

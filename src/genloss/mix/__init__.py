@@ -28,7 +28,9 @@ import numpy as np
 import pyarrow as pa
 
 from genloss import records
+from genloss.chains import is_chains
 from genloss.errors import UserError, one_of, require
+from genloss.mix.chains import mix_chains
 from genloss.seeds import generator
 from genloss.store import canonical, link
 
@@ -259,11 +261,15 @@ class Mixing:
         kept: the kept.parquet of each round in the window.
         """
         counts = {j: records.read(path, columns=["id"]).num_rows for j, path in kept.items()}
-        available = records.read(data / "train.parquet", columns=["id"]).num_rows
+        real = records.read(data / "train.parquet", columns=["id"])
+        available = real.num_rows
         parts = self.plan(n, available, counts)
         rng = generator(seed, "mix")
         pool = sum(p.take for p in parts)
         total = self.budget.records(n)
+        if is_chains(real.schema):
+            sources = {"real": data / "train.parquet"} | {str(j): path for j, path in kept.items()}
+            return self._entered(out, mix_chains(self, n, sources, parts, out, rng), total, pool, n)
         # by=fraction has sized the parts to the budget already: each is drawn on its own
         bootstrap = self.replacement and self.by == "fraction" and n > 0
         rows = [self._rows(p, rng, bootstrap) for p in parts]
@@ -300,6 +306,10 @@ class Mixing:
             })  # fmt: skip
         if self.by == "weight" and n > 0:
             self._weigh(shards)
+        return self._entered(out, shards, total, pool, n)
+
+    @staticmethod
+    def _entered(out: Path, shards: list[dict[str, Any]], total: int | None, pool: int, n: int) -> dict[str, Any]:
         result = {"shards": shards, "requested": total if total is not None and n > 0 else pool}
         (out / "mix.json").write_text(canonical(result), encoding="utf-8")
         return result

@@ -60,6 +60,7 @@ class Text(Domain):
     prompts: float = 0.05
     split_seed: int = 0  # not the run's seed: all seeds share one split, so that their spread is that of training
     payload = ("text",)
+    headline = "heldout_bits_per_byte"
 
     def __post_init__(self) -> None:
         require(
@@ -102,7 +103,7 @@ class Text(Domain):
         package = "genloss.domains.text"
         own = {
             "data": (package, f"{package}.corpus", f"{package}.tokenizer", "genloss.curate.duplicates"),
-            "generate": (f"{package}.sampling", f"{package}.model", f"{package}.tokenizer"),
+            "generate": (f"{package}.sampling", f"{package}.decode", f"{package}.model", f"{package}.tokenizer"),
             "train": (f"{package}.training", f"{package}.packing", f"{package}.model"),
             "evaluate": (f"{package}.scoring", f"{package}.packing", f"{package}.model", f"{package}.tokenizer"),
         }

@@ -1,0 +1,171 @@
+"""The theory lab: domains in which collapse has a closed form, thousands of chains at once, through the same loop.
+
+    genloss run -m domain=gaussian mixing=replace,accumulate rounds=50
+
+A lab domain is a `Lab`: how real points are drawn, how a model is fitted to weighted points, how it is sampled, what is
+measured of it. All of them act on every chain in one array operation. `theory` says what must come out, where that is known.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from genloss import records
+from genloss.chains import COLUMN, column_of, table_of
+from genloss.domains import Domain, Fit, Model, Sampling, Trainer
+from genloss.errors import UserError, require
+from genloss.mix.chains import read_shards
+from genloss.seeds import seed_of
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
+
+Parameters = dict[str, np.ndarray]  # of a model; every array begins with the axis of chains
+BLOCK = 64  # slots that are drawn together, from one random stream
+
+
+class LabModel(Model):
+    """What is fitted: a closed form, so there is nothing to train with but the points."""
+
+
+@dataclass
+class ClosedForm(Trainer):
+    """No budget and no schedule: the estimator is a formula (or, for a mixture, EM with a fixed number of steps)."""
+
+
+def stream(seed: int, *path: str | int) -> np.random.Generator:
+    """A generator of its own for the purpose that `path` names; SFC64, the fastest of NumPy's for normal numbers."""
+    return np.random.Generator(np.random.SFC64(seed_of(seed, *path)))
+
+
+def in_blocks(n: int, seed: int, draw: Any, workers: int = 0) -> np.ndarray:
+    """[n, ...] from draw(generator, count), block by block of slots, each from its own stream: the same on any number of cores,
+    and a longer request begins with the shorter one."""
+    count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    blocks = range(0, n, BLOCK)
+    with ThreadPoolExecutor(min(count, len(blocks))) as pool:
+        made = list(pool.map(lambda at: draw(stream(seed, "block", at), BLOCK)[: n - at], blocks))
+    return made[0] if len(made) == 1 else np.concatenate(made)
+
+
+@dataclass
+class Lab(Domain):
+    """Base of the lab's domains. Fields shared by all of them; a subclass adds its own."""
+
+    name: str = "lab"
+    chains: int = 2000  # independent repetitions
+    slots: int = 100  # real points that every chain has
+    seed: int = 0  # of the real points
+    payload = (COLUMN,)
+    headline = "diversity"
+    models: ClassVar[tuple[type[LabModel], ...]] = ()  # those that can be fitted here
+
+    def __post_init__(self) -> None:
+        require(self.chains >= 2, "chains", self.chains, "at least 2, or there is no standard error")
+        require(self.slots >= 1, "slots", self.slots, "at least 1 real point")
+
+    # -- what a lab domain says ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def real(self, rng: np.random.Generator, n: int, truth: Parameters) -> np.ndarray:
+        """n real points of every chain, [n, chains, width]."""
+
+    def truth(self) -> Parameters:
+        """What is fixed about the real world, and shared by all chains or drawn for each."""
+        return {}
+
+    @abstractmethod
+    def estimate(self, points: np.ndarray, weights: np.ndarray, fit: Fit, truth: Parameters) -> Parameters:
+        """Fit every chain's model to points [n, chains, width] with weights [n, chains] >= 0 (0: absent)."""
+
+    @abstractmethod
+    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Any, truth: Parameters) -> np.ndarray:
+        """n points from every chain's model, [n, chains, width]; exchangeable over slots."""
+
+    @abstractmethod
+    def measure(self, model: Parameters, truth: Parameters) -> dict[str, np.ndarray]:
+        """Numbers [chains] of a fitted model. Names are those of `theory`."""
+
+    # -- the interface of the loop, the same for all -------------------------------------------------------------------
+
+    def config(self, stage: str) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def code(self, stage: str) -> tuple[str, ...]:
+        return (__name__, type(self).__module__, "genloss.chains", "genloss.mix.chains")
+
+    def libraries(self, stage: str) -> tuple[str, ...]:
+        return ("numpy",)
+
+    def check(self, experiment: Experiment) -> None:
+        from genloss.evaluate.lab import Estimates
+        from genloss.generate.draw import Draw
+
+        for group, value, base in (
+            ("model", experiment.model, self.models), ("trainer", experiment.trainer, (ClosedForm,)),
+            ("recipe", experiment.recipe, (Draw,)),
+        ):  # fmt: skip
+            if not isinstance(value, base):
+                raise UserError(group, type(value).__name__, f"is not a {group} of the domain {self.name}")
+        for name, metric in experiment.metrics.items():
+            if not isinstance(metric, Estimates):
+                raise UserError(
+                    f"metrics.{name}", type(metric).__name__, "works on text; the lab's metric is metrics=[estimates]"
+                )
+        if experiment.mixing.init == "warm":
+            raise UserError(
+                "mixing.init", "warm", f"must be cold: a closed form has nothing to continue from ({self.name})"
+            )
+
+    def prepare(self, out: Path) -> dict[str, Any]:
+        truth = self.truth()
+        points = in_blocks(self.slots, seed_of(self.seed, "real"), lambda rng, n: self.real(rng, n, truth))
+        records.write(table_of(points, origin=records.REAL, generation=0, recipe="truth"), out / "train.parquet")
+        save(truth, out / "truth.safetensors")
+        return {"train": self.slots}
+
+    def train(self, fit: Fit) -> dict[str, Any]:
+        points, weights = read_shards(fit.shards, fit.weights)
+        fitted = self.estimate(points, weights, fit, load(fit.data / "truth.safetensors"))
+        save(fitted, fit.out / "model" / "model.safetensors")
+        fit.report(1, 1, "fits")
+        return {"points": float((weights > 0).sum() / weights.shape[1])}
+
+    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
+        model = load(request.model / "model.safetensors")
+        truth = load(request.data / "truth.safetensors")
+        points = in_blocks(
+            request.n,
+            request.seed,
+            lambda rng, n: self.draw(model, rng, n, request.options, truth),
+            request.runtime.workers,
+        )
+        request.report(request.n, request.n, "records")
+        yield {COLUMN: column_of(points)}, request.n
+
+
+def save(arrays: Parameters, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()} or {"none": np.zeros(0)}, path)
+
+
+def load(path: Path) -> Parameters:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            str(path), None, f"cannot be read ({str(error).splitlines()[0]}); delete it and run again"
+        ) from None
