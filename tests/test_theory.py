@@ -120,6 +120,8 @@ def test_truncation(c: float, factor: float) -> None:
     found = predict(REPLACE, 5, 100, 100, gaussian("unbiased", truncation=c))
     for n, prediction in enumerate(found):
         assert prediction.diversity == pytest.approx(factor**n, rel=1e-4)
+    late = predict(REPLACE, 3, 100, 100, lambda n: gaussian("unbiased", truncation=c if n == 2 else None))
+    assert [p.diversity for p in late] == pytest.approx([1, 1, factor, factor], rel=1e-4)
 
 
 def test_batch() -> None:
@@ -468,3 +470,11 @@ def test_a_wrong_regime_fails(predicted: Mixing, simulated: Mixing) -> None:
     """The check has the power to tell regimes apart."""
     z = differences([predicted] * 5, [simulated] * 5, 60, [10] * 4, {}, 0)
     assert max(map(abs, z)) > 6
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_unbiased_with_a_drawn_share(replacement: bool) -> None:
+    """The correction 1 - sum w^2 is that of the records that a run drew, not its mean over runs."""
+    mixing = Mixing(real=Real("fixed", 6), by="weight", value=0.1, budget=Budget("fixed", 6), replacement=replacement)
+    z = differences([mixing] * 3, [mixing] * 3, 6, [6, 6], {"estimator": "unbiased", "bias": 0.05}, 0)
+    assert max(map(abs, z)) < 4

@@ -10,8 +10,6 @@ absent (nan). `slots` turns a table into an array, `table_of` an array into a ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 
@@ -20,6 +18,7 @@ from genloss import records
 COLUMN = "points"
 WEIGHT = "weight"  # a loss weight of each cell, where it is not the same for a whole shard
 CHAINS = b"genloss.chains"
+WHOLE = b"genloss.whole"  # set where every chain has a point in every slot
 
 
 def is_chains(schema: pa.Schema) -> bool:
@@ -43,7 +42,16 @@ def column_of(points: np.ndarray) -> pa.Array:
 def table_of(points: np.ndarray, *, origin: str, generation: int, recipe: str) -> pa.Table:
     """A table of records from [slots, chains, width]."""
     made = records.make_table({COLUMN: column_of(points)}, origin=origin, generation=generation, recipe=recipe)
-    return made.replace_schema_metadata({CHAINS: str(points.shape[1])})
+    return marked(made, points.shape[1], bool(present(points).all()))
+
+
+def marked(table: pa.Table, chains: int, whole: bool) -> pa.Table:
+    """The table with what its readers must know: how many chains it has, and whether any of them lacks a point."""
+    return table.replace_schema_metadata({CHAINS: str(chains)} | ({WHOLE: "yes"} if whole else {}))
+
+
+def is_whole(schema: pa.Schema) -> bool:
+    return WHOLE in (schema.metadata or {})
 
 
 def present(points: np.ndarray) -> np.ndarray:
@@ -96,8 +104,3 @@ def choose(rng: np.random.Generator, there: np.ndarray, take: int, replacement: 
     keys = np.where(there, rng.random((size, chains)), np.inf)
     order = np.argsort(keys, axis=0)[:take]
     return np.where(np.isinf(np.take_along_axis(keys, order, axis=0)), -1, order)
-
-
-def counts(shards: Sequence[pa.Table]) -> np.ndarray:
-    """Points [chains] over all shards."""
-    return np.sum([present(slots(t)).sum(axis=0) for t in shards], axis=0)

@@ -90,7 +90,7 @@ def dispatch(verb: str, rest: list[str]) -> int:
         return warm.run(["round", *rest], lambda: one_round(args.dir, args.number))
     if verb == "report":
         parser.add_argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories or sweeps")
-        parser.add_argument("--metric", default="heldout_bits_per_byte", help="what the table and the figure show")
+        parser.add_argument("--metric", help="what the table and the figure show (default: the domain's own)")
         parser.add_argument("--out", type=Path, help="folder for report.md, rounds.csv and the figure")
         args = parser.parse_args(rest)
         from genloss.report import report

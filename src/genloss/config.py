@@ -218,10 +218,7 @@ class Experiment:
         self.trainer = build(plain(cfg.trainer), Trainer, "trainer")
         self.recipe = build(plain(cfg.recipe), Recipe, "recipe")  # type: ignore[type-abstract]
         self.mixing = build(plain(cfg.mixing), Mixing, "mixing")
-        self.curators = {
-            str(k): build(v, Curator, f"curation.{k}")  # type: ignore[type-abstract]
-            for k, v in plain(cfg.curation).items()
-        }
+        self.curators = {str(k): build(v, Curator, f"curation.{k}") for k, v in plain(cfg.curation).items()}
         self.metrics = {
             str(k): build(v, Metric, f"metrics.{k}")  # type: ignore[type-abstract]
             for k, v in plain(cfg.metrics).items()

@@ -12,12 +12,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genloss.errors import UserError
 
 REAL, SYNTHETIC = "real", "synthetic"
+GROUP = 128  # rows of arrays that are read together
 
 
 def record_ids(payloads: Sequence[str | bytes], *, salt: str) -> list[str]:
@@ -74,16 +76,25 @@ def write(table: pa.Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     if any(pa.types.is_fixed_size_list(t) for t in table.schema.types):
-        pq.write_table(table, aside, compression="none", use_dictionary=False, write_statistics=False)
+        pq.write_table(
+            table, aside, compression="none", use_dictionary=False, write_statistics=False, row_group_size=GROUP
+        )
     else:
         pq.write_table(table, aside, compression="zstd")
     os.replace(aside, path)
 
 
-def read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file of records; a damaged file is a UserError that says what to do."""
+def read(path: Path, columns: list[str] | None = None, rows: tuple[int, int] | None = None) -> pa.Table:
+    """Read a Parquet file of records, or `rows` (first, count) of it; a damaged file is a UserError that says what to do."""
     try:
-        return pq.read_table(path, columns=columns, memory_map=True)
+        # not read_table, which builds a data set first: five times as slow on files of this size
+        file = pq.ParquetFile(path, memory_map=True)
+        if rows is None:
+            return file.read(columns=columns)
+        first, size = rows
+        edges = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
+        groups = [i for i in range(file.num_row_groups) if edges[i] < first + size and edges[i + 1] > first]
+        return file.read_row_groups(groups, columns=columns).slice(first - edges[groups[0]] if groups else 0, size)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             str(path),

@@ -17,10 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from genloss.config import load_params, project_root
+from genloss.domains import Domain
 from genloss.errors import UserError, nearest
+from genloss.plugin import locate
 from genloss.store import write_atomic
 
-METRIC = "heldout_bits_per_byte"
+TITLES = {
+    "heldout_bits_per_byte": "held-out real text, bits per byte",
+    "coverage_d1": "share of the commonest real words (first decile)\nthat generated text still uses",
+    "loss_under_round0": "generated text's loss under the round-0 model,\nnats per token",
+    "diversity": "diversity of the model",
+    "drift": "squared distance of its mean from the real one",
+    "log_diversity": "log diversity",
+    "risk": "excess test risk",
+    "accuracy": "accuracy",
+}  # the panels of a figure, as far as there are numbers for them
+PANELS = 3
+COLUMNS = 10  # rounds that a table shows
 Arm = tuple[str, Path]  # name, folder
 
 
@@ -51,17 +64,32 @@ def arms_of(folder: Path) -> list[Arm]:
     return [(folder.name, folder)]
 
 
-def table(arms: Sequence[Arm], metric: str = METRIC, markdown: bool = False) -> str:
+def headline(arms: Sequence[Arm]) -> str:
+    """The metric that the arms' domain is about."""
+    target = str(load_params(arms[0][1] / "params.yaml").domain._target_)
+    return locate(target, Domain, "domain").headline  # type: ignore[type-abstract]
+
+
+def columns(last: int) -> list[int]:
+    """The rounds that a table has room for: all, or 0, 1, 2, 5, 10, 20, 50 ... and the last."""
+    if last < COLUMNS:
+        return list(range(last + 1))
+    steps = [m * 10**e for e in range(6) for m in (1, 2, 5)]
+    return [0, *(n for n in steps if n < last), last]
+
+
+def table(arms: Sequence[Arm], metric: str, markdown: bool = False) -> str:
     """arm × round, and the change of the last round against round 0."""
     data = [(name, rounds_of(folder)) for name, folder in arms]
     known = {k for _, rounds in data for values in rounds.values() for k in values}
     if known and metric not in known:
         raise UserError("metric", metric, f"unknown; {nearest(metric, known)}")
     last = max((n for _, rounds in data for n in rounds), default=0)
-    head = ["arm", *(f"round {n}" for n in range(last + 1)), "change"]
+    shown = columns(last)
+    head = ["arm", *(f"round {n}" for n in shown), "change"]
     rows = []
     for name, rounds in data:
-        values = [rounds.get(n, {}).get(metric) for n in range(last + 1)]
+        values = [rounds.get(n, {}).get(metric) for n in shown]
         present = [v for v in values if v is not None]
         change = f"{present[-1] - present[0]:+.3f}" if len(present) > 1 else ""
         rows.append([name, *("" if v is None else f"{v:.3f}" for v in values), change])
@@ -94,13 +122,15 @@ def rounds_csv(arms: Sequence[Arm]) -> str:
     return out.getvalue()
 
 
-def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
-    """Lines over rounds, one colour an arm; arms that differ in their seed alone are one line with its range."""
+def figure(arms: Sequence[Arm], path: Path, metric: str) -> None:
+    """Lines over rounds, one colour an arm; arms that differ in their seed alone are one line with its range. Where theory has an
+    expectation, it is dashed, in a band of two standard errors: so far off may a measured point lie by chance."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
     groups: dict[str, list[dict[int, dict[str, float]]]] = {}
@@ -108,9 +138,8 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
         words = name.split()
         group = " ".join(words[: words.index("seed")]) if "seed" in words else name
         groups.setdefault(group or "all", []).append(rounds_of(folder))
-    panels = [metric] + [m for m in ("coverage_d1", "loss_under_round0") if m != metric]
-    titles = {METRIC: "held-out real text, bits per byte", "coverage_d1": "share of the commonest real words (first decile)\nthat generated text still uses",
-              "loss_under_round0": "generated text's loss under the round-0 model,\nnats per token"}  # fmt: skip
+    known = {k for runs in groups.values() for run in runs for values in run.values() for k in values}
+    panels = [metric, *(m for m in TITLES if m != metric and m in known)][:PANELS]
     colours = [
         "#0072B2",
         "#009E73",
@@ -131,7 +160,15 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
                     continue
                 values = [[run[n][panel] for run in runs if panel in run.get(n, {})] for n in rounds]
                 colour = colours[i % len(colours)]
-                axis.plot(rounds, [np.mean(v) for v in values], "o-", ms=3.5, lw=1.6, color=colour, label=name)
+                size = 3.5 if len(rounds) <= 20 else 1.8
+                expected = [n for n in rounds if f"theory/{panel}" in runs[0].get(n, {})]
+                line = "o" if expected else "o-"
+                axis.plot(rounds, [np.mean(v) for v in values], line, ms=size, lw=1.6, color=colour, label=name)
+                if expected:
+                    theory = np.array([runs[0][n][f"theory/{panel}"] for n in expected])
+                    error = 2 * np.array([runs[0][n].get(f"{panel}_se", 0.0) for n in expected])
+                    axis.plot(expected, theory, "--", lw=1, color=colour)
+                    axis.fill_between(expected, theory - error, theory + error, color=colour, alpha=0.25, lw=0)
                 if len(runs) > 1:
                     axis.fill_between(
                         rounds,
@@ -144,10 +181,12 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
                 floors += [run[n][f"{panel}_floor"] for run in runs for n in rounds if f"{panel}_floor" in run[n]]
             if floors:
                 axis.axhline(float(np.mean(floors)), color="#666666", lw=1, ls=":", label="real text")
-            axis.set_title(titles.get(panel, panel), fontsize=9)
+            axis.set_title(TITLES.get(panel, panel), fontsize=9)
             axis.set_xlabel("round")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles: dict[str, Any] = {}
+        if any(k.startswith("theory/") for k in known):
+            handles["theory ± 2 standard errors"] = Line2D([], [], ls="--", lw=1, color="#666666")
         for axis in axes:
             for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
                 handles.setdefault(name, handle)
@@ -165,11 +204,12 @@ def figure(arms: Sequence[Arm], path: Path, metric: str = METRIC) -> None:
     os.replace(aside, path)
 
 
-def write_report(arms: Sequence[Arm], out: Path, metric: str = METRIC) -> str:
-    """Write rounds.csv, report.md and rounds.png to `out`; returns the table as text."""
+def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None) -> str:
+    """Write rounds.csv, report.md and rounds.png to `out`; returns the table as text. metric: none is the domain's own."""
     arms = [(name, folder) for name, folder in arms if rounds_of(folder)]
     if not arms:
         raise UserError(str(out), None, "no finished round to report on")
+    metric = metric or headline(arms)
     text = table(arms, metric)
     write_atomic(out / "rounds.csv", rounds_csv(arms))
     write_atomic(
@@ -180,7 +220,7 @@ def write_report(arms: Sequence[Arm], out: Path, metric: str = METRIC) -> str:
     return f"{metric}\n\n{text}"
 
 
-def report_sweep(folder: Path, metric: str = METRIC) -> str:
+def report_sweep(folder: Path, metric: str | None = None) -> str:
     return write_report(arms_of(folder), folder, metric)
 
 
@@ -201,7 +241,7 @@ def next_commands(folder: Path) -> str:
     )
 
 
-def report(folders: Sequence[Path], metric: str, out: Path | None) -> int:
+def report(folders: Sequence[Path], metric: str | None, out: Path | None) -> int:
     """`genloss report`."""
     from genloss import track
 

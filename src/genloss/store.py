@@ -44,13 +44,13 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-_hashes: dict[tuple[str, int, int, int], str] = {}
+_hashes: dict[tuple[int, int, int, int], str] = {}
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 of a file; remembered for this process while inode, size and time of change stay the same."""
+    """sha256 of a file; remembered for this process while inode (one for all links to it), size and time of change stay."""
     status = path.stat()
-    mark = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    mark = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     if mark not in _hashes:
         with path.open("rb") as file:
             _hashes[mark] = hashlib.file_digest(file, "sha256").hexdigest()

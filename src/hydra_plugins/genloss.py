@@ -27,12 +27,5 @@ def golden() -> float:
     return (5**0.5 - 1) / 2
 
 
-def slots(kind: str, n: Any, size: int, rounds: int) -> int:
-    """Real points that a chain of the lab needs: as many as the regime uses, fresh ones anew in every round."""
-    count = n if isinstance(n, int) else size
-    return max(size, count * (rounds + 1) if "fresh" in str(kind) else count)
-
-
-OmegaConf.register_new_resolver("genloss.slots", slots, replace=True)
 OmegaConf.register_new_resolver("genloss.unroll", unroll, replace=True)
 OmegaConf.register_new_resolver("genloss.golden", golden, replace=True)

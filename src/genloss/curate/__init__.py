@@ -7,7 +7,6 @@ rejected.parquet with its reason. `control=random` replaces the chain's choice b
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,7 +66,7 @@ class Context:
         return replace(self, seed=seed)
 
 
-class Curator(ABC):
+class Curator:
     """Decides record by record. `judge` gets a table of n >= 1 records and returns a `Verdict` over them; `judge_points`, for
     domains of chains (genloss.chains), gets points [slots, chains, width] and which of them are left."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from genloss.chains import CHAINS
+from genloss.chains import marked
 from genloss.domains import Sampling
 from genloss.errors import UserError, require
 from genloss.generate import Recipe, Request
@@ -52,4 +52,4 @@ class Draw(Recipe):
         ((columns, count),) = request.domain.sample(sampling)
         table = make_table(columns, origin=SYNTHETIC, generation=request.round, recipe=self.name)
         chains: int = request.domain.config("generate")["chains"]
-        return table.replace_schema_metadata({CHAINS: str(chains)}), {"points": count}
+        return marked(table, chains, whole=True), {"points": count}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genloss import records
-from genloss.chains import CHAINS, WEIGHT, choose, column_of, compact, pick, present, slots, table_of
+from genloss.chains import COLUMN, WEIGHT, choose, column_of, is_whole, marked, pick, present, slots, table_of
 from genloss.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,32 +31,33 @@ def mix_chains(
         if whole and not pooled:
             cells.append(None)
             continue
-        points = slots(records.read(sources[part.source]))[part.first : part.first + part.size]
+        points = slots(records.read(sources[part.source], rows=(part.first, part.size)))
         if bootstrap or part.take != part.size:
             there = present(points)
             points = pick(points, choose(rng, there, part.take, bootstrap or part.take > part.size))
         cells.append(points)
     if pooled and total is not None:
         cells = _budget(mixing, n, [c for c in cells if c is not None], total, rng)
-    shards = []
-    for part, points in zip(parts, cells, strict=True):
-        if points is not None and len(points) == 0:
+    shards: list[dict[str, Any]] = []
+    for part, found in zip(parts, cells, strict=True):
+        if found is not None and len(found) == 0:
             continue
         name = f"{len(shards):02d}-{part.name}.parquet"
-        if points is None:
+        if found is None:
             mixing._whole(sources[part.source], out / name)
-            points = slots(records.read(out / name))
+            realised = _realised(out / name)
         else:
+            realised = float(present(found).sum() / found.shape[1])
             synthetic = part.source != "real"
             table = table_of(
-                points, origin=records.SYNTHETIC if synthetic else records.REAL,
+                found, origin=records.SYNTHETIC if synthetic else records.REAL,
                 generation=int(part.source) if synthetic else 0, recipe=f"mix/{part.name}",
             )  # fmt: skip
             records.write(table, out / name)
         shards.append({
             "file": name, "origin": records.REAL if part.source == "real" else records.SYNTHETIC,
             "generation": 0 if part.source == "real" else int(part.source), "requested": part.take,
-            "realised": float(present(points).sum() / points.shape[1]), "weight": 1.0,
+            "realised": realised, "weight": 1.0,
         })  # fmt: skip
     if mixing.by == "weight" and n > 0:
         _weigh(mixing, shards, out)
@@ -67,21 +68,34 @@ def _budget(
     mixing: Mixing, n: int, cells: list[np.ndarray], total: int, rng: np.random.Generator
 ) -> list[np.ndarray | None]:
     """Every chain's `total` points out of all parts."""
-    pool = np.concatenate(cells)
-    there = present(pool)
+    there = np.concatenate([present(c) for c in cells])
     least = int(there.sum(axis=0).min())
     if total > least and not mixing.replacement:
         raise UserError(
             "mixing.budget.n", mixing.budget.n, f"asks for {total} records in round {n}, and a chain has {least} in reach; "
             "generate or keep more, lower it, or set mixing.replacement=true",
         )  # fmt: skip
-    rows = choose(rng, there, total, mixing.replacement)
-    edges = np.cumsum([0, *(len(c) for c in cells)])
+    rows = np.sort(
+        choose(rng, there, total, mixing.replacement), axis=0
+    )  # so that a part's rows are a run of each chain's
+    begin = np.zeros(rows.shape[1], dtype=int)
     found: list[np.ndarray | None] = []
-    for lo, hi in zip(edges[:-1], edges[1:], strict=True):
-        mine = (rows >= lo) & (rows < hi)
-        found.append(compact(pick(pool, np.where(mine, rows, -1)), mine))
+    for lo, part in zip(np.cumsum([0, *(len(c) for c in cells)]), cells, strict=False):
+        end = (rows < lo + len(part)).sum(axis=0)
+        at = begin + np.arange(int((end - begin).max()))[:, None]
+        mine = np.take_along_axis(rows, np.minimum(at, len(rows) - 1), axis=0) - lo
+        found.append(pick(part, np.where(at < end, mine, -1)))
+        begin = end
     return found
+
+
+def _realised(path: Path) -> float:
+    """Points a chain in a shard that is used whole."""
+    table = records.read(path, columns=["id"])
+    if is_whole(table.schema):
+        return float(len(table))
+    points = slots(records.read(path, columns=[COLUMN]))
+    return float(present(points).sum() / points.shape[1])
 
 
 def _weigh(mixing: Mixing, shards: list[dict[str, Any]], out: Path) -> None:
@@ -100,9 +114,8 @@ def _weigh(mixing: Mixing, shards: list[dict[str, Any]], out: Path) -> None:
             shard["weight"] = float(weight[0])
             continue
         column = column_of(np.broadcast_to(weight, cell.shape)[..., None])
-        metadata = {CHAINS: str(cell.shape[1])}
         path = out / shard["file"]
-        made = table.append_column(WEIGHT, column).replace_schema_metadata(metadata)
+        made = marked(table.append_column(WEIGHT, column), cell.shape[1], bool(cell.all()))
         path.unlink()  # it may be a link to the round that made it
         records.write(made, path)
 
@@ -113,8 +126,14 @@ def read_shards(shards: list[Path], weights: list[float]) -> tuple[np.ndarray, n
     for path, weight in zip(shards, weights, strict=True):
         table = records.read(path)
         found = slots(table)
-        there = present(found)
-        own = slots(table, WEIGHT)[..., 0] if WEIGHT in table.column_names else 1.0
-        points.append(found if there.all() else np.nan_to_num(found))
-        cell_weights.append(there * own * weight)
+        cell = np.full(found.shape[:2], weight)
+        if WEIGHT in table.column_names:
+            cell *= slots(table, WEIGHT)[..., 0]
+        if not is_whole(table.schema):
+            cell[~present(found)] = 0
+            found = np.nan_to_num(found)
+        points.append(found)
+        cell_weights.append(cell)
+    if len(points) == 1:
+        return points[0], cell_weights[0]
     return np.concatenate(points), np.concatenate(cell_weights)

@@ -52,7 +52,7 @@ def schedule(
     a budget draws how many records are real), so three values give its minimum exactly."""
     require(mixing.by == "weight", "by", mixing.by, "weight, since a schedule gives the weights")
     counts = {n: kept if isinstance(kept, int) else kept(n) for n in range(1, rounds + 1)}
-    pairs = Pairs([mixing.plan(n, available, counts) for n in range(rounds + 1)], counts, law)
+    pairs = Pairs([mixing.plan(n, available, counts) for n in range(rounds + 1)], counts, [law] * (rounds + 1))
     weights: list[float] = []
     predictions = [pairs.fit(0, mixing)]
     for n in range(1, rounds + 1):

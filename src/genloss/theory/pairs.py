@@ -105,21 +105,28 @@ def categorical(collision: float) -> Law:
 
 
 def predict(
-    mixing: Mixing | Callable[[int], Mixing], rounds: int, available: int, kept: int | Callable[[int], int], law: Law
+    mixing: Mixing | Callable[[int], Mixing],
+    rounds: int,
+    available: int,
+    kept: int | Callable[[int], int],
+    law: Law | Callable[[int], Law],
 ) -> list[Prediction]:
-    """Expectations of rounds 0..`rounds`. mixing: one for all rounds, or that of round n; kept: how many records
-    round n >= 1 keeps of what model n-1 made; available: real training records."""
+    """Expectations of rounds 0..`rounds`. mixing, law: one for all rounds, or that of round n, whose law says how
+    model n is fitted and with what spread model n-1 made its records; kept: how many of those round n >= 1 keeps;
+    available: real training records."""
     mixings = [mixing if isinstance(mixing, Mixing) else mixing(n) for n in range(rounds + 1)]
     counts = {n: kept if isinstance(kept, int) else kept(n) for n in range(1, rounds + 1)}
-    pairs = Pairs([m.plan(n, available, counts) for n, m in enumerate(mixings)], counts, law)
+    laws = [law if isinstance(law, Law) else law(n) for n in range(rounds + 1)]
+    pairs = Pairs([m.plan(n, available, counts) for n, m in enumerate(mixings)], counts, laws)
     return [pairs.fit(n, m) for n, m in enumerate(mixings)]
 
 
 class Pairs:
     """The state of the recursion: expected inner products of the groups' records."""
 
-    def __init__(self, plans: list[list[Part]], kept: dict[int, int], law: Law):
-        self.plans, self.law = plans, law
+    def __init__(self, plans: list[list[Part]], kept: dict[int, int], laws: list[Law]):
+        self.plans, self.laws = plans, laws
+        law = laws[0]  # that of the real records
         real = [p for parts in plans for p in parts if p.source == "real"]
         cuts = sorted({edge for p in real for edge in (p.first, p.first + p.size)})
         self.cut = {cut: group for group, cut in enumerate(cuts)}
@@ -134,7 +141,7 @@ class Pairs:
 
     def fit(self, n: int, mixing: Mixing) -> Prediction:
         """Round n, whose earlier rounds have been fitted. Fitting it again forgets the first time."""
-        weighted = mixing.by == "weight" and n > 0
+        law, weighted = self.laws[n], mixing.by == "weight" and n > 0
         split = [[p for p in self.plans[n] if (p.source == "real") == real] for real in (True, False)]
         sides = [Side(self, parts, mixing, n) for parts in (split if weighted else [self.plans[n]]) if parts]
         if not sides:
@@ -146,25 +153,26 @@ class Pairs:
             raise NoPrediction(f"round {n} asks for {total} records, and {pool} are in reach")
         points = pool if total is None else total
         chance, count, share = _divide([side.rows for side in sides], points, again, mixing.value)
-        squares = (share**2 / np.maximum(1, count)).sum(axis=0) / self.law.batch  # sum of the points' squared weights
-        if self.law.unbiased and squares.max() >= 1:
+        squares = (share**2 / np.maximum(1, count)).sum(axis=0) / law.batch  # sum of the points' squared weights
+        if law.unbiased and squares.max() >= 1:
             raise NoPrediction(f"round {n} may train on one record, of which no variance can be estimated")
-        corrected = chance / (1 - squares) if self.law.unbiased else chance
+        corrected = chance / (1 - squares) if law.unbiased else chance
 
         mean = sum(side.mix * u for side, u in zip(sides, share @ chance, strict=True))
         second = self._second(sides, chance, count, share, again)
         variance = sum(side.square * u for side, u in zip(sides, share @ corrected, strict=True)) - self._second(
             sides, corrected, count, share, again
         )
-        diversity = self.law.scale * variance + self.law.added
+        diversity = law.scale * variance + law.added
         if n + 1 < len(self.plans):
             new = self.made + n + 1
             members = np.flatnonzero(mean)
             self.pair[new] = self.pair[:, new] = mean[members] @ self.pair[members]
-            self.square[new] = second + self.law.spread * diversity
-            self.own[new] = second + self.law.spread * diversity / self.law.batch
+            spread = self.laws[n + 1].spread * diversity
+            self.square[new] = second + spread
+            self.own[new] = second + spread / law.batch
             self.pair[new, new] = second + (self.own[new] - second) / max(1, self.size[new])
-        return Prediction(float(diversity), float(second - self.law.pair_real), points)
+        return Prediction(float(diversity), float(second - law.pair_real), points)
 
     def _second(
         self, sides: list[Side], chance: np.ndarray, count: np.ndarray, share: np.ndarray, again: bool

@@ -61,8 +61,8 @@ class Lab(Domain):
     """Base of the lab's domains. Fields shared by all of them; a subclass adds its own."""
 
     name: str = "lab"
-    chains: int = 2000  # independent repetitions
-    slots: int = 100  # real points that every chain has
+    chains: int = 1000  # independent repetitions
+    slots: int = 0  # real points that every chain has; 0: as many as the regime needs
     seed: int = 0  # of the real points
     payload = (COLUMN,)
     headline = "diversity"
@@ -70,7 +70,7 @@ class Lab(Domain):
 
     def __post_init__(self) -> None:
         require(self.chains >= 2, "chains", self.chains, "at least 2, or there is no standard error")
-        require(self.slots >= 1, "slots", self.slots, "at least 1 real point")
+        require(self.slots >= 0, "slots", self.slots, "at least 0 (0: as many as the regime needs)")
 
     # -- what a lab domain says ------------------------------------------------------------------------------------
 
@@ -120,6 +120,10 @@ class Lab(Domain):
                 raise UserError(
                     f"metrics.{name}", type(metric).__name__, "works on text; the lab's metric is metrics=[estimates]"
                 )
+        if self.slots == 0:
+            real = experiment.mixing.real
+            count = real.n or experiment.size
+            self.slots = count * (experiment.rounds + 1) if "fresh" in real.kind else count
         if experiment.mixing.init == "warm":
             raise UserError(
                 "mixing.init", "warm", f"must be cold: a closed form has nothing to continue from ({self.name})"
@@ -136,6 +140,9 @@ class Lab(Domain):
         points, weights = read_shards(fit.shards, fit.weights)
         fitted = self.estimate(points, weights, fit, load(fit.data / "truth.safetensors"))
         save(fitted, fit.out / "model" / "model.safetensors")
+        (fit.out / "training.csv").write_text(
+            "step,loss,lr,validation_loss\n", encoding="utf-8"
+        )  # a formula has no curve
         fit.report(1, 1, "fits")
         return {"points": float((weights > 0).sum() / weights.shape[1])}
 

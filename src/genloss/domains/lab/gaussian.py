@@ -177,13 +177,13 @@ class Gaussian(Lab):
         from genloss.theory import Law, NoPrediction, gaussian
         from genloss.theory.arms import predict_arm
 
-        def law(n: int) -> Law:
-            x: Any = experiment.at_round(n)
-            bandwidth = x.model.bandwidth if x.model.estimator == "kde" else 0.0
-            return gaussian(x.model.estimator, x.recipe.bias, x.recipe.truncation or None, bandwidth)
+        def law(x: Any) -> Law:
+            return gaussian(
+                x.model.estimator, x.recipe.bias, x.recipe.truncation or None, x.model.bandwidth, batch=self.batch
+            )
 
         try:
-            found = predict_arm(experiment, law, self.batch)
+            found = predict_arm(experiment, law)
         except NoPrediction:
             return []
         return [{"diversity": p.diversity, "drift": p.drift} for p in found]

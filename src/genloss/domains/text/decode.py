@@ -119,7 +119,9 @@ def stepper(model: Any, longest: int) -> Step:
 def llama_step(model: LlamaForCausalLM, longest: int) -> Step:
     """A Llama layer (Touvron et al. 2023) for one new token: projections side by side in one matrix, queries scaled in advance."""
     base: Any = model.model
-    heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
+    config: Any = model.config
+    heads: int = config.num_attention_heads
+    groups: int = config.num_key_value_heads
     width: int = base.layers[0].self_attn.head_dim
     positions = torch.arange(longest, device=model.device)[None]
     cos, sin = base.rotary_emb(base.embed_tokens.weight, positions)
@@ -146,7 +148,8 @@ def llama_step(model: LlamaForCausalLM, longest: int) -> Step:
         x = functional.embedding(tokens[:, 0], base.embed_tokens.weight)
         rows = len(x)
         c, s = cos[position], sin[position]
-        for slab, (before, qkv, scaling, o, between, gate_up, act, down) in zip(cache.layers, layers, strict=True):
+        slabs: Any = cache.layers
+        for slab, (before, qkv, scaling, o, between, gate_up, act, down) in zip(slabs, layers, strict=True):
             found = functional.linear(norm(x, before), *qkv).view(rows, heads + 2 * groups, width)
             turn = found[:, : heads + groups]
             half = turn.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
