@@ -1,0 +1,175 @@
+"""Linear regression: accumulating bounds the error that replacing lets grow (Gerstgrasser et al. 2024, arXiv 2404.01413).
+
+    genloss run -m domain=regression mixing=replace,accumulate rounds=10
+    genloss run -m domain=regression mixing=accumulate domain.design=shared,fresh rounds=10
+    genloss run domain=regression mixing=one_shot_mix rounds=1 domain.misalignment=1    # labels of a wrong model (Dohmatob et al. 2025)
+    genloss run domain=regression model.ridge=0.1
+
+A point is (x, y) with x ~ N(0, I) and y = <w*, x> + noise, |w*| = 1. A model is w; its records have the noise of the real ones.
+The paper counts models from 1, rounds count from 0: its n is round n - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genloss.chains import COLUMN, column_of
+from genloss.domains import Fit, Sampling
+from genloss.domains.lab import Lab, LabModel, Parameters, in_blocks, load
+from genloss.errors import UserError, one_of, require
+from genloss.seeds import seed_of
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
+
+DESIGNS = ("shared", "fresh")
+
+
+@dataclass
+class LinearModel(LabModel):
+    """Least squares without an intercept; with ridge > 0, ridge |w|^2 is added to the mean squared error (the penalty a point)."""
+
+    ridge: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.ridge >= 0, "ridge", self.ridge, "at least 0 (0: least squares)")
+
+
+def normal_equations(points: np.ndarray, weights: np.ndarray, ridge: float, width: int) -> np.ndarray:
+    """Every chain's w [chains, width] of weighted ridge regression of column `width` on those before it."""
+    rows = np.ascontiguousarray(points[..., : width + 1].transpose(1, 0, 2))  # [chains, n, d + 1]
+    even = weights.min() == weights.max()
+    left = (rows[..., :width] if even else rows[..., :width] * weights.T[..., None]).transpose(0, 2, 1)
+    both = left @ rows  # X'WX and X'Wy in one product
+    total = np.full(len(rows), float(len(points))) if even else weights.sum(axis=0)
+    gram = both[..., :width] + (ridge * total)[:, None, None] * np.eye(width)
+    try:
+        return np.linalg.solve(gram, both[..., width:])[..., 0]
+    except np.linalg.LinAlgError:
+        raise UserError(
+            "model.ridge", ridge, f"must be greater than 0: a training set does not determine {width} coefficients"
+        ) from None
+
+
+def smallest(experiment: Experiment) -> int:
+    """Points in the smallest training set, as far as that is known before any work: no curator that looks at its points."""
+    from genloss.theory import NoPrediction
+    from genloss.theory.arms import kept
+
+    available: int = experiment.domain.config("data")["slots"]
+    sizes = [sum(part.take for part in experiment.mixing.plan(0, available, {}))]
+    counts: dict[int, int] = {}
+    for n in range(1, experiment.rounds + 1):
+        x = experiment.at_round(n)
+        try:
+            counts[n] = kept(x)
+        except NoPrediction:
+            break
+        sizes.append(x.mixing.budget.records(n) or sum(part.take for part in x.mixing.plan(n, available, counts)))
+    return min(sizes)
+
+
+@dataclass
+class Regression(Lab):
+    name: str = "regression"
+    dimension: int = 10
+    noise: float = 1.0  # standard deviation of the labels' noise, of real and of synthetic records
+    design: str = (
+        "shared"  # shared: the i-th record of every round has the x of the i-th real one; fresh: x is drawn again
+    )
+    misalignment: float = 0.0  # |w_syn - w*|^2 of a fixed labeller; 0: the last model labels
+    headline = "risk"
+    models = (LinearModel,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.dimension >= 1, "dimension", self.dimension, "at least 1")
+        require(self.noise >= 0, "noise", self.noise, "at least 0")
+        one_of("design", self.design, DESIGNS)
+        require(self.misalignment >= 0, "misalignment", self.misalignment, "at least 0 (0: the last model labels)")
+
+    def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        recipe: Any = experiment.recipe
+        model: Any = experiment.model
+        recipe.only(domain=self.name)
+        fewest = smallest(experiment)
+        if model.ridge == 0 and fewest <= self.dimension:
+            raise UserError(
+                "domain.dimension",
+                self.dimension,
+                f"must be less than the {fewest} points of the smallest training set, or set model.ridge above 0",
+            )
+
+    # -- points --------------------------------------------------------------------------------------------------------
+
+    def truth(self) -> Parameters:
+        """Only the length of w_syn - w* matters without a penalty; the two are orthogonal where there is room."""
+        w = np.zeros(self.dimension)
+        w[0] = 1.0
+        labeller = w.copy()
+        labeller[-1] += np.sqrt(self.misalignment)
+        return {"w": w, "labeller": labeller}
+
+    def real(self, rng: np.random.Generator, n: int, truth: Parameters) -> np.ndarray:
+        return self.draw({"w": truth["w"][None]}, rng, n, None, {})
+
+    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Any, truth: Parameters) -> np.ndarray:
+        w = truth["labeller"][None] if truth and self.misalignment else model["w"]
+        made = np.empty((n, self.chains, self.dimension + 1))
+        made[..., :-1] = rng.standard_normal((n, self.chains, self.dimension))
+        made[..., -1] = (made[..., :-1] * w).sum(axis=-1)
+        made[..., -1] += self.noise * rng.standard_normal((n, self.chains))
+        return made
+
+    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
+        if self.design == "fresh":
+            yield from super().sample(request)
+            return
+        truth = load(request.data / "truth.safetensors")
+        w = truth["labeller"][None] if self.misalignment else load(request.model / "model.safetensors")["w"]
+        workers = request.runtime.workers
+        # the stream of the real points, which goes on where there are fewer of them
+        seed = seed_of(self.seed, "real")
+        points = in_blocks(request.n, seed, lambda rng, n: self.real(rng, n, truth), workers)
+        noise = in_blocks(
+            request.n, request.seed, lambda rng, n: rng.standard_normal((n, self.chains)), request.runtime.workers
+        )
+        points[..., -1] = (points[..., :-1] * w).sum(axis=-1) + self.noise * noise
+        request.report(request.n, request.n, "records")
+        yield {COLUMN: column_of(points)}, request.n
+
+    def estimate(self, points: np.ndarray, weights: np.ndarray, fit: Fit, truth: Parameters) -> Parameters:
+        model: Any = fit.model
+        return {"w": normal_equations(points, weights, model.ridge, self.dimension)}
+
+    # -- what is measured, and what must come out ----------------------------------------------------------------------
+
+    def measure(self, model: Parameters, truth: Parameters) -> dict[str, np.ndarray]:
+        """risk: |w - w*|^2, the excess squared error on a new point; norm: |w|^2, which is 1 of the truth."""
+        return {"risk": ((model["w"] - truth["w"]) ** 2).sum(axis=1), "norm": (model["w"] ** 2).sum(axis=1)}
+
+    def theory(self, experiment: Experiment) -> list[dict[str, float]]:
+        from genloss.theory import NoPrediction
+        from genloss.theory.arms import kept
+        from genloss.theory.linear import pools, regression
+
+        models: list[Any] = [experiment.at_round(n).model for n in range(experiment.rounds + 1)]
+        if any(m.ridge for m in models):
+            return []
+        try:
+            counts = {n: kept(experiment.at_round(n)) for n in range(1, experiment.rounds + 1)}
+            sets = pools(experiment, counts)
+        except NoPrediction:
+            return []
+        if self.design == "shared" and experiment.curators:  # every chain keeps other rows of the design
+            sets = [members if len(members) == 1 else [] for members in sets]
+            sets = sets[: next((n for n, members in enumerate(sets) if not members), len(sets))]
+        risks = regression(
+            sets, self.dimension, self.noise, shared=self.design == "shared", misalignment=self.misalignment
+        )
+        return [{"risk": risk} for risk in risks]
