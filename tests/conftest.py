@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from support import Result
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A run of a second or two. `domain.corpus.path` points at `corpus` (see `tiny`).
@@ -126,26 +128,14 @@ def genloss(project: Path) -> Command:
     return run
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def folder(self) -> Path:
-        """What the last line on standard output names: `run: PATH` or `sweep: PATH`."""
-        return Path(self.out.strip().splitlines()[-1].partition(": ")[2])
-
-
 @pytest.fixture
-def main(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+def main(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """`main("run", ...)` calls the command in this process, which is seconds faster than a new one."""
     from genloss import cli
 
     monkeypatch.setattr(sys, "argv", ["genloss"])  # `run` sets it for Hydra
 
-    def call(*arguments: str) -> Outcome:
+    def call(*arguments: str) -> Result:
         environment = dict(os.environ)
         capsys.readouterr()
         code = 0
@@ -157,7 +147,7 @@ def main(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
             os.environ.clear()
             os.environ.update(environment)  # a sweep announces itself to its jobs there
         captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
+        return Result(code, captured.out, captured.err)
 
     return call
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -267,13 +266,6 @@ def test_refusals() -> None:
         predict(grown, 2, 100, 100, gaussian())
     with pytest.raises(UserError, match="estimator"):
         gaussian("mean")
-
-
-def test_speed() -> None:
-    """A prediction is to be drawn beside every run: 50 rounds of the regime with most groups in some milliseconds."""
-    start = time.process_time()
-    predict(accumulate(100), 50, 100, 100, gaussian())
-    assert time.process_time() - start < 0.5
 
 
 # -- a literal simulation --------------------------------------------------------------------------------------------------

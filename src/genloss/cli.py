@@ -16,13 +16,14 @@ VERBS = {
     "round": "run one round of the run directory (what a DVC stage calls)",
     "report": "table and figure of finished runs or sweeps; rebuilds their MLflow view",
     "trace": "where a record comes from and which models learned from it",
+    "replicate": "run published results against theory, and write the scoreboard",
     "verify": "compute a run again from nothing and compare every hash",
     "ui": "open MLflow on the project's runs",
 }
 
 
 def help_text() -> str:
-    lines = "\n".join(f"  {verb:<9}{text}" for verb, text in VERBS.items())
+    lines = "\n".join(f"  {verb:<11}{text}" for verb, text in VERBS.items())
     return (
         "usage: genloss VERB [...]\n\nA laboratory for recursive training: models that learn from data that models made.\n\n"
         f"{lines}\n\nEvery verb has --help. Start with: genloss run rounds=1 size=256"
@@ -30,7 +31,7 @@ def help_text() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done; 1 some arms failed, or `verify` found a difference; 2 bad input; 130 interrupted."""
+    """Entry point. Exit codes: 0 done; 1 some arms failed, `verify` found a difference, or a result did not replicate; 2 bad input; 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text())
@@ -103,6 +104,19 @@ def dispatch(verb: str, rest: list[str]) -> int:
         from genloss.trace import trace
 
         return trace(args.dir, args.record)
+    if verb == "replicate":
+        parser.add_argument("names", nargs="*", metavar="CASE|PAPER", help="which of --list; none: all")
+        parser.add_argument("--list", action="store_true", help="name the cases and run nothing")
+        parser.add_argument("--write", action="store_true", help="write docs/scoreboard.md, not .genloss/replicate/")
+        parser.add_argument("--fresh", action="store_true", help="compute again what earlier calls have computed")
+        parser.add_argument("--jobs", type=int, default=2, help="arms at a time (default: 2)")
+        args = parser.parse_args(rest)
+        from genloss.replicate import listing, replicate
+
+        if args.list:
+            print(listing())
+            return 0
+        return replicate(args.names, args.write, args.fresh, args.jobs)
     if verb == "verify":
         parser.add_argument("dir", type=Path, metavar="DIR", help="run directory")
         parser.add_argument("--round", type=int, help="only this round, from the artifacts of the rounds before it")

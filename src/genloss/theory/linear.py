@@ -13,6 +13,7 @@ arXiv 2404.01413, theorems 1 and 2) are its simplest cases. The names say how ex
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ def pools(x: Experiment, kept: Mapping[int, int]) -> list[list[Member]]:
     """The training set of every round, as far as their counts are no chance. kept: records that round n >= 1 keeps."""
     available: int = x.domain.config("data")["slots"]
     found: list[list[Member]] = []
+    slices: set[tuple[int, int]] = set()
     for n in range(x.rounds + 1):
         mixing = x.at_round(n).mixing
         parts = mixing.plan(n, available, dict(kept))
@@ -49,6 +51,7 @@ def pools(x: Experiment, kept: Mapping[int, int]) -> list[list[Member]]:
         total = mixing.budget.records(n) if n > 0 else None
         if total not in (None, pool) or (n > 0 and mixing.replacement):
             break
+        slices |= {(p.first, p.size) for p in parts if p.source == "real"}
         real = sum(p.take for p in parts if p.source == "real")
         shares = {p.name: p.take / pool for p in parts}
         if mixing.by == "weight" and 0 < real < pool and n > 0:
@@ -58,9 +61,7 @@ def pools(x: Experiment, kept: Mapping[int, int]) -> list[list[Member]]:
             Member(("real", p.first) if p.source == "real" else int(p.source), p.first, p.take, shares[p.name],
                    p.take == p.size) for p in parts
         ])  # fmt: skip
-    slices = {(m.first, m.points) for members in found for m in members if not isinstance(m.group, int)}
-    ordered = sorted(slices)
-    if any(a + size > b for (a, size), (b, _) in zip(ordered, ordered[1:], strict=False)):
+    if any(a + size > b for (a, size), (b, _) in itertools.pairwise(sorted(slices))):
         raise NoPrediction("slices of the real data overlap")
     return found
 

@@ -47,12 +47,11 @@ def stream(seed: int, *path: str | int) -> np.random.Generator:
 
 
 def in_blocks(n: int, seed: int, draw: Any, workers: int = 0) -> np.ndarray:
-    """[n, ...] from draw(generator, count), block by block of slots, each from its own stream: the same on any number of cores,
-    and a longer request begins with the shorter one."""
+    """[n, ...] from draw(generator, count), block by block of slots, each from its own stream: the same on any number of cores."""
     count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     blocks = range(0, n, BLOCK)
     with ThreadPoolExecutor(min(count, len(blocks))) as pool:
-        made = list(pool.map(lambda at: draw(stream(seed, "block", at), BLOCK)[: n - at], blocks))
+        made = list(pool.map(lambda at: draw(stream(seed, "block", at), min(BLOCK, n - at)), blocks))
     return made[0] if len(made) == 1 else np.concatenate(made)
 
 
@@ -106,6 +105,7 @@ class Lab(Domain):
         return ("numpy",)
 
     def check(self, experiment: Experiment) -> None:
+        from genloss.curate import Curator
         from genloss.evaluate.lab import Estimates
         from genloss.generate.draw import Draw
 
@@ -119,6 +119,11 @@ class Lab(Domain):
             if not isinstance(metric, Estimates):
                 raise UserError(
                     f"metrics.{name}", type(metric).__name__, "works on text; the lab's metric is metrics=[estimates]"
+                )
+        for name, curator in experiment.curators.items():
+            if type(curator).judge_points is Curator.judge_points:
+                raise UserError(
+                    f"curation.{name}", type(curator).__name__, f"works on text, not on points ({self.name})"
                 )
         if self.slots == 0:
             real = experiment.mixing.real

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DISTRIBUTIONS = ("zipf", "uniform", "given", "text")
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 CELLS = 25_000_000  # of all chains' transition matrices: 200 MB
+BLOCKED = 4_000_000  # tokens that are counted at a time
 COUNTS = 2000  # records of a round up to which extinction is predicted: its matrix has as many rows and columns
 REST = "(rest)"
 
@@ -185,16 +186,23 @@ class Categorical(Lab):
 
     def _count(self, token: np.ndarray, weights: np.ndarray | None, bins: int) -> np.ndarray:
         """[chains, bins]: how often (by weight) every chain has each number, over slots and places."""
-        cells = (token + bins * np.arange(self.chains)[:, None]).ravel()
-        own = None if weights is None else np.broadcast_to(weights[..., None], token.shape).ravel()
-        return np.bincount(cells, own, minlength=bins * self.chains).reshape(self.chains, bins).astype(float)
+        found = np.zeros(bins * self.chains)
+        offset = bins * np.arange(self.chains)[:, None]
+        step = max(1, max(BLOCKED, len(found)) // (self.chains * token.shape[2]))
+        for at in range(0, len(token), step):
+            part = token[at : at + step]
+            own = None if weights is None else np.broadcast_to(weights[at : at + step, :, None], part.shape).ravel()
+            found += np.bincount((part + offset).ravel(), own, minlength=len(found))
+        return found.reshape(self.chains, bins)
 
     def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Any, truth: Parameters) -> np.ndarray:
         chain = np.arange(self.chains)
         if "next" in model:
             return self._sequences(model, rng, n, chain, options.temperature, options.top_p)
         steps = _steps(model, "p", options.temperature, options.top_p)
-        found = _search(steps, chain[:, None], rng.random((self.chains, n)), self.tokens)  # chain by chain: near in memory
+        found = _search(
+            steps, chain[:, None], rng.random((self.chains, n)), self.tokens
+        )  # chain by chain: near in memory
         return found.T[..., None].astype(float)
 
     def _sequences(
@@ -265,17 +273,18 @@ class Categorical(Lab):
         """(records of round 0, of every round after), where each trains on all that the last model made, and on nothing else."""
         from genloss.theory.arms import kept
 
+        at = [experiment.at_round(n) for n in range(experiment.rounds + 1)]
+        counts = {n: kept(at[n]) for n in range(1, len(at))}
         taken = set()
-        for n in range(1, experiment.rounds + 1):
-            x = experiment.at_round(n)
-            parts = x.mixing.plan(n, self.slots, {j: kept(experiment.at_round(j)) for j in range(1, n + 1)})
-            total = x.mixing.budget.records(n)
-            taken.add(sum(part.take for part in parts) if total is None else total)
-            # any other choice, also one with replacement, would draw twice
-            if [p.source for p in parts] != [str(n)] or x.mixing.replacement:
+        for n in counts:
+            mixing = at[n].mixing
+            # chosen without replacement, some of a round's records are independent draws as all of them are
+            if mixing.real.kind != "none" or mixing.rounds_in_window(n) != [n] or mixing.replacement:
                 return None
+            total = mixing.budget.records(n)
+            taken.add(sum(p.take for p in mixing.plan(n, self.slots, counts)) if total is None else total)
         first = sum(part.take for part in experiment.mixing.plan(0, self.slots, {}))
-        return (first, taken.pop()) if len(taken) == 1 and max(first, *taken, 0) <= COUNTS else None
+        return (first, taken.pop()) if len(taken) == 1 and max(first, *taken) <= COUNTS else None
 
 
 # -- arrays of probabilities -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ a fixed labeller: the one-round setting of Feng et al., whose labels are wrong w
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -234,10 +235,8 @@ class Classification(Lab):
                 found["accuracy_asymptotic"] = mean_accuracy(points, error, self.dimension, self.separation)
             elif model.kind != "logistic":
                 ridge = model.ridge if model.kind == "ridge" else 0.0
-                try:
+                with contextlib.suppress(NoPrediction):
                     found["accuracy_asymptotic"] = ridge_accuracy(points, error, ridge, self.dimension, self.separation)
-                except NoPrediction:
-                    pass
         return found
 
     def _recursive(self, sets: list[list[Member]], model: Classifier) -> list[dict[str, float]]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from genloss.config import Experiment
 
 DESIGNS = ("shared", "fresh")
+ROWS = 64  # slots that enter the normal equations together
 
 
 @dataclass
@@ -41,17 +42,25 @@ class LinearModel(LabModel):
 
 def normal_equations(points: np.ndarray, weights: np.ndarray, ridge: float, width: int) -> np.ndarray:
     """Every chain's w [chains, width] of weighted ridge regression of column `width` on those before it."""
-    rows = np.ascontiguousarray(points[..., : width + 1].transpose(1, 0, 2))  # [chains, n, d + 1]
-    even = weights.min() == weights.max()
-    left = (rows[..., :width] if even else rows[..., :width] * weights.T[..., None]).transpose(0, 2, 1)
-    both = left @ rows  # X'WX and X'Wy in one product
-    total = np.full(len(rows), float(len(points))) if even else weights.sum(axis=0)
-    gram = both[..., :width] + (ridge * total)[:, None, None] * np.eye(width)
+    chains = points.shape[1]
+    fewest = int((weights > 0).sum(axis=0).min())
+    if ridge == 0 and fewest < width:
+        raise UserError(
+            "domain.dimension",
+            width,
+            f"must be at most the {fewest} points that a chain was left with; keep more, or use a ridge",
+        )
+    both = np.zeros((chains, width, width + 1))  # X'WX and X'Wy
+    for at in range(0, len(points), ROWS):  # slots are the outer axis: a copy that fits the cache turns them
+        rows = np.ascontiguousarray(points[at : at + ROWS, :, : width + 1].transpose(1, 0, 2))
+        left = rows[..., :width] * weights[at : at + ROWS].T[..., None]
+        both += left.transpose(0, 2, 1) @ rows
+    gram = both[..., :width] + (ridge * weights.sum(axis=0))[:, None, None] * np.eye(width)
     try:
         return np.linalg.solve(gram, both[..., width:])[..., 0]
     except np.linalg.LinAlgError:
         raise UserError(
-            "model.ridge", ridge, f"must be greater than 0: a training set does not determine {width} coefficients"
+            "domain.dimension", width, "more than the different points of a training set determine; lower it"
         ) from None
 
 
@@ -158,11 +167,11 @@ class Regression(Lab):
         from genloss.theory.arms import kept
         from genloss.theory.linear import pools, regression
 
-        models: list[Any] = [experiment.at_round(n).model for n in range(experiment.rounds + 1)]
-        if any(m.ridge for m in models):
+        rounds: list[Any] = [experiment.at_round(n) for n in range(experiment.rounds + 1)]
+        if any(x.model.ridge or vars(x.domain) | {"slots": 0} != vars(self) | {"slots": 0} for x in rounds):
             return []
         try:
-            counts = {n: kept(experiment.at_round(n)) for n in range(1, experiment.rounds + 1)}
+            counts = {n: kept(rounds[n]) for n in range(1, experiment.rounds + 1)}
             sets = pools(experiment, counts)
         except NoPrediction:
             return []

@@ -82,6 +82,7 @@ class Text(Domain):
         self.source = build(self.corpus, Corpus, "corpus")  # type: ignore[type-abstract]
 
     def check(self, experiment: Experiment) -> None:
+        from genloss.curate import Curator
         from genloss.domains.text.model import TextModel
         from genloss.domains.text.training import TextTrainer
 
@@ -89,6 +90,11 @@ class Text(Domain):
             raise UserError("model", type(experiment.model).__name__, "is not a model of the text domain")
         if not isinstance(experiment.trainer, TextTrainer):
             raise UserError("trainer", type(experiment.trainer).__name__, "is not a trainer of the text domain")
+        for name, curator in experiment.curators.items():
+            if type(curator).judge is Curator.judge:
+                raise UserError(
+                    f"curation.{name}", type(curator).__name__, "works on the points of the lab, not on text"
+                )
         experiment.model.check(self)
         experiment.recipe.check(experiment)
         self.source.check()

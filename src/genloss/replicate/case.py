@@ -1,0 +1,140 @@
+"""What a replication case is, and how a number with its standard error is taken from runs.
+
+A case is a published result: an experiment of conf/experiment/, its arms, and checks. A check sets a prediction, which theory
+gives, against what the chains of the arms say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CLAIM = "claim"  # must hold
+WRONG = "wrong"  # another regime's prediction, or a misread paper: must not hold, or the check has no power
+READING = "reading"  # another reading, or an approximation: the table says whether it holds too
+
+Estimate = tuple[float, float]  # a mean and its standard error
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the scoreboard."""
+
+    states: str  # what the paper says, or what this line holds against it
+    formula: str  # of the prediction
+    expected: float | Callable[[Results], float]
+    measured: Callable[[Results], Estimate]
+    kind: str = CLAIM
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str  # also of its conf/experiment/NAME.yaml
+    paper: str  # first author, year, arXiv id
+    where: str  # in the paper
+    arms: dict[str, tuple[str, ...]]  # overrides of the experiment
+    checks: Callable[[], list[Check]]  # a function, so that the list of cases needs no theory
+
+    @property
+    def author(self) -> str:
+        return self.paper.split()[0].strip(",").lower()
+
+
+class Results:
+    """The finished arms of a case."""
+
+    def __init__(self, folders: dict[str, Path]):
+        self.folders = folders
+        self._metrics: dict[tuple[str, int], dict[str, float]] = {}
+
+    def metrics(self, arm: str, n: int) -> dict[str, float]:
+        if (arm, n) not in self._metrics:
+            path = self.folders[arm] / "rounds" / f"{n:02d}" / "metrics.json"
+            self._metrics[arm, n] = json.loads(path.read_text())
+        return self._metrics[arm, n]
+
+    def mean(self, arm: str, n: int, name: str) -> Estimate:
+        found = self.metrics(arm, n)
+        return found[name], found[f"{name}_se"]
+
+    def theory(self, arm: str, n: int, name: str) -> float:
+        return self.metrics(arm, n)[f"theory/{name}"]
+
+    @cached_property
+    def _domains(self) -> dict[str, Any]:
+        from genloss.config import Experiment, load_params
+
+        return {arm: Experiment(load_params(f / "params.yaml")).domain for arm, f in self.folders.items()}
+
+    def model(self, arm: str, n: int) -> dict[str, np.ndarray]:
+        """The parameters of all chains."""
+        from genloss.domains.lab import load
+
+        return load(self.folders[arm] / "rounds" / f"{n:02d}" / "model" / "model.safetensors")
+
+    def truth(self, arm: str) -> dict[str, np.ndarray]:
+        from genloss.domains.lab import load
+
+        return load(self.folders[arm] / "data" / "truth.safetensors")
+
+    def chains(self, arm: str, n: int, name: str) -> np.ndarray:
+        """What the domain measures, of every chain."""
+        return self._domains[arm].measure(self.model(arm, n), self.truth(arm))[name]
+
+
+# -- ways to measure and to expect -----------------------------------------------------------------------------------------
+
+
+def of(values: np.ndarray) -> Estimate:
+    """The mean of one number a chain."""
+    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+
+
+def mean(arm: str, n: int, name: str, scale: float = 1.0) -> Callable[[Results], Estimate]:
+    def measured(r: Results) -> Estimate:
+        value, error = r.mean(arm, n, name)
+        return value * scale, error * abs(scale)
+
+    return measured
+
+
+def theory(arm: str, n: int, name: str, scale: float = 1.0) -> Callable[[Results], float]:
+    """What the engine said when the arm ran (genloss.theory)."""
+    return lambda r: r.theory(arm, n, name) * scale
+
+
+def chains(f: Callable[[Results], np.ndarray]) -> Callable[[Results], Estimate]:
+    return lambda r: of(f(r))
+
+
+def second(arm: str, n: int) -> Callable[[Results], Estimate]:
+    """E mu^2 + E v of a Gaussian arm: what the conservation law is about."""
+    return chains(lambda r: r.chains(arm, n, "diversity") + r.chains(arm, n, "drift"))
+
+
+def spread(arm: str, n: int, name: str) -> Callable[[Results], Estimate]:
+    """The variance over chains, with the standard error that their fourth moment gives."""
+
+    def measured(r: Results) -> Estimate:
+        values = r.chains(arm, n, name)
+        squares = (values - values.mean()) ** 2 * len(values) / (len(values) - 1)
+        return of(squares)
+
+    return measured
+
+
+def slope(arm: str, rounds: list[int], name: str) -> Callable[[Results], Estimate]:
+    """Of the least-squares line through every chain's values over rounds."""
+
+    def measured(r: Results) -> Estimate:
+        at = [n - sum(rounds) / len(rounds) for n in rounds]
+        return of(sum(a * r.chains(arm, n, name) for a, n in zip(at, rounds, strict=True)) / sum(a * a for a in at))
+
+    return measured

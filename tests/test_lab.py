@@ -1,0 +1,206 @@
+"""The lab: theory against the loop itself, for the presets and for regimes drawn at random from the schema."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from genloss import records
+from genloss.chains import choose, compact, distinct, present, slots
+from genloss.config import Experiment, compose
+from genloss.errors import UserError
+from genloss.loop import Loop
+from genloss.mix import Mixing
+from genloss.rundir import RunDir
+from genloss.store import Store
+from support import Lab, Result, hashes
+from test_theory import cases
+
+GAUSSIAN = ("domain=gaussian", "tracking=none")
+PRESETS = [p.stem for p in sorted((Path(__file__).parents[1] / "conf" / "mixing").glob("*.yaml"))]
+
+
+def run(folder: Path, *overrides: str, mixing: Mixing | None = None) -> list[dict[str, float]]:
+    """Metrics of every round of an arm."""
+    cfg = compose([*GAUSSIAN, *overrides])
+    if mixing is not None:
+        cfg.mixing = OmegaConf.create({"_target_": "genloss.mix.Mixing", **asdict(mixing)})
+    experiment = Experiment(cfg)
+    Loop(experiment, RunDir(folder / "run", Store(folder / "store"))).run()
+    rounds = range(experiment.rounds + 1)
+    return [json.loads((folder / f"run/rounds/{n:02d}/metrics.json").read_text()) for n in rounds]
+
+
+def distances(metrics: list[dict[str, float]], expected: list[dict[str, float]] | None = None) -> list[float]:
+    """z of every prediction of every round."""
+    found = []
+    for n, values in enumerate(metrics):
+        theory = {k.removeprefix("theory/"): v for k, v in (expected or metrics)[n].items() if k.startswith("theory/")}
+        found += [(values[k] - v) / values[f"{k}_se"] for k, v in theory.items() if values[f"{k}_se"] > 1e-12]
+    return found
+
+
+# -- the loop does what the theory says ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p not in ("prev_ratio",)])
+def test_presets(tmp_path: Path, preset: str) -> None:
+    z = distances(run(tmp_path, f"mixing={preset}", "size=12", "rounds=5", "domain.chains=2000"))
+    assert len(z) == 12 and max(map(abs, z)) < 4
+
+
+def test_warm_start_has_nothing_to_continue_from(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cold"):
+        run(tmp_path, "mixing=prev_ratio")
+    assert max(map(abs, distances(run(tmp_path, "mixing=prev_ratio", "mixing.init=cold", "size=12", "rounds=4")))) < 4
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model.estimator=unbiased", "recipe.bias=0.8"),
+        ("model.estimator=kde", "model.bandwidth=0.3", "mixing=accumulate_subsample"),
+        ("recipe.truncation=1.5", "model.estimator=unbiased"),
+        ("domain.dimension=3", "mixing=weighted_fresh"),
+        ("curation=random", "mixing=sliding_window"),
+        ("+schedule.2.recipe.bias=0.5", "mixing=accumulate"),
+        ("size=2", "recipe.n=2", "domain.batch=10", "mixing=accumulate_subsample"),
+    ],
+)
+def test_options(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    z = distances(run(tmp_path, "size=12", "rounds=4", "domain.chains=4000", *overrides))
+    assert len(z) >= 10 and max(map(abs, z)) < 4
+
+
+def test_random_regimes(tmp_path: Path) -> None:
+    """What the engine says of any regime is what the loop's own mixing gives, chain by chain."""
+    z = []
+    for i, (mixings, available, kept) in enumerate(cases(40)):
+        overrides = (f"rounds={len(kept)}", f"domain.slots={available}", f"recipe.n={kept[0]}", "domain.chains=2000")
+        size = mixings[0].real.n or available
+        try:
+            metrics = run(tmp_path / str(i), *overrides, f"size={size}", f"seed={i}", mixing=mixings[0])
+        except UserError:  # `cases` lets the number of kept records change
+            continue
+        z += distances(metrics)
+    assert len(z) > 150
+    bound = 5  # of a normal variable with this many tries: p < 0.001
+    assert max(map(abs, z)) < bound and 0.85 < np.std(z) < 1.15
+
+
+def test_a_wrong_regime_fails(tmp_path: Path) -> None:
+    right = run(tmp_path / "a", "mixing=replace", "size=12", "rounds=5")
+    wrong = run(tmp_path / "b", "mixing=accumulate", "size=12", "rounds=5")
+    assert max(map(abs, distances(right, wrong))) > 10
+
+
+def test_sums_are_points_in_distribution(tmp_path: Path) -> None:
+    """N points, or one record of N: the same law, for the metrics that theory says nothing of too."""
+    for mixing in ("replace", "accumulate"):
+        points = run(tmp_path / f"p-{mixing}", f"mixing={mixing}", "size=30", "rounds=6", "domain.chains=4000")
+        sums = run(tmp_path / f"s-{mixing}", f"mixing={mixing}", "size=1", "domain.batch=30", "rounds=6", "domain.chains=4000")  # fmt: skip
+        for name in ("diversity", "drift", "log_diversity", "w2"):
+            for n in (1, 6):
+                error = np.hypot(points[n][f"{name}_se"], sums[n][f"{name}_se"])
+                assert abs(points[n][name] - sums[n][name]) < 4 * error
+
+
+# -- chains ----------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 40), st.booleans(), st.integers(0, 2**32))
+def test_choose(size: int, take: int, replacement: bool, seed: int) -> None:
+    """Every chain chooses among its own points; without replacement never the same one twice."""
+    rng = np.random.default_rng(seed)
+    there = rng.random((size, 7)) < rng.random()
+    there[rng.integers(size)] = True
+    take = min(take, size)
+    rows = choose(rng, there, take, replacement)
+    for c in range(7):
+        own = rows[:, c]
+        count = min(take, there[:, c].sum()) if not replacement else take
+        assert (own >= 0).sum() == count and there[own[own >= 0], c].all()
+        assert replacement or len(set(own[own >= 0])) == count
+
+
+@pytest.mark.parametrize(("size", "take"), [(5, 3), (40, 3)])
+def test_distinct_is_uniform(size: int, take: int) -> None:
+    chains = 40_000
+    rows = distinct(np.random.default_rng(0), size, take, chains)
+    assert all(len(set(column)) == take for column in rows[:, :200].T)
+    hits = np.bincount(rows.ravel(), minlength=size)
+    expected = chains * take / size
+    assert abs(hits - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_compact_keeps_order() -> None:
+    points = np.arange(12.0).reshape(4, 3, 1)
+    keep = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]], bool)
+    packed = compact(points, keep)
+    assert packed[:, :, 0].tolist()[0] == [0.0, 4.0, 11.0] and packed[1, :2, 0].tolist() == [6.0, 7.0]
+    assert present(packed).sum() == keep.sum()
+
+
+def test_nothing_is_lost(tmp_path: Path) -> None:
+    run(tmp_path, "curation=random", "rounds=1", "size=20", "domain.chains=50")
+    folder = tmp_path / "run/rounds/01"
+    made, kept, rejected = (slots(records.read(folder / f"{k}.parquet")) for k in ("generated", "kept", "rejected"))
+    for c in range(50):
+        parts = np.concatenate([kept[:, c, 0], rejected[:, c, 0]])
+        assert sorted(parts[~np.isnan(parts)]) == sorted(made[:, c, 0])
+
+
+# -- like any other domain ---------------------------------------------------------------------------------------------------
+
+
+def test_same_bytes_through_dvc(tmp_path: Path) -> None:
+    """`genloss run`, on one core and on all, and `dvc repro` in the arm's folder."""
+    arguments = ("run", *GAUSSIAN, "mixing=accumulate_subsample", "rounds=2", "size=100", "domain.chains=20")
+    found = []
+    for workers in (2, 1):
+        lab = Lab.make(tmp_path / f"project{workers}")
+        folder = lab.ok(*arguments, f"runtime.workers={workers}").folder
+        found.append(hashes(folder))
+    assert found[0] == found[1] and any("kept" in name for name in found[0])
+    for path in [*folder.glob("rounds/*/*.parquet"), lab.store]:
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    lab.dvc("repro", "--force", cwd=folder)
+    assert hashes(folder) == found[0]
+
+
+def test_figure_shows_theory(main: Callable[..., Result], project: Path) -> None:
+    done = main("run", "-m", *GAUSSIAN, "mixing=replace,accumulate", "rounds=12", "size=10", "domain.chains=100")
+    assert done.code == 0, done.err
+    assert (done.folder / "rounds.png").stat().st_size > 20_000
+    table = (done.folder / "report.md").read_text()
+    assert table.startswith("# diversity") and "| round 10 | round 12 |" in table
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.bandwidth=0", "model.bandwidth=0"),
+        ("recipe.bias=1.5", "recipe.bias=1.5"),
+        ("recipe.temperature=0.5", "no option of the domain gaussian"),
+        ("domain.dimension=100", "domain.dimension=100"),
+        ("domain.chains=1", "domain.chains=1"),
+        ("curation=dedup", "works on text"),
+        ("metrics=[heldout]", "metrics.heldout"),
+        ("recipe=sample", "recipe.max_tokens"),
+        ("model=llama", "model=Scratch"),
+        ("mixing=one_shot_mix mixing.value=1.2", "mixing.value=1.2"),
+    ],
+)
+def test_bad_input(main: Callable[..., Result], override: str, says: str) -> None:
+    done = main("run", *GAUSSIAN, *override.split(), "size=50", "rounds=1")
+    assert done.code == 2 and says in done.err and len(done.err.strip().splitlines()) == 1
