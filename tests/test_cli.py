@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from genloss.config import Experiment, compose, load_params
+from genloss.errors import UserError
 from support import REPOSITORY, Lab
 
 
@@ -160,6 +161,7 @@ GROUPS = sorted(
     for p in (REPOSITORY / "conf").rglob("*.yaml")
     if p.parent != REPOSITORY / "conf"
 )
+DOMAINS = sorted((p.stem for p in (REPOSITORY / "conf/domain").glob("*.yaml")), key=lambda name: name != "text")
 NEEDS = {
     "domain/corpus/folder": ["domain.corpus.path=corpus"],
     "domain/corpus/datasets": ["domain.corpus.path=corpus"],
@@ -175,7 +177,13 @@ def test_every_option_composes_and_builds(option: str, project: Path) -> None:
     (project / "corpus.jsonl").write_text('{"text": "One line."}\n')
     group, _, name = option.rpartition("/")
     override = f"{group}=[{name}]" if group == "metrics" else f"{group}={name}"
-    Experiment(compose([override, *NEEDS.get(option, [])]))
+    refused = []
+    for domain in [[]] if group in ("domain", "domain/corpus", "experiment") else [[f"domain={d}"] for d in DOMAINS]:
+        try:
+            return Experiment(compose([*domain, override, *NEEDS.get(option, [])])) and None
+        except UserError as error:  # an option need not fit every domain, but one
+            refused.append(str(error))
+    pytest.fail("; ".join(refused))
 
 
 def test_every_experiment_begins_with_its_command() -> None:

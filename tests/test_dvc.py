@@ -39,7 +39,9 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[Lab
 
 def test_committed_params_and_pipeline_are_current() -> None:
     assert (REPOSITORY / "params.yaml").read_text() == to_yaml(compose()), "run `genloss compose`"
-    assert (REPOSITORY / "dvc.yaml").read_text() == dvc_yaml(code=True), "run `genloss compose`"
+    assert (REPOSITORY / "dvc.yaml").read_text() == dvc_yaml(REPOSITORY / "params.yaml", code=True), (
+        "run `genloss compose`"
+    )
 
 
 def test_compose_check(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_parallel_commits_share_a_cache(base: tuple[Lab, Path], tmp_path: Path) 
     with lab.here():
         for folder in folders:
             versioning.configure(folder)
-            (folder / "dvc.yaml").write_text(dvc_yaml(code=False))
+            (folder / "dvc.yaml").write_text(dvc_yaml(folder / "params.yaml", code=False))
         began = time.monotonic()
         with ThreadPoolExecutor(len(folders)) as pool:
             codes = list(pool.map(lambda f: lab.spawn(*versioning.COMMIT, cwd=f).code, folders))

@@ -173,7 +173,7 @@ def test_refused(overrides: list[str], words: str) -> None:
 def test_refused_in_the_loop(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not have one for every token"):
         run(tmp_path / "a", *TOKENS, "size=10", "rounds=1", "curation=best_of_k", "curation.best_of_k.values=[0,1]")
-    with pytest.raises(UserError, match="works on chains of points, not on text|works on text"):
+    with pytest.raises(UserError, match="works on chains of points, not on text"):
         Reward().judge(None, Context(Gaussian(name="text"), 1, 0, tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="must be a multiple of k=4"):
         run(tmp_path / "b", *TOKENS, "size=10", "rounds=1", "curation=best_of_k", "curation.best_of_k.k=4")

@@ -18,6 +18,7 @@ VERBS = {
     "trace": "where a record comes from and which models learned from it",
     "replicate": "run published results against theory, and write the scoreboard",
     "verify": "compute a run again from nothing and compare every hash",
+    "golden": "the best split of a budget between real and synthetic records, and its loss weights",
     "ui": "open MLflow on the project's runs",
 }
 
@@ -124,6 +125,17 @@ def dispatch(verb: str, rest: list[str]) -> int:
         from genloss.verify import verify
 
         return verify(args.dir, args.round)
+    if verb == "golden":
+        parser.add_argument("budget", type=float, help="what the records of a round may cost")
+        parser.add_argument("--cost-real", type=float, default=1.0, help="of one fresh real record (default: 1)")
+        parser.add_argument(
+            "--cost-synthetic", type=float, default=1.0, help="of one record of the last model (default: 1)"
+        )
+        parser.add_argument("--rounds", type=int, default=20)
+        args = parser.parse_args(rest)
+        from genloss.theory.golden import golden
+
+        return golden(args.budget, args.cost_real, args.cost_synthetic, args.rounds)
     parser.add_argument("--port", type=int, default=5000)
     parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args(rest)

@@ -31,7 +31,7 @@ TITLES = {
     "log_diversity": "log diversity",
     "risk": "excess test risk",
     "accuracy": "accuracy",
-}  # the panels of a figure, as far as there are numbers for them
+}  # of panels; others have their metric's name
 PANELS = 3
 COLUMNS = 10  # rounds that a table shows
 Arm = tuple[str, Path]  # name, folder
@@ -64,10 +64,10 @@ def arms_of(folder: Path) -> list[Arm]:
     return [(folder.name, folder)]
 
 
-def headline(arms: Sequence[Arm]) -> str:
-    """The metric that the arms' domain is about."""
-    target = str(load_params(arms[0][1] / "params.yaml").domain._target_)
-    return locate(target, Domain, "domain").headline  # type: ignore[type-abstract]
+def shown(params: Path) -> list[str]:
+    """The metrics that the domain of a run is about, the most important one first."""
+    domain = locate(str(load_params(params).domain._target_), Domain, "domain")  # type: ignore[type-abstract]
+    return [domain.headline, *domain.panels]
 
 
 def columns(last: int) -> list[int]:
@@ -122,7 +122,7 @@ def rounds_csv(arms: Sequence[Arm]) -> str:
     return out.getvalue()
 
 
-def figure(arms: Sequence[Arm], path: Path, metric: str) -> None:
+def figure(arms: Sequence[Arm], path: Path, panels: Sequence[str]) -> None:
     """Lines over rounds, one colour an arm; arms that differ in their seed alone are one line with its range. Where theory has an
     expectation, it is dashed, in a band of two standard errors: so far off may a measured point lie by chance."""
     import matplotlib
@@ -139,7 +139,7 @@ def figure(arms: Sequence[Arm], path: Path, metric: str) -> None:
         group = " ".join(words[: words.index("seed")]) if "seed" in words else name
         groups.setdefault(group or "all", []).append(rounds_of(folder))
     known = {k for runs in groups.values() for run in runs for values in run.values() for k in values}
-    panels = [metric, *(m for m in TITLES if m != metric and m in known)][:PANELS]
+    panels = [m for m in panels if m in known]
     colours = [
         "#0072B2",
         "#009E73",
@@ -209,14 +209,15 @@ def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None) -> s
     arms = [(name, folder) for name, folder in arms if rounds_of(folder)]
     if not arms:
         raise UserError(str(out), None, "no finished round to report on")
-    metric = metric or headline(arms)
+    panels = shown(arms[0][1] / "params.yaml")
+    metric = metric or panels[0]
     text = table(arms, metric)
     write_atomic(out / "rounds.csv", rounds_csv(arms))
     write_atomic(
         out / "report.md",
         f"# {metric}\n\n{table(arms, metric, markdown=True)}\n\n![{metric} by round](rounds.png)\n",
     )
-    figure(arms, out / "rounds.png", metric)
+    figure(arms, out / "rounds.png", [metric, *(m for m in panels if m != metric)][:PANELS])
     return f"{metric}\n\n{text}"
 
 

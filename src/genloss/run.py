@@ -154,7 +154,7 @@ def compose_params(overrides: Sequence[str], check: bool, folder: Path | None = 
     write_atomic(path, text)
     from genloss.versioning import dvc_yaml
 
-    write_atomic(path.with_name("dvc.yaml"), dvc_yaml(code=path.parent == project_root()))
+    write_atomic(path.with_name("dvc.yaml"), dvc_yaml(path, code=path.parent == project_root()))
     print(path)
     return 0
 

@@ -20,6 +20,7 @@ import yaml
 
 from genloss.config import project_root, store_root
 from genloss.errors import UserError
+from genloss.report import shown, write_report
 from genloss.store import Store, link, write_atomic
 
 # What a round's result depends on: everything but how it is carried out, and not the number of rounds, so that adding a
@@ -29,8 +30,9 @@ PARAMS = ["size", "seed", "control", "domain", "model", "recipe", "curation", "m
 COMMIT = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force", "--quiet"]
 
 
-def dvc_yaml(code: bool) -> str:
-    """The pipeline: one stage a round, unrolled through foreach. `code`: also rerun when genloss's own source changes."""
+def dvc_yaml(params: Path, code: bool) -> str:
+    """The pipeline of the run with these params: one stage a round, unrolled through foreach. `code`: also rerun when genloss's
+    own source changes."""
     source = ["src/genloss"] if code else []
     first = {
         "cmd": "genloss round 0",
@@ -65,8 +67,7 @@ def dvc_yaml(code: bool) -> str:
         },
     }
     head = "# Written by `genloss compose`. One stage a round; `dvc repro` runs what changed, from the first such round on.\n"
-    shown = ("heldout_bits_per_byte", "coverage_d1", "loss_under_round0")
-    plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown]
+    plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown(params)]
     last = {
         "cmd": "genloss report . --out report",
         "deps": ["rounds"],
@@ -117,7 +118,7 @@ def committed(folder: Path) -> bool:
     try:
         stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
         locked = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
-        current = (folder / "dvc.yaml").read_text() == dvc_yaml(code=False)
+        current = (folder / "dvc.yaml").read_text() == dvc_yaml(folder / "params.yaml", code=False)
     except (OSError, TypeError, KeyError, yaml.YAMLError):
         return False
     there = [*folder.glob("rounds/*/manifest.json"), *folder.glob("rounds/*/metrics.json")]
@@ -131,9 +132,7 @@ def commit(folder: Path) -> None:
     configure(folder)  # always: a remote may be new
     if committed(folder):
         return
-    from genloss.report import write_report
-
-    write_atomic(folder / "dvc.yaml", dvc_yaml(code=False))
+    write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
     write_report([(folder.name, folder)], folder / "report")
     # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
     done = subprocess.run(

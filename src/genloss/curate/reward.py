@@ -1,7 +1,7 @@
 """Selection by a reward, for chains of points: what people or a reward model prefer is what the next model learns.
 
     genloss run domain=gaussian curation=bradley_terry curation.bradley_terry.k=4 recipe.n=400     # one of every four
-    genloss run domain=gaussian curation=truncate,none
+    genloss run -m domain=gaussian curation=truncate,none
     genloss run domain=categorical domain.distribution=given domain.probabilities=[0.25,0.25,0.25,0.25] recipe.n=2000 \\
         curation=best_of_k curation.best_of_k.values=[0,1,2,3]
 

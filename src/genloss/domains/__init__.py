@@ -95,6 +95,7 @@ class Domain(ABC):
     payload: tuple[str, ...]  # the columns that a record of this domain adds
 
     headline: str  # the metric that tables and figures show unless told otherwise
+    panels: tuple[str, ...] = ()  # the metrics that figures and `dvc plots` show beside it
 
     def check(self, experiment: Experiment) -> None:
         """Refuse, cheaply and before any work, a config that cannot run (UserError)."""

@@ -7,7 +7,8 @@ gives, against what the chains of the arms say.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,11 +131,40 @@ def spread(arm: str, n: int, name: str) -> Callable[[Results], Estimate]:
     return measured
 
 
-def slope(arm: str, rounds: list[int], name: str) -> Callable[[Results], Estimate]:
-    """Of the least-squares line through every chain's values over rounds."""
+def weights(x: Sequence[float]) -> list[float]:
+    """With which values at x add up to the slope of their least-squares line."""
+    centred = [a - sum(x) / len(x) for a in x]
+    return [a / sum(b * b for b in centred) for a in centred]
+
+
+def _line(r: Results, arm: str, rounds: Sequence[int], name: str) -> np.ndarray:
+    return sum(w * r.chains(arm, n, name) for w, n in zip(weights(rounds), rounds, strict=True))  # type: ignore[return-value]
+
+
+def slope(arm: str, rounds: Sequence[int], name: str) -> Callable[[Results], Estimate]:
+    """Of the line through every chain's values over rounds."""
+    return chains(lambda r: _line(r, arm, rounds, name))
+
+
+def bend(arm: str, early: Sequence[int], late: Sequence[int], name: str) -> Callable[[Results], Estimate]:
+    """By how much the late slope exceeds the early one."""
+    return chains(lambda r: _line(r, arm, late, name) - _line(r, arm, early, name))
+
+
+def log_slope_of(values: Sequence[float], rounds: Sequence[int]) -> float:
+    """Of log value over log of the number of fits."""
+    fits = [math.log(n + 1) for n in rounds]
+    return sum(w * math.log(v) for w, v in zip(weights(fits), values, strict=True))
+
+
+def log_slope(arm: str, rounds: Sequence[int], name: str) -> Callable[[Results], Estimate]:
+    """The same of the means over chains; its error by linearising the logarithm about them."""
 
     def measured(r: Results) -> Estimate:
-        at = [n - sum(rounds) / len(rounds) for n in rounds]
-        return of(sum(a * r.chains(arm, n, name) for a, n in zip(at, rounds, strict=True)) / sum(a * a for a in at))
+        found = [r.chains(arm, n, name) for n in rounds]
+        means = [float(v.mean()) for v in found]
+        ws = weights([math.log(n + 1) for n in rounds])
+        moved = sum(w * (v / m - 1) for w, v, m in zip(ws, found, means, strict=True))
+        return log_slope_of(means, rounds), of(moved)[1]  # type: ignore[arg-type]
 
     return measured

@@ -3,7 +3,7 @@ tokens die out when they are not.
 
     bradley_terry([0.5, 0.5], [0.0, 1.0], k=2)        [0.384, 0.616]: one of two kept by preference
     tilt(p, reward, rounds)                           its limit of many candidates
-    Extinction(p, first=1000, then=1000).support(10)  E of the tokens left after ten rounds of replace
+    extinct(p, first=1000, then=1000, rounds=10)      chances to be gone after 0, 1, ... ten rounds of replace
 """
 
 from __future__ import annotations
@@ -82,37 +82,17 @@ def _binomial(chance: np.ndarray, n: int) -> np.ndarray:
     return np.exp(log + logs[n] - logs - logs[::-1])
 
 
-class Extinction:
-    """Under replace the copies of a token are a Markov chain: Binomial(N, k/N) given k, absorbed at 0 (Shumailov et al. 2024,
-    discrete distributions with exact approximation; the Wright-Fisher chain). first: records of round 0, then: of every round after.
-    """
-
-    def __init__(self, p: Numbers, first: int, then: int):
-        self.p = np.asarray(p, dtype=float)
-        self.first, self.then = first, then
-        self.gone = [np.eye(1, then + 1)[0]]  # chance to be extinct after so many more rounds, by copies now
-        self.kept: dict[int, np.ndarray] = {}
-
-    def extinct(self, rounds: int) -> np.ndarray:
-        """Chance [rounds + 1, V] of each token to have no copy in the training set of round 0, 1, ..., `rounds`."""
-        while len(self.gone) < rounds:
-            self.gone.append(binomial(self.then, self.then) @ self.gone[-1])
-        if rounds not in self.kept:
-            start = np.zeros((self.first + 1, rounds + 1))
-            start[0, 0] = 1.0
-            if rounds:
-                start[:, 1:] = binomial(self.first, self.then) @ np.stack(self.gone[:rounds], axis=1)
-            chances, token = np.unique(self.p, return_inverse=True)
-            parts = [
-                _binomial(chances[i : i + CHUNK], self.first) @ start for i in range(0, len(chances), CHUNK)
-            ]  # never all tokens' laws at once
-            self.kept[rounds] = np.concatenate(parts)[token].T
-        return self.kept[rounds]
-
-    def support(self, rounds: int) -> float:
-        """E of the number of tokens that are left in round `rounds`."""
-        return float((1 - self.extinct(rounds)[-1]).sum())
-
-    def lost_mass(self, rounds: int) -> float:
-        """E of the real probability of the tokens that are gone."""
-        return float(self.extinct(rounds)[-1] @ self.p)
+def extinct(p: Numbers, first: int, then: int, rounds: int) -> np.ndarray:
+    """Chance [rounds + 1, V] of each token to have no copy in the training set of round 0, 1, ..., `rounds` under replace, with
+    `first` records in round 0 and `then` in every later one. The copies are a Markov chain, Binomial(N, k/N) given k, absorbed at 0
+    (Shumailov et al. 2024, the discrete case): the Wright-Fisher model of drift. Tokens left: (1 - extinct).sum(axis=1)."""
+    chances, token = np.unique(np.asarray(p, dtype=float), return_inverse=True)
+    gone = np.zeros((first + 1, rounds + 1))  # by the copies in round 0
+    gone[0, 0] = 1.0
+    later = np.eye(1, then + 1)[0]  # by the copies in a later round: chance to be gone so many rounds on
+    for n in range(1, rounds + 1):
+        gone[:, n] = binomial(first, then) @ later
+        later = binomial(then, then) @ later
+    # never the laws of all tokens at once
+    parts = [_binomial(chances[i : i + CHUNK], first) @ gone for i in range(0, len(chances), CHUNK)]
+    return np.concatenate(parts)[token].T

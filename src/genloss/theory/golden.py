@@ -89,3 +89,16 @@ def optimal(budget: float, cost_real: float, cost_synthetic: float, rounds: int,
         if step == 1:
             return tried[best]
         low, high = max(low, best - step), min(high, best + step)
+
+
+def golden(budget: float, cost_real: float, cost_synthetic: float, rounds: int) -> int:
+    """`genloss golden`: the best split of a budget, and the weights round by round."""
+    best = optimal(budget, cost_real, cost_synthetic, rounds)
+    print(f"{best.real} fresh real and {best.synthetic} synthetic records a round (mixing.real.n, recipe.n)")
+    if best.synthetic:
+        constant = weight(best.real, best.synthetic)
+        print(f"one weight of the real part for all rounds (mixing.value): {constant:.4f}; or round by round:\n")
+        print("round  weight  squared error of the mean, in variances of a record")
+    for n, (share, prediction) in enumerate(zip(best.weights, best.predictions[1:], strict=True), 1):
+        print(f"{n:5d}  {share:6.4f}  {prediction.drift:.6g}")
+    return 0

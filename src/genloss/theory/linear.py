@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from genloss.errors import UserError
 from genloss.theory.pairs import NoPrediction
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ def pools(x: Experiment, kept: Mapping[int, int]) -> list[list[Member]]:
     slices: set[tuple[int, int]] = set()
     for n in range(x.rounds + 1):
         mixing = x.at_round(n).mixing
-        parts = mixing.plan(n, available, dict(kept))
+        try:
+            parts = mixing.plan(n, available, dict(kept))
+        except UserError:  # the expected number of kept records does not suffice; that of the run may
+            break
         pool = sum(p.take for p in parts)
         total = mixing.budget.records(n) if n > 0 else None
         if total not in (None, pool) or (n > 0 and mixing.replacement):
@@ -113,6 +117,11 @@ def regression(
     models: list[Noises] = []
     variance: dict[Group, float] = {}
     follow = misalignment == 0
+    even_before = True
+
+    def pool(members: Sequence[Member]) -> list[tuple[Group, int, bool]]:
+        return [(m.group, m.points, m.whole) for m in members]
+
     for n, members in enumerate(sets):
         points = sum(m.points for m in members)
         even = all(math.isclose(m.share * points, m.points) for m in members)
@@ -132,7 +141,7 @@ def regression(
                 model = {("pool", n): 1.0}
                 variance["pool", n] = noise**2 * ols_noise(points, dimension)
                 bias = misalignment * mixed_bias(points - made, made, dimension)
-            elif whole and n > 0 and {m.group for m in members} == {m.group for m in sets[n - 1]} | {n}:
+            elif whole and [m for m in pool(members) if m[0] != n] == pool(sets[n - 1]) and even_before:
                 # Recursive least squares: w_n = w_{n-1} + A_n^-1 X'e, with only the new rows and their noise in X'e. Old and new
                 # rows are exchangeable, so that E tr A_n^-1 X'X A_n^-1 is their share of E tr A_n^-1.
                 new = next(m.points for m in members if m.group == n)
@@ -143,6 +152,7 @@ def regression(
         except NoPrediction:
             break
         models.append(model)
+        even_before = even
         risks.append(bias + sum(c**2 * variance[g] for g, c in model.items()))
     return risks
 
@@ -171,8 +181,8 @@ def ridge_accuracy(points: float, error: float, ridge: float, dimension: int, se
     labels, in the limit of points and dimension in proportion (its own error is O(1/d)).
 
     `points` and `error` are those after verification, which turns m points into m a with the error psi p / a, and a ridge of g a
-    generated point into one of g / a for a kept one. The formula that Feng et al. released leaves that out, so that it is
-    wrong unless nearly everything is kept."""
+    generated point into one of g / a for a kept one. The code released for "Maximizing the Potential of Synthetic Data"
+    (Firdoussi et al. 2024) counts a twice in delta, and is wrong unless nearly everything is kept."""
     eta, fair, mu2 = dimension / points, 1 - 2 * error, separation**2
     if ridge == 0 and eta >= 1:
         raise NoPrediction("least squares without a penalty has no limit with fewer points than dimensions")

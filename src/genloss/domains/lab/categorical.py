@@ -4,7 +4,7 @@
     genloss run domain=categorical domain.distribution=text domain.vocabulary=2000     # words of the corpus
     genloss run domain=categorical recipe.temperature=0.9                              # sharpened (Marchi et al. 2024)
     genloss run domain=categorical domain.distribution=text domain.vocabulary=50 domain.length=20 domain.chains=20 \\
-        model.order=2 model.smoothing=0.1 size=200                                     # a bigram model of sentences
+        model.order=2 model.smoothing=0.01 size=200                                    # a bigram model of sentences
 
 A point is the number of a token; with `domain.length` a record is a sequence of so many. A model is p, its tokens' probabilities,
 and with model.order=2 also the probabilities of every token after every other.
@@ -57,6 +57,7 @@ class Categorical(Lab):
     probabilities: list[float] = field(default_factory=list)  # given
     length: int = 1  # tokens of a record
     corpus: Any = field(default_factory=dict)  # text: its commonest words, and one token for all others
+    panels = ("support", "lost_mass")
     models = (CategoricalModel,)
 
     def __post_init__(self) -> None:
@@ -260,31 +261,39 @@ class Categorical(Lab):
             found = [{"diversity": e.diversity, "drift": e.drift} for e in predict_arm(experiment, law)]
         except NoPrediction:
             return []
-        counts = self._replaced(experiment)
-        if counts:
-            from genloss.theory.curation import Extinction
-
-            extinct = Extinction(p, *counts).extinct(experiment.rounds)
-            for values, gone in zip(found, extinct, strict=True):
-                values |= {"support": float((1 - gone).sum()), "lost_mass": float(gone @ p)}
+        gone = self._extinct(experiment, p)
+        if gone is not None:
+            for values, chances in zip(found, gone, strict=True):
+                values |= {"support": float((1 - chances).sum()), "lost_mass": float(chances @ p)}
         return found
 
-    def _replaced(self, experiment: Experiment) -> tuple[int, int] | None:
-        """(records of round 0, of every round after), where each trains on all that the last model made, and on nothing else."""
+    def _extinct(self, experiment: Experiment, p: np.ndarray) -> np.ndarray | None:
+        """Chance [rounds + 1, V] of every token to be gone, where it is known: if each round trains on what the last model made and on
+        nothing else, or if each has all real records of round 0, and with them what the models can ever make."""
         from genloss.theory.arms import kept
+        from genloss.theory.curation import extinct
 
         at = [experiment.at_round(n) for n in range(experiment.rounds + 1)]
         counts = {n: kept(at[n]) for n in range(1, len(at))}
-        taken = set()
+        first = sum(part.take for part in experiment.mixing.plan(0, self.slots, {}))
+        alone, whole = set(), True
         for n in counts:
             mixing = at[n].mixing
-            # chosen without replacement, some of a round's records are independent draws as all of them are
-            if mixing.real.kind != "none" or mixing.rounds_in_window(n) != [n] or mixing.replacement:
-                return None
+            parts = mixing.plan(n, self.slots, counts)
             total = mixing.budget.records(n)
-            taken.add(sum(p.take for p in mixing.plan(n, self.slots, counts)) if total is None else total)
-        first = sum(part.take for part in experiment.mixing.plan(0, self.slots, {}))
-        return (first, taken.pop()) if len(taken) == 1 and max(first, *taken) <= COUNTS else None
+            whole &= total is None and mixing.real.kind == "fixed" and mixing.value != 0
+            whole &= sum(part.take for part in parts if part.source == "real") == first
+            # chosen without replacement, some of a round's records are independent draws as all of them are
+            only = [part.source for part in parts] == [str(n)] and not mixing.replacement
+            alone.add((sum(part.take for part in parts) if total is None else total) if only else 0)
+        if whole:
+            return np.tile((1 - p) ** first, (len(at), 1))
+        then = alone.pop()
+        return (
+            extinct(p, first, then, experiment.rounds)
+            if not alone and then > 0 and max(first, then) <= COUNTS
+            else None
+        )
 
 
 # -- arrays of probabilities -------------------------------------------------------------------------------------------

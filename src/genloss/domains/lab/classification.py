@@ -61,6 +61,7 @@ class Classification(Lab):
     error: float = 0.0  # fixed: share of its labels that are wrong, whatever x is
     angle: float = 0.0  # fixed: radians from the true direction
     headline = "accuracy"
+    panels = ("angle", "error_rate")
     models = (Classifier,)
 
     def __post_init__(self) -> None:

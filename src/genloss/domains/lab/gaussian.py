@@ -44,6 +44,7 @@ class Gaussian(Lab):
     dimension: int = 1
     batch: int = 1  # points that one record stands for by their count, mean and squared deviations; 1: the point itself
     models = (GaussianModel,)
+    panels = ("drift", "log_diversity")
 
     def __post_init__(self) -> None:
         super().__post_init__()

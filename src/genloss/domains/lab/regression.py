@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from genloss.config import Experiment
 
 DESIGNS = ("shared", "fresh")
-ROWS = 64  # slots that enter the normal equations together
+ROWS = 32  # slots that enter the normal equations together
 
 
 @dataclass
@@ -92,6 +92,7 @@ class Regression(Lab):
     )
     misalignment: float = 0.0  # |w_syn - w*|^2 of a fixed labeller; 0: the last model labels
     headline = "risk"
+    panels = ("norm",)
     models = (LinearModel,)
 
     def __post_init__(self) -> None:

@@ -61,6 +61,7 @@ class Text(Domain):
     split_seed: int = 0  # not the run's seed: all seeds share one split, so that their spread is that of training
     payload = ("text",)
     headline = "heldout_bits_per_byte"
+    panels = ("coverage_d1", "loss_under_round0")
 
     def __post_init__(self) -> None:
         require(
