@@ -179,5 +179,5 @@ def test_two_devices(fit, lab) -> None:
 def test_two_devices_that_fail_are_one_line(fit, lab, tmp_path: Path) -> None:
     from genloss.errors import UserError
 
-    with pytest.raises(UserError, match=r"runtime\.strategy=nonsense: .*exit code"):
-        fit("bad", runtime=Runtime(devices=2, strategy="nonsense"))
+    with pytest.raises(UserError, match=r"runtime\.strategy=deepspeed: .*exit code"):
+        fit("bad", runtime=Runtime(devices=2, strategy="deepspeed"))

@@ -68,7 +68,8 @@ def hydra_error(error: Exception) -> UserError:
         missing = text.split("Could not find '")[-1].split("'")[0] if "Could not find '" in text else lines[0]
         group, _, name = missing.rpartition("/")
         options = text.split("Available options in")[1].partition(":")[2].partition("Config search path")[0].split()
-        return UserError(group, name, f"unknown; {nearest(name, options)}")
+        extra = "; pip install 'genloss[slurm]' brings it" if name.startswith("submitit") else ""
+        return UserError(group, name, f"unknown; {nearest(name, options)}{extra}")
     if "Could not override" in text:
         key = text.split("Could not override '")[1].split("'")[0]
         close = nearest(key.rpartition(".")[2], _siblings(key))
@@ -227,6 +228,11 @@ class Experiment:
             raise UserError("control", "random", "needs a curation to imitate; add curation=... or set control=none")
         self.runtime = fill(Runtime, plain(cfg.get("runtime", {})), "runtime")
         self.domain.check(self)
+        for name, curator in self.curators.items():
+            try:
+                curator.check(self)
+            except UserError as error:
+                raise error.under(f"curation.{name}") from None
         for n in cfg.schedule or {}:  # a late round must not be the first to find a bad value
             self.at_round(int(n))
 

@@ -114,6 +114,7 @@ class Loop:
                 self.dir.data,
                 self.dir.round(0) / "model",
                 self.dir.round(n - 1) / "model",
+                self.runtime,
                 self._report,
             )
             table = records.read(self.dir.round(n) / "generated.parquet")
@@ -185,7 +186,8 @@ class Loop:
             evidence = Evidence(
                 domain=x.domain, round=n, seed=seed_of(0, "evaluate"), size=x.size, n_real=n_real, data=self.dir.data,
                 model=self.dir.round(n) / "model", round0=self.dir.round(0) / "model",
-                generated=self.dir.round(n) / "generated.parquet" if n > 0 else None, report=self._report,
+                generated=self.dir.round(n) / "generated.parquet" if n > 0 else None, runtime=self.runtime,
+                report=self._report,
             )  # fmt: skip
             return evaluate(x.metrics, evidence)
 

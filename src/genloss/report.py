@@ -30,7 +30,10 @@ TITLES = {
     "drift": "squared distance of its mean from the real one",
     "log_diversity": "log diversity",
     "risk": "excess test risk",
-    "accuracy": "accuracy",
+    "support": "tokens that are left",
+    "lost_mass": "real mass of lost tokens",
+    "modes": "modes that are left",
+    "log_likelihood": "log-likelihood of real points",
 }  # of panels; others have their metric's name
 PANELS = 3
 COLUMNS = 10  # rounds that a table shows
@@ -151,8 +154,10 @@ def figure(arms: Sequence[Arm], path: Path, panels: Sequence[str]) -> None:
         "#999999",
     ]  # Okabe & Ito
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        chart, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.3), layout="constrained")
-        for axis, panel in zip(axes, panels, strict=True):
+        chart, axes = plt.subplots(
+            1, len(panels), figsize=(3.6 * len(panels), 3.3), layout="constrained", squeeze=False
+        )
+        for axis, panel in zip(axes[0], panels, strict=True):
             floors = []
             for i, (name, runs) in enumerate(groups.items()):
                 rounds = sorted({n for run in runs for n, values in run.items() if panel in values})
@@ -187,7 +192,7 @@ def figure(arms: Sequence[Arm], path: Path, panels: Sequence[str]) -> None:
         handles: dict[str, Any] = {}
         if any(k.startswith("theory/") for k in known):
             handles["theory ± 2 standard errors"] = Line2D([], [], ls="--", lw=1, color="#666666")
-        for axis in axes:
+        for axis in axes[0]:
             for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
                 handles.setdefault(name, handle)
         chart.legend(

@@ -8,8 +8,9 @@ rejected.parquet with its reason. `control=random` replaces the chain's choice b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +19,12 @@ import pyarrow.compute as pc
 from genloss import records
 from genloss.chains import is_chains
 from genloss.curate.chains import curate_chains
-from genloss.domains import Domain, Report, silent
+from genloss.domains import Domain, Report, Runtime, silent
 from genloss.errors import UserError
 from genloss.seeds import generator, seed_of
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Context:
     data: Path  # real data
     round0: Path  # the model of round 0, the default judge
     last: Path  # model n-1, the one that made the records
+    runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
 
     def seeded(self, seed: int) -> Context:
@@ -71,6 +76,9 @@ class Curator:
     domains of chains (genloss.chains), gets points [slots, chains, width] and which of them are left."""
 
     reads: tuple[str, ...] = ()  # of "data", "round0", "last": what else the verdict depends on
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuse, before any work, what cannot run with the rest of the config (UserError)."""
 
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         raise UserError("curation", type(self).__name__, f"works on chains of points, not on {context.domain.name}")

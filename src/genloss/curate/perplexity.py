@@ -45,7 +45,7 @@ class Perplexity(Curator):
 
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         model = {"round0": context.round0, "last": context.last}.get(self.judge_model, Path(self.judge_model))
-        nats, tokens = context.domain.losses(model, context.data, table, context.report)
+        nats, tokens = context.domain.losses(model, context.data, table, context.runtime, context.report)
         loss = nats / np.maximum(tokens, 1)
         rank = {"low": -loss, "high": loss, "middle": -np.abs(loss - np.median(loss))}[self.keep]
         return verdict(top(rank, kept_of(self.fraction, len(table))), loss, f"perplexity not {self.keep}")

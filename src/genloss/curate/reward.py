@@ -12,6 +12,7 @@ records give n/k: set recipe.n to k times the training set. genloss.theory.curat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from genloss.curate import Context, Curator
 from genloss.curate.choose import highest
 from genloss.errors import UserError, require
 from genloss.seeds import generator
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
 
 
 @dataclass
@@ -33,6 +37,11 @@ class Reward(Curator):
         flat = not self.linear and not self.quadratic and not self.values
         require(not flat, "linear", self.linear, "other than 0, or quadratic, or values: this reward prefers nothing")
         require(bool(np.isfinite(self.values).all()), "values", self.values, "finite numbers")
+
+    def check(self, experiment: Experiment) -> None:
+        tokens: int = getattr(experiment.domain, "tokens", 0)
+        enough = not self.values or len(self.values) >= tokens
+        require(enough, "values", f"[{len(self.values)} numbers]", f"as long as the domain has tokens, {tokens}")
 
     def reward(self, points: np.ndarray, left: np.ndarray) -> np.ndarray:
         """[slots, chains]; -inf where nothing is left."""
@@ -58,14 +67,17 @@ class BestOfK(Reward):
         super().__post_init__()
         require(self.k >= 2, "k", self.k, "at least 2 candidates")
 
+    def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        n: int = experiment.cfg.recipe.n
+        require(n % self.k == 0, "k", self.k, f"a divisor of recipe.n={n}, since one of every k is kept")
+
     def score(self, reward: np.ndarray, context: Context) -> np.ndarray:
         """Of groups [groups, k, chains], whose highest is kept."""
         return reward
 
     def judge_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
         n, chains = left.shape
-        if n % self.k:
-            raise UserError("recipe.n", n, f"must be a multiple of k={self.k}, since one of every {self.k} is kept")
         score = self.score(self.reward(points, left).reshape(n // self.k, self.k, chains), context)
         best = np.arange(self.k)[:, None] == score.argmax(axis=1)[:, None]
         return best.reshape(n, chains) & left  # a group of which an earlier curator left none keeps none

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genloss.curate import Context, Curator
+from genloss.domains import Domain
 from genloss.errors import UserError, require
 from genloss.seeds import generator
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
 
 
 @dataclass
@@ -30,8 +34,11 @@ class Verifier(Curator):
             require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "in [0, 1]")
         require(self.phi + self.psi > 0, "phi", self.phi, "greater than 0 where psi=0, or nothing is kept")
 
+    def check(self, experiment: Experiment) -> None:
+        labelled(experiment.domain, "right")
+
     def judge_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
-        chance = np.where(_asked(context, "right", "verifier")(points), self.phi, self.psi)
+        chance = np.where(labelled(context.domain, "right")(points), self.phi, self.psi)
         return generator(context.seed, "verifier").random(left.shape) < chance
 
 
@@ -45,13 +52,16 @@ class LinearVerifier(Curator):
     def __post_init__(self) -> None:
         require(abs(self.angle) <= math.pi, "angle", self.angle, "in radians, in [-3.14159, 3.14159]")
 
+    def check(self, experiment: Experiment) -> None:
+        labelled(experiment.domain, "agrees")
+
     def judge_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
-        return _asked(context, "agrees", "linear_verifier")(points, self.angle)
+        return labelled(context.domain, "agrees")(points, self.angle)
 
 
-def _asked(context: Context, question: str, name: str) -> Any:
-    method = getattr(context.domain, question, None)
+def labelled(domain: Domain, question: str) -> Any:
+    """The domain's answer to `question`: right(points), or agrees(points, angle)."""
+    method = getattr(domain, question, None)
     if method is None:
-        raise UserError("curation", name, f"needs labelled points, and {context.domain.name} has none; "
-                        "use it with domain=classification")  # fmt: skip
+        raise UserError("domain", domain.name, "has no labels to verify; use domain=classification")
     return method

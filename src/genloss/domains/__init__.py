@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 Report = Callable[..., None]  # report(done, total, unit): progress inside a stage
 
 
+# of Lightning, which is not imported to check a name
+STRATEGIES = (
+    "auto", "ddp", "ddp_spawn", "ddp_find_unused_parameters_true", "fsdp", "fsdp_cpu_offload", "deepspeed", "deepspeed_stage_1",
+    "deepspeed_stage_2", "deepspeed_stage_2_offload", "deepspeed_stage_3", "deepspeed_stage_3_offload",
+)  # fmt: skip
+
+
 def silent(done: float, total: float, unit: str) -> None:
     """A `Report` that says nothing."""
 
@@ -40,6 +47,7 @@ class Runtime:
     def __post_init__(self) -> None:
         require(self.workers >= 0, "workers", self.workers, "at least 0 (0: one per core)")
         one_of("accelerator", self.accelerator, ("cpu", "gpu", "cuda", "auto"))
+        one_of("strategy", self.strategy, STRATEGIES)
         for key in ("devices", "num_nodes"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
 
@@ -135,7 +143,7 @@ class Domain(ABC):
         """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order."""
 
     def losses(
-        self, model: Path, data: Path, table: pa.Table, report: Report = silent
+        self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
     ) -> tuple[np.ndarray, np.ndarray]:
         """Total loss in nats [n] and number of predicted tokens [n] of each record under `model`."""
         raise UserError("domain", self.name, "has no loss of a single record; choose other metrics and curators")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from genloss import records
-from genloss.domains import Domain, Report, silent
+from genloss.domains import Domain, Report, Runtime, silent
 from genloss.errors import UserError
 from genloss.seeds import generator
 
@@ -35,6 +35,7 @@ class Evidence:
     model: Path
     round0: Path  # the frozen judge
     generated: Path | None
+    runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
 
     @cached_property

@@ -28,7 +28,7 @@ class HeldOut(Metric):
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
         test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
-        nats, tokens = evidence.domain.losses(evidence.model, evidence.data, test, evidence.report)
+        nats, tokens = evidence.domain.losses(evidence.model, evidence.data, test, evidence.runtime, evidence.report)
         size = sum(len(t.encode()) for t in evidence.texts(test))
         loss = float(nats.sum() / tokens.sum())
         return {
@@ -48,7 +48,7 @@ class Tails(SampleMetric):
     """
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
-        nats, tokens = evidence.domain.losses(evidence.round0, evidence.data, table, evidence.report)
+        nats, tokens = evidence.domain.losses(evidence.round0, evidence.data, table, evidence.runtime, evidence.report)
         loss = nats / np.maximum(tokens, 1)
         found = {"loss_under_round0": float(loss.mean())}
         for p in (1, 50, 99):

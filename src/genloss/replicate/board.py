@@ -97,7 +97,9 @@ def explained(lines: Sequence[Line]) -> str:
 
 def markdown(lines: Sequence[Line]) -> str:
     def escape(text: str) -> str:
-        return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("_", "\\_").replace("<", "&lt;")
+        return (
+            text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("_", "\\_").replace("<", "&lt;")
+        )
 
     out = [f"# {TITLE}", "", "Written by `genloss replicate --write`; do not edit.", "", explained(lines), ""]
     out += ["| " + " | ".join(HEAD) + " |", "|---|---|---|---|---:|---:|---|---:|"]
@@ -110,9 +112,7 @@ def html(lines: Sequence[Line]) -> str:
     for first, line, cell in rows(lines):
         shade = "bad" if not line.ok else "plain" if line.check.kind == READING else "good"
         kinds = ("", "", "", "", "number", "number", shade, "number")
-        columns = "".join(
-            f'<td class="{kind}">{escaping.escape(c)}</td>' for kind, c in zip(kinds, cell, strict=True)
-        )
+        columns = "".join(f'<td class="{kind}">{escaping.escape(c)}</td>' for kind, c in zip(kinds, cell, strict=True))
         body.append(f'<tr class="{"first" if first else ""}">{columns}</tr>')
     head = "".join(f"<th>{name}</th>" for name in HEAD)
     return (

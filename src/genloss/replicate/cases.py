@@ -142,6 +142,38 @@ def kazdan_subsample() -> list[Check]:
     ]  # fmt: skip
 
 
+def kazdan_kde() -> list[Check]:
+    variance = 0.9 + 0.25
+    for _ in range(15):
+        variance = 0.9 * variance + 0.25
+    return [
+        Check("replace diverges: E μ² + E v after 16 fits", "1 + 16 h²", 1 + 16 * 0.25, second("replace", 15)),
+        Check("replace: E v alone", "v' = (1 - 1/N) v + h²", variance, mean("replace", 15, "diversity")),
+        Check("accumulate grows as a logarithm: E μ² + E v", "1 + h² Σ_{i≤16} 1/i",
+              1 + 0.25 * sum(1 / i for i in range(1, 17)), second("accumulate", 15)),
+        Check("accumulate: E v alone", "engine", theory("accumulate", 15, "diversity"), mean("accumulate", 15, "diversity")),
+        Check("accumulate as replace", "1 + 16 h²", 1 + 16 * 0.25, second("accumulate", 15), WRONG),
+        Check("a fit without the kernel's variance: E μ² + E v of accumulate", "1", 1.0, second("accumulate", 15), WRONG),
+    ]  # fmt: skip
+
+
+def xu_growth() -> list[Check]:
+    def kept(power: float) -> float:
+        return 0.9 * math.prod(1 - 1 / round(10 * t**power) for t in range(1, 13))
+
+    arms = (("linear", 1.0), ("superlinear", 1.5))
+    return [
+        *(Check(f"sets of 10 t^{power:g}: E v after 13 fits", "0.9 Π (1 - 1/n_t)", kept(power), mean(arm, 12, "diversity"))
+          for arm, power in arms),
+        Check("growth faster than linear settles: what rounds 7 to 12 lose", "the products' difference",
+              kept(1.5) * (1 / math.prod(1 - 1 / round(10 * t**1.5) for t in range(7, 13)) - 1),
+              chains(lambda r: r.chains("superlinear", 6, "diversity") - r.chains("superlinear", 12, "diversity"))),
+        Check("a growth of t^1.5 as if it were linear", "0.9 Π (1 - 1/(10 t))", kept(1.0),
+              mean("superlinear", 12, "diversity"), WRONG),
+        Check("linear growth as none", "0.9^13", kept(0.0), mean("linear", 12, "diversity"), WRONG),
+    ]  # fmt: skip
+
+
 def bertrand() -> list[Check]:
     return [
         *(Check(f"λ = {value}: {says}", "engine", theory(arm, 20, "diversity"), mean(arm, 20, "diversity"))
@@ -203,7 +235,7 @@ def zipf(n: int, exponent: float = 1.0) -> np.ndarray:
     return p / p.sum()
 
 
-def branching(copies: np.ndarray, fits: int) -> np.ndarray:
+def branching(copies: np.ndarray | float, fits: int) -> np.ndarray:
     """Chance to be gone after so many fits of a token with so many expected copies, as a branching process of Poisson offspring:
     the limit of a rare token in a large set."""
     import numpy as np
@@ -214,6 +246,11 @@ def branching(copies: np.ndarray, fits: int) -> np.ndarray:
     return np.exp(-copies * (1 - q))
 
 
+def token(arm: str, n: int, which: int) -> Callable[[Results], Estimate]:
+    """E p of a token."""
+    return chains(lambda r: r.model(arm, n)["p"][:, which])
+
+
 def shumailov_discrete() -> list[Check]:
     p = zipf(1000)
     fresh = float((1 - (1 - p) ** 1000).sum())
@@ -221,7 +258,7 @@ def shumailov_discrete() -> list[Check]:
         *(Check(f"tokens that are left after {n + 1} fits to 1000 records", "exact chain, Σ (1 - P(extinct))",
                 theory("replace", n, "support"), mean("replace", n, "support")) for n in (0, 4, 9, 19)),
         Check("no token is favoured: E p of the commonest stays", "p_1(0)", float(p[0]),
-              chains(lambda r: r.model("replace", 19)["p"][:, 0])),
+              token("replace", 19, 0)),
         Check("E (1 - Σp²) after 20 fits", "(1 - 1/1000)^20 (1 - Σp_0²)", 0.999**20 * float(1 - p @ p),
               mean("replace", 19, "diversity")),
         Check("tokens left, each a branching process", "Σ 1 - exp(-Np(1 - q_20)), q' = e^(q-1)",
@@ -349,13 +386,13 @@ def ferbach_curation() -> list[Check]:
     p, good = curated(5), np.exp(REWARDS)
     return [
         *(Check(f"p of the best outcome after {n} rounds of K = 2", "p_{t+1} = p_t H², exact", float(p[n][5]),
-                chains(lambda r, n=n: r.model("curated", n)["p"][:, 5])) for n in (1, 3, 5)),
+                token("curated", n, 5)) for n in (1, 3, 5)),
         Check("E e^r grows: after 5 rounds", "p_5 · e^r", float(p[5] @ good), preference("curated", 5)),
-        Check("the worst outcome after 5 rounds", "p_t H²", float(p[5][0]), chains(lambda r: r.model("curated", 5)["p"][:, 0])),
+        Check("the worst outcome after 5 rounds", "p_t H²", float(p[5][0]), token("curated", 5, 0)),
         Check("the limit of endless K, for K = 2: p of the best after 5 rounds", "p e^{5r} / Z",
-              float(tilt(SIX, REWARDS, 5)[5]), chains(lambda r: r.model("curated", 5)["p"][:, 5]), WRONG),
+              float(tilt(SIX, REWARDS, 5)[5]), token("curated", 5, 5), WRONG),
         Check("no curation: p of the best outcome stays", "p_0", 0.05,
-              chains(lambda r: r.model("curated", 5)["p"][:, 5]), WRONG),
+              token("curated", 5, 5), WRONG),
     ]  # fmt: skip
 
 
@@ -364,10 +401,10 @@ def wei_adversarial() -> list[Check]:
 
     p, good = curated(5, 0.2), np.exp(REWARDS)
     clean = curated(5)
-    best = chains(lambda r: r.model("turned", 5)["p"][:, 5])
+    best = token("turned", 5, 5)
     return [
         *(Check(f"a fifth prefers the worst: p of the best outcome after {n} rounds", "0.8 p H(r) + 0.2 p H(-r), exact",
-                float(p[n][5]), chains(lambda r, n=n: r.model("turned", n)["p"][:, 5])) for n in (1, 5)),
+                float(p[n][5]), token("turned", n, 5)) for n in (1, 5)),
         Check("E e^r after 5 rounds", "the same", float(p[5] @ good), preference("turned", 5)),
         Check("as if nobody opposed", "p_t H²", float(clean[5][5]), best, WRONG),
     ]  # fmt: skip
@@ -436,6 +473,22 @@ def feng_verifier() -> list[Check]:
     ]  # fmt: skip
 
 
+def released(points: int, error: float, ridge: float, dimension: int, separation: float, kept: float) -> float:
+    """The accuracy that github.com/elfirdoussilab1/Synthetic-data computes (rmt_results.py, 0206998) where there is no real data,
+    and phi = psi = kept. Its fixed point for delta treats a point that is kept with this chance as one that has this weight."""
+    eta, mu2, fair, delta = dimension / points, separation**2, kept * (1 - 2 * error), 1.0
+    for _ in range(1000):
+        delta = eta / (ridge + kept / (1 + kept * delta))
+    one = 1 + kept * delta
+    theta = ridge + kept / one
+    first = mu2 / theta / (1 + kept * mu2 / (theta * one))
+    second_order = mu2 / theta**2 / (1 + kept * mu2 / (theta * one)) ** 2
+    h = 1 - kept * eta / (theta * one) ** 2
+    moment = fair**2 * (first**2 + second_order) / h + eta / (h * theta**2) * (kept - 2 * fair**2 * first / one)
+    m = fair * first
+    return 0.5 * math.erfc(-abs(m) / math.sqrt(2 * (moment - m * m)))
+
+
 def firdoussi_pruning() -> list[Check]:
     from genloss.theory.linear import ridge_accuracy
 
@@ -443,7 +496,8 @@ def firdoussi_pruning() -> list[Check]:
     return [
         Check("accuracy after a verifier keeps 30 % blindly", "ridge_accuracy(0.3 m, ε', γ/0.3)",
               theory("pruned", 1, "accuracy_asymptotic"), kept),
-        Check("as if nothing had been dropped", "ridge_accuracy(m, ε', γ)", ridge_accuracy(400, 0.2, 0.1, 100, 1.0), kept, WRONG),
+        Check("the released code", "a weight in place of a chance", released(400, 0.2, 0.1, 200, 1.0, 0.3), kept, READING),
+        Check("as if nothing had been dropped", "ridge_accuracy(m, ε', γ)", ridge_accuracy(400, 0.2, 0.1, 200, 1.0), kept, WRONG),
     ]  # fmt: skip
 
 
@@ -472,6 +526,10 @@ CASES = (
     Case("kazdan_accumulate", KAZDAN, "Gaussian models, replace and accumulate",
          {"accumulate": ("mixing=accumulate",), "replace": ("mixing=replace",)}, kazdan_accumulate),
     Case("kazdan_subsample", KAZDAN, "accumulate-subsample, Gaussian", {"subsample": ()}, kazdan_subsample),
+    Case("kazdan_kde", KAZDAN, "kernel density estimates",
+         {"replace": ("mixing=replace",), "accumulate": ("mixing=accumulate",)}, kazdan_kde),
+    Case("xu_growth", "Xu et al. 2025, arXiv 2505.13947", "growth of the sample size",
+         {"linear": ("mixing.budget.power=1.0",), "superlinear": ("mixing.budget.power=1.5",)}, xu_growth),
     Case("bertrand", "Bertrand et al. 2024, arXiv 2310.00429", "theorem 1, iterative retraining",
          {"tenth": ("mixing.value=0.1",), "half": ("mixing.value=0.5",), "double": ("mixing.value=2.0",),
           "synthetic": ("mixing=replace", "mixing.value=null")}, bertrand),

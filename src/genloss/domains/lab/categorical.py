@@ -288,12 +288,9 @@ class Categorical(Lab):
             alone.add((sum(part.take for part in parts) if total is None else total) if only else 0)
         if whole:
             return np.tile((1 - p) ** first, (len(at), 1))
-        then = alone.pop()
-        return (
-            extinct(p, first, then, experiment.rounds)
-            if not alone and then > 0 and max(first, then) <= COUNTS
-            else None
-        )
+        if len(alone) > 1 or 0 in alone or max(first, *alone) > COUNTS:
+            return None
+        return extinct(p, first, alone.pop(), experiment.rounds)
 
 
 # -- arrays of probabilities -------------------------------------------------------------------------------------------

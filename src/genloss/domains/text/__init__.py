@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from genloss import records
 from genloss.curate.duplicates import normal
-from genloss.domains import Domain, Fit, Report, Sampling, silent
+from genloss.domains import Domain, Fit, Report, Runtime, Sampling, silent
 from genloss.domains.text.corpus import Corpus
 from genloss.domains.text.tokenizer import train_bpe, use_saved
 from genloss.errors import UserError, require
@@ -189,8 +189,8 @@ class Text(Domain):
         return sample(request)
 
     def losses(
-        self, model: Path, data: Path, table: pa.Table, report: Report = silent
+        self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
     ) -> tuple[np.ndarray, np.ndarray]:
         from genloss.domains.text.scoring import losses
 
-        return losses(model, data, table.column("text").to_pylist(), self.context, report)
+        return losses(model, data, table.column("text").to_pylist(), self.context, runtime, report)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genloss.domains import Model
+from genloss.domains import Model, Runtime
 from genloss.errors import UserError, one_of, require
 from genloss.store import folder_hash
 
@@ -144,3 +144,11 @@ def load(folder: Path) -> Any:
             str(folder), None, f"cannot be loaded ({str(error).splitlines()[0]}); delete it and run again"
         ) from None
     return model.eval()
+
+
+def device_of(runtime: Runtime) -> str:
+    import torch
+
+    if runtime.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return "cuda"
+    return "cpu"

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from genloss.domains import Runtime, Sampling
+from genloss.domains import Sampling
 from genloss.domains.text.decode import new_cache, stepper
-from genloss.domains.text.model import load
+from genloss.domains.text.model import device_of, load
 from genloss.domains.text.tokenizer import Codec, load_codec
 from genloss.seeds import uniforms
 from genloss.store import write_atomic
@@ -121,12 +121,6 @@ def sample_chunk(
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def device_of(runtime: Runtime) -> str:
-    if runtime.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
-        return "cuda"
-    return "cpu"
 
 
 def sample(request: Sampling) -> Iterator[tuple[dict[str, list], int]]:

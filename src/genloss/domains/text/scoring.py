@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from genloss.domains import Report, silent
-from genloss.domains.text.model import load
+from genloss.domains import Report, Runtime, silent
+from genloss.domains.text.model import device_of, load
 from genloss.domains.text.packing import IGNORE
 from genloss.domains.text.tokenizer import load_codec
 
@@ -22,15 +22,19 @@ CELLS = 1 << 25  # of logits held at once
 
 @torch.inference_mode()
 def losses(
-    model_folder: Path, data: Path, texts: list[str], context: int, report: Report = silent
+    model_folder: Path,
+    data: Path,
+    texts: list[str],
+    context: int,
+    runtime: Runtime | None = None,
+    report: Report = silent,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(nats [n], predicted tokens [n]) of each text under the model; the end of the text is predicted too."""
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    device = device_of(runtime or Runtime())
+    torch.use_deterministic_algorithms(device == "cpu")
     codec = load_codec(data / "tokenizer")
-    model = load(model_folder)
-    if torch.cuda.is_available():
-        model = model.to("cuda")
+    model = load(model_folder).to(device)
     windows: list[tuple[int, list[int]]] = []
     for i, ids in enumerate(codec.encode(texts)):
         sequence = [codec.begin, *ids, codec.end]
