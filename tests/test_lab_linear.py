@@ -316,7 +316,7 @@ def test_bad_input(overrides: list[str], words: list[str]) -> None:
 
 @pytest.mark.parametrize("curation", ["verifier", "linear_verifier"])
 def test_verifiers_need_labels(tmp_path: Path, curation: str) -> None:
-    with pytest.raises(UserError, match=f"curation={curation}: needs labelled points, and regression has none"):
+    with pytest.raises(UserError, match=rf"curation\.{curation}\.\w+: needs labelled points, and regression has none"):
         run(tmp_path, "domain=regression", f"curation={curation}", "rounds=1", "domain.chains=10")
 
 

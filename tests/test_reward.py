@@ -173,5 +173,5 @@ def test_refused_in_the_loop(tmp_path: Path) -> None:
         run(tmp_path / "a", *TOKENS, "size=10", "rounds=1", "curation=best_of_k", "curation.best_of_k.values=[0,1]")
     with pytest.raises(UserError, match="works on chains of points, not on text"):
         Reward().judge(None, Context(Gaussian(name="text"), 1, 0, tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="curation.best_of_k.k=4: must be a divisor of recipe.n=10"):
+    with pytest.raises(UserError, match=r"curation\.best_of_k\.k=4: must be a divisor of recipe.n=10"):
         run(tmp_path / "b", *TOKENS, "size=10", "rounds=1", "curation=best_of_k", "curation.best_of_k.k=4")

@@ -34,7 +34,7 @@ def few(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_a_few_cases_with_all_their_checks(few) -> None:
-    lab, lines = few
+    _, lines = few
     assert {line.case.name for line in lines} == set(FEW)
     for line in lines:
         assert line.ok, (line.case.name, line.check.states, line.expected, line.measured, line.error)
@@ -45,7 +45,7 @@ def test_a_few_cases_with_all_their_checks(few) -> None:
 
 def test_a_wrong_prediction_is_noticed(few) -> None:
     """As a claim it is not reproduced; and a true one that is said to be wrong is not refuted."""
-    lab, lines = few
+    lab, _ = few
     case = next(c for c in CASES if c.name == "mad_bias")
     swapped = {CLAIM: WRONG, WRONG: CLAIM}
     turned = dataclasses.replace(

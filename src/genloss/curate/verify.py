@@ -63,5 +63,6 @@ def labelled(domain: Domain, question: str) -> Any:
     """The domain's answer to `question`: right(points), or agrees(points, angle)."""
     method = getattr(domain, question, None)
     if method is None:
-        raise UserError("domain", domain.name, "has no labels to verify; use domain=classification")
+        key = "phi" if question == "right" else "angle"
+        raise UserError(key, None, f"needs labelled points, and {domain.name} has none; use domain=classification")
     return method
