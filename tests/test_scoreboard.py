@@ -86,6 +86,7 @@ def test_a_case_is_refused_or_found_by_name_or_author() -> None:
     with pytest.raises(UserError, match="did you mean mad_bias"):
         select(["mad_bais"])
     assert {case.name for case in select(["kazdan"])} >= {"kazdan_accumulate", "kazdan_subsample"}
+    assert {case.name for case in select(["mad"])} == {"mad_bias", "mad_fresh"} and len(select(["alemohammad"])) == 3
     assert select([]) == list(CASES)
     with pytest.raises(SystemExit) as code:
         main(["replicate", "mad_bias", "--write"])

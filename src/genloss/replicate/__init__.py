@@ -5,7 +5,7 @@
     genloss replicate --write                  # all of them, to docs/scoreboard.md
 
 A case lives in .genloss/replicate/NAME: its arms and a store of its own, so that finished stages are not computed again and
-`--fresh` forgets this case alone.
+`--fresh` forgets this case alone. All of them take two minutes on two cores, and 3 GB there.
 """
 
 from __future__ import annotations
@@ -69,15 +69,15 @@ def bound() -> float:
 
 
 def select(names: Sequence[str]) -> list[Case]:
-    """Cases by their own name or their paper's first author, in the scoreboard's order."""
+    """Cases by any of their names, in the scoreboard's order."""
     from genloss.replicate.cases import CASES
 
-    known = {case.name for case in CASES} | {case.author for case in CASES}
+    known = set().union(*(case.names for case in CASES))
     for name in names:
         if name.lower() not in known:
             raise UserError("case", name, f"unknown; {nearest(name, known)}")
     chosen = {name.lower() for name in names}
-    return [case for case in CASES if not chosen or case.name in chosen or case.author in chosen]
+    return [case for case in CASES if not chosen or case.names & chosen]
 
 
 def listing() -> str:

@@ -44,8 +44,9 @@ class Case:
     checks: Callable[[], list[Check]]  # a function, so that the list of cases needs no theory
 
     @property
-    def author(self) -> str:
-        return self.paper.split()[0].strip(",").lower()
+    def names(self) -> set[str]:
+        """What it answers to: its own name, that name's first word (`mad`), the paper's first author."""
+        return {self.name, self.name.split("_")[0], self.paper.split()[0].strip(",").lower()}
 
 
 class Results:
