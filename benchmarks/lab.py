@@ -20,7 +20,7 @@ from genloss.domains import Fit
 from genloss.domains.lab import Lab, in_blocks
 from genloss.loop import Loop
 from genloss.rundir import RunDir
-from genloss.store import Store
+from genloss.store import Store, release_memory
 
 N, ROUNDS = 100, 20
 
@@ -54,12 +54,12 @@ def stages(chains: int, sums: bool) -> float:
     assert isinstance(domain, Lab)
     fit = Fit(x.model, x.trainer, Path(), [], [], None, 0, Path())
     points = domain.real(np.random.default_rng(0), x.size, {})
-    model = domain.estimate(points, np.ones(points.shape[:2]), fit, {})
+    model = domain.estimate(points, np.broadcast_to(1.0, points.shape[:2]), fit, {})
     began = time.perf_counter()
     for n in range(ROUNDS):
         before = model
         points = in_blocks(x.size, n, lambda rng, count: domain.draw(before, rng, count, x.recipe, {}))  # noqa: B023
-        model = domain.estimate(points, np.ones(points.shape[:2]), fit, {})
+        model = domain.estimate(points, np.broadcast_to(1.0, points.shape[:2]), fit, {})
         domain.measure(model, {})
     return chains * ROUNDS / (time.perf_counter() - began)
 
@@ -73,6 +73,7 @@ def whole(chains: int, sums: bool, folder: Path) -> float:
 
 
 def main() -> None:
+    release_memory()  # the allocator's settings, for both
     plain = max(one_by_one(500) for _ in range(3))
     rows = [["a loop over chains", f"{plain:,.0f}", "1"]]
     for sums, chains in ((False, 4000), (True, 100_000)):

@@ -122,18 +122,19 @@ def _weigh(mixing: Mixing, shards: list[dict[str, Any]], out: Path) -> None:
 
 def read_shards(shards: list[Path], weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
     """(points [slots, chains, width] with 0 where absent, weights [slots, chains] with 0 there): a chain's training set."""
-    points, cell_weights = [], []
-    for path, weight in zip(shards, weights, strict=True):
-        table = records.read(path)
-        found = slots(table)
-        cell = np.full(found.shape[:2], weight)
+    tables = [records.read(path) for path in shards]
+    plain = all(is_whole(t.schema) and WEIGHT not in t.column_names for t in tables) and len(set(weights)) == 1
+    points = [slots(t) for t in tables]
+    if plain:  # one number for all
+        joined = points[0] if len(points) == 1 else np.concatenate(points)
+        return joined, np.broadcast_to(weights[0], joined.shape[:2])
+    cells = []
+    for i, (table, weight) in enumerate(zip(tables, weights, strict=True)):
+        cell = np.full(points[i].shape[:2], weight)
         if WEIGHT in table.column_names:
             cell *= slots(table, WEIGHT)[..., 0]
         if not is_whole(table.schema):
-            cell[~present(found)] = 0
-            found = np.nan_to_num(found)
-        points.append(found)
-        cell_weights.append(cell)
-    if len(points) == 1:
-        return points[0], cell_weights[0]
-    return np.concatenate(points), np.concatenate(cell_weights)
+            cell[~present(points[i])] = 0
+            points[i] = np.nan_to_num(points[i])
+        cells.append(cell)
+    return np.concatenate(points), np.concatenate(cells)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from genloss.config import Experiment
 
 Parameters = dict[str, np.ndarray]  # of a model; every array begins with the axis of chains
-BLOCK = 64  # slots that are drawn together, from one random stream
+BLOCK = 10  # slots that are drawn together, from one random stream
+WIDE = 1000  # chains that are worked on together
 
 
 class LabModel(Model):
@@ -46,13 +48,38 @@ def stream(seed: int, *path: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(seed_of(seed, *path)))
 
 
-def in_blocks(n: int, seed: int, draw: Any, workers: int = 0) -> np.ndarray:
-    """[n, ...] from draw(generator, count), block by block of slots, each from its own stream: the same on any number of cores."""
-    count = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    blocks = range(0, n, BLOCK)
-    with ThreadPoolExecutor(min(count, len(blocks))) as pool:
-        made = list(pool.map(lambda at: draw(stream(seed, "block", at), min(BLOCK, n - at)), blocks))
-    return made[0] if len(made) == 1 else np.concatenate(made)
+def pool(workers: int = 0) -> ThreadPoolExecutor:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _pool(workers or cores, os.getpid())
+
+
+@cache
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers)  # a fork has none of its parent's threads
+
+
+def in_blocks(n: int, seed: int, draw: Callable[..., np.ndarray], workers: int = 0) -> np.ndarray:
+    """[n, ...] from draw(generator, count), block by block of slots, each from its own stream: the same on any number of cores.
+    A block of a few thousand chains fits the cache of a core."""
+    if n <= BLOCK:
+        return draw(stream(seed, "block", 0), n)
+    out = np.empty((n, *draw(stream(seed, "shape"), 0).shape[1:]))
+
+    def block(at: int) -> None:
+        out[at : at + BLOCK] = draw(stream(seed, "block", at), min(BLOCK, n - at))
+
+    list(pool(workers).map(block, range(0, n, BLOCK)))
+    return out
+
+
+def by_chains(chains: int, work: Callable[[slice], None], workers: int = 0) -> None:
+    """Call `work` for slices of the chains, on all cores: what it reads fits the cache."""
+    list(pool(workers).map(lambda at: work(slice(at, at + WIDE)), range(0, chains, WIDE)))
+
+
+def is_even(weights: np.ndarray) -> bool:
+    """Whether all weights [n, chains] are one number; cheap where they are stored as one."""
+    return weights.strides == (0, 0) or bool(weights.min() == weights.max())
 
 
 @dataclass

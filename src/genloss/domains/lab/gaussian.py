@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genloss.domains import Fit
-from genloss.domains.lab import Lab, LabModel, Parameters
+from genloss.domains.lab import Lab, LabModel, Parameters, by_chains, is_even
 from genloss.errors import UserError, one_of, require
 
 if TYPE_CHECKING:
@@ -89,21 +89,28 @@ class Gaussian(Lab):
         model: Any = fit.model
         if self.batch > 1:
             return self._from_sums(points, weights, model)
-        total = weights.sum(axis=0)
-        even = weights.min() == weights.max()
-        mean = points.mean(axis=0) if even else np.einsum("ncd,nc->cd", points, weights) / total[:, None]
-        centred = points - mean
-        if self.dimension == 1:
-            second = np.einsum("ncd,ncd->cd", centred, centred if even else centred * weights[..., None])[..., None]
-            covariance = second / (len(points) if even else total[:, None, None])
-        else:
-            shares = np.sqrt(weights / total)[..., None]
-            rows = np.ascontiguousarray(
-                (centred * shares).transpose(1, 2, 0)
-            )  # [chains, d, n]: one matrix product a chain
-            covariance = rows @ rows.transpose(0, 2, 1)
+        even = is_even(weights)
+        total = np.full(self.chains, len(points) * weights[0, 0]) if even else weights.sum(axis=0)
+        mean = np.empty((self.chains, self.dimension))
+        covariance = np.empty((self.chains, self.dimension, self.dimension))
+
+        def moments(some: slice) -> None:
+            own, share = points[:, some], None if even else weights[:, some] / total[some]
+            if self.dimension == 1 and share is None:  # the common case, without an axis of length 1
+                flat = own[..., 0]
+                mean[some, 0] = flat.mean(axis=0)
+                flat = flat - mean[some, 0]
+                covariance[some, 0, 0] = np.einsum("nc,nc->c", flat, flat) / len(flat)
+            else:
+                mean[some] = own.mean(axis=0) if share is None else np.einsum("ncd,nc->cd", own, share)
+                centred = own - mean[some]
+                centred *= np.sqrt(1 / len(own) if share is None else share[..., None])
+                rows = np.ascontiguousarray(centred.transpose(1, 2, 0))  # [chains, d, n]: one matrix product a chain
+                covariance[some] = rows @ rows.transpose(0, 2, 1)
+
+        by_chains(self.chains, moments)
         if model.estimator == "unbiased":
-            lost = 1 - ((weights / total) ** 2).sum(axis=0)
+            lost = 1 - (np.full(self.chains, 1 / len(points)) if even else ((weights / total) ** 2).sum(axis=0))
             if lost.min() <= 0:
                 raise UserError("model.estimator", "unbiased", "needs at least 2 points in every training set")
             covariance = covariance / lost[:, None, None]
