@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genloss.domains import Fit
-from genloss.domains.lab import Lab, LabModel, Parameters, stream
+from genloss.domains.lab import Lab, LabModel, Parameters, load, stream
 from genloss.errors import require
 
 if TYPE_CHECKING:
@@ -101,10 +101,13 @@ class Gmm(Lab):
         x = np.ascontiguousarray(points.transpose(1, 0, 2))  # [chains, n, 2]
         share = (weights / weights.sum(axis=0)).T[..., None]  # [chains, n, 1]
         terms = _terms(x)
-        means = _centres(x, share[..., 0], model.components, stream(fit.seed, "init"))
-        nearest = ((x[:, :, None] - means[:, None]) ** 2).sum(axis=-1).argmin(axis=2)
-        member = np.arange(model.components) == nearest[..., None]
-        found = self._maximise(terms, share * member, means, model.floor)
+        if fit.start:  # warm: EM goes on from the last model
+            found = load(fit.start / "model.safetensors")
+        else:
+            means = _centres(x, share[..., 0], model.components, stream(fit.seed, "init"))
+            nearest = ((x[:, :, None] - means[:, None]) ** 2).sum(axis=-1).argmin(axis=2)
+            member = np.arange(model.components) == nearest[..., None]
+            found = self._maximise(terms, share * member, means, model.floor)
         for _ in range(model.iterations):
             log = terms @ _coefficients(found)
             log -= log.max(axis=2, keepdims=True)
