@@ -29,7 +29,7 @@ def run(folder: Path, *overrides: str) -> list[dict[str, float]]:
 
 
 def fit_of(**options: float) -> SimpleNamespace:
-    return SimpleNamespace(model=GmmModel(**options), seed=0)
+    return SimpleNamespace(model=GmmModel(**options), seed=0, start=None)
 
 
 def test_modes(tmp_path: Path) -> None:
