@@ -50,6 +50,17 @@ def quiet_mlflow() -> Iterator[None]:
         logger.setLevel(before)
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Only one process of the project at a time. MLflow looks whether a thing exists and then makes it: two arms that log the data
+    set of their common round 0 together fail on its unique name."""
+    lock = project_root() / "mlruns" / ".lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
 def client(cfg: DictConfig) -> tuple[Any, str]:
     """(MlflowClient, experiment id). Creates the database and the experiment if they are not there, one process at a time:
     two that migrate a fresh SQLite database together leave it broken."""
@@ -57,10 +68,7 @@ def client(cfg: DictConfig) -> tuple[Any, str]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     uri = store_uri(cfg.tracking.uri)
-    lock = project_root() / "mlruns" / ".lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with quiet_mlflow(), lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with quiet_mlflow(), alone():
         from mlflow import MlflowClient
 
         if uri.startswith("sqlite:///"):
@@ -119,8 +127,14 @@ class Tracker:
             return
         if self.view is None:
             self.view = attempt(lambda: View(self.folder, self.cfg, self.sweep))
-        if self.view is None or attempt(lambda: self.view.round(n) or True) is None:
+        if self.view is None or attempt(lambda: self._round(n)) is None:
             self.enabled = False
+
+    def _round(self, n: int) -> bool:
+        assert self.view is not None
+        with alone():
+            self.view.round(n)
+        return True
 
     def finish(self) -> None:
         if self.enabled and self.view is not None:
@@ -166,9 +180,7 @@ class View:
 
     def _run(self, tag: str, value: str, name: str, tags: dict[str, str]) -> str:
         where = f"tags.`{tag}` = '{value}'"
-        lock = project_root() / "mlruns" / ".lock"
-        with quiet_mlflow(), lock.open("w") as held:  # two arms of one sweep make its run once
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with quiet_mlflow(), alone():  # two arms of one sweep make its run once
             found = self.client.search_runs([self.experiment], where, max_results=1)
             if not found:
                 return self.client.create_run(self.experiment, run_name=name, tags={tag: value, **tags}).info.run_id

@@ -27,7 +27,7 @@ from genloss.store import Store, link, write_atomic
 # round leaves the ones before it as they are.
 PARAMS = ["size", "seed", "control", "domain", "model", "recipe", "curation", "mixing", "trainer", "metrics"]
 # --wait-for-lock: the commit of a run that was killed goes on without that run
-COMMIT = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force", "--quiet"]
+COMMIT = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force"]
 
 
 def dvc_yaml(params: Path, code: bool) -> str:
@@ -135,15 +135,13 @@ def commit(folder: Path) -> None:
     write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
     write_report([(folder.name, folder)], folder / "report")
     # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
-    done = subprocess.run(
-        COMMIT,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+    for _ in range(2):  # again: once in some hundred, two arms that put the same file into the cache met there
+        done = subprocess.run(COMMIT, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            break
+    else:
+        lines = (done.stdout + done.stderr).strip().splitlines() or ["no message"]
+        said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise UserError(
             str(folder),
             None,
