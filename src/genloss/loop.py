@@ -180,13 +180,17 @@ class Loop:
         }
         if n > 0:
             inputs["generated"] = self.dir.hash_of("generate", n, "")
+        kept = None
+        if n > 0 and any("kept" in metric.reads for metric in x.metrics.values()):
+            inputs["kept"] = self.dir.hash_of("curate", n, "kept.parquet")
+            kept = self.dir.round(n) / "kept.parquet"
         n_real = self._real_records()
 
         def execute(out: Path, scratch: Path) -> dict[str, Any]:
             evidence = Evidence(
                 domain=x.domain, round=n, seed=seed_of(0, "evaluate"), size=x.size, n_real=n_real, data=self.dir.data,
                 model=self.dir.round(n) / "model", round0=self.dir.round(0) / "model",
-                generated=self.dir.round(n) / "generated.parquet" if n > 0 else None, runtime=self.runtime,
+                generated=self.dir.round(n) / "generated.parquet" if n > 0 else None, kept=kept, runtime=self.runtime,
                 report=self._report,
             )  # fmt: skip
             return evaluate(x.metrics, evidence)

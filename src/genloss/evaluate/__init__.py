@@ -35,6 +35,7 @@ class Evidence:
     model: Path
     round0: Path  # the frozen judge
     generated: Path | None
+    kept: Path | None = None  # what curation kept of it; only for a metric that `reads` it
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
 
@@ -82,7 +83,9 @@ class Evidence:
 
 
 class Metric(ABC):
-    """Returns named numbers of one round. `unit` and the docstring say what they are."""
+    """Returns named numbers of one round; the docstring says what they are."""
+
+    reads: tuple[str, ...] = ()  # "kept", if it looks at what curation kept
 
     @abstractmethod
     def measure(self, evidence: Evidence) -> dict[str, float]: ...

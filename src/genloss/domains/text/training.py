@@ -166,7 +166,8 @@ def _fit(fit: Fit) -> dict[str, Any]:
         """Batches of rows; of every batch, each process of a distributed run takes its own rows."""
 
         def __init__(self, shards: list[Path], weights: list[float], batches: int | None):
-            self.rows, self.batches = Rows(shards, weights, codec, context, fit.seed), batches
+            columns = fit.options.get("columns", ("text",))
+            self.rows, self.batches = Rows(shards, weights, codec, context, fit.seed, columns), batches
 
         def __iter__(self) -> Iterator[tuple[Any, ...]]:
             rank, world = 0, 1

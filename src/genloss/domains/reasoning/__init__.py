@@ -1,0 +1,231 @@
+"""The reasoning domain: problems with exact answers, and small language models that solve them.
+
+    genloss run domain=reasoning curation=exact
+    genloss run -m domain=reasoning domain/tasks=gcd,eigenvalues curation=none,exact
+
+A record is a prompt and a response, with the exact answer, the task and the difficulty beside them. No two splits share a
+prompt. `prompts` is the pool of fresh problems: recipes draw from it, and their models see its prompts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from genloss import records
+from genloss.config import plain
+from genloss.curate.duplicates import normal
+from genloss.domains import Domain, Fit, Report, Runtime, Sampling, silent
+from genloss.domains.reasoning.tasks import Problem, Task
+from genloss.domains.reasoning.tokenizer import train_digits
+from genloss.domains.reasoning.verify import Checked
+from genloss.domains.text.tokenizer import load_codec, use_saved
+from genloss.errors import UserError, require
+from genloss.plugin import build
+from genloss.seeds import generator, seed_of
+from genloss.store import folder_hash
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
+
+SPLITS = ("test", "validation", "train", "prompts")  # in this order problems are made, so a larger pool changes no test
+PATIENCE = 20  # blocks without a new problem after which a family is exhausted
+
+
+@dataclass
+class Reasoning(Domain):
+    name: str = "reasoning"
+    tasks: Any = field(default_factory=dict)  # name: a Task
+    tokenizer: str = "bpe"  # bpe: of the training problems, digit by digit; else a saved one, as for text
+    vocabulary: int = 512
+    context: int = 16  # longest problem with its response, in tokens
+    examples: int = 2000  # real training problems; a regime uses the first `size` of them
+    validation: int = 256
+    test: int = 1000
+    pool: int = 12_000  # fresh problems that no model has seen, for all rounds together
+    split_seed: int = 0  # not the run's seed: all seeds share one split
+    payload = ("prompt", "response")
+    headline = "accuracy"
+    panels = ("label_accuracy", "kept_accuracy")
+
+    def __post_init__(self) -> None:
+        require(self.vocabulary >= 257, "vocabulary", self.vocabulary, "at least 257: 256 bytes and the end of text")
+        require(self.context >= 8, "context", self.context, "at least 8 tokens")
+        for key in ("examples", "validation", "test", "pool"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1 problem")
+        if not self.tasks:
+            raise UserError("tasks", None, "names no family of problems; choose domain/tasks=chain_sum")
+        self.families: dict[str, Task] = {
+            str(name): build(value, Task, f"tasks.{name}")  # type: ignore[type-abstract]
+            for name, value in plain(self.tasks).items()
+        }
+
+    def check(self, experiment: Experiment) -> None:
+        from genloss.curate import Curator
+        from genloss.domains.text.model import TextModel
+        from genloss.domains.text.training import TextTrainer
+        from genloss.evaluate import SampleMetric
+        from genloss.evaluate.loss import HeldOut
+        from genloss.generate.solve import Solve
+
+        if not isinstance(experiment.model, TextModel):
+            raise UserError("model", type(experiment.model).__name__, "is not a model of the reasoning domain")
+        if not isinstance(experiment.trainer, TextTrainer):
+            raise UserError("trainer", type(experiment.trainer).__name__, "is not a trainer of the reasoning domain")
+        if not isinstance(experiment.recipe, Solve):
+            raise UserError("recipe", experiment.cfg.recipe.name, "does not solve problems; use recipe=solve")
+        for name, curator in experiment.curators.items():
+            if type(curator).judge is Curator.judge:
+                raise UserError(
+                    f"curation.{name}", type(curator).__name__, "works on the points of the lab, not on problems"
+                )
+        for name, metric in experiment.metrics.items():
+            if isinstance(metric, (SampleMetric, HeldOut)):
+                raise UserError(
+                    f"metrics.{name}", type(metric).__name__, "works on text; this domain's is metrics=[accuracy]"
+                )
+        experiment.model.check(self)  # type: ignore[arg-type]  # it looks at `tokenizer` alone
+        experiment.recipe.check(experiment)
+        for name, task in self.families.items():
+            try:
+                task.check()
+            except UserError as error:
+                raise error.under(f"domain.tasks.{name}") from None
+
+    # -- what stages depend on ---------------------------------------------------------------------------------------
+
+    def config(self, stage: str) -> dict[str, Any]:
+        if stage == "data":
+            return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        if stage == "train":
+            return {"context": self.context, "columns": list(self.payload)}
+        if stage == "evaluate":
+            return {"context": self.context, "tasks": plain(self.tasks)}
+        return {"context": self.context}
+
+    def code(self, stage: str) -> tuple[str, ...]:
+        package, text = "genloss.domains.reasoning", "genloss.domains.text"
+        sampling = (package, f"{text}.sampling", f"{text}.decode", f"{text}.model", f"{text}.tokenizer")
+        own: dict[str, tuple[str, ...]] = {
+            "data": (package, f"{package}.tasks", f"{package}.tokenizer", "genloss.curate.duplicates"),
+            "generate": sampling,
+            "train": (f"{text}.training", f"{text}.packing", f"{text}.model"),
+            "evaluate": (*sampling, f"{package}.tasks", f"{package}.verify", f"{package}.scoring"),
+        }
+        return own.get(stage, ())
+
+    def libraries(self, stage: str) -> tuple[str, ...]:
+        made_by = {name for task in self.families.values() for name in task.libraries}
+        if stage == "data":
+            return ("tokenizers", "numpy", *sorted(made_by))
+        return ("torch", "transformers", "tokenizers", "numpy")
+
+    def fingerprint(self) -> str:
+        saved = Path(self.tokenizer)
+        return folder_hash(saved) if self.tokenizer != "bpe" and saved.is_dir() else ""
+
+    # -- data --------------------------------------------------------------------------------------------------------
+
+    def prepare(self, out: Path) -> dict[str, Any]:
+        sizes = {"test": self.test, "validation": self.validation, "train": self.examples, "prompts": self.pool}
+        made: dict[str, list[tuple[str, Problem]]] = {split: [] for split in SPLITS}
+        seen: set[str] = set()
+        counts = {split: self._counts(n) for split, n in sizes.items()}
+        for name, task in self.families.items():
+            problems = self._distinct(name, task, seen, sum(counts[split][name] for split in SPLITS))
+            for split in SPLITS:
+                made[split] += [(name, next(problems)) for _ in range(counts[split][name])]
+        result: dict[str, Any] = {}
+        for split, found in made.items():
+            found = [found[i] for i in generator(self.split_seed, split).permutation(len(found))]
+            made[split] = found
+            columns: dict[str, Any] = {
+                "prompt": [p.prompt for _, p in found], "response": [p.answer for _, p in found],
+                "answer": [p.answer for _, p in found], "task": [name for name, _ in found],
+                "difficulty": [p.difficulty for _, p in found],
+            }  # fmt: skip
+            table = records.make_table(columns, origin=records.REAL, generation=0, recipe=f"tasks/{split}")
+            records.write(table, out / f"{split}.parquet")
+            result[split] = len(found)
+        if self.tokenizer == "bpe":
+            texts = [text for _, p in made["train"] for text in (p.prompt, p.answer)]
+            train_digits(texts, self.vocabulary, self.context, out / "tokenizer")
+        else:
+            use_saved(self.tokenizer, out / "tokenizer")
+        codec = load_codec(out / "tokenizer")
+        everything = [p for found in made.values() for _, p in found]
+        lengths = [codec.encode([getattr(p, key) for p in everything]) for key in ("prompt", "answer")]
+        longest = max(len(a) + len(b) + 1 for a, b in zip(*lengths, strict=True))
+        require(
+            longest <= self.context, "domain.context", self.context, f"at least {longest} tokens, the longest problem"
+        )
+        return result | {"longest": longest}
+
+    def _counts(self, n: int) -> dict[str, int]:
+        """How many of n problems each family gives, by its share (largest remainders)."""
+        total = sum(task.share for task in self.families.values())
+        exact = {name: n * task.share / total for name, task in self.families.items()}
+        counts = {name: int(value) for name, value in exact.items()}
+        rest = sorted(counts, key=lambda name: counts[name] - exact[name])
+        for name in rest[: n - sum(counts.values())]:
+            counts[name] += 1
+        return counts
+
+    def _distinct(self, name: str, task: Task, seen: set[str], needed: int) -> Iterator[Problem]:
+        """Problems in their order, none with a prompt that was `seen` before."""
+        block = given = idle = 0
+        while idle < PATIENCE:
+            idle += 1
+            for problem in task.problems(seed_of(self.split_seed, "problems", name, block)):
+                key = normal(problem.prompt)
+                if key not in seen:
+                    seen.add(key)
+                    idle = 0
+                    given += 1
+                    yield problem
+            block += 1
+        raise UserError(
+            f"domain.tasks.{name}", None, f"has only {given} different problems, and {needed} are asked for; widen its "
+            "parameters, or lower domain.examples or domain.pool",
+        )  # fmt: skip
+
+    # -- models: imported when used, since torch and transformers take seconds to load ----------------------------------
+
+    def verify(self, table: pa.Table) -> Checked:
+        """Which responses of a table of records are right."""
+        task = np.asarray(table.column("task").to_pylist(), dtype=object)
+        right, parsed = np.zeros(len(table), dtype=bool), np.zeros(len(table), dtype=bool)
+        for name, family in self.families.items():
+            rows = np.flatnonzero(task == name)
+            if len(rows):
+                part = table.take(pa.array(rows))
+                right[rows], parsed[rows] = family.verify(
+                    part.column("response").combine_chunks(), part.column("answer").combine_chunks()
+                )
+        return Checked(right, parsed)
+
+    def train(self, fit: Fit) -> dict[str, Any]:
+        """Loss on the responses alone (`columns` of `config`)."""
+        from genloss.domains.text.training import train
+
+        return train(fit)
+
+    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
+        """Responses to `request.prompts`."""
+        from genloss.domains.text.sampling import sample
+
+        for columns, tokens in sample(request):
+            yield {"response": columns["text"]}, tokens
+
+    def losses(
+        self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
+    ) -> tuple[np.ndarray, np.ndarray]:
+        from genloss.domains.reasoning.scoring import losses
+
+        prompts, responses = (table.column(key).to_pylist() for key in self.payload)
+        return losses(model, data, prompts, responses, self.context, runtime, report)

@@ -1,0 +1,163 @@
+"""Task families: problems with exact answers, as many as asked for, and what makes a response right.
+
+    chain_sum:                                             # conf/domain/tasks/chain_sum.yaml
+      _target_: genloss.domains.reasoning.tasks.Gym
+      family: chain_sum                                    # any of the hundred families of reasoning-gym
+      parameters: {min_terms: 2, max_terms: 2}
+
+A family is a dataclass derived from `Task`; its name in the config is its name in the records and the metrics.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from genloss.domains.reasoning import verify
+from genloss.domains.reasoning.verify import Checked
+from genloss.errors import UserError, nearest, one_of, require
+from genloss.seeds import generator
+
+BLOCK = 1000  # problems that are made together
+COMPARE = ("integer", "text", "expression", "scorer")
+# Families whose own scorer was read and neither evaluates the response nor looks at anything but the answer; any family that
+# inherits the library's plain comparison is safe as well. Others call eval() on the response (reasoning-gym 0.1.25).
+SCORERS = ("chain_sum", "products")
+
+
+class Problem(NamedTuple):
+    prompt: str
+    answer: str
+    difficulty: str
+
+
+class Task(ABC):
+    """One family of problems. `share` is its share of every split, relative to the others'."""
+
+    share: float
+    libraries: tuple[str, ...] = ()  # distributions that make its problems
+
+    def check(self) -> None:
+        """Refuse what cannot be made (UserError)."""
+
+    @abstractmethod
+    def problems(self, seed: int) -> list[Problem]:
+        """BLOCK problems that depend on `seed` alone; two may be the same."""
+
+    @abstractmethod
+    def verify(self, responses: Any, answers: Any) -> Checked:
+        """Which of n responses are right."""
+
+
+@dataclass
+class Gym(Task):
+    """A family of reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760), with its own text and parameters."""
+
+    family: str = "chain_sum"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    compare: str = "integer"  # integer, text, expression (math-verify), scorer (the family's own, where it is safe)
+    share: float = 1.0
+    libraries = ("reasoning-gym",)
+
+    def __post_init__(self) -> None:
+        one_of("compare", self.compare, COMPARE)
+        require(self.share > 0, "share", self.share, "greater than 0")
+        for key in ("seed", "size"):
+            require(key not in self.parameters, f"parameters.{key}", self.parameters.get(key), "absent: it is set here")
+
+    def check(self) -> None:
+        made = self._dataset(0, 1)
+        entry = made[0]
+        answer = pa.array([str(entry["answer"])])
+        if self.compare != "scorer" and not self.verify(answer, answer).right[0]:
+            raise UserError(
+                "compare", self.compare, f"does not fit the answers of {self.family}, such as {str(entry['answer'])[:40]!r}; "
+                f"choose another of {', '.join(COMPARE)}",
+            )  # fmt: skip
+        if self.compare == "scorer" and self.family not in SCORERS:
+            from reasoning_gym.dataset import ProceduralDataset
+
+            if type(made).score_answer is not ProceduralDataset.score_answer:
+                raise UserError(
+                    "compare", "scorer", f"is not for {self.family}: its scorer was not found safe for text that a model wrote; "
+                    "use compare=text or integer",
+                )  # fmt: skip
+
+    def _dataset(self, seed: int, size: int) -> Any:
+        try:
+            import reasoning_gym
+            from reasoning_gym.factory import DATASETS
+        except ModuleNotFoundError:
+            raise UserError("family", self.family, "needs reasoning-gym; pip install reasoning-gym") from None
+        if self.family not in DATASETS:
+            raise UserError("family", self.family, f"unknown; {nearest(self.family, DATASETS)}")
+        try:
+            return reasoning_gym.create_dataset(self.family, seed=seed, size=size, **self.parameters)
+        except (AssertionError, TypeError, ValueError) as error:
+            raise UserError("parameters", self.parameters, f"refused by {self.family} ({error})") from None
+
+    def problems(self, seed: int) -> list[Problem]:
+        made = self._dataset(seed % 2**31, BLOCK)
+        return [self._problem(made[i]) for i in range(BLOCK)]
+
+    @staticmethod
+    def _problem(entry: dict[str, Any]) -> Problem:
+        known = entry.get("metadata", {})
+        named = {k: known[k] for k in known.get("difficulty", {}) if isinstance(known.get(k), (int, float, str))}
+        return Problem(entry["question"], str(entry["answer"]), " ".join(f"{k}={v}" for k, v in named.items()))
+
+    def verify(self, responses: Any, answers: Any) -> Checked:
+        if self.compare == "scorer":
+            score = self._dataset(0, 1).score_answer
+            said, truth = (v.to_pylist() for v in (responses, answers))
+            parsed = np.array([bool(s and s.strip()) and len(s) <= verify.LONGEST for s in said], dtype=bool)
+            right = [
+                ok and score(s.strip(), {"answer": t}) == 1.0 for s, t, ok in zip(said, truth, parsed, strict=True)
+            ]
+            return Checked(np.array(right, dtype=bool), parsed)
+        check = {"integer": verify.integers, "text": verify.texts, "expression": verify.expressions}[self.compare]
+        return check(responses, answers)
+
+
+@dataclass
+class Eigenvalues(Task):
+    """Eigenvalues of symmetric n x n matrices of whole numbers (Charton 2022, arXiv 2112.01898; the task of Feng et al. 2024,
+    arXiv 2406.07515, with 5 x 5 and entries up to 10). They are rounded to `decimals`, the largest first."""
+
+    sizes: list[int] = field(default_factory=lambda: [2])
+    entries: int = 5  # uniform in [-entries, entries]
+    decimals: int = 1
+    tolerance: float = 0.05  # right if sum |error| / sum |true| is less
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(len(self.sizes) > 0, "sizes", self.sizes, "a list of sizes from 2 to 5")
+        for n in self.sizes:
+            require(2 <= n <= 5, "sizes", n, "from 2 to 5")
+        require(1 <= self.entries <= 10_000, "entries", self.entries, "from 1 to 10000")
+        require(0 <= self.decimals <= 6, "decimals", self.decimals, "from 0 to 6")
+        require(0 < self.tolerance < 1, "tolerance", self.tolerance, "in (0, 1)")
+        require(self.share > 0, "share", self.share, "greater than 0")
+
+    def problems(self, seed: int) -> list[Problem]:
+        rng = generator(seed, "eigenvalues")
+        which = rng.choice(np.array(self.sizes), BLOCK)
+        made: list[Problem | None] = [None] * BLOCK
+        for n in sorted(set(self.sizes)):
+            rows = np.flatnonzero(which == n)
+            upper = np.triu(rng.integers(-self.entries, self.entries + 1, (len(rows), n, n)))
+            matrices = upper + np.triu(upper, 1).transpose(0, 2, 1)
+            # + 0.0: no minus zero
+            values = np.linalg.eigvalsh(matrices.astype(float))[:, ::-1].round(self.decimals) + 0.0
+            for row, matrix, spectrum in zip(rows, matrices, values, strict=True):
+                text = "; ".join(" ".join(map(str, line)) for line in matrix)
+                answer = " ".join(f"{v:.{self.decimals}f}" for v in spectrum)
+                made[row] = Problem(f"Eigenvalues of [{text}]:", answer, f"size={n}")
+        return [p for p in made if p is not None]
+
+    def verify(self, responses: Any, answers: Any) -> Checked:
+        return verify.spectra(responses, answers, self.tolerance)

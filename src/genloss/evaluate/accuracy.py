@@ -1,0 +1,75 @@
+"""Accuracy: how often model n is right on real test problems, and how right its predecessor's answers were before and after
+selection."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genloss import records
+from genloss.domains import Sampling
+from genloss.errors import UserError, require
+from genloss.evaluate import Evidence, Metric
+
+
+@dataclass
+class Accuracy(Metric):
+    """accuracy (share of test problems that model n answers rightly, decoding greedily), accuracy/TASK, accuracy_se (binomial),
+    unparseable (share without any answer). From round 1 on, of the generated records: label_accuracy (1 - p), label_unparseable,
+    and of what curation kept: kept_accuracy, phi = P(kept | right), psi = P(kept | wrong), p_star = phi / (phi + psi): labels
+    wrong with a probability above p_star teach the wrong thing (Feng et al. 2024, arXiv 2406.07515, theorem 1). What is
+    undefined, such as psi where no answer is wrong, is left out."""
+
+    reads = ("kept",)
+    max_records: int = 1000
+    chunk: int = 512
+
+    def __post_init__(self) -> None:
+        require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
+        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+
+    def measure(self, evidence: Evidence) -> dict[str, float]:
+        from genloss.generate.solve import decoding
+
+        domain: Any = evidence.domain
+        if not hasattr(domain, "verify"):
+            raise UserError("metrics.accuracy", None, f"needs exact answers, and {domain.name} has none")
+        test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
+        options = decoding(len(test), domain.config("evaluate")["context"], self.chunk, bias=0.0)
+        with tempfile.TemporaryDirectory() as scratch:
+            request = Sampling(
+                model=evidence.model, data=evidence.data, n=len(test), seed=evidence.seed, options=options,
+                prompts=test.column("prompt").to_pylist(), scratch=Path(scratch), runtime=evidence.runtime,
+                report=evidence.report,
+            )  # fmt: skip
+            said = [r for columns, _ in domain.sample(request) for r in columns["response"]]
+        answered = test.set_column(test.column_names.index("response"), "response", [said])
+        right, parsed = domain.verify(answered)
+        found = {"accuracy": right.mean(), "unparseable": 1 - parsed.mean()}
+        found["accuracy_se"] = np.sqrt(found["accuracy"] * (1 - found["accuracy"]) / len(right))
+        task = np.asarray(test.column("task").to_pylist(), dtype=object)
+        found |= {f"accuracy/{name}": right[task == name].mean() for name in sorted(set(task))}
+        if evidence.generated is not None and evidence.kept is not None:
+            found |= self._selection(evidence.generated, evidence.kept, domain)
+        return {name: float(value) for name, value in found.items()}
+
+    @staticmethod
+    def _selection(generated: Path, selected: Path, domain: Any) -> dict[str, Any]:
+        """Of the generated records and those of them that curation kept."""
+        table = records.read(generated)
+        right, parsed = domain.verify(table)
+        ids = set(records.read(selected, columns=["id"]).column("id").to_pylist())
+        kept = np.array([i in ids for i in table.column("id").to_pylist()], dtype=bool)
+        found = {"label_accuracy": right.mean(), "label_unparseable": 1 - parsed.mean()}
+        found["kept_accuracy"] = right[kept].mean()
+        if right.any():
+            found["phi"] = kept[right].mean()
+        if not right.all():
+            found["psi"] = kept[~right].mean()
+        if "phi" in found and "psi" in found:
+            found["p_star"] = found["phi"] / (found["phi"] + found["psi"])  # something is kept, so not both are 0
+        return found
