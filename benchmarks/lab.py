@@ -57,8 +57,7 @@ def stages(chains: int, sums: bool) -> float:
     model = domain.estimate(points, np.broadcast_to(1.0, points.shape[:2]), fit, {})
     began = time.perf_counter()
     for n in range(ROUNDS):
-        before = model
-        points = in_blocks(x.size, n, lambda rng, count: domain.draw(before, rng, count, x.recipe, {}))  # noqa: B023
+        points = in_blocks(x.size, n, lambda rng, count, last=model: domain.draw(last, rng, count, x.recipe, {}))
         model = domain.estimate(points, np.broadcast_to(1.0, points.shape[:2]), fit, {})
         domain.measure(model, {})
     return chains * ROUNDS / (time.perf_counter() - began)

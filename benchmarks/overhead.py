@@ -77,28 +77,28 @@ def project(folder: Path) -> Path:
     return folder
 
 
-def timed(command: list[str], folder: Path) -> float:
+def timed(command: list[str], folder: Path) -> tuple[float, str]:
+    """(seconds, standard output) of a command."""
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     env.pop("GENLOSS_PROJECT", None)
     began = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{command} failed:\n{done.stdout}\n{done.stderr}")
-    timed.output = done.stdout  # type: ignore[attr-defined]
-    return time.perf_counter() - began
+    return time.perf_counter() - began, done.stdout
 
 
 def main() -> None:
     with scratch() as name:
         base = Path(name)
-        timed([sys.executable, "-c", ROUNDS], project(base / "rounds"))
-        wall, model = map(float, timed.output.split()[-2:])  # type: ignore[attr-defined]
-        one = timed([str(BIN / "genloss"), "run"], project(base / "run"))
+        _, said = timed([sys.executable, "-c", ROUNDS], project(base / "rounds"))
+        wall, model = map(float, said.split()[-2:])
+        one, _ = timed([str(BIN / "genloss"), "run"], project(base / "run"))
         repro_project = project(base / "repro")
-        repro = timed([str(BIN / "dvc"), "repro"], repro_project)
-        nothing = statistics.median(timed([str(BIN / "dvc"), "repro"], repro_project) for _ in range(3))
-        aid = statistics.median(timed([str(BIN / "genloss"), "--help"], base) for _ in range(5))
-        run_aid = statistics.median(timed([str(BIN / "genloss"), "run", "--help"], REPO) for _ in range(5))
+        repro, _ = timed([str(BIN / "dvc"), "repro"], repro_project)
+        nothing = statistics.median(timed([str(BIN / "dvc"), "repro"], repro_project)[0] for _ in range(3))
+        aid = statistics.median(timed([str(BIN / "genloss"), "--help"], base)[0] for _ in range(5))
+        run_aid = statistics.median(timed([str(BIN / "genloss"), "run", "--help"], REPO)[0] for _ in range(5))
     table(
         "Overhead of the default experiment",
         ["", "measured", "bound"],

@@ -135,7 +135,7 @@ def commit(folder: Path) -> None:
     write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
     write_report([(folder.name, folder)], folder / "report")
     # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
-    for _ in range(2):  # again: once in some hundred, two arms that put the same file into the cache met there
+    for _ in range(2):  # it failed once in some hundred parallel commits, why is not known (docs/decisions.md)
         done = subprocess.run(COMMIT, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             break

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.curate import Context, Curator, Verdict, verdict
+from genloss.curate.verify import Verifier
 from genloss.domains import Domain
-from genloss.errors import UserError, one_of, require
+from genloss.errors import UserError, one_of
 from genloss.seeds import generator
 
 if TYPE_CHECKING:
@@ -53,17 +54,14 @@ class Exact(AnswerCurator):
 
 
 @dataclass
-class Noisy(AnswerCurator):
+class Noisy(Verifier):
     """Keep right answers with probability phi and wrong ones with psi, each on its own draw. Feng et al. (2024, section 5) have
     phi = 1 and psi = p_noise, for which p* = 1 / (1 + p_noise)."""
 
     phi: float = 1.0
-    psi: float = 0.3
 
-    def __post_init__(self) -> None:
-        for key in ("phi", "psi"):
-            require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "in [0, 1]")
-        require(self.phi + self.psi > 0, "phi", self.phi, "greater than 0 where psi=0, or nothing is kept")
+    def check(self, experiment: Experiment) -> None:
+        verifier(experiment.domain)
 
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         right, parsed = verifier(context.domain)(table)

@@ -294,7 +294,7 @@ class Mixing:
             source = data / "train.parquet" if part.source == "real" else kept[int(part.source)]
             target = out / f"{len(shards):02d}-{part.name}.parquet"
             if chosen is None:
-                self._whole(source, target)
+                self.whole(source, target)
                 count = part.available
             else:
                 records.write(records.read(source).take(pa.array(chosen)), target)
@@ -333,7 +333,7 @@ class Mixing:
         return None if part.size == part.available else np.arange(part.first, part.first + part.size)
 
     @staticmethod
-    def _whole(source: Path, target: Path) -> None:
+    def whole(source: Path, target: Path) -> None:
         try:
             link(source, target)
         except OSError:

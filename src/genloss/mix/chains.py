@@ -44,7 +44,7 @@ def mix_chains(
             continue
         name = f"{len(shards):02d}-{part.name}.parquet"
         if found is None:
-            mixing._whole(sources[part.source], out / name)
+            mixing.whole(sources[part.source], out / name)
             realised = _realised(out / name)
         else:
             realised = float(present(found).sum() / found.shape[1])

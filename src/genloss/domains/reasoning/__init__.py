@@ -115,7 +115,7 @@ class Reasoning(Domain):
             "data": (package, f"{package}.tasks", f"{package}.tokenizer", "genloss.curate.duplicates"),
             "generate": sampling,
             "train": (f"{text}.training", f"{text}.packing", f"{text}.model"),
-            "evaluate": (*sampling, f"{package}.tasks", f"{package}.verify", f"{package}.scoring"),
+            "evaluate": (*sampling, f"{package}.tasks", f"{package}.verify", f"{text}.scoring", f"{text}.packing"),
         }
         return own.get(stage, ())
 
@@ -225,7 +225,13 @@ class Reasoning(Domain):
     def losses(
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
     ) -> tuple[np.ndarray, np.ndarray]:
-        from genloss.domains.reasoning.scoring import losses
+        """Of each response given its prompt, its end included; what is beyond the context is not counted."""
+        from genloss.domains.text.scoring import Window, score
 
-        prompts, responses = (table.column(key).to_pylist() for key in self.payload)
-        return losses(model, data, prompts, responses, self.context, runtime, report)
+        codec = load_codec(data / "tokenizer")
+        given, said = (codec.encode(table.column(key).to_pylist()) for key in self.payload)
+        windows = [
+            Window(i, [codec.begin, *g, *s, codec.end][: self.context + 1], len(g))
+            for i, (g, s) in enumerate(zip(given, said, strict=True))
+        ]
+        return score(model, codec, windows, len(windows), self.context, runtime, report)

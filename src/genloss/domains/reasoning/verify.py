@@ -138,7 +138,7 @@ def expressions(responses: Any, answers: Any) -> Checked:
         parsed.append(bool(found))
         try:
             same = bool(found) and math_verify.verify(read(truth), found, timeout_seconds=limit)
-        except Exception:
+        except Exception:  # of many kinds; each means that they cannot be compared: not the right answer
             same = False
         right.append(bool(same))
     return Checked(np.array(right, dtype=bool), np.array(parsed, dtype=bool))

@@ -6,6 +6,7 @@ times, so it is fixed here and the same for every number that genloss reports.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,21 @@ import torch
 from genloss.domains import Report, Runtime, silent
 from genloss.domains.text.model import device_of, load
 from genloss.domains.text.packing import IGNORE
-from genloss.domains.text.tokenizer import load_codec
+from genloss.domains.text.tokenizer import Codec, load_codec
 
 BATCH = 64  # windows computed together, fewer for large vocabularies
 CELLS = 1 << 25  # of logits held at once
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Window:
+    """Token ids that are scored together: of record `record`, without its first `given` ids after the beginning."""
+
+    record: int
+    ids: list[int]
+    given: int = 0
+
+
 def losses(
     model_folder: Path,
     data: Path,
@@ -30,33 +39,48 @@ def losses(
     report: Report = silent,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(nats [n], predicted tokens [n]) of each text under the model; the end of the text is predicted too."""
+    codec = load_codec(data / "tokenizer")
+    windows: list[Window] = []
+    for i, ids in enumerate(codec.encode(texts)):
+        sequence = [codec.begin, *ids, codec.end]
+        windows += [Window(i, sequence[at : at + context + 1]) for at in range(0, len(sequence) - 1, context)]
+    return score(model_folder, codec, windows, len(texts), context, runtime, report)
+
+
+@torch.inference_mode()
+def score(
+    model_folder: Path,
+    codec: Codec,
+    windows: list[Window],
+    n: int,
+    context: int,
+    runtime: Runtime | None = None,
+    report: Report = silent,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(nats [n], predicted tokens [n]) of the n records that the windows belong to."""
     torch.set_num_threads(1)
     device = device_of(runtime or Runtime())
     torch.use_deterministic_algorithms(device == "cpu")
-    codec = load_codec(data / "tokenizer")
     model = load(model_folder).to(device)
-    windows: list[tuple[int, list[int]]] = []
-    for i, ids in enumerate(codec.encode(texts)):
-        sequence = [codec.begin, *ids, codec.end]
-        windows += [(i, sequence[at : at + context + 1]) for at in range(0, len(sequence) - 1, context)]
-    order = sorted(range(len(windows)), key=lambda w: len(windows[w][1]))
-    nats, tokens = np.zeros(len(texts)), np.zeros(len(texts))
+    order = sorted(range(len(windows)), key=lambda w: len(windows[w].ids))
+    nats, tokens = np.zeros(n), np.zeros(n)
     rows = max(1, min(BATCH, CELLS // (context * codec.size)))
     for at in range(0, len(order), rows):
         batch = [windows[w] for w in order[at : at + rows]]
-        width = max(len(s) for _, s in batch) - 1
+        width = max(len(w.ids) for w in batch) - 1
         inputs = torch.full((len(batch), width), codec.end, dtype=torch.long)
         targets = torch.full((len(batch), width), IGNORE, dtype=torch.long)
-        for r, (_, s) in enumerate(batch):
-            inputs[r, : len(s) - 1] = torch.tensor(s[:-1])
-            targets[r, : len(s) - 1] = torch.tensor(s[1:])
+        for r, w in enumerate(batch):
+            last = len(w.ids) - 1
+            inputs[r, :last] = torch.tensor(w.ids[:-1])
+            targets[r, w.given : last] = torch.tensor(w.ids[1 + w.given :], dtype=torch.long)
         logits = model(input_ids=inputs.to(model.device), use_cache=False).logits.float()
         each = torch.nn.functional.cross_entropy(
             logits.transpose(1, 2), targets.to(model.device), ignore_index=IGNORE, reduction="none"
         )
         sums = each.double().sum(dim=1).cpu().numpy()
-        for r, (i, s) in enumerate(batch):
-            nats[i] += sums[r]
-            tokens[i] += len(s) - 1
+        for r, w in enumerate(batch):
+            nats[w.record] += sums[r]
+            tokens[w.record] += max(0, len(w.ids) - 1 - w.given)
         report(min(at + rows, len(order)), len(order), "texts")
     return nats, tokens
