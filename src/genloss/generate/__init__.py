@@ -31,12 +31,14 @@ class Request:
     scratch: Path  # survives a kill
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
+    history: tuple[Path, ...] = ()  # records that survived rounds 1 to n-1, in this order; only if `reads` has "history"
 
 
 class Recipe(ABC):
     """`generate` returns a table of records (genloss.records.make_table) and small JSON results."""
 
-    reads: tuple[str, ...] = ()  # of "data" and "previous": what else than model n-1 the records depend on
+    reads: tuple[str, ...] = ()  # of "data", "previous" and "history": what else than model n-1 the records depend on
+    problems: bool = False  # whether its records are problems with answers, those of domain=reasoning
 
     def check(self, experiment: Experiment) -> None:
         """Refuse, before any work, options that contradict the rest of the config (UserError)."""

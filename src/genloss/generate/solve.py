@@ -42,6 +42,7 @@ class Solve(Recipe):
     bias: float = 1.0  # 1: sampled; 0: greedy
     chunk: int = 512  # responses computed together; part of the identity, since kernels differ between batch sizes
     reads = ("data",)
+    problems = True
 
     def __post_init__(self) -> None:
         require(self.n >= 1, "n", self.n, "at least 1 problem a round")

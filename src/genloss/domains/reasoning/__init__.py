@@ -71,14 +71,13 @@ class Reasoning(Domain):
         from genloss.domains.text.training import TextTrainer
         from genloss.evaluate import SampleMetric
         from genloss.evaluate.loss import HeldOut
-        from genloss.generate.solve import Solve
 
         if not isinstance(experiment.model, TextModel):
             raise UserError("model", type(experiment.model).__name__, "is not a model of the reasoning domain")
         if not isinstance(experiment.trainer, TextTrainer):
             raise UserError("trainer", type(experiment.trainer).__name__, "is not a trainer of the reasoning domain")
-        if not isinstance(experiment.recipe, Solve):
-            raise UserError("recipe", experiment.cfg.recipe.name, "does not solve problems; use recipe=solve")
+        if not experiment.recipe.problems:
+            raise UserError("recipe", experiment.cfg.recipe.name, "makes no problems with answers; use recipe=solve")
         for name, curator in experiment.curators.items():
             if type(curator).judge is Curator.judge:
                 raise UserError(
