@@ -228,11 +228,12 @@ class Experiment:
             raise UserError("control", "random", "needs a curation to imitate; add curation=... or set control=none")
         self.runtime = fill(Runtime, plain(cfg.get("runtime", {})), "runtime")
         self.domain.check(self)
-        for name, curator in self.curators.items():
-            try:
-                curator.check(self)
-            except UserError as error:
-                raise error.under(f"curation.{name}") from None
+        for group, plugins in (("curation", self.curators), ("metrics", self.metrics)):
+            for name, plugin in plugins.items():
+                try:
+                    plugin.check(self)
+                except UserError as error:
+                    raise error.under(f"{group}.{name}") from None
         for n in cfg.schedule or {}:  # a late round must not be the first to find a bad value
             self.at_round(int(n))
 

@@ -80,6 +80,7 @@ class Loop:
         previous = self.dir.data / "train.parquet" if n == 1 else self.dir.round(n - 1) / "kept.parquet"
         inputs = {"model": self.dir.hash_of("train", n - 1, "model/")} | self._reads(x.recipe.reads, n)
         seed = seed_of(x.seed, "generate", n)
+        past = range(1, n) if "history" in x.recipe.reads else ()
 
         def execute(out: Path, scratch: Path) -> dict[str, Any]:
             request = Request(
@@ -92,6 +93,7 @@ class Loop:
                 scratch,
                 self.runtime,
                 self._report,
+                tuple(self.dir.round(j) / "kept.parquet" for j in past),
             )
             table, result = x.recipe.generate(request)
             records.write(table, out / "generated.parquet")
@@ -279,6 +281,8 @@ class Loop:
                 found["last"] = self.dir.hash_of("train", n - 1, "model/")
             elif name == "previous" and n > 1:
                 found["previous"] = self.dir.hash_of("curate", n - 1, "kept.parquet")
+            elif name == "history":
+                found |= {f"kept-{j:02d}": self.dir.hash_of("curate", j, "kept.parquet") for j in range(1, n)}
         return found
 
     def _real_records(self) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,9 @@ from genloss import records
 from genloss.domains import Domain, Report, Runtime, silent
 from genloss.errors import UserError
 from genloss.seeds import generator
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,9 @@ class Metric(ABC):
     """Returns named numbers of one round; the docstring says what they are."""
 
     reads: tuple[str, ...] = ()  # "kept", if it looks at what curation kept
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuse, before any work, what cannot run with the rest of the config (UserError)."""
 
     @abstractmethod
     def measure(self, evidence: Evidence) -> dict[str, float]: ...

@@ -6,7 +6,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from genloss import records
 from genloss.domains import Sampling
 from genloss.errors import UserError, require
 from genloss.evaluate import Evidence, Metric
+
+if TYPE_CHECKING:
+    from genloss.config import Experiment
 
 
 @dataclass
@@ -32,12 +35,14 @@ class Accuracy(Metric):
         require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
 
+    def check(self, experiment: Experiment) -> None:
+        if not hasattr(experiment.domain, "verify"):
+            raise UserError("_target_", None, f"needs exact answers, and {experiment.domain.name} has none")
+
     def measure(self, evidence: Evidence) -> dict[str, float]:
         from genloss.generate.solve import decoding
 
         domain: Any = evidence.domain
-        if not hasattr(domain, "verify"):
-            raise UserError("metrics.accuracy", None, f"needs exact answers, and {domain.name} has none")
         test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
         options = decoding(len(test), domain.config("evaluate")["context"], self.chunk, bias=0.0)
         with tempfile.TemporaryDirectory() as scratch:

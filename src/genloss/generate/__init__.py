@@ -31,7 +31,9 @@ class Request:
     scratch: Path  # survives a kill
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
-    history: tuple[Path, ...] = ()  # records that survived rounds 1 to n-1, in this order; only if `reads` has "history"
+    history: tuple[
+        Path, ...
+    ] = ()  # records that survived rounds 1 to n-1, in this order; only if `reads` has "history"
 
 
 class Recipe(ABC):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from genloss.config import Experiment
 
 Parameters = dict[str, np.ndarray]  # of a model; every array begins with the axis of chains
-BLOCK = 10  # slots that are drawn together, from one random stream
+BLOCK = 25  # slots that are drawn together, from one random stream
 WIDE = 1000  # chains that are worked on together
 
 

@@ -144,7 +144,7 @@ class Reasoning(Domain):
             found = [found[i] for i in generator(self.split_seed, split).permutation(len(found))]
             made[split] = found
             columns: dict[str, Any] = {
-                "prompt": [p.prompt for _, p in found], "response": [p.answer for _, p in found],
+                "prompt": [p.prompt for _, p in found], "response": [p.solution or p.answer for _, p in found],
                 "answer": [p.answer for _, p in found], "task": [name for name, _ in found],
                 "difficulty": [p.difficulty for _, p in found],
             }  # fmt: skip
@@ -152,13 +152,16 @@ class Reasoning(Domain):
             records.write(table, out / f"{split}.parquet")
             result[split] = len(found)
         if self.tokenizer == "bpe":
-            texts = [text for _, p in made["train"] for text in (p.prompt, p.answer)]
+            texts = [text for _, p in made["train"] for text in (p.prompt, p.solution or p.answer)]
             train_digits(texts, self.vocabulary, self.context, out / "tokenizer")
         else:
             use_saved(self.tokenizer, out / "tokenizer")
         codec = load_codec(out / "tokenizer")
         everything = [p for found in made.values() for _, p in found]
-        lengths = [codec.encode([getattr(p, key) for p in everything]) for key in ("prompt", "answer")]
+        lengths = [
+            codec.encode(said)
+            for said in ([p.prompt for p in everything], [p.solution or p.answer for p in everything])
+        ]
         longest = max(len(a) + len(b) + 1 for a, b in zip(*lengths, strict=True))
         require(
             longest <= self.context, "domain.context", self.context, f"at least {longest} tokens, the longest problem"

@@ -33,6 +33,7 @@ class Problem(NamedTuple):
     prompt: str
     answer: str
     difficulty: str
+    solution: str = ""  # worked, ending in the answer; empty: the answer alone is the response
 
 
 class Task(ABC):

@@ -35,7 +35,7 @@ def _numpy(mask: Any) -> np.ndarray:
     return np.asarray(mask.to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def _strings(values: Any) -> pa.Array:
+def strings(values: Any) -> pa.Array:
     """One string array; a missing response is an empty one, and white space around it is nothing."""
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
     return pc.utf8_trim_whitespace(pc.fill_null(array, ""))
@@ -49,7 +49,7 @@ def normal_integers(values: pa.Array) -> pa.Array:
 
 def integers(responses: Any, answers: Any) -> Checked:
     """Whole numbers of any length, compared as digits."""
-    said, truth = _strings(responses), _strings(answers)
+    said, truth = strings(responses), strings(answers)
     parsed = pc.match_substring_regex(said, r"^[+-]?[0-9]+$")
     right = pc.and_(parsed, pc.equal(normal_integers(said), normal_integers(truth)))
     return Checked(_numpy(right), _numpy(parsed))
@@ -57,7 +57,7 @@ def integers(responses: Any, answers: Any) -> Checked:
 
 def texts(responses: Any, answers: Any) -> Checked:
     """Equal texts, after runs of white space have become one space; an empty response is none."""
-    said, truth = (pc.replace_substring_regex(_strings(v), r"\s+", " ") for v in (responses, answers))
+    said, truth = (pc.replace_substring_regex(strings(v), r"\s+", " ") for v in (responses, answers))
     parsed = pc.not_equal(said, "")
     return Checked(_numpy(pc.and_(parsed, pc.equal(said, truth))), _numpy(parsed))
 
@@ -83,7 +83,7 @@ def spectra(responses: Any, answers: Any, tolerance: float) -> Checked:
 
 def _numbers(values: Any) -> pa.ListArray:
     """Lists of the numbers of each text, as texts; null where something else is in it."""
-    flat = pc.replace_substring_regex(_strings(values), r"[\s,;]+", " ")
+    flat = pc.replace_substring_regex(strings(values), r"[\s,;]+", " ")
     short = pc.less_equal(pc.utf8_length(flat), LONGEST)
     fine = pc.and_(short, pc.match_substring_regex(flat, rf"^{NUMBER}( {NUMBER})*$"))
     return pc.split_pattern(pc.if_else(fine, pc.replace_substring(flat, "+", ""), pa.scalar(None, pa.string())), " ")
@@ -133,7 +133,7 @@ def expressions(responses: Any, answers: Any) -> Checked:
             return []
 
     right, parsed = [], []
-    for said, truth in zip(_strings(responses).to_pylist(), _strings(answers).to_pylist(), strict=True):
+    for said, truth in zip(strings(responses).to_pylist(), strings(answers).to_pylist(), strict=True):
         found = read(said)
         parsed.append(bool(found))
         try:
