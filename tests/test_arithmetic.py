@@ -7,12 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genloss.domains.reasoning.arithmetic import (
-    Arithmetic, Tree, expression, largest, operations, prompt, read, read_steps, solution, steps, value, write,
+    Arithmetic,
+    Tree,
+    expression,
+    largest,
+    operations,
+    prompt,
+    read,
+    read_steps,
+    solution,
+    steps,
+    value,
+    write,
 )  # fmt: skip
 from genloss.errors import UserError
 
 TREES: st.SearchStrategy[Tree] = st.recursive(
-    st.integers(-99, 99), lambda inner: st.tuples(st.sampled_from("+-*"), inner, inner), max_leaves=9
+    st.integers(-9, 9), lambda inner: st.tuples(st.sampled_from("+-*"), inner, inner), max_leaves=9
 )
 
 
