@@ -169,7 +169,7 @@ class Loop:
             "model": plain(x.cfg.model),
             "trainer": plain(x.cfg.trainer),
             "domain": x.domain.config("train"),
-            "files": x.model.fingerprint(),
+            "files": x.model.fingerprint() + x.trainer.fingerprint(),
         }
         modules = (type(x.model).__module__, type(x.trainer).__module__)
         return self._ensure("train", n, config, inputs, seed, modules, execute, x)

@@ -63,6 +63,13 @@ class Model:
 class Trainer:
     """How it is trained: budget, optimiser, schedule. A plug-in of its domain."""
 
+    def check(self, experiment: Experiment) -> None:
+        """Refuse, before any work, what cannot run with the rest of the config (UserError)."""
+
+    def fingerprint(self) -> str:
+        """Hash of what training depends on outside the trainer's own module; '' if there is nothing."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Fit:

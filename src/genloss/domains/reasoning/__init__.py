@@ -90,6 +90,10 @@ class Reasoning(Domain):
                 )
         experiment.model.check(self)  # type: ignore[arg-type]  # it looks at `tokenizer` alone
         experiment.recipe.check(experiment)
+        try:
+            experiment.trainer.check(experiment)
+        except UserError as error:
+            raise error.under("trainer") from None
         for name, task in self.families.items():
             try:
                 task.check()
@@ -116,7 +120,9 @@ class Reasoning(Domain):
             "train": (f"{text}.training", f"{text}.packing", f"{text}.model"),
             "evaluate": (*sampling, f"{package}.tasks", f"{package}.verify", f"{text}.scoring", f"{text}.packing"),
         }
-        return own.get(stage, ())
+        # the modules that make the problems and check them
+        families = {type(task).__module__ for task in self.families.values()}
+        return own.get(stage, ()) + (tuple(sorted(families)) if stage != "train" else ())
 
     def libraries(self, stage: str) -> tuple[str, ...]:
         made_by = {name for task in self.families.values() for name in task.libraries}
@@ -212,10 +218,11 @@ class Reasoning(Domain):
         return Checked(right, parsed)
 
     def train(self, fit: Fit) -> dict[str, Any]:
-        """Loss on the responses alone (`columns` of `config`)."""
+        """Loss on the responses alone (`columns` of `config`), unless the trainer has a loop of its own (trainer=grpo)."""
         from genloss.domains.text.training import train
 
-        return train(fit)
+        own = getattr(fit.trainer, "train", None)
+        return own(fit) if own else train(fit)
 
     def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
         """Responses to `request.prompts`."""
