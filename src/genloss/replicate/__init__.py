@@ -82,9 +82,12 @@ def select(names: Sequence[str]) -> list[Case]:
 
 def listing() -> str:
     from genloss.replicate.cases import CASES
+    from genloss.replicate.study import studies
 
-    width = max(len(case.name) for case in CASES)
-    return "\n".join(f"{case.name:<{width}}  {case.paper}: {case.where}" for case in CASES)
+    width = max(len(name) for name in [*(case.name for case in CASES), *(study.name for study in studies())])
+    cases = [f"{case.name:<{width}}  {case.paper}: {case.where}" for case in CASES]
+    long = [f"{study.name:<{width}}  {study.paper}" for study in studies()]
+    return "\n".join([*cases, "", "studies of small models, by name alone (minutes to half an hour each):", *long])
 
 
 # -- running ---------------------------------------------------------------------------------------------------------------
@@ -172,8 +175,18 @@ def replicate(names: Sequence[str], write: bool = False, fresh: bool = False, jo
     """`genloss replicate`: 1 if a claim is not reproduced, or a wrong prediction is not refuted."""
     from genloss.config import project_root
     from genloss.replicate.board import html, markdown, summary, table
+    from genloss.replicate.study import replicate_study, studies
     from genloss.store import write_atomic
 
+    chosen = [study for study in studies() if study.name in names]
+    if chosen:
+        if len(chosen) < len(names):
+            raise UserError(
+                "case", " ".join(names), "mixes studies with cases of the scoreboard; name one kind at a time"
+            )
+        if fresh:
+            raise UserError("--fresh", None, "is for cases; a study's arms are in runs/, delete those")
+        return max(replicate_study(study, write, max(1, jobs)) for study in chosen)
     began = time.perf_counter()
     cases = select(names)
     if write and names:

@@ -1,0 +1,1 @@
+"""Published systems on small models: one file a study, see genloss.replicate.study."""

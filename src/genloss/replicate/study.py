@@ -1,0 +1,349 @@
+"""Studies: claims of published systems that no formula gives, tested over arms and seeds.
+
+    genloss replicate llm2llm                  # run its sweeps (finished arms are kept), print its table
+    genloss replicate llm2llm --write          # also into docs/llm2llm.md and docs/llm2llm.png
+
+A study is an experiment of conf/experiment/, the sweeps that make its arms, and lines. A line compares arms of equal seeds
+(`Contrast`), or follows one number over arms (`Trend`); a panel of the figure shows ours beside what was published. A study is
+one file, studies/NAME.py, with a constant STUDY.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genloss.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LEVEL = 0.05  # of a one-sided test over seeds
+SEEDS = 3  # fewer are no claim
+GREATER, SAME = "greater", "same"
+MARKS = ("<!-- results: written by genloss replicate {} --write -->", "<!-- end of results -->")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number of every seed: `metric` of the arms that `where` selects, in round `round` (-1: the last).
+
+    where: dotted keys of the config with their values. `curation` is the curators' names joined by "+" ("none": without),
+    `mixing` and `recipe` are names. Arms that remain must differ in their seed alone.
+    """
+
+    metric: str
+    where: dict[str, Any]
+    round: int = -1
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """`first` minus `second`, paired over seeds. kind greater: the claim is that it is above 0; same: that its interval lies
+    within ±margin."""
+
+    states: str  # what the paper states, with its numbers
+    first: Value
+    second: Value
+    kind: str = GREATER
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trend:
+    """y grows with x over arms (Kendall's τ, one a seed): the claim is that its mean over seeds is above 0."""
+
+    states: str
+    x: tuple[Value, ...]
+    y: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Bars of `values` (a mean over seeds and its 95 % interval); with `rounds`, lines over rounds. `published`: the paper's
+    numbers by the same names, drawn beside them on an axis of their own; only shapes compare."""
+
+    title: str
+    values: dict[str, Value]
+    rounds: bool = False
+    published: dict[str, float] = field(default_factory=dict)
+    published_title: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    name: str  # also of its conf/experiment/NAME.yaml
+    paper: str  # first author, year, arXiv id
+    sweeps: tuple[tuple[str, ...], ...]  # overrides of each multirun; `seed` among them unless the experiment sweeps it
+    lines: tuple[Contrast | Trend, ...]
+    panels: tuple[Panel, ...] = ()
+
+    @property
+    def names(self) -> set[str]:
+        return {self.name, self.paper.split()[0].strip(",").lower()}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A line that was measured: a mean over seeds, its 95 % interval, a one-sided p, a verdict."""
+
+    line: Contrast | Trend
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+    verdict: str
+
+
+def studies() -> list[Study]:
+    from genloss.replicate import studies as package
+
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return [importlib.import_module(f"{package.__name__}.{name}").STUDY for name in names]
+
+
+# -- arms ------------------------------------------------------------------------------------------------------------------
+
+
+class Arms:
+    """Finished run directories, selected by their params."""
+
+    def __init__(self, folders: Sequence[Path]):
+        from genloss.config import flatten, load_params, plain
+        from genloss.report import rounds_of
+
+        self.params: list[dict[str, Any]] = []
+        self.rounds: list[dict[int, dict[str, float]]] = []
+        for folder in dict.fromkeys(folders):
+            cfg = load_params(folder / "params.yaml")
+            known = dict(flatten(plain(cfg))) | {
+                "curation": "+".join(str(k) for k in cfg.curation) or "none", "mixing": cfg.mixing.name,
+                "recipe": cfg.recipe.name,
+            }  # fmt: skip
+            self.params.append(known)
+            self.rounds.append(rounds_of(folder))
+
+    def of(self, where: dict[str, Any]) -> dict[int, dict[int, dict[str, float]]]:
+        """{seed: {round: metrics}}."""
+        found: dict[int, dict[int, dict[str, float]]] = {}
+        for params, rounds in zip(self.params, self.rounds, strict=True):
+            if all(_same(params.get(key), value) for key, value in where.items()):
+                if params["seed"] in found:
+                    raise UserError("where", where, "selects two arms of one seed; name what tells them apart")
+                found[params["seed"]] = rounds
+        if not found:
+            raise UserError("where", where, "selects no arm of the study's sweeps")
+        return found
+
+    def values(self, value: Value) -> dict[int, float]:
+        """{seed: number}."""
+        found = {}
+        for seed, rounds in self.of(value.where).items():
+            n = max(rounds) if value.round < 0 else value.round
+            if value.metric not in rounds.get(n, {}):
+                raise UserError("metric", value.metric, f"is not in round {n} of {value.where}")
+            found[seed] = rounds[n][value.metric]
+        return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return float(a) == float(b)
+    return str(a) == str(b)
+
+
+# -- statistics ------------------------------------------------------------------------------------------------------------
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, ends of its 95 % interval), Student's t over seeds."""
+    from scipy import stats
+
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return mean, mean - reach, mean + reach
+
+
+def judge(line: Contrast | Trend, arms: Arms) -> Outcome:
+    from scipy import stats
+
+    if isinstance(line, Contrast):
+        first, second = arms.values(line.first), arms.values(line.second)
+        seeds = sorted(first.keys() & second.keys())
+        each = [first[s] - second[s] for s in seeds]
+    else:
+        xs, ys = ([arms.values(v) for v in side] for side in (line.x, line.y))
+        seeds = sorted(set.intersection(*(set(v) for v in (*xs, *ys))))
+        each = [float(stats.kendalltau([x[s] for x in xs], [y[s] for y in ys]).statistic) for s in seeds]
+    if len(seeds) < SEEDS:
+        raise UserError("seed", seeds, f"are too few for {line.states!r}; run at least {SEEDS}")
+    mean, low, high = interval(each)
+    if np.ptp(each) == 0:  # no spread to test against: all seeds say exactly the same
+        p = 0.5 - 0.5 * float(np.sign(mean))
+    else:
+        p = float(stats.ttest_1samp(each, 0.0, alternative="greater").pvalue)
+    if isinstance(line, Contrast) and line.kind == SAME:
+        verdict = "holds" if -line.margin <= low and high <= line.margin else "not shown"
+        if low > line.margin or high < -line.margin:
+            verdict = "the opposite"
+    else:
+        verdict = "holds" if p < LEVEL else "the opposite" if p > 1 - LEVEL else "not shown"
+    return Outcome(line, mean, low, high, p, len(seeds), verdict)
+
+
+# -- running and showing ---------------------------------------------------------------------------------------------------
+
+
+def run_sweep(study: Study, overrides: Sequence[str], jobs: int) -> list[Path]:
+    """The arms of a sweep, run to their end or found finished. It is the user's own command: the arms are in runs/ and MLflow."""
+    from genloss.config import project_root
+    from genloss.report import arms_of
+
+    command = [
+        sys.executable, "-m", "genloss", "run", "-m", f"experiment={study.name}", *overrides, "hydra/launcher=joblib",
+        f"hydra.launcher.n_jobs={jobs}", "runtime.workers=1",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=project_root(), stdout=subprocess.PIPE, text=True, check=False)
+    found = re.findall(r"^sweep: (.*)$", done.stdout, re.MULTILINE)
+    if done.returncode or not found:
+        raise UserError(
+            study.name, " ".join(overrides), "did not finish (see above); the same command goes on from here"
+        )
+    return [folder for _, folder in arms_of(Path(found[-1]))]
+
+
+def row(outcome: Outcome) -> list[str]:
+    line = outcome.line
+    if isinstance(line, Contrast):
+        sign = f"within ±{line.margin:g}" if line.kind == SAME else "> 0"
+    else:
+        sign = "τ > 0"
+    p = "" if isinstance(line, Contrast) and line.kind == SAME else f"{outcome.p:.3f}"
+    return [
+        line.states, sign, f"{outcome.mean:+.3f}", f"{outcome.low:+.3f} to {outcome.high:+.3f}", p, str(outcome.seeds),
+        outcome.verdict,
+    ]  # fmt: skip
+
+
+HEAD = ["stated", "claim", "we measure", "95 %", "p", "seeds", "verdict"]
+
+
+def markdown(study: Study, outcomes: Sequence[Outcome], arms: Arms) -> str:
+    lines = [HEAD, ["---", "---", "---:", "---", "---:", "---:", "---"], *(row(o) for o in outcomes)]
+    parts = ["\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)]
+    for panel in study.panels:
+        if panel.rounds:
+            continue
+        head = [panel.title, "mean", "95 %", *(["published"] if panel.published else [])]
+        body = []
+        for name, value in panel.values.items():
+            mean, low, high = interval(list(arms.values(value).values()))
+            known = panel.published.get(name)
+            published = ["" if known is None else f"{known:g}"] if panel.published else []
+            body.append([name, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", *published])
+        rows = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+        parts.append("\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def figure(study: Study, arms: Arms, path: Path) -> None:
+    """One row: each panel, and left of it what was published."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [
+        (panel, published) for panel in study.panels for published in ((True, False) if panel.published else (False,))
+    ]
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        chart, axes = plt.subplots(1, len(shown), figsize=(3.7 * len(shown), 3.4), layout="constrained", squeeze=False)
+        for axis, (panel, published) in zip(axes[0], shown, strict=True):
+            if published:
+                names = [name for name in panel.values if name in panel.published]
+                _bars(axis, names, [(panel.published[n],) * 3 for n in names], "#999999")
+                axis.set_title(panel.published_title or f"published: {panel.title}", fontsize=9)
+            else:
+                (_lines if panel.rounds else _measured)(axis, panel, arms)
+                axis.set_title(f"ours: {panel.title}" if panel.published else panel.title, fontsize=9)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{os.getpid()}-{path.name}")
+        chart.savefig(aside, dpi=150, metadata={"Software": None})
+        plt.close(chart)
+    os.replace(aside, path)
+
+
+COLOURS = ["#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999"]  # Okabe & Ito
+
+
+def _bars(axis: Axes, names: Sequence[str], values: Sequence[tuple[float, float, float]], colour: str) -> None:
+    at = np.arange(len(names))[::-1]
+    mean, low, high = (np.array(side) for side in zip(*values, strict=True))
+    axis.barh(at, mean, color=colour, height=0.6)
+    if (low < high).any():
+        axis.errorbar(mean, at, xerr=[mean - low, high - mean], fmt="none", ecolor="#222222", capsize=2, lw=1)
+    axis.set_yticks(at, names)
+
+
+def _measured(axis: Axes, panel: Panel, arms: Arms) -> None:
+    found = {name: list(arms.values(value).values()) for name, value in panel.values.items()}
+    _bars(axis, list(found), [interval(v) for v in found.values()], COLOURS[0])
+    for at, each in zip(range(len(found))[::-1], found.values(), strict=True):
+        axis.plot(each, [at] * len(each), "o", ms=2.5, color="#E69F00", zorder=3)
+
+
+def _lines(axis: Axes, panel: Panel, arms: Arms) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for i, (name, value) in enumerate(panel.values.items()):
+        runs = list(arms.of(value.where).values())
+        rounds = sorted(n for n in set.intersection(*(set(r) for r in runs)) if value.metric in runs[0][n])
+        spread = np.array([interval([run[n][value.metric] for run in runs]) for n in rounds])
+        colour = COLOURS[i % len(COLOURS)]
+        axis.plot(rounds, spread[:, 0], "o-", ms=3, lw=1.5, color=colour, label=name)
+        axis.fill_between(rounds, spread[:, 1], spread[:, 2], color=colour, alpha=0.15, lw=0)
+    axis.set_xlabel("round")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, fontsize=7)
+
+
+def insert(page: str, name: str, results: str) -> str:
+    """The page with the results between its marks; they are added at the end if it has none."""
+    begin, end = MARKS[0].format(name), MARKS[1]
+    block = f"{begin}\n\n{results}\n{end}"
+    if begin in page and end in page:
+        return page[: page.index(begin)] + block + page[page.index(end) + len(end) :]
+    return f"{page.rstrip()}\n\n{block}\n" if page else f"{block}\n"
+
+
+def replicate_study(study: Study, write: bool, jobs: int) -> int:
+    """Run it, print its table, write it and the figure; 0 if every line holds, 1 otherwise."""
+    from genloss.config import project_root
+    from genloss.replicate import place
+    from genloss.store import write_atomic
+
+    folders = [folder for overrides in study.sweeps for folder in run_sweep(study, overrides, jobs)]
+    arms = Arms(folders)
+    outcomes = [judge(line, arms) for line in study.lines]
+    text = markdown(study, outcomes, arms)
+    print(f"{study.name} ({study.paper})\n\n{text}")
+    out = project_root() / "docs" if write else place()
+    page, image = out / f"{study.name}.md", out / f"{study.name}.png"
+    old = page.read_text() if page.is_file() else ""
+    write_atomic(page, insert(old, study.name, text))
+    figure(study, arms, image)
+    write_atomic(place() / f"{study.name}.json", json.dumps([row(o) for o in outcomes], indent=1))
+    print(f"written: {page}, {image}")
+    return 0 if all(o.verdict == "holds" for o in outcomes) else 1
