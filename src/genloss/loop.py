@@ -99,7 +99,12 @@ class Loop:
             records.write(table, out / "generated.parquet")
             return {"records": len(table), **result}
 
-        config = {"recipe": plain(x.cfg.recipe), "domain": x.domain.config("generate"), "round": n}
+        config = {
+            "recipe": plain(x.cfg.recipe),
+            "domain": x.domain.config("generate"),
+            "round": n,
+            "files": x.recipe.fingerprint(),
+        }
         return self._ensure("generate", n, config, inputs, seed, (type(x.recipe).__module__,), execute, x)
 
     def curate(self, x: Experiment, n: int) -> Done:
@@ -223,6 +228,7 @@ class Loop:
                     metrics["dropped/" + "_".join(reason.replace(":", " ").split())] = count
         if done["generate"]:
             metrics["n_generated"] = done["generate"].result["records"]
+            metrics |= {f"generate/{name}": v for name, v in done["generate"].result.get("counts", {}).items()}
         if done["mix"]:
             shards = done["mix"].result["shards"]
             metrics["train_requested"] = done["mix"].result["requested"]

@@ -50,7 +50,7 @@ def make_table(
     contents = [b"\x1f".join(row) for row in zip(*values, strict=True)]
     return pa.table(
         {
-            "id": record_ids(contents, salt=f"{origin}/{generation}/{recipe}"),
+            "id": pa.array(record_ids(contents, salt=f"{origin}/{generation}/{recipe}"), pa.string()),
             **columns,
             "origin": pa.array([origin] * n, pa.string()),
             "generation": pa.array([generation] * n, pa.int32()),

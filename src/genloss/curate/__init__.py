@@ -124,7 +124,7 @@ def curate(
         keep = np.zeros(n, dtype=bool)
         keep[chosen] = True
         reason = np.where(keep, "kept", "control: random").astype(object)
-    if not keep.any():
+    if n > 0 and not keep.any():
         counts = _counts(reason)
         raise UserError(
             "curation", "+".join(curators), f"kept none of {n} records in round {context.round} ({counts}); "

@@ -66,6 +66,8 @@ class Accuracy(Metric):
     def _selection(generated: Path, selected: Path, domain: Any) -> dict[str, Any]:
         """Of the generated records and those of them that curation kept."""
         table = records.read(generated)
+        if len(table) == 0:  # the recipe had nothing to ask for
+            return {}
         right, parsed = domain.verify(table)
         ids = set(records.read(selected, columns=["id"]).column("id").to_pylist())
         kept = np.array([i in ids for i in table.column("id").to_pylist()], dtype=bool)

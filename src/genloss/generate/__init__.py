@@ -37,13 +37,19 @@ class Request:
 
 
 class Recipe(ABC):
-    """`generate` returns a table of records (genloss.records.make_table) and small JSON results."""
+    """`generate` returns a table of records (genloss.records.make_table) and small JSON results; numbers in their `counts` are
+    metrics, generate/NAME."""
 
     reads: tuple[str, ...] = ()  # of "data", "previous" and "history": what else than model n-1 the records depend on
     problems: bool = False  # whether its records are problems with answers, those of domain=reasoning
 
     def check(self, experiment: Experiment) -> None:
         """Refuse, before any work, options that contradict the rest of the config (UserError)."""
+
+    def fingerprint(self) -> str:
+        """Hash of what the records depend on outside the recipe's own module: files of the user, plug-ins of its own; '' if
+        there is nothing."""
+        return ""
 
     @abstractmethod
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]: ...

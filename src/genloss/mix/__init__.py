@@ -264,6 +264,8 @@ class Mixing:
         real = records.read(data / "train.parquet", columns=["id"])
         available = real.num_rows
         parts = self.plan(n, available, counts)
+        if not parts:
+            raise UserError("mixing", self.name, f"leaves nothing to train on in round {n}: no records were generated")
         rng = generator(seed, "mix")
         pool = sum(p.take for p in parts)
         total = self.budget.records(n)

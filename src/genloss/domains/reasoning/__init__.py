@@ -107,7 +107,7 @@ class Reasoning(Domain):
             return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
         if stage == "train":
             return {"context": self.context, "columns": list(self.payload)}
-        if stage == "evaluate":
+        if stage in ("generate", "evaluate"):  # recipes may ask the families too
             return {"context": self.context, "tasks": plain(self.tasks)}
         return {"context": self.context}
 
@@ -116,7 +116,7 @@ class Reasoning(Domain):
         sampling = (package, f"{text}.sampling", f"{text}.decode", f"{text}.model", f"{text}.tokenizer")
         own: dict[str, tuple[str, ...]] = {
             "data": (package, f"{package}.tasks", f"{package}.tokenizer", "genloss.curate.duplicates"),
-            "generate": sampling,
+            "generate": (*sampling, f"{package}.tasks", f"{package}.verify"),
             "train": (f"{text}.training", f"{text}.packing", f"{text}.model"),
             "evaluate": (*sampling, f"{package}.tasks", f"{package}.verify", f"{text}.scoring", f"{text}.packing"),
         }
@@ -128,7 +128,8 @@ class Reasoning(Domain):
         made_by = {name for task in self.families.values() for name in task.libraries}
         if stage == "data":
             return ("tokenizers", "numpy", *sorted(made_by))
-        return ("torch", "transformers", "tokenizers", "numpy")
+        used = ("torch", "transformers", "tokenizers", "numpy")
+        return (*used, *sorted(made_by)) if stage == "generate" else used
 
     def fingerprint(self) -> str:
         saved = Path(self.tokenizer)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -207,6 +208,35 @@ class Arithmetic(Task):
     def problems(self, seed: int) -> list[Problem]:
         rng = generator(seed, "arithmetic")
         return [self.problem(self.draw(rng, int(count))) for count in rng.choice(np.array(self.operations), BLOCK)]
+
+    def like(self, parent: Problem, seed: int, n: int) -> list[Problem]:
+        """Other numbers in a tree of the same shape with the same operators; those that exceed the bound are drawn again."""
+        shape = expression(parent.prompt)
+        if shape is None:
+            return []
+        rng = generator(seed, "like")
+        drawn = (self._numbers(rng, shape) for _ in range(ATTEMPTS))
+        return [self.problem(tree) for tree in islice((t for t in drawn if largest(t) <= self.bound), n)]
+
+    def _numbers(self, rng: np.random.Generator, tree: Tree) -> Tree:
+        if isinstance(tree, int):
+            return int(rng.integers(0, self.operand + 1))
+        return (tree[0], self._numbers(rng, tree[1]), self._numbers(rng, tree[2]))
+
+    def wrong(self, problem: Problem, seed: int) -> str:
+        """The last result is off by 1 to 9."""
+        rng = generator(seed, "wrong")
+        off = int(rng.integers(1, 10)) * (1 if rng.random() < 0.5 else -1)
+        answer = str(int(problem.answer) + off)
+        worked, equals, _ = problem.solution.rpartition("=")
+        return f"{worked}{equals}{answer}"
+
+    def final(self, response: str) -> str:
+        return response.rpartition("=")[2].strip()
+
+    def solve(self, prompt: str) -> str | None:
+        tree = expression(prompt)
+        return None if tree is None else str(value(tree))
 
     def verify(self, responses: Any, answers: Any) -> Checked:
         """By the number after the last equals sign, or the only number."""

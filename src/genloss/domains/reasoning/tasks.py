@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,11 @@ import pyarrow as pa
 from genloss.domains.reasoning import verify
 from genloss.domains.reasoning.verify import Checked
 from genloss.errors import UserError, nearest, one_of, require
-from genloss.seeds import generator
+from genloss.seeds import generator, seed_of
 
 BLOCK = 1000  # problems that are made together
+PATIENCE = 20  # blocks, or problems for each one that is asked for, in search of one like another
+WRONG = 20  # problems among which one with another answer is looked for
 COMPARE = ("integer", "text", "expression", "scorer")
 # Families whose own scorer was read and neither evaluates the response nor looks at anything but the answer; any family that
 # inherits the library's plain comparison is safe as well. Others call eval() on the response (reasoning-gym 0.1.25).
@@ -52,6 +55,31 @@ class Task(ABC):
     @abstractmethod
     def verify(self, responses: Any, answers: Any) -> Checked:
         """Which of n responses are right."""
+
+    # -- what a teacher asks of a family (genloss.generate.teachers) -------------------------------------------------
+
+    def like(self, parent: Problem, seed: int, n: int) -> list[Problem]:
+        """At most n problems like `parent`: the next ones of its difficulty. Two may be the same, or the parent itself."""
+        found: list[Problem] = []
+        for block in range(PATIENCE):
+            found += [p for p in self.problems(seed_of(seed, "like", block)) if p.difficulty == parent.difficulty]
+            if len(found) >= n:
+                break
+        return found[:n]
+
+    def wrong(self, problem: Problem, seed: int) -> str:
+        """A plausible wrong response: the answer to another problem like this one; "?" if all of them have the same."""
+        others = [p for p in self.like(problem, seed, WRONG) if p.answer != problem.answer]
+        right = self.verify(pa.array([p.answer for p in others], pa.string()), pa.array([problem.answer] * len(others))).right
+        return next((p.answer for p, same in zip(others, right, strict=True) if not same), "?")
+
+    def final(self, response: str) -> str:
+        """The answer that a response gives: what its worked solution ends in."""
+        return response.strip()
+
+    def solve(self, prompt: str) -> str | None:
+        """The exact answer to a problem that someone else wrote; None if it is none of this family, or cannot be told."""
+        return None
 
 
 @dataclass
@@ -104,6 +132,12 @@ class Gym(Task):
     def problems(self, seed: int) -> list[Problem]:
         made = self._dataset(seed % 2**31, BLOCK)
         return [self._problem(made[i]) for i in range(BLOCK)]
+
+    def like(self, parent: Problem, seed: int, n: int) -> list[Problem]:
+        tries = PATIENCE * n
+        made = self._dataset(seed % 2**31, tries)  # makes a problem when it is asked for it
+        each = (self._problem(made[i]) for i in range(tries))
+        return list(islice((p for p in each if p.difficulty == parent.difficulty), n))
 
     @staticmethod
     def _problem(entry: dict[str, Any]) -> Problem:
