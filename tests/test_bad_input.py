@@ -56,7 +56,7 @@ BAD = {
     "size as yes": (["size=true"], ["size=True", "whole number"]),
     "wrong type in a plug-in": (["trainer.steps=many"], ["trainer.steps=many", "Integer"]),
     "wrong type of seed": (["seed=-1"], ["seed=-1", "at least 0"]),
-    "no rounds": (["rounds=0"], ["rounds=0", "at least 1"]),
+    "no rounds": (["rounds=-1"], ["rounds=-1", "at least 0"]),
     "no size": (["size=0"], ["size=0", "at least 1"]),
     "fraction above one": (["curation=random", "curation.random.fraction=1.5"], ["curation.random.fraction=1.5", "(0, 1]"]),
     "fraction below zero": (["mixing=replace_keep", "mixing.value=-0.1"], ["mixing.value=-0.1", "[0, 1]"]),
@@ -132,7 +132,7 @@ def test_what_the_schedule_would_do_in_a_late_round_is_checked_first(main, proje
         (["trace", "nowhere", "abc"], ["nowhere"]),
         (["report", "nowhere"], ["nowhere"]),
         (["verify", "nowhere"], ["nowhere"]),
-        (["compose", "rounds=0"], ["rounds=0", "at least 1"]),
+        (["compose", "rounds=-1"], ["rounds=-1", "at least 0"]),
     ],
 )
 def test_bad_verbs_and_folders(main, arguments: list[str], words: list[str]) -> None:

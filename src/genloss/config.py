@@ -202,7 +202,7 @@ class Experiment:
                 cfg.get(key),
                 "a whole number",
             )
-        require(cfg.rounds >= 1, "rounds", cfg.rounds, "at least 1 (round 0 trains on real data and always runs)")
+        require(cfg.rounds >= 0, "rounds", cfg.rounds, "at least 0 (round 0 trains on real data and always runs)")
         require(cfg.size >= 1, "size", cfg.size, "at least 1 record")
         require(cfg.seed >= 0, "seed", cfg.seed, "at least 0")
         require(cfg.control in ("none", "random"), "control", cfg.control, "none or random")

@@ -65,7 +65,7 @@ class Solve(Recipe):
             raise UserError("recipe", self.name, f"needs problems to solve, and {experiment.domain.name} has none")
         require(
             self.n * experiment.rounds <= pool, "recipe.n", self.n,
-            f"at most {pool // experiment.rounds}: domain.pool={pool} fresh problems for {experiment.rounds} rounds",
+            f"at most {pool // max(1, experiment.rounds)}: domain.pool={pool} fresh problems for {experiment.rounds} rounds",
         )  # fmt: skip
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:

@@ -186,12 +186,12 @@ class Reasoning(Domain):
         return counts
 
     def _distinct(self, name: str, task: Task, seen: set[str], needed: int) -> Iterator[Problem]:
-        """Problems in their order, none with a prompt that was `seen` before."""
+        """Problems in their order, none with a key (its prompt, as a rule) that was `seen` before."""
         block = given = idle = 0
         while idle < PATIENCE:
             idle += 1
             for problem in task.problems(seed_of(self.split_seed, "problems", name, block)):
-                key = normal(problem.prompt)
+                key = normal(task.key(problem))
                 if key not in seen:
                     seen.add(key)
                     idle = 0

@@ -52,6 +52,10 @@ class Task(ABC):
     def problems(self, seed: int) -> list[Problem]:
         """BLOCK problems that depend on `seed` alone; two may be the same."""
 
+    def key(self, problem: Problem) -> str:
+        """What no two problems of a run share, within a split or between splits."""
+        return problem.prompt
+
     @abstractmethod
     def verify(self, responses: Any, answers: Any) -> Checked:
         """Which of n responses are right."""
@@ -70,7 +74,9 @@ class Task(ABC):
     def wrong(self, problem: Problem, seed: int) -> str:
         """A plausible wrong response: the answer to another problem like this one; "?" if all of them have the same."""
         others = [p for p in self.like(problem, seed, WRONG) if p.answer != problem.answer]
-        right = self.verify(pa.array([p.answer for p in others], pa.string()), pa.array([problem.answer] * len(others))).right
+        right = self.verify(
+            pa.array([p.answer for p in others], pa.string()), pa.array([problem.answer] * len(others))
+        ).right
         return next((p.answer for p, same in zip(others, right, strict=True) if not same), "?")
 
     def final(self, response: str) -> str:
