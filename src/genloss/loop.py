@@ -111,6 +111,7 @@ class Loop:
         inputs = {"generated": self.dir.hash_of("generate", n, "")}
         for curator in x.curators.values():
             inputs |= self._reads(curator.reads, n)
+        past = range(1, n) if any("history" in c.reads for c in x.curators.values()) else ()
         seed = seed_of(x.seed, "curate", n)
 
         def execute(out: Path, scratch: Path) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class Loop:
                 self.dir.round(n - 1) / "model",
                 self.runtime,
                 self._report,
+                tuple(self.dir.round(j) / "kept.parquet" for j in past),
             )
             table = records.read(self.dir.round(n) / "generated.parquet")
             kept, rejected, reasons = curate(table, x.curators, x.control, context)

@@ -66,6 +66,7 @@ class Context:
     last: Path  # model n-1, the one that made the records
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
+    history: tuple[Path, ...] = ()  # what rounds 1 to n-1 kept, in this order; only if a curator `reads` "history"
 
     def seeded(self, seed: int) -> Context:
         return replace(self, seed=seed)
@@ -75,7 +76,7 @@ class Curator:
     """Decides record by record. `judge` gets a table of n >= 1 records and returns a `Verdict` over them; `judge_points`, for
     domains of chains (genloss.chains), gets points [slots, chains, width] and which of them are left."""
 
-    reads: tuple[str, ...] = ()  # of "data", "round0", "last": what else the verdict depends on
+    reads: tuple[str, ...] = ()  # of "data", "round0", "last", "history": what else the verdict depends on
 
     def check(self, experiment: Experiment) -> None:
         """Refuse, before any work, what cannot run with the rest of the config (UserError)."""

@@ -1,0 +1,133 @@
+"""Novelty: drop what is too similar to a seed or to an earlier record, by ROUGE-L (Self-Instruct, Wang et al. 2023, arXiv
+2212.10560, section 2.2: above 0.7; LLM2LLM, Lee et al. 2024, arXiv 2403.15042: above 0.95).
+
+    genloss run curation=novelty
+    genloss run domain=reasoning curation=novelty curation.novelty.threshold=0.95
+
+Tokens and F-measure are those of the `rouge-score` library without stemming, to the last bit, so that its decisions at a threshold
+are ours; the longest common subsequences are computed bit by bit in parallel by RapidFuzz (benchmarks/novelty.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from genloss import records
+from genloss.curate import Context, Curator, Verdict, verdict
+from genloss.errors import require
+
+BLOCK = 256  # records that are compared together
+WIDE = 1 << 14  # others that they are compared with at a time
+ROUNDING = 1e-6  # more than float32 can be off
+SURROGATES = range(0xD800, 0xE000)  # no characters
+NOT_TOKEN = re.compile(r"[^a-z0-9]+")
+
+
+def tokens(text: str) -> list[str]:
+    """As rouge-score: lower case, runs of ASCII letters and digits."""
+    return NOT_TOKEN.sub(" ", text.lower()).split()
+
+
+@dataclass
+class Alphabet:
+    """One character for each distinct token, so that a text is a string whose characters are its tokens."""
+
+    known: dict[str, str] = field(default_factory=dict)
+
+    def encode(self, texts: Iterable[str]) -> list[str]:
+        return ["".join(self._character(t) for t in tokens(text)) for text in texts]
+
+    def _character(self, token: str) -> str:
+        if token not in self.known:
+            number = len(self.known) + 1
+            self.known[token] = chr(number if number < SURROGATES.start else number + len(SURROGATES))
+        return self.known[token]
+
+
+def _rough(rows: list[str], columns: list[str], workers: int) -> np.ndarray:
+    """2 LCS / (a + b), float32 [rows, columns]: ROUGE-L F but for rounding."""
+    from rapidfuzz.distance import Indel
+    from rapidfuzz.process import cdist
+
+    return cdist(rows, columns, scorer=Indel.normalized_similarity, dtype=np.float32, workers=workers)
+
+
+def _exact(rough: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """F from precision and recall, in rouge-score's order of operations, for pairs of texts of a and b tokens."""
+    common = np.rint(rough.astype(float) * (a + b) / 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall = common / a, common / b
+        return np.where(common > 0, 2 * precision * recall / (precision + recall), 0.0)
+
+
+def _lengths(texts: list[str]) -> np.ndarray:
+    return np.fromiter(map(len, texts), float, len(texts))
+
+
+def rouge_l(rows: list[str], columns: list[str], workers: int = 1) -> np.ndarray:
+    """ROUGE-L F of every pair of encoded texts, float64 [rows, columns]."""
+    return _exact(_rough(rows, columns, workers), _lengths(rows)[:, None], _lengths(columns)[None, :])
+
+
+def nearest(rows: list[str], columns: list[str], workers: int = 1) -> np.ndarray:
+    """The largest ROUGE-L F of each row, float64 [rows]; only pairs that can be the largest are computed exactly."""
+    found = np.zeros(len(rows))
+    a, b = _lengths(rows), _lengths(columns)
+    for at in range(0, len(columns), WIDE):
+        rough = _rough(rows, columns[at : at + WIDE], workers)
+        row, column = np.nonzero(rough >= rough.max(axis=1, keepdims=True) - ROUNDING)
+        np.maximum.at(found, row, _exact(rough[row, column], a[row], b[at + column]))
+    return found
+
+
+@dataclass
+class Novelty(Curator):
+    """Drop a record whose ROUGE-L to a real training record (`real`), a record that an earlier round kept (`earlier`), or a kept one
+    before it in this round is above `threshold`; its score is the largest of them. Exactly at the threshold is kept.
+    Records are compared in their order, which is part of the result."""
+
+    threshold: float = 0.7
+    column: str = ""  # of the record that is compared; empty: the domain's first (text; prompt)
+    real: bool = True
+    earlier: bool = True
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (("data",) if self.real else ()) + (("history",) if self.earlier else ())
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.threshold <= 1, "threshold", self.threshold, "in [0, 1] (1: only what is beyond a copy, nothing)"
+        )
+
+    def judge(self, table: pa.Table, context: Context) -> Verdict:
+        column = self.column or context.domain.payload[0]
+        alphabet = Alphabet()
+        sources = [context.data / "train.parquet"] if self.real else []
+        sources += list(context.history) if self.earlier else []
+        pool = [text for path in sources for text in alphabet.encode(_texts(path, column))]
+        workers = context.runtime.workers or len(os.sched_getaffinity(0))
+        encoded = alphabet.encode(table.column(column).to_pylist())
+        score = np.zeros(len(encoded))
+        keep = np.ones(len(encoded), dtype=bool)
+        for at in range(0, len(encoded), BLOCK):
+            block = encoded[at : at + BLOCK]
+            score[at : at + BLOCK] = nearest(block, pool, workers)
+            among = rouge_l(block, block, workers)
+            for i in range(len(block)):
+                before = among[i, :i][keep[at : at + i]]
+                score[at + i] = max(score[at + i], float(before.max(initial=0.0)))
+                keep[at + i] = score[at + i] <= self.threshold
+            pool += [text for text, kept in zip(block, keep[at : at + BLOCK], strict=True) if kept]
+            context.report(min(at + BLOCK, len(encoded)), len(encoded), "records")
+        return verdict(keep, score, "too similar")
+
+
+def _texts(path: os.PathLike[str], column: str) -> list[str]:
+    return records.read(path, columns=[column]).column(column).to_pylist()  # type: ignore[arg-type]
