@@ -166,7 +166,20 @@ NEEDS = {
     "domain/corpus/folder": ["domain.corpus.path=corpus"],
     "domain/corpus/datasets": ["domain.corpus.path=corpus"],
     "domain/corpus/table": ["domain.corpus.path=corpus.jsonl"],
+    "curation/critic": ["domain/tasks=arithmetic", "curation.critic.path=critic"],
+    "recipe/refine": ["domain/tasks=arithmetic", "recipe.critic=critic"],
+    "metrics/critique": ["domain/tasks=critique"],
+    "metrics/refinement": ["domain/tasks=arithmetic", "recipe=refine", "recipe.critic=critic"],
     "model/pretrained": ["model.path=some/model", "domain.tokenizer=some/model"],
+}
+
+
+# what is looked at of a critic before any work
+CRITIC = {
+    "params.yaml": "domain: {_target_: genloss.domains.reasoning.Reasoning, tasks: {critique: {_target_: "
+    "genloss.domains.reasoning.critique.Critique}}}",
+    "rounds/00/model/config.json": '{"vocab_size": 1}',
+    "data/tokenizer/tokenizer.json": '{"model": {"vocab": {"a": 0}}}',
 }
 
 
@@ -175,6 +188,9 @@ def test_every_option_composes_and_builds(option: str, project: Path) -> None:
     (project / "corpus").mkdir()
     (project / "corpus/a.txt").write_text("One line.\n")
     (project / "corpus.jsonl").write_text('{"text": "One line."}\n')
+    for name, text in CRITIC.items():
+        (project / "critic" / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / "critic" / name).write_text(text)
     group, _, name = option.rpartition("/")
     override = f"{group}=[{name}]" if group == "metrics" else f"{group}={name}"
     refused = []
