@@ -116,9 +116,10 @@ class LLM2LLM(Recipe):
         missing = sum(slot.missing for slot in slots)
         if missing and self.shortfall == "refuse":
             said = ", ".join(f"{n} {key}" for key, n in sorted(total(slots).items()) if key.startswith("rejected"))
+            more = "run again for as many more" if self.tutor.paid else "raise it"
             raise UserError(
                 "recipe.attempts", self.attempts, f"is not enough: {missing} of {sum(s.want for s in slots)} new problems are "
-                f"missing ({said or 'nothing was offered'}); raise it, or set recipe.shortfall=accept",
+                f"missing ({said or 'nothing was offered'}); {more}, or set recipe.shortfall=accept",
             )  # fmt: skip
         counts = {
             "seed_accuracy": float(right[: len(seeds)].mean()), "wrong_seeds": int((~right[: len(seeds)]).sum()),
@@ -166,7 +167,12 @@ class LLM2LLM(Recipe):
             want = Counter(np.resize(order, self.n if len(order) else 0).tolist())
         rows = pool.take(pa.array(sorted(want), pa.int64())).to_pylist()
         return [
-            Slot(row["id"], row["task"], Problem(row["prompt"], row["answer"], row["difficulty"], row["response"]), want[i])
+            Slot(
+                row["id"],
+                row["task"],
+                Problem(row["prompt"], row["answer"], row["difficulty"], row["response"]),
+                want[i],
+            )
             for i, row in zip(sorted(want), rows, strict=True)
         ]
 

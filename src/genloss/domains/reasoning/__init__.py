@@ -10,7 +10,7 @@ prompt. `prompts` is the pool of fresh problems: recipes draw from it, and their
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,6 +222,9 @@ class Reasoning(Domain):
         """Loss on the responses alone (`columns` of `config`), unless the trainer has a loop of its own (trainer=grpo)."""
         from genloss.domains.text.training import train
 
+        base = getattr(fit.model, "base", None)
+        if base is not None and fit.start is None:  # model=schooled: a cold start is not from nothing
+            fit = replace(fit, start=base(fit))
         own = getattr(fit.trainer, "train", None)
         return own(fit) if own else train(fit)
 

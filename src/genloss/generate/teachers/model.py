@@ -1,8 +1,8 @@
 """A teacher that is a saved language model: it is shown the problem and its gold answer, and goes on with a new one.
 
-    genloss run domain=reasoning recipe=llm2llm recipe/teacher=model recipe.teacher.path=my/model
+genloss run domain=reasoning recipe=llm2llm recipe/teacher=model recipe.teacher.path=my/model
 
-    Problem: 3+4*2:\\nAnswer: 4*2=8;3+8=11\\n\\nProblem:      <- shown, from `template`; the model continues
+Problem: 3+4*2:\\nAnswer: 4*2=8;3+8=11\\n\\nProblem:      <- shown, from `template`; the model continues
 """
 
 from __future__ import annotations
