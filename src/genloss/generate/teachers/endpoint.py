@@ -15,10 +15,12 @@ import importlib.util
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,6 +28,7 @@ from genloss.domains.reasoning.tasks import Problem
 from genloss.errors import UserError, require
 from genloss.generate import Request
 from genloss.generate.teachers import UNPARSEABLE, Ask, Teacher, read
+from genloss.store import write_atomic
 
 if TYPE_CHECKING:
     from genloss.config import Experiment
@@ -118,28 +121,46 @@ class Endpoint(Teacher):
     # -- what comes back -----------------------------------------------------------------------------------------------
 
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
-        """In the order in which the replies come."""
+        """In the order in which the replies come. A reply is on the disk before the next one is asked for, and is removed when
+        the recipe has dealt with it."""
         if asks[0].attempt == 0:
             self.end = time.monotonic() + self.seconds
+        folder, stop = request.scratch / "replies", threading.Event()
         pool = ThreadPoolExecutor(request.runtime.workers or THREADS)
         try:
-            sent: dict[Future[str], int] = {pool.submit(self.reply, ask): i for i, ask in enumerate(asks)}
-            failed: BaseException | None = None
+            sent = {pool.submit(self.received, ask, folder, stop): ask for ask in asks}
+            position = {ask.number: i for i, ask in enumerate(asks)}
+            failed: UserError | None = None
             for future in as_completed(sent):
-                if future.cancelled():
+                ask = sent[future]
+                try:
+                    text = future.result()
+                except UserError as error:  # those on their way are waited for and kept
+                    failed = failed or error
                     continue
-                error = future.exception()
-                if error is None:
-                    ask = asks[sent[future]]
-                    yield sent[future], parse(future.result(), ask, request)
-                elif failed is None:  # no new asks; those on their way are waited for and kept
-                    failed = error
-                    for other in sent:
-                        other.cancel()
+                if text is not None:
+                    yield position[ask.number], parse(text, ask, request)
+                    _place(folder, ask).unlink(missing_ok=True)
             if failed:
                 raise failed
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)
+
+    def received(self, ask: Ask, folder: Path, stop: threading.Event) -> str | None:
+        """The text of a reply, now on the disk; None after another ask has failed."""
+        path = _place(folder, ask)
+        if path.is_file():  # received before a kill
+            return str(json.loads(path.read_text()))
+        if stop.is_set():
+            return None
+        try:
+            text = self.reply(ask)
+        except UserError:
+            stop.set()
+            raise
+        write_atomic(path, json.dumps(text))
+        return text
 
     def reply(self, ask: Ask) -> str:
         """The text of the reply to one ask; UserError after the last attempt."""
@@ -215,6 +236,10 @@ class Endpoint(Teacher):
         if key:
             prepared.headers["Authorization"] = f"Bearer {key}"
         return prepared
+
+
+def _place(folder: Path, ask: Ask) -> Path:
+    return folder / f"{ask.number:06d}.json"
 
 
 def parse(text: str, ask: Ask, request: Request) -> list[Problem | str]:
