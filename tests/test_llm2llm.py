@@ -27,6 +27,7 @@ from genloss.config import Experiment, compose
 from genloss.curate.duplicates import normal
 from genloss.domains import Fit, Runtime, Sampling
 from genloss.domains.reasoning.arithmetic import Arithmetic, expression
+from genloss.domains.reasoning.schooled import Schooled
 from genloss.domains.reasoning.tasks import Eigenvalues, Gym, Problem
 from genloss.domains.text.training import TextTrainer
 from genloss.errors import UserError
@@ -508,6 +509,24 @@ def test_passing_trouble_is_tried_again_and_then_reported(group: Class, tmp_path
         assert counts["requested"] == len(table)
 
 
+def test_the_same_command_goes_on_after_trouble(tmp_path: Path) -> None:
+    bad = True
+
+    def behave(number: int, body: dict[str, Any]) -> Any:
+        return (500, b"") if bad and number >= 4 else good(number)
+
+    with serving(behave) as server:
+        options = [*ENDPOINT, f"recipe.teacher.url={server.url}", "recipe.teacher.attempts=1", "rounds=1"]
+        with pytest.raises(UserError, match="gave no reply in 1 attempts"):
+            loop(tmp_path, *options).run()
+        bad = False
+        run = loop(tmp_path, *options)
+        run.run()
+    metrics = json.loads((run.dir.round(1) / "metrics.json").read_text())
+    assert metrics["n_generated"] == metrics["generate/wrong_seeds"] == metrics["generate/requested"] == server.given > 4
+    assert metrics["label_accuracy"] == 1
+
+
 def test_one_trouble_among_replies_does_not_stop_the_round(group: Class, tmp_path: Path) -> None:
     with serving(lambda number, body: (500, b"") if number % 3 == 0 else good(number)) as server:
         table, _ = group.round(tmp_path, *ENDPOINT, f"recipe.teacher.url={server.url}", "recipe.teacher.attempts=9")
@@ -654,3 +673,59 @@ def test_the_key_of_a_stage_holds_the_teacher() -> None:
     )
     assert first != second
     assert replace(Endpoint(model="m"), key="A").sign.__name__ == "sign"
+
+
+# -- a student that was schooled -------------------------------------------------------------------------------------------------
+
+SCHOOL = ["model=schooled", "model.examples=80", "model.steps=20", "model.batch=16"]
+
+
+def test_a_schooled_student_starts_from_one_base(group: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.numpy import load_file
+
+    x = Experiment(compose([*TINY, *SCHOOL]))
+    assert isinstance(x.model, Schooled) and isinstance(x.trainer, TextTrainer)
+    found = []
+    for name, seed in (("a", 1), ("b", 2)):  # another seed of the run, another store: the same base
+        monkeypatch.setenv("GENLOSS_STORE", str(tmp_path / name))
+        fit = Fit(
+            x.model, replace(x.trainer, steps=1, lr=1e-9), group.data, [group.data / "train.parquet"], [1.0], None, seed,
+            tmp_path / f"fit-{name}", x.domain.config("train"), x.runtime,
+        )  # fmt: skip
+        fit.out.mkdir()
+        x.domain.train(fit)
+        (base,) = (tmp_path / name / "bases").iterdir()
+        made = (base / "model.safetensors").stat().st_mtime_ns
+        assert x.model.base(fit) == base and (base / "model.safetensors").stat().st_mtime_ns == made
+        found.append(load_file(base / "model.safetensors"))
+        for key, value in load_file(fit.out / "model" / "model.safetensors").items():
+            np.testing.assert_allclose(value, found[-1][key], atol=1e-7)
+    assert all((found[0][key] == found[1][key]).all() for key in found[0])
+
+
+def test_the_school_knows_no_problem_of_the_splits(group: Class) -> None:
+    x = Experiment(compose([*TINY, *SCHOOL, "model.examples=500", "model.tasks.sums.operations=[1]"]))
+    assert isinstance(x.model, Schooled)
+    with pytest.raises(UserError, match=r"model.tasks.sums: has only \d+ other problems, and 500 are asked for"):
+        x.model.problems(group.data)
+    table = replace(x.model, examples=150).problems(group.data)
+    taught = {normal(p) for p in table.column("prompt").to_pylist()}
+    assert len(taught) == len(table) == 150
+    for split in ("train", "validation", "test"):
+        assert not taught & {normal(p) for p in ids_and_prompts(group.data / f"{split}.parquet").values()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([*TINY, *SCHOOL, "~model.tasks"], ["model.tasks"]),
+        ([*TINY, *SCHOOL, "model.tasks.sums.operations=[9]"], ["model.tasks.sums.operations=9"]),
+        ([*TINY, *SCHOOL, "model.lr=0"], ["model.lr=0"]),
+        (["model=schooled"], ["model=schooled", "domain=reasoning"]),
+    ],
+)
+def test_bad_schools(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        Experiment(compose(overrides))
+    for word in words:
+        assert word in str(error.value)

@@ -7,7 +7,7 @@ from typing import Any
 from genloss.replicate.study import Contrast, Panel, Study, Value
 
 SEEDS = "seed=0,1,2,3,4"
-ONE_ROUND = ("rounds=1", "~schedule.2", "~schedule.3", "~schedule.4", "schedule.1.trainer.steps=500")
+ONE_ROUND = ("rounds=1", "~schedule", "+schedule={1:{trainer:{steps:500}}}")
 
 
 def arm(
