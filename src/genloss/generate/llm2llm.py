@@ -101,7 +101,8 @@ class LLM2LLM(Recipe):
             raise error.under("recipe.teacher") from None
 
     def fingerprint(self) -> str:
-        return code_hash(type(self.tutor).__module__) + self.tutor.fingerprint()
+        code = [code_hash(module) for module in ("genloss.generate.teachers", type(self.tutor).__module__)]
+        return "".join([*code, self.tutor.fingerprint()])
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         real = records.read(request.data / "train.parquet", columns=["id", *COLUMNS])
