@@ -15,7 +15,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from genloss.store import tree_hash
 
 ARM, SWEEP_TAG = "genloss.arm", "genloss.sweep"
 BATCH = 900  # metrics a request; the server's limit is 1000
+PAUSE = 2.0  # seconds between requests of an arm
 
 
 def store_uri(uri: str | None) -> str:
@@ -121,22 +123,32 @@ class Tracker:
         self.folder, self.cfg, self.sweep = folder, cfg, sweep
         self.enabled = bool(cfg.tracking.enabled)
         self.view: View | None = None
+        self.waiting: list[int] = []
+        self.last = -PAUSE  # when rounds were logged; the first one is at once
 
     def round(self, n: int) -> None:
-        if not self.enabled:
+        """Log round n, or put it off: rounds of milliseconds are logged together. What a kill leaves out the next run logs."""
+        self.waiting.append(n)
+        if time.monotonic() - self.last > PAUSE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self.enabled or not self.waiting:
             return
         if self.view is None:
             self.view = attempt(lambda: View(self.folder, self.cfg, self.sweep))
-        if self.view is None or attempt(lambda: self._round(n)) is None:
+        if self.view is None or attempt(self._log) is None:
             self.enabled = False
+        self.waiting, self.last = [], time.monotonic()
 
-    def _round(self, n: int) -> bool:
+    def _log(self) -> bool:
         assert self.view is not None
         with alone():
-            self.view.round(n)
+            self.view.rounds(self.waiting)
         return True
 
     def finish(self) -> None:
+        self._flush()
         if self.enabled and self.view is not None:
             attempt(self.view.finish)
 
@@ -177,6 +189,8 @@ class View:
             for k, v in known.data.tags.items()
             if k.startswith("genloss.round.")
         }
+        self.models = {model.name: model.model_id for model in self._models()}
+        self.linked = {output.model_id for output in known.outputs.model_outputs} if known.outputs else set()
 
     def _run(self, tag: str, value: str, name: str, tags: dict[str, str]) -> str:
         where = f"tags.`{tag}` = '{value}'"
@@ -190,6 +204,15 @@ class View:
                 self.client.set_tag(run.info.run_id, key, text)
         return run.info.run_id
 
+    def _models(self) -> list[Any]:
+        where, found, token = f"source_run_id = '{self.run_id}'", [], None
+        while True:
+            page = self.client.search_logged_models([self.experiment], filter_string=where, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
     def _parameters(self) -> None:
         from mlflow.entities import Param
 
@@ -199,25 +222,37 @@ class View:
         for at in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[at : at + 100])
 
-    def round(self, n: int) -> None:
-        """Log round n: its metrics, training curve, data set and model; nothing if that was done."""
-        from mlflow.entities import Metric, RunTag
+    def rounds(self, numbers: Sequence[int]) -> None:
+        """Log rounds: their metrics, training curves, data sets and models; nothing of a round if that was done."""
+        from mlflow.entities import LoggedModelOutput, Metric, RunTag
 
-        folder = self.folder / "rounds" / round_name(n)
-        manifest = json.loads((folder / "manifest.json").read_text())
-        metrics = json.loads((folder / "metrics.json").read_text())
-        mark = tree_hash({name: stage["key"] for name, stage in manifest["stages"].items()})[:16]
-        if self.logged.get(n) == mark:
-            return
-        now = int(folder.joinpath("metrics.json").stat().st_mtime * 1000)
-        points = [Metric(f"round/{k}", v, now, n) for k, v in metrics.items()]
-        points += self._curve(folder / "training.csv", n, now, manifest)
+        points, inputs, outputs, marks = [], [], [], {}
         with quiet_mlflow():
+            for n in numbers:
+                folder = self.folder / "rounds" / round_name(n)
+                manifest = json.loads((folder / "manifest.json").read_text())
+                mark = tree_hash({name: stage["key"] for name, stage in manifest["stages"].items()})[:16]
+                if self.logged.get(n) == mark:
+                    continue
+                metrics = json.loads((folder / "metrics.json").read_text())
+                now = int(folder.joinpath("metrics.json").stat().st_mtime * 1000)
+                points += [Metric(f"round/{k}", v, now, n) for k, v in metrics.items()]
+                points += self._curve(folder / "training.csv", n, now, manifest)
+                data = self._dataset(folder, n, manifest)
+                inputs.append(data)
+                model = self._model(folder, n, manifest, data.dataset.digest)
+                outputs += [] if model in self.linked else [LoggedModelOutput(model, n)]
+                marks[n] = mark
             for at in range(0, len(points), BATCH):
                 self.client.log_batch(self.run_id, metrics=points[at : at + BATCH])
-            self._lineage(folder, n, manifest)
-            self.client.log_batch(self.run_id, tags=[RunTag(f"genloss.round.{n}", mark)])
-        self.logged[n] = mark
+            if inputs:
+                self.client.log_inputs(self.run_id, datasets=inputs)
+            if outputs:
+                self.client.log_outputs(self.run_id, models=outputs)
+            if marks:  # last: what a kill interrupts is logged again
+                self.client.log_batch(self.run_id, tags=[RunTag(f"genloss.round.{n}", m) for n, m in marks.items()])
+        self.logged |= marks
+        self.linked |= {output.model_id for output in outputs}
 
     def _curve(self, path: Path, n: int, now: int, manifest: dict[str, Any]) -> list[Any]:
         from mlflow.entities import Metric
@@ -231,42 +266,39 @@ class View:
         return [
             Metric(f"train/{key}", float(row[key]), now, n * steps + int(row["step"]))
             for i, row in enumerate(rows)
-            for key in ("loss", "lr", "validation_loss")
+            for key in ("loss", "lr", "validation_loss", "reward", "kl")
             if row.get(key) and (key == "validation_loss" or i % thin == 0)
         ]
 
-    def _lineage(self, folder: Path, n: int, manifest: dict[str, Any]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput  # noqa: F401
+    def _dataset(self, folder: Path, n: int, manifest: dict[str, Any]) -> Any:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        stages = manifest["stages"]
+        mixed = manifest["stages"]["mix"]
         where = os.path.relpath(folder, project_root())
-        mixed = stages["mix"]
-        digest = tree_hash(mixed["files"])[:36]
         dataset = Dataset(
-            name=f"round {n} training set", digest=digest, source_type="local", source=json.dumps({"uri": f"{where}/train"}),
-            profile=json.dumps({"shards": mixed["result"]["shards"]})[:16_000_000],
+            name=f"round {n} training set", digest=tree_hash(mixed["files"])[:36], source_type="local",
+            source=json.dumps({"uri": f"{where}/train"}), profile=json.dumps({"shards": mixed["result"]["shards"]})[:16_000_000],
         )  # fmt: skip
-        tags = [InputTag("mlflow.data.context", "training"), InputTag("genloss.round", str(n))]
-        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, tags)])
-        trained = stages["train"]
-        name = f"round-{n}"
-        existing = self.client.search_logged_models(
-            [self.experiment],
-            filter_string=f"source_run_id = '{self.run_id}' AND name = '{name}'",
-            max_results=1,
-        )
-        if not existing:
-            model = self.client.create_logged_model(
-                self.experiment, name=name, source_run_id=self.run_id, model_type="external",
-                tags={
-                    "mlflow.model.isExternal": "true", "genloss.path": f"{where}/model", "genloss.sha256": tree_hash(trained["files"]),
-                    "genloss.round": str(n), "genloss.dataset": digest,
-                },
-            )  # fmt: skip
-            from mlflow.entities import LoggedModelStatus
+        return DatasetInput(dataset, [InputTag("mlflow.data.context", "training"), InputTag("genloss.round", str(n))])
 
-            self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-            self.client.log_outputs(self.run_id, models=[LoggedModelOutput(model.model_id, n)])
+    def _model(self, folder: Path, n: int, manifest: dict[str, Any], digest: str) -> str:
+        """The id of the model of round n, made now if no earlier run made it."""
+        from mlflow.entities import LoggedModelStatus
+
+        name = f"round-{n}"
+        if name in self.models:
+            return self.models[name]
+        model = self.client.create_logged_model(
+            self.experiment, name=name, source_run_id=self.run_id, model_type="external",
+            tags={
+                "mlflow.model.isExternal": "true", "genloss.path": f"{os.path.relpath(folder, project_root())}/model",
+                "genloss.sha256": tree_hash(manifest["stages"]["train"]["files"]), "genloss.round": str(n),
+                "genloss.dataset": digest,
+            },
+        )  # fmt: skip
+        self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        self.models[name] = model.model_id
+        return str(model.model_id)
 
     def finish(self) -> None:
         with quiet_mlflow():
