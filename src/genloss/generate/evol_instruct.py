@@ -361,15 +361,14 @@ class EvolInstruct(Recipe):
         pool = self.pool(request)
         made = [(p, self.evolve(p, domain.families[p.task], context, held_out, rng)) for p in pool]
         new = [(p, e) for p, e in made if not e.eliminated]
-        counts: dict[str, Any] = {
-            "pool": len(pool),
-            "drawn": {o: sum(e.operator == o for _, e in made) for o in self.operators},
-            "eliminated": dict(sorted(Counter(e.eliminated for _, e in made if e.eliminated).items())),
-        }
+        counts = {"pool": len(pool), "evolved": len(new)}
+        counts |= {f"drawn/{name}": sum(e.operator == name for _, e in made) for name in self.operators}
+        struck = Counter(e.eliminated for _, e in made if e.eliminated)
+        counts |= {f"eliminated/{name}": count for name, count in sorted(struck.items())}
         if not new:
             raise UserError(
                 "recipe.operators", self.operators, f"evolved none of {len(pool)} problems in round {request.round} "
-                f"({counts['eliminated']}); raise recipe.most or domain.context, or lower recipe.noise",
+                f"({dict(struck)}); raise recipe.most or domain.context, or lower recipe.noise",
             )  # fmt: skip
         rows = [pair for pair in new for _ in range(self.samples)]
         prompts = [e.prompt for _, e in rows]
@@ -389,7 +388,7 @@ class EvolInstruct(Recipe):
             payload, origin=records.SYNTHETIC, generation=request.round, recipe=self.name,
             parents=[[p.id] for p, _ in rows],
         )  # fmt: skip
-        return table, {"tokens": tokens, **counts}
+        return table, {"tokens": tokens, "counts": counts}
 
     def _ask(self, request: Request, prompts: list[str], context: int) -> tuple[list[str], int]:
         """The last model's responses, and how many tokens they took."""
