@@ -16,7 +16,7 @@ import numpy as np
 
 from genloss import records
 from genloss.domains import Sampling
-from genloss.domains.reasoning.critique import TYPES, Critique, Said, read
+from genloss.domains.reasoning.critique import TYPES, Critique, Said, read, solved
 from genloss.domains.reasoning.tasks import BLOCK, Problem
 from genloss.errors import UserError, require
 from genloss.evaluate import Evidence, Metric
@@ -55,7 +55,7 @@ class Critiques(Metric):
         domain: Any = evidence.domain
         (family, *_) = (f for f in domain.families.values() if isinstance(f, Critique))
         train = records.read(evidence.data / "train.parquet", columns=["prompt"]).column("prompt").to_pylist()
-        known = {prompt.partition(":")[0] for prompt in train}
+        known = {solved(prompt) for prompt in train}
         test = list(self._fresh(family, known, evidence.seed))
         said = [read(text) for text in self._answers([p.prompt for p in test], evidence)]
         return confusion([p.answer for p in test], said) | self._others(test, said)
@@ -68,7 +68,7 @@ class Critiques(Metric):
         for block in range(50 + 10 * self.max_records // BLOCK):
             for problem in balanced.problems(seed_of(seed, "critiques", block)):
                 ok = problem.answer == "ok"
-                key = family.key(problem)
+                key = solved(problem.prompt)
                 if wanted[ok] and key not in known and key not in seen:
                     seen.add(key)
                     wanted[ok] -= 1

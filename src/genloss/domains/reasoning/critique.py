@@ -83,6 +83,11 @@ def question(problem: str, solution: str) -> str:
     return f"{problem}{solution}?"
 
 
+def solved(asked: str) -> str:
+    """The problem in what a critic is asked."""
+    return asked.partition(":")[0]
+
+
 # -- errors ----------------------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +220,7 @@ def _order(tree: Tree, right: list[Step], rng: np.random.Generator) -> Faulty | 
 class Critique(Task):
     """Critiques of worked solutions of `genloss.domains.reasoning.arithmetic`.
 
-    Every type is equally often drawn, then a problem that can have such an error; whether the error is made is decided last,
+    A type is drawn (one that `types` has twice is twice as often), then a problem that can have such an error; whether the error is made is decided last,
     so that right and wrong solutions are of the same problems, and neither length nor shape of a problem gives a verdict away.
     """
 
@@ -263,9 +268,9 @@ class Critique(Task):
         return Problem(question(prompt(tree), write_steps(worked)), str(said), difficulty)
 
     def key(self, problem: Problem) -> str:
-        """The problem that was solved: each is there once, right or wrong. Were it the whole prompt, right solutions, of which a
-        problem has one, would run out before wrong ones, and the share of right ones would fall."""
-        return problem.prompt.partition(":")[0]
+        """The problem that was solved and the verdict: each is there once right and once wrong, at most. Were it the prompt, right
+        solutions, of which a problem has one, would run out before wrong ones, and the share of right ones would fall."""
+        return f"{solved(problem.prompt)} {problem.answer[:2]}"
 
     def verify(self, responses: Any, answers: Any) -> Checked:
         """By the verdict alone: right where both are ok or both are not."""
