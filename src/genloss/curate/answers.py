@@ -1,14 +1,18 @@
-"""Selection of answers to problems: by the truth, by a noisy verifier, the best of k.
+"""Selection of answers to problems: by the truth, by a noisy verifier, by another model, the best of k.
 
-    genloss run -m domain=reasoning curation=none,exact,noisy,likelihood
+    genloss run -m domain=reasoning curation=none,exact,noisy,likelihood,agree
     genloss run domain=reasoning curation=[best_of,exact] recipe.samples=8
+    genloss run domain=reasoning curation=agree 'curation.agree.judge_model=runs/reasoning-*-s0-*/rounds/00/model'
 
 What a selection is worth is measured on what it kept: its φ, ψ and p* are in the metrics (evaluate.accuracy).
 """
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +20,10 @@ import pyarrow as pa
 
 from genloss.curate import Context, Curator, Verdict, verdict
 from genloss.curate.verify import Verifier
-from genloss.domains import Domain
-from genloss.errors import UserError, one_of
+from genloss.domains import Domain, Sampling
+from genloss.errors import UserError, one_of, require
 from genloss.seeds import generator
+from genloss.store import folder_hash
 
 if TYPE_CHECKING:
     from genloss.config import Experiment
@@ -110,3 +115,85 @@ class BestOf(AnswerCurator):
         keep = np.zeros(len(table), dtype=bool)
         keep[order[np.flatnonzero(np.diff(problem[order], prepend=-1))]] = True
         return verdict(keep, score, "not the best")
+
+
+OWN = ("round0", "last")
+
+
+@dataclass
+class Agree(AnswerCurator):
+    """Keep an answer that another model gives too, decoding greedily: a verifier that is itself a solver, weaker or stronger (Feng
+    et al. 2024, section 6, select summaries by a stronger model). The truth is not looked at: the judge's answer stands in its
+    place, so what is the same answer is what the family of problems says (2/4 and 1/2; eigenvalues within the tolerance)."""
+
+    judge_model: str = (
+        "round0"  # round0, last (the generator), or a model's folder in a run directory; * may stand in it
+    )
+    chunk: int = 512
+
+    def __post_init__(self) -> None:
+        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+
+    def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        if self.judge_model in OWN:
+            return
+        room = json.loads((self._folder() / "config.json").read_text()).get("max_position_embeddings", 0)
+        context = experiment.domain.config("evaluate")["context"]
+        require(
+            room >= context, "judge_model", self.judge_model,
+            f"a model with a context of at least {context} tokens, domain.context; it has {room}",
+        )  # fmt: skip
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("data", self.judge_model) if self.judge_model in OWN else ("data",)
+
+    def _folder(self) -> Path:
+        """Of the judge, RUN/rounds/NN/model."""
+        from genloss.config import project_root
+
+        root = project_root() / self.judge_model
+        found = sorted(p for p in Path(root.anchor).glob(str(root.relative_to(root.anchor))) if p.is_dir())
+        require(
+            len(found) == 1, "judge_model", self.judge_model,
+            f"round0, last, or the name of one folder RUN/rounds/NN/model; {len(found)} have it",
+        )  # fmt: skip
+        for needed in (found[0] / "config.json", self._data(found[0]) / "tokenizer" / "tokenizer.json"):
+            if not needed.is_file():
+                raise UserError("judge_model", self.judge_model, f"is no model of a run directory: {needed} is missing")
+        return found[0]
+
+    @staticmethod
+    def _data(model: Path) -> Path:
+        return model.absolute().parents[2] / "data" if len(model.absolute().parents) > 2 else model
+
+    def fingerprint(self) -> str:
+        if self.judge_model in OWN:
+            return ""
+        folder = self._folder()
+        return folder_hash(folder) + folder_hash(self._data(folder) / "tokenizer")
+
+    def judge(self, table: pa.Table, context: Context) -> Verdict:
+        from genloss.generate.solve import decoding
+
+        domain: Any = context.domain
+        model, data = {"round0": context.round0, "last": context.last}.get(self.judge_model), context.data
+        if model is None:
+            model = self._folder()
+            data = self._data(model)
+        problems = table.column("prompt").combine_chunks().dictionary_encode()
+        asked = problems.dictionary.to_pylist()
+        options = decoding(len(asked), domain.config("evaluate")["context"], self.chunk, bias=0.0)
+        with tempfile.TemporaryDirectory() as scratch:
+            request = Sampling(
+                model=model, data=data, n=len(asked), seed=0, options=options, prompts=asked, scratch=Path(scratch),
+                runtime=context.runtime, report=context.report,
+            )  # fmt: skip
+            said = [r for columns, _ in domain.sample(request) for r in columns["response"]]
+        task = table.column("task").to_pylist()
+        families = getattr(domain, "families", {})
+        answers = [families[t].final(said[i]) for t, i in zip(task, problems.indices.to_pylist(), strict=True)]
+        judged = table.set_column(table.column_names.index("answer"), "answer", pa.array(answers, pa.string()))
+        same, parsed = verifier(domain)(judged)
+        return verdict(same, same.astype(float), np.where(parsed, "disagrees", "unparseable").astype(object))

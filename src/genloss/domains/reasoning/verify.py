@@ -8,10 +8,17 @@ one. Patterns are matched by Arrow's RE2, in linear time whatever the text.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import os
 import re
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,20 +117,84 @@ def cheap(text: str) -> bool:
     return len(powers) == text.count("^") and math.prod(max(1, p) for p in powers) <= DEGREE
 
 
+# What numerals are, of at most this many digits: of two that differ, math-verify never takes the difference for an error of
+# rounding, but for decimals within CLOSE, which it compares to six digits.
+NUMERAL = re.compile(
+    r"-?(?:0|[1-9][0-9]{0,5})(?:\.[0-9]{1,6})?|-?(?:0|[1-9][0-9]{0,5})/[1-9][0-9]{0,5}"
+    r"|(?:-\\[dt]?frac\{|\\[dt]?frac\{-?)(?:0|[1-9][0-9]{0,5})\}\{[1-9][0-9]{0,5}\}"
+)
+CLOSE = Fraction(2, 10**6)
+POOL = 1000  # pairs from which on processes are worth their start, about two seconds each
+
+
+def numeral(text: str) -> Fraction | None:
+    """The number that a whole number, a decimal or a fraction of two whole numbers is, exactly; None of any other text."""
+    if not NUMERAL.fullmatch(text):
+        return None
+    if "frac" in text:
+        sign, above, below = re.fullmatch(r"(-?)\\.?frac\{(-?[0-9]+)\}\{([0-9]+)\}", text).groups()  # type: ignore[union-attr]
+        return Fraction(int(sign + above), int(below))
+    return Fraction(text)
+
+
 def expressions(responses: Any, answers: Any) -> Checked:
     """Mathematical expressions in LaTeX, equal as math-verify (Hugging Face) sees it: 1/2 and \\frac{2}{4} are one answer.
 
     Only its LaTeX grammar is used: its parser of plain expressions ends in SymPy's `parse_expr`, which evaluates Python. What
-    is not `cheap` is unparseable.
+    is not `cheap` is unparseable. Its decisions, sooner: a pair of texts is compared once, numerals by their exact values, and
+    many others in several processes.
     """
     try:
-        import math_verify
+        import math_verify  # noqa: F401
     except ModuleNotFoundError:
         raise UserError("compare", "expression", "needs math-verify; pip install 'math-verify[antlr4_9_3]'") from None
+    said, truth = (pc.dictionary_encode(strings(v)) for v in (responses, answers))
+    texts, true = (v.dictionary.to_pylist() for v in (said, truth))
+    codes = np.asarray(said.indices, dtype=np.int64) * len(true) + np.asarray(truth.indices, dtype=np.int64)
+    distinct, inverse = np.unique(codes, return_inverse=True)
+    values = {text: numeral(text) for text in {*texts, *true}}
+    found: list[tuple[bool, bool] | None] = []
+    hard: list[tuple[str, str]] = []
+    for code in distinct.tolist():
+        a, b = texts[code // len(true)], true[code % len(true)]
+        x, y = values[a], values[b]
+        if x is None or y is None or ("." in a + b and 0 < abs(x - y) < CLOSE):
+            found.append(None)
+            hard.append((a, b))
+        else:
+            found.append((x == y, True))
+    rest = iter(_math_verify(hard))
+    each = np.array([next(rest) if f is None else f for f in found], dtype=bool).reshape(-1, 2)[inverse]
+    return Checked(each[:, 0], each[:, 1])
+
+
+def _math_verify(pairs: list[tuple[str, str]]) -> list[tuple[bool, bool]]:
+    """(right, parsed) of each (response, answer); in processes if there are many, one a core."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if len(pairs) < POOL or workers == 1:
+        return compare(pairs)
+    size = min(10 * POOL, -(-len(pairs) // (2 * workers)))
+    parts = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    with ThreadPoolExecutor(workers) as pool:  # each waits for a process
+        return [said for part in pool.map(_in_a_process, parts) for said in part]
+
+
+def _in_a_process(pairs: list[tuple[str, str]]) -> list[tuple[bool, bool]]:
+    # of its own and not of multiprocessing: that forks threads of torch, or runs the user's main module again
+    command = [sys.executable, "-c", f"from {__name__} import _serve; _serve()"]
+    done = subprocess.run(command, input=json.dumps(pairs), stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def compare(pairs: list[tuple[str, str]]) -> list[tuple[bool, bool]]:
+    """(right, parsed) of each (response, answer), by math-verify, one after the other."""
+    import math_verify
+
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once that it has no timeout
     limit = SECONDS if threading.current_thread() is threading.main_thread() else None
     grammar = [math_verify.LatexExtractionConfig()]
 
+    @lru_cache(maxsize=POOL)
     def read(text: str) -> list[Any]:
         if not cheap(text):
             return []
@@ -132,13 +203,16 @@ def expressions(responses: Any, answers: Any) -> Checked:
         except Exception:  # of many kinds; each means that this is no expression
             return []
 
-    right, parsed = [], []
-    for said, truth in zip(strings(responses).to_pylist(), strings(answers).to_pylist(), strict=True):
-        found = read(said)
-        parsed.append(bool(found))
+    found = []
+    for said, truth in pairs:
+        expression = read(said)
         try:
-            same = bool(found) and math_verify.verify(read(truth), found, timeout_seconds=limit)
+            same = bool(expression) and math_verify.verify(read(truth), expression, timeout_seconds=limit)
         except Exception:  # of many kinds; each means that they cannot be compared: not the right answer
             same = False
-        right.append(bool(same))
-    return Checked(np.array(right, dtype=bool), np.array(parsed, dtype=bool))
+        found.append((bool(same), bool(expression)))
+    return found
+
+
+def _serve() -> None:
+    print(json.dumps(compare(json.load(sys.stdin))))
