@@ -1,0 +1,112 @@
+"""Beyond Model Collapse: after one round, what is a selection of the generator's answers worth? And the best of k tries?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genloss.replicate.study import SAME, Contrast, Panel, Study, Trend, Value
+
+SEEDS = "seed=0,1,2"
+PSI = (0.1, 0.3, 0.5)
+TRIES = (2, 4, 8, 16)
+UNTRAINED = "+schedule={1:{trainer:{steps:1}}}"  # what was chosen is measured, not what it teaches
+JUDGES = {"weak": 200, "strong": 3000}  # real problems that they learned from; the generator has 500
+REGIMES = (
+    "replace", "replace_keep", "sliding_window", "accumulate", "accumulate_subsample", "synthetic_augmentation", "prev_ratio",
+    "fresh", "weighted_fresh", "real_only",
+)  # fmt: skip
+
+
+def judge(name: str) -> str:
+    """A curator of its own name: what the model of that name and of the same seed answers too."""
+    path = f"runs/{name}-replace-none-s${{seed}}-*/rounds/00/model"
+    return f"+curation.agree_{name}={{_target_: genloss.curate.answers.Agree, judge_model: '{path}'}}"
+
+
+def arm(curation: str = "none", options: dict[str, Any] | None = None, control: str = "none") -> dict[str, Any]:
+    known = {"curation": curation, "control": control, "domain.name": "reasoning", "recipe.bias": 0, "rounds": 1}
+    return known | (options or {})
+
+
+def best(selector: str, k: int) -> dict[str, Any]:
+    """The best of k sampled answers."""
+    return arm("best_of", {"recipe.bias": 1, "recipe.samples": k, "curation.best_of.selector": selector})
+
+
+def iterated(regime: str, curation: str) -> dict[str, Any]:
+    return arm(curation, {"mixing": regime, "rounds": 5})
+
+
+def accuracy(where: dict[str, Any], round: int = -1) -> Value:
+    return Value("accuracy", where, round)
+
+
+def kept(where: dict[str, Any]) -> Value:
+    return Value("kept_accuracy", where)
+
+
+NONE, EXACT, LIKELIHOOD = arm(), arm("exact"), arm("likelihood")
+NOISY = [arm("noisy", {"curation.noisy.psi": psi}) for psi in PSI]
+RANDOM, RANDOM_HALF = arm("exact", control="random"), arm("likelihood", control="random")
+SAMPLED = arm(options={"recipe.bias": 1})
+VERIFIERS = [NONE, *NOISY[::-1], EXACT]  # by their p*
+
+STUDY = Study(
+    "beyond_collapse",
+    "Feng et al. 2025, arXiv 2406.07515",
+    (
+        ("curation=none,likelihood,exact", SEEDS),
+        ("curation=noisy", f"curation.noisy.psi={','.join(map(str, PSI))}", SEEDS),
+        ("curation=exact,likelihood", "control=random", SEEDS),
+        (
+            "curation=best_of", "curation.best_of.selector=exact,likelihood", f"recipe.samples={','.join(map(str, TRIES))}",
+            "recipe.bias=1", "recipe.n=500", UNTRAINED, SEEDS,
+        ),
+        ("curation=none", "recipe.bias=1", "recipe.n=500", UNTRAINED, SEEDS),
+        *(("curation=none", "rounds=0", f"domain.name={name}", f"size={size}", SEEDS) for name, size in JUDGES.items()),
+        *(("curation=none", judge(name), SEEDS) for name in JUDGES),
+        ("experiment=beyond_collapse_rounds", SEEDS),
+    ),
+    (
+        Contrast("all labels teach worse than the generator is", accuracy(NONE, 0), accuracy(NONE)),
+        Contrast("verified labels teach better than the generator is", accuracy(EXACT), accuracy(EXACT, 0)),
+        Contrast("verified labels beat all of them", accuracy(EXACT), accuracy(NONE)),
+        Contrast("and as many at random", accuracy(EXACT), accuracy(RANDOM)),
+        Contrast("fewer at random are like all", accuracy(RANDOM), accuracy(NONE), SAME, 0.05),
+        Trend("accuracy grows with the measured p*", tuple(Value("p_star", a) for a in VERIFIERS), tuple(map(accuracy, VERIFIERS))),
+        Contrast("the truth selects better than the generator's likelihood", accuracy(EXACT), accuracy(LIKELIHOOD)),
+        Contrast("its likelihood selects better than chance, at equal size", accuracy(LIKELIHOOD), accuracy(RANDOM_HALF)),
+        Contrast("best of 16 tries: by the truth, not by likelihood", kept(best("exact", 16)), kept(best("likelihood", 16))),
+        Contrast(
+            "by likelihood it is the greedy answer (19.2 against 20.2 %)", kept(best("likelihood", 16)),
+            Value("label_accuracy", NONE), SAME, 0.05,
+        ),
+    ),
+    (
+        Panel(
+            "answers of the generator that are right",
+            {
+                "greedy": Value("label_accuracy", NONE), "one sample": Value("label_accuracy", SAMPLED),
+                **{f"best of {k}, truth": kept(best("exact", k)) for k in TRIES},
+                **{f"best of {k}, likelihood": kept(best("likelihood", k)) for k in TRIES},
+            },
+        ),
+        Panel(
+            "accuracy",
+            {
+                "generator": accuracy(NONE, 0), "all labels": accuracy(NONE), "random, as many as exact": accuracy(RANDOM),
+                "likelihood, half": accuracy(LIKELIHOOD), "random half": accuracy(RANDOM_HALF),
+                **{f"noisy, ψ = {psi}": accuracy(a) for psi, a in zip(PSI[::-1], NOISY[::-1], strict=True)},
+                "exact": accuracy(EXACT),
+            },
+        ),
+        Panel(
+            "measured p*",
+            {
+                "all labels": Value("p_star", NONE), "likelihood, half": Value("p_star", LIKELIHOOD),
+                **{f"noisy, ψ = {psi}": Value("p_star", a) for psi, a in zip(PSI[::-1], NOISY[::-1], strict=True)},
+                "exact": Value("p_star", EXACT),
+            },
+        ),
+    ),
+)  # fmt: skip
