@@ -1,4 +1,4 @@
-"""Beyond Model Collapse: after one round, what is a selection of the generator's answers worth? And the best of k tries?"""
+"""Beyond Model Collapse: what is a selection of a generator's answers worth, after one round and after five? And the best of k?"""
 
 from __future__ import annotations
 
@@ -24,17 +24,26 @@ def judge(name: str) -> str:
 
 
 def arm(curation: str = "none", options: dict[str, Any] | None = None, control: str = "none") -> dict[str, Any]:
-    known = {"curation": curation, "control": control, "domain.name": "reasoning", "recipe.bias": 0, "rounds": 1}
+    known = {
+        "curation": curation,
+        "control": control,
+        "domain.name": "reasoning",
+        "rounds": 1,
+        "recipe.n": 2400,
+        "recipe.bias": 0,
+    }
     return known | (options or {})
 
 
 def best(selector: str, k: int) -> dict[str, Any]:
     """The best of k sampled answers."""
-    return arm("best_of", {"recipe.bias": 1, "recipe.samples": k, "curation.best_of.selector": selector})
+    return arm(
+        "best_of", {"recipe.n": 500, "recipe.bias": 1, "recipe.samples": k, "curation.best_of.selector": selector}
+    )
 
 
 def iterated(regime: str, curation: str) -> dict[str, Any]:
-    return arm(curation, {"mixing": regime, "rounds": 5})
+    return arm(curation, {"mixing": regime, "rounds": 5, "recipe.n": 1000})
 
 
 def accuracy(where: dict[str, Any], round: int = -1) -> Value:
@@ -48,8 +57,12 @@ def kept(where: dict[str, Any]) -> Value:
 NONE, EXACT, LIKELIHOOD = arm(), arm("exact"), arm("likelihood")
 NOISY = [arm("noisy", {"curation.noisy.psi": psi}) for psi in PSI]
 RANDOM, RANDOM_HALF = arm("exact", control="random"), arm("likelihood", control="random")
-SAMPLED = arm(options={"recipe.bias": 1})
+ONE_SAMPLE = arm(options={"recipe.n": 500, "recipe.bias": 1})
+SAMPLED, SAMPLED_EXACT = (arm(c, {"recipe.bias": 1}) for c in ("none", "exact"))
+MANY, MANY_EXACT = (arm(c, {"recipe.n": 12_000}) for c in ("none", "exact"))
+JUDGED = {name: arm(f"agree_{name}") for name in JUDGES}
 VERIFIERS = [NONE, *NOISY[::-1], EXACT]  # by their p*
+RECURSIVE = [r for r in REGIMES if r != "real_only"]
 
 STUDY = Study(
     "beyond_collapse",
@@ -58,6 +71,8 @@ STUDY = Study(
         ("curation=none,likelihood,exact", SEEDS),
         ("curation=noisy", f"curation.noisy.psi={','.join(map(str, PSI))}", SEEDS),
         ("curation=exact,likelihood", "control=random", SEEDS),
+        ("curation=none,exact", "recipe.n=12000", SEEDS),
+        ("curation=none,exact", "recipe.bias=1", SEEDS),
         (
             "curation=best_of", "curation.best_of.selector=exact,likelihood", f"recipe.samples={','.join(map(str, TRIES))}",
             "recipe.bias=1", "recipe.n=500", UNTRAINED, SEEDS,
@@ -69,44 +84,74 @@ STUDY = Study(
     ),
     (
         Contrast("all labels teach worse than the generator is", accuracy(NONE, 0), accuracy(NONE)),
+        Contrast("so do five times as many", accuracy(MANY, 0), accuracy(MANY)),
         Contrast("verified labels teach better than the generator is", accuracy(EXACT), accuracy(EXACT, 0)),
+        Contrast("so do five times as many", accuracy(MANY_EXACT), accuracy(MANY_EXACT, 0)),
         Contrast("verified labels beat all of them", accuracy(EXACT), accuracy(NONE)),
         Contrast("and as many at random", accuracy(EXACT), accuracy(RANDOM)),
-        Contrast("fewer at random are like all", accuracy(RANDOM), accuracy(NONE), SAME, 0.05),
+        Contrast("as many at random teach what all teach", accuracy(RANDOM), accuracy(NONE), SAME, 0.05),
         Trend("accuracy grows with the measured p*", tuple(Value("p_star", a) for a in VERIFIERS), tuple(map(accuracy, VERIFIERS))),
         Contrast("the truth selects better than the generator's likelihood", accuracy(EXACT), accuracy(LIKELIHOOD)),
         Contrast("its likelihood selects better than chance, at equal size", accuracy(LIKELIHOOD), accuracy(RANDOM_HALF)),
         Contrast("best of 16 tries: by the truth, not by likelihood", kept(best("exact", 16)), kept(best("likelihood", 16))),
         Contrast(
-            "by likelihood it is the greedy answer (19.2 against 20.2 %)", kept(best("likelihood", 16)),
+            "by likelihood it is no better than the greedy answer (19.2 against 20.2 %)", kept(best("likelihood", 16)),
             Value("label_accuracy", NONE), SAME, 0.05,
+        ),
+        Contrast("a stronger model selects better than a weaker one", accuracy(JUDGED["strong"]), accuracy(JUDGED["weak"])),
+        Contrast("a stronger model's choice teaches better than the generator is", accuracy(JUDGED["strong"]), accuracy(NONE, 0)),
+        *(
+            Contrast(f"{r}, five rounds: verified labels beat all", accuracy(iterated(r, "exact")), accuracy(iterated(r, "none")))
+            for r in RECURSIVE
+        ),
+        *(
+            Contrast(f"{r}, five rounds, verified: better than the generator", accuracy(iterated(r, "exact")),
+                     accuracy(iterated(r, "exact"), 0))
+            for r in REGIMES
+        ),
+        *(
+            Contrast(f"{r}, five rounds, all labels: worse than the generator", accuracy(iterated(r, "none"), 0),
+                     accuracy(iterated(r, "none")))
+            for r in RECURSIVE
         ),
     ),
     (
         Panel(
-            "answers of the generator that are right",
+            "generator's answers that are right",
             {
-                "greedy": Value("label_accuracy", NONE), "one sample": Value("label_accuracy", SAMPLED),
+                "greedy": Value("label_accuracy", NONE), "one sample": Value("label_accuracy", ONE_SAMPLE),
                 **{f"best of {k}, truth": kept(best("exact", k)) for k in TRIES},
                 **{f"best of {k}, likelihood": kept(best("likelihood", k)) for k in TRIES},
             },
+            published={"greedy": 0.202, "best of 16, truth": 0.604, "best of 16, likelihood": 0.192},
+            published_title="published: best of 50 beams, within 1 %",
         ),
         Panel(
-            "accuracy",
+            "accuracy after one round",
             {
                 "generator": accuracy(NONE, 0), "all labels": accuracy(NONE), "random, as many as exact": accuracy(RANDOM),
                 "likelihood, half": accuracy(LIKELIHOOD), "random half": accuracy(RANDOM_HALF),
+                "weak judge": accuracy(JUDGED["weak"]), "strong judge": accuracy(JUDGED["strong"]),
                 **{f"noisy, ψ = {psi}": accuracy(a) for psi, a in zip(PSI[::-1], NOISY[::-1], strict=True)},
-                "exact": accuracy(EXACT),
+                "exact": accuracy(EXACT), "12,000, all": accuracy(MANY), "12,000, exact": accuracy(MANY_EXACT),
+                "sampled, all": accuracy(SAMPLED), "sampled, exact": accuracy(SAMPLED_EXACT),
             },
         ),
         Panel(
-            "measured p*",
+            "measured p* of the verifier",
             {
                 "all labels": Value("p_star", NONE), "likelihood, half": Value("p_star", LIKELIHOOD),
+                "weak judge": Value("p_star", JUDGED["weak"]), "strong judge": Value("p_star", JUDGED["strong"]),
                 **{f"noisy, ψ = {psi}": Value("p_star", a) for psi, a in zip(PSI[::-1], NOISY[::-1], strict=True)},
                 "exact": Value("p_star", EXACT),
             },
+        ),
+        *(
+            Panel(
+                f"after five rounds, {words}",
+                {"generator": accuracy(iterated("replace", c), 0)} | {r: accuracy(iterated(r, c)) for r in REGIMES},
+            )
+            for c, words in (("none", "all labels"), ("exact", "verified"))
         ),
     ),
 )  # fmt: skip
