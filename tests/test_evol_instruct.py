@@ -43,7 +43,7 @@ TINY = [
     "recipe.samples=2", "recipe.chunk=64", "curation.evol_reward.keep=40", "trainer.steps=5", "trainer.batch=8",
     "schedule.1.trainer.steps=2", "schedule.2.trainer.steps=2", "schedule.3.trainer.steps=2",
     "schedule.4.trainer.steps=2", "metrics.accuracy.max_records=20", "metrics.evolution.max_records=20",
-    "tracking=none", "runtime.workers=1",
+    "model.examples=64", "model.steps=5", "model.batch=8", "tracking=none", "runtime.workers=1",
 ]  # fmt: skip
 
 
@@ -267,11 +267,11 @@ def test_sampling_keeps_with_probability_proportional_to_r(tmp_path: Path) -> No
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Loop:
     folder = tmp_path_factory.mktemp("evol")
     # a model that has seen five batches writes nothing that can be read as steps
-    made = Loop(
-        Experiment(compose([*TINY, "curation.evol_reward.factors=[instruction]"])),
-        RunDir(folder / "run", Store(folder / "store")),
-    )
-    made.run()
+    x = Experiment(compose([*TINY, "curation.evol_reward.factors=[instruction]"]))
+    made = Loop(x, RunDir(folder / "run", Store(folder / "store")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENLOSS_STORE", str(folder / "store"))  # of the base
+        made.run()
     return made
 
 

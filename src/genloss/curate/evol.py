@@ -10,6 +10,7 @@ is set here. trainer=grpo reinforces by the same `Reward`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -95,8 +96,8 @@ def quality(prompt: str, evolved_from: str | None, twice: bool, bound: int) -> d
 class Reward:
     """r in [0, 1] of n responses: the product of `factors`, so it is 0 where one of them is 0.
 
-    instruction (r_I): the product of `quality`'s four parts. With probability `noise` the judge gives a part of a problem a number
-    uniform in [0, 1] instead; all responses to one problem have the same r_I.
+    instruction (r_I): the product of `quality`'s four parts. With probability `noise` the judge gives a problem a number uniform in
+    [0, 1] instead; all responses to one problem have the same r_I.
 
     process (r_A): each step is accepted with probability phi if it is right and psi if it is wrong, and scored by how likely it is
     to be right given that verdict, both being equally likely before: phi / (phi + psi) if accepted, (1 - phi) / (2 - phi - psi) if
@@ -143,10 +144,10 @@ class Reward:
         seen: set[str] = set()
         rated: dict[str, float] = {}
         for text, parent in first.items():
-            parts = np.array(list(quality(text, parent, forms[text] in seen, self.bound).values()))
+            parts = quality(text, parent, forms[text] in seen, self.bound)
             seen.add(forms[text])
-            guess, flip = rng.random((2, len(parts)))
-            rated[text] = float(np.prod(np.where(flip < self.noise, guess, parts)))
+            guess, flip = rng.random(2)
+            rated[text] = guess if flip < self.noise else math.prod(parts.values())
         return np.array([rated[text] for text in prompts])
 
     def process(self, prompts: Sequence[str], responses: Sequence[str], seed: int) -> np.ndarray:

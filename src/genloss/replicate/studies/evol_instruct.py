@@ -1,0 +1,120 @@
+"""Evol-Instruct (Xu et al. 2023) with the rewards of WizardMath (Luo et al. 2023): which selection, which operators, which mixture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genloss.replicate.study import Contrast, Panel, Study, Value
+
+SEEDS = "seed=0,1,2"
+UP = ["add_constraint", "deepen", "concretize", "reasoning", "complicate", "breadth"]
+BOTH = [*UP, "easier", "easier_topic"]
+SUPERVISED, GRPO = "genloss.domains.text.training.TextTrainer", "genloss.domains.reasoning.grpo.Grpo"
+TWO = ("instruction", "process")
+FACTORS = "curation.evol_reward.factors"
+PRODUCT = f"{FACTORS}=[instruction,process]"
+REWARD = "trainer.reward"
+REINFORCED = (PRODUCT, "trainer=grpo", "trainer.updates=120", "trainer.prompts=4", "trainer.step_size=1e-3",
+              f"{REWARD}.bound=19", "rounds=2", "~schedule.3", "~schedule.4")  # fmt: skip
+
+
+def arm(
+    *factors: str, operators: list[str] = BOTH, mixing: str = "accumulate", control: str = "none", label: str = "policy"
+) -> dict[str, Any]:
+    return {
+        FACTORS: list(factors or TWO), "recipe.operators": operators, "mixing": mixing, "control": control,
+        "recipe.label": label, "trainer._target_": SUPERVISED,
+    }  # fmt: skip
+
+
+def grpo(*factors: str) -> dict[str, Any]:
+    return arm() | {"trainer._target_": GRPO, f"{REWARD}.factors": list(factors)}
+
+
+def accuracy(where: dict[str, Any], round: int = -1, task: str = "") -> Value:
+    return Value(f"accuracy{task and '/'}{task}", where, round)
+
+
+def sampled(where: dict[str, Any], round: int = 2) -> Value:
+    return Value("sampled_accuracy", where, round)
+
+
+OUTCOME, INSTRUCTION, PROCESS, BOTH_FACTORS = arm("outcome"), arm("instruction"), arm("process"), arm()
+RANDOM, ORACLE, UP_ONLY = arm(control="random"), arm(label="exact"), arm(operators=UP)
+LAST, SUBSAMPLE = arm(mixing="replace"), arm(mixing="accumulate_subsample")
+
+STUDY = Study(
+    "evol_instruct",
+    "Xu et al. 2023, arXiv 2304.12244; Luo et al. 2023, arXiv 2308.09583",
+    (
+        (f"{FACTORS}=[outcome],[instruction],[process],[instruction,process]", SEEDS),
+        (PRODUCT, f"recipe.operators=[{','.join(UP)}]", SEEDS),
+        (PRODUCT, "mixing=replace", SEEDS),
+        (PRODUCT, "mixing=accumulate_subsample", "mixing.budget.n=400", SEEDS),
+        (PRODUCT, "control=random", SEEDS),
+        (
+            PRODUCT, "recipe.label=exact", "recipe.samples=1", "curation.evol_reward.select=sample",
+            "curation.evol_reward.phi=1", "curation.evol_reward.psi=0", "curation.evol_reward.noise=0", SEEDS,
+        ),
+        (*REINFORCED, f"{REWARD}.factors=[outcome],[instruction,process],[random]", SEEDS),
+    ),
+    (
+        Contrast("four rounds of evolution beat the seeds (WizardLM 13B: 58.96 against 43.44 of Alpaca)", accuracy(BOTH_FACTORS), accuracy(BOTH_FACTORS, 0)),
+        Contrast("exact labels and rewards beat the policy's own", accuracy(ORACLE), accuracy(BOTH_FACTORS)),
+        Contrast("r = r_I r_A beats as many records at random", accuracy(BOTH_FACTORS), accuracy(RANDOM)),
+        Contrast("it beats r_A alone", accuracy(BOTH_FACTORS), accuracy(PROCESS)),
+        Contrast("it beats r_I alone", accuracy(BOTH_FACTORS), accuracy(INSTRUCTION)),
+        Contrast("it beats the outcome alone", accuracy(BOTH_FACTORS), accuracy(OUTCOME)),
+        Contrast("kept answers: r beats r_A alone", Value("kept_accuracy", BOTH_FACTORS), Value("kept_accuracy", PROCESS)),
+        Contrast("kept answers: r beats the outcome alone", Value("kept_accuracy", BOTH_FACTORS), Value("kept_accuracy", OUTCOME)),
+        Contrast("all rounds mixed beat the last round alone", accuracy(BOTH_FACTORS), accuracy(LAST)),
+        Contrast("the same with equally many records, 400", accuracy(SUBSAMPLE), accuracy(LAST)),
+        Contrast("easy test problems: up and down beats up only", accuracy(BOTH_FACTORS, task="easy"), accuracy(UP_ONLY, task="easy")),
+        Contrast("medium: up only beats up and down", accuracy(UP_ONLY, task="medium"), accuracy(BOTH_FACTORS, task="medium")),
+        Contrast("hard: up only beats up and down", accuracy(UP_ONLY, task="hard"), accuracy(BOTH_FACTORS, task="hard")),
+        Contrast("problems get harder (judged difficulty: 3.00, after four rounds 7.08)", Value("difficulty", UP_ONLY), Value("difficulty", UP_ONLY, 0)),
+        Contrast("of those that are kept, more so with up only", Value("difficulty", UP_ONLY), Value("difficulty", BOTH_FACTORS)),
+        Contrast("GRPO on the outcome raises what is right when sampled", sampled(grpo("outcome")), sampled(grpo("outcome"), 0)),
+        Contrast("more than as many steps on a random reward", sampled(grpo("outcome")), sampled(grpo("random"))),
+        Contrast("GRPO on r_I r_A, against the random reward", sampled(grpo(*TWO)), sampled(grpo("random"))),
+        Contrast("GRPO on r_I r_A, against as many supervised steps (sampled)", sampled(grpo(*TWO)), sampled(BOTH_FACTORS)),
+        Contrast("GRPO on r_I r_A, against as many supervised steps (greedy)", accuracy(grpo(*TWO), 2), accuracy(BOTH_FACTORS, 2)),
+    ),
+    (
+        Panel(
+            "difficulty of the problems",
+            {
+                "seeds": Value("difficulty", UP_ONLY, 0), "C1": Value("difficulty", UP_ONLY, 1), "C4": Value("difficulty", UP_ONLY, 4),
+                "C1, down too": Value("difficulty", BOTH_FACTORS, 1), "C4, down too": Value("difficulty", BOTH_FACTORS, 4),
+            },
+            published={"seeds": 3.00, "C1": 5.48, "C4": 7.08}, published_title="published: judged difficulty, 1 to 10",
+        ),
+        Panel(
+            "accuracy after four rounds",
+            {
+                "seeds": accuracy(BOTH_FACTORS, 0), "random": accuracy(RANDOM), "outcome": accuracy(OUTCOME),
+                "r_I": accuracy(INSTRUCTION), "r_A": accuracy(PROCESS), "r_I r_A": accuracy(BOTH_FACTORS),
+                "up only": accuracy(UP_ONLY), "last round alone": accuracy(LAST), "400 of all rounds": accuracy(SUBSAMPLE),
+                "exact": accuracy(ORACLE),
+            },
+            published={"seeds": 0.146, "r_I r_A": 0.549},
+            published_title="published: GSM8K, Llama-2 and WizardMath, 7B",
+        ),
+        Panel(
+            "accuracy by round",
+            {
+                "exact": accuracy(ORACLE), "r_I r_A": accuracy(BOTH_FACTORS), "outcome": accuracy(OUTCOME),
+                "up only": accuracy(UP_ONLY), "last round alone": accuracy(LAST), "random": accuracy(RANDOM),
+            },
+            rounds=True,
+        ),
+        Panel(
+            "right when sampled: GRPO",
+            {
+                "GRPO, outcome": sampled(grpo("outcome")), "GRPO, r_I r_A": sampled(grpo(*TWO)),
+                "GRPO, random reward": sampled(grpo("random")),
+            },
+            rounds=True,
+        ),
+    ),
+)  # fmt: skip
