@@ -31,10 +31,6 @@ class Program(Teacher):
             seed = seed_of(request.seed, "teacher", ask.number, ask.attempt)
             made = family.like(ask.parent, seed, ask.n)
             errs = generator(seed, "noise").random(len(made)) < self.noise
-            yield (
-                i,
-                [
-                    p._replace(solution=family.wrong(p, seed_of(seed, "wrong", j))) if err else p
-                    for j, (p, err) in enumerate(zip(made, errs, strict=True))
-                ],
-            )
+            for j in errs.nonzero()[0]:
+                made[j] = made[j]._replace(solution=family.wrong(made[j], seed_of(seed, "wrong", int(j))))
+            yield i, list(made)
