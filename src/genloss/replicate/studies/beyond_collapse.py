@@ -43,7 +43,7 @@ def best(selector: str, k: int) -> dict[str, Any]:
 
 
 def iterated(regime: str, curation: str) -> dict[str, Any]:
-    return arm(curation, {"mixing": regime, "rounds": 5, "recipe.n": 1000})
+    return arm(curation, {"mixing": regime, "rounds": 5, "recipe.n": 2000})
 
 
 def accuracy(where: dict[str, Any], round: int = -1) -> Value:
