@@ -161,6 +161,18 @@ def test_a_random_reward_teaches_nothing(trained: tuple[Experiment, Path, Path],
     assert right(after.out / "model") < before + 0.1
 
 
+def test_round_0_is_supervised_also_from_a_schooled_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENLOSS_STORE", str(tmp_path / "store"))
+    school = "{sums: {_target_: genloss.domains.reasoning.arithmetic.Arithmetic, operations: [1]}}"
+    options = ["model=schooled", f"model.tasks={school}", "model.examples=16", "model.steps=2", "model.batch=8"]
+    x = Experiment(compose([*EASY, *options, "trainer.steps=3", "trainer.updates=2"]))
+    x.domain.prepare(tmp_path / "data")
+    first, found = fit(x, tmp_path / "data", None, tmp_path / "first")
+    assert found["steps"] == 3 and "reward_last" not in found
+    _, found = fit(x, tmp_path / "data", first.out / "model", tmp_path / "second")
+    assert found["steps"] == 2 and "reward_last" in found
+
+
 def test_no_reward_no_change(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
     """Where every response has r = 0 there is no advantage, and where the policy is the reference there is no penalty."""
     x, data, start = trained

@@ -15,7 +15,7 @@ acts only where it is 0; with scale=none (Liu et al. 2025, arXiv 2503.20783) it 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class Grpo(TextTrainer):
     prompts: int = 8  # problems a step
     group: int = 8  # responses to each
     passes: int = 1  # gradient steps on the same responses
-    step_size: float = 3.0e-4  # learning rate of reinforcement, constant
+    step_size: float = 1.0e-4  # learning rate of reinforcement, constant
     clip_ratio: float = 0.2  # ε: beyond 1 ± ε the ratio of new to old probability earns nothing
     kl: float = 0.04  # β: weight of the divergence from the model that the round began with
     scale: str = "std"  # std: A has unit variance in its group; none: it has not
@@ -85,7 +85,9 @@ class Grpo(TextTrainer):
         return "".join(code_hash(m) for m in modules)
 
     def train(self, fit: Fit) -> dict[str, Any]:
-        return train_supervised(fit) if fit.start is None else reinforce(self, fit)
+        base = getattr(fit.model, "base", None)  # model=schooled begins round 0 with it
+        first = fit.start is None or (base is not None and fit.start == base(replace(fit, start=None)))
+        return train_supervised(fit) if first else reinforce(self, fit)
 
 
 # -- the objective -----------------------------------------------------------------------------------------------------------

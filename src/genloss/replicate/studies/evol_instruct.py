@@ -14,8 +14,10 @@ TWO = ("instruction", "process")
 FACTORS = "curation.evol_reward.factors"
 PRODUCT = f"{FACTORS}=[instruction,process]"
 REWARD = "trainer.reward"
-REINFORCED = (PRODUCT, "trainer=grpo", "trainer.updates=120", "trainer.prompts=4", "trainer.step_size=1e-3",
-              f"{REWARD}.bound=19", "rounds=2", "~schedule.3", "~schedule.4")  # fmt: skip
+REINFORCED = (PRODUCT, "trainer=grpo", "trainer.updates=120", "trainer.prompts=4", f"{REWARD}.bound=19", "rounds=1",
+              "~schedule.2", "~schedule.3", "~schedule.4")  # fmt: skip
+EXACT = ("recipe.label=exact", "recipe.samples=1", "curation.evol_reward.select=sample", "curation.evol_reward.phi=1",
+         "curation.evol_reward.psi=0", "curation.evol_reward.noise=0")  # fmt: skip
 
 
 def arm(
@@ -35,12 +37,13 @@ def accuracy(where: dict[str, Any], round: int = -1, task: str = "") -> Value:
     return Value(f"accuracy{task and '/'}{task}", where, round)
 
 
-def sampled(where: dict[str, Any], round: int = 2) -> Value:
+def sampled(where: dict[str, Any], round: int = 1) -> Value:
     return Value("sampled_accuracy", where, round)
 
 
 OUTCOME, INSTRUCTION, PROCESS, BOTH_FACTORS = arm("outcome"), arm("instruction"), arm("process"), arm()
 RANDOM, ORACLE, UP_ONLY = arm(control="random"), arm(label="exact"), arm(operators=UP)
+ORACLE_UP = arm(operators=UP, label="exact")
 LAST, SUBSAMPLE = arm(mixing="replace"), arm(mixing="accumulate_subsample")
 
 STUDY = Study(
@@ -52,10 +55,8 @@ STUDY = Study(
         (PRODUCT, "mixing=replace", SEEDS),
         (PRODUCT, "mixing=accumulate_subsample", "mixing.budget.n=400", SEEDS),
         (PRODUCT, "control=random", SEEDS),
-        (
-            PRODUCT, "recipe.label=exact", "recipe.samples=1", "curation.evol_reward.select=sample",
-            "curation.evol_reward.phi=1", "curation.evol_reward.psi=0", "curation.evol_reward.noise=0", SEEDS,
-        ),
+        (PRODUCT, *EXACT, SEEDS),
+        (PRODUCT, *EXACT, f"recipe.operators=[{','.join(UP)}]", SEEDS),
         (*REINFORCED, f"{REWARD}.factors=[outcome],[instruction,process],[random]", SEEDS),
     ),
     (
@@ -72,13 +73,15 @@ STUDY = Study(
         Contrast("easy test problems: up and down beats up only", accuracy(BOTH_FACTORS, task="easy"), accuracy(UP_ONLY, task="easy")),
         Contrast("medium: up only beats up and down", accuracy(UP_ONLY, task="medium"), accuracy(BOTH_FACTORS, task="medium")),
         Contrast("hard: up only beats up and down", accuracy(UP_ONLY, task="hard"), accuracy(BOTH_FACTORS, task="hard")),
+        Contrast("with exact labels, easy: up and down beats up only", accuracy(ORACLE, task="easy"), accuracy(ORACLE_UP, task="easy")),
+        Contrast("with exact labels, hard: up only beats up and down", accuracy(ORACLE_UP, task="hard"), accuracy(ORACLE, task="hard")),
         Contrast("problems get harder (judged difficulty: 3.00, after four rounds 7.08)", Value("difficulty", UP_ONLY), Value("difficulty", UP_ONLY, 0)),
         Contrast("of those that are kept, more so with up only", Value("difficulty", UP_ONLY), Value("difficulty", BOTH_FACTORS)),
         Contrast("GRPO on the outcome raises what is right when sampled", sampled(grpo("outcome")), sampled(grpo("outcome"), 0)),
         Contrast("more than as many steps on a random reward", sampled(grpo("outcome")), sampled(grpo("random"))),
         Contrast("GRPO on r_I r_A, against the random reward", sampled(grpo(*TWO)), sampled(grpo("random"))),
         Contrast("GRPO on r_I r_A, against as many supervised steps (sampled)", sampled(grpo(*TWO)), sampled(BOTH_FACTORS)),
-        Contrast("GRPO on r_I r_A, against as many supervised steps (greedy)", accuracy(grpo(*TWO), 2), accuracy(BOTH_FACTORS, 2)),
+        Contrast("GRPO on r_I r_A, against as many supervised steps (greedy)", accuracy(grpo(*TWO), 1), accuracy(BOTH_FACTORS, 1)),
     ),
     (
         Panel(
@@ -109,12 +112,11 @@ STUDY = Study(
             rounds=True,
         ),
         Panel(
-            "right when sampled: GRPO",
+            "right when sampled, one round",
             {
+                "before": sampled(BOTH_FACTORS, 0), "supervised": sampled(BOTH_FACTORS), "GRPO, random": sampled(grpo("random")),
                 "GRPO, outcome": sampled(grpo("outcome")), "GRPO, r_I r_A": sampled(grpo(*TWO)),
-                "GRPO, random reward": sampled(grpo("random")),
             },
-            rounds=True,
         ),
     ),
 )  # fmt: skip
