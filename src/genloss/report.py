@@ -183,7 +183,9 @@ def figure(arms: Sequence[Arm], path: Path, panels: Sequence[str]) -> None:
                         alpha=0.18,
                         lw=0,
                     )
-                floors += [run[n][f"{panel}_floor"] for run in runs for n in rounds if f"{panel}_floor" in run[n]]
+                floors += [
+                    run[n][f"{panel}_floor"] for run in runs for n in rounds if f"{panel}_floor" in run.get(n, {})
+                ]
             if floors:
                 axis.axhline(float(np.mean(floors)), color="#666666", lw=1, ls=":", label="real text")
             axis.set_title(TITLES.get(panel, panel), fontsize=9)
