@@ -6,7 +6,7 @@ from typing import Any
 
 from genloss.replicate.study import SAME, Contrast, Panel, Study, Trend, Value
 
-SEEDS = "seed=0,1,2"
+FIVE, SEEDS = "seed=0,1,2,3,4", "seed=0,1,2"
 PSI = (0.1, 0.3, 0.5)
 TRIES = (2, 4, 8, 16)
 UNTRAINED = "+schedule={1:{trainer:{steps:1}}}"  # what was chosen is measured, not what it teaches
@@ -46,6 +46,11 @@ def iterated(regime: str, curation: str) -> dict[str, Any]:
     return arm(curation, {"mixing": regime, "rounds": 5, "recipe.n": 2000})
 
 
+def tries(k: int, by: str) -> str:
+    """The paper has the best of 50 beams, shown beside our best of 16."""
+    return f"best of {k}{' (there 50)' if k == max(TRIES) else ''}, {by}"
+
+
 def accuracy(where: dict[str, Any], round: int = -1) -> Value:
     return Value("accuracy", where, round)
 
@@ -68,9 +73,9 @@ STUDY = Study(
     "beyond_collapse",
     "Feng et al. 2025, arXiv 2406.07515",
     (
-        ("curation=none,likelihood,exact", SEEDS),
-        ("curation=noisy", f"curation.noisy.psi={','.join(map(str, PSI))}", SEEDS),
-        ("curation=exact,likelihood", "control=random", SEEDS),
+        ("curation=none,likelihood,exact", FIVE),
+        ("curation=noisy", f"curation.noisy.psi={','.join(map(str, PSI))}", FIVE),
+        ("curation=exact,likelihood", "control=random", FIVE),
         ("curation=none,exact", "recipe.n=12000", SEEDS),
         ("curation=none,exact", "recipe.bias=1", SEEDS),
         (
@@ -84,9 +89,9 @@ STUDY = Study(
     ),
     (
         Contrast("all labels teach worse than the generator is", accuracy(NONE, 0), accuracy(NONE)),
-        Contrast("so do five times as many", accuracy(MANY, 0), accuracy(MANY)),
+        Contrast("so do five times as many (in the paper up to 50 times the generator's data)", accuracy(MANY, 0), accuracy(MANY)),
         Contrast("verified labels teach better than the generator is", accuracy(EXACT), accuracy(EXACT, 0)),
-        Contrast("so do five times as many", accuracy(MANY_EXACT), accuracy(MANY_EXACT, 0)),
+        Contrast("verified, so do five times as many", accuracy(MANY_EXACT), accuracy(MANY_EXACT, 0)),
         Contrast("verified labels beat all of them", accuracy(EXACT), accuracy(NONE)),
         Contrast("and as many at random", accuracy(EXACT), accuracy(RANDOM)),
         Contrast("as many at random teach what all teach", accuracy(RANDOM), accuracy(NONE), SAME, 0.05),
@@ -120,11 +125,11 @@ STUDY = Study(
             "generator's answers that are right",
             {
                 "greedy": Value("label_accuracy", NONE), "one sample": Value("label_accuracy", ONE_SAMPLE),
-                **{f"best of {k}, truth": kept(best("exact", k)) for k in TRIES},
-                **{f"best of {k}, likelihood": kept(best("likelihood", k)) for k in TRIES},
+                **{tries(k, "truth"): kept(best("exact", k)) for k in TRIES},
+                **{tries(k, "likelihood"): kept(best("likelihood", k)) for k in TRIES},
             },
-            published={"greedy": 0.202, "best of 16, truth": 0.604, "best of 16, likelihood": 0.192},
-            published_title="published: best of 50 beams, within 1 %",
+            published={"greedy": 0.202, tries(16, "truth"): 0.604, tries(16, "likelihood"): 0.192},
+            published_title="published: right within 1 %",
         ),
         Panel(
             "accuracy after one round",
