@@ -40,25 +40,21 @@ SELECT = ("accepted", "best")
 
 @dataclass(frozen=True)
 class Judge:
-    """A critic: the model of round 0 of a run directory."""
+    """A trained critic."""
 
-    folder: Path
-    context: int  # of the critic's model, in tokens
+    model: Path
+    data: Path  # the data of its run, for the tokenizer
+    context: int  # of its model, in tokens
+    reference: bool  # whether it solves the problem itself first
     chunk: int = 512  # critiques written together; part of the identity, since kernels differ between batch sizes
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "rounds" / "00" / "model"
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
 
     def fingerprint(self) -> str:
         """Hash of the model, of its tokenizer, and of the code that asks it."""
         code = [code_hash(f"genloss.{name}") for name in ("curate.critic", "domains.reasoning.critique")]
         return sha256_text(
-            canonical([folder_hash(self.model), folder_hash(self.data / "tokenizer"), self.chunk, *code])
+            canonical(
+                [folder_hash(self.model), folder_hash(self.data / "tokenizer"), self.reference, self.chunk, *code]
+            )
         )
 
     def critiques(
@@ -66,32 +62,47 @@ class Judge:
     ) -> list[Said | None]:
         """What the critic says of each solution, decoding greedily; None where it is no critique, or the solution is too long to
         be read."""
+        said = self._write(self._asked(problems, solutions, runtime, report), runtime, report)
+        return [read(text) for text in said]
+
+    def _asked(
+        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None, report: Report
+    ) -> list[str]:
+        """What the critic is asked, its own solutions included. These are of the problems alone: each is solved once."""
+        short = [s[: LONGEST + 1] for s in solutions]
+        if not self.reference:
+            return [question(p, s) for p, s in zip(problems, short, strict=True)]
+        different = list(dict.fromkeys(problems))
+        own = dict(zip(different, self._write(different, runtime, report), strict=True))
+        return [question(p, s, own[p] or "") for p, s in zip(problems, short, strict=True)]
+
+    def _write(self, prompts: list[str], runtime: Runtime | None, report: Report) -> list[str | None]:
+        """Greedy responses; None to a prompt that is longer than the context."""
         from genloss.domains.text.sampling import sample
         from genloss.domains.text.tokenizer import load_codec
         from genloss.generate.solve import decoding
 
-        asked = [question(p, s[: LONGEST + 1]) for p, s in zip(problems, solutions, strict=True)]
-        lengths = [len(ids) for ids in load_codec(self.data / "tokenizer").encode(asked)]
+        lengths = [len(ids) for ids in load_codec(self.data / "tokenizer").encode(prompts)]
         short = [i for i, n in enumerate(lengths) if n < self.context]
-        found: list[Said | None] = [None] * len(asked)
+        found: list[str | None] = [None] * len(prompts)
         if not short:
             return found
         options = decoding(len(short), self.context, self.chunk, bias=0.0)
         with tempfile.TemporaryDirectory() as scratch:
             request = Sampling(
-                model=self.model, data=self.data, n=len(short), seed=0, options=options, prompts=[asked[i] for i in short],
-                scratch=Path(scratch), runtime=runtime or Runtime(), report=report,
+                model=self.model, data=self.data, n=len(short), seed=0, options=options,
+                prompts=[prompts[i] for i in short], scratch=Path(scratch), runtime=runtime or Runtime(), report=report,
             )  # fmt: skip
             said = [text for columns, _ in sample(request) for text in columns["text"]]
         for i, text in zip(short, said, strict=True):
-            found[i] = read(text)
+            found[i] = text
         return found
 
     def log_ok(
         self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent
     ) -> np.ndarray:
         """log P(the critique is "ok") of each solution [n]; -inf of one that is too long to be read."""
-        asked = [question(p, s) for p, s in zip(problems, solutions, strict=True)]
+        asked = self._asked(problems, solutions, runtime, report)
         return self._score(asked, ["ok"] * len(asked), True, runtime, report)
 
     def step_rewards(
@@ -101,7 +112,7 @@ class Judge:
         after k, which is that it finds nothing wrong up to k. It falls from step to step; the last is P(ok), plus that of a
         missing end."""
         counts = [min(s.count(";") + 1, STEPS - 1) for s in solutions]
-        asked = [question(p, s) for p, s in zip(problems, solutions, strict=True)]
+        asked = self._asked(problems, solutions, runtime, report)
         rows = [(i, k) for i, n in enumerate(counts) for k in range(1, n + 2)]
         texts = ["ok"] * len(asked) + [f"bad {k}" for _, k in rows]
         whole = np.arange(len(texts)) < len(asked)
@@ -156,7 +167,8 @@ def find(path: str, chunk: int = 512) -> Judge:
     if Critique.__name__ not in families:
         raise UserError("path", path, f"is a run of {', '.join(families) or config['name']}, not of a critic; {MAKE}")
     domain = build(config, Reasoning, "domain")
-    judge = Judge(folder, domain.context, chunk)
+    (family, *_) = (f for f in domain.families.values() if isinstance(f, Critique))
+    judge = Judge(folder / "rounds" / "00" / "model", folder / "data", domain.context, family.reference, chunk)
     for needed in (judge.model / "config.json", judge.data / "tokenizer" / "tokenizer.json"):
         if not needed.is_file():
             raise UserError(

@@ -6,17 +6,15 @@ genloss run experiment=shepherd recipe=refine metrics=[accuracy,refinement]
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genloss import records
-from genloss.domains import Sampling
-from genloss.domains.reasoning.critique import TYPES, Critique, Said, read, solved
+from genloss.curate.critic import Judge
+from genloss.domains.reasoning.critique import TYPES, Critique, Said, parts, read
 from genloss.domains.reasoning.tasks import BLOCK, Problem
 from genloss.errors import UserError, require
 from genloss.evaluate import Evidence, Metric
@@ -55,9 +53,11 @@ class Critiques(Metric):
         domain: Any = evidence.domain
         (family, *_) = (f for f in domain.families.values() if isinstance(f, Critique))
         train = records.read(evidence.data / "train.parquet", columns=["prompt"]).column("prompt").to_pylist()
-        known = {solved(prompt) for prompt in train}
+        known = {parts(prompt)[0] for prompt in train}
         test = list(self._fresh(family, known, evidence.seed))
-        said = [read(text) for text in self._answers([p.prompt for p in test], evidence)]
+        judge = Judge(evidence.model, evidence.data, domain.config("evaluate")["context"], family.reference, self.chunk)
+        problems, solutions = zip(*(parts(p.prompt) for p in test), strict=True)
+        said = judge.critiques(problems, solutions, evidence.runtime, evidence.report)
         return confusion([p.answer for p in test], said) | self._others(test, said)
 
     def _fresh(self, family: Critique, known: set[str], seed: int) -> Iterator[Problem]:
@@ -68,7 +68,7 @@ class Critiques(Metric):
         for block in range(50 + 10 * self.max_records // BLOCK):
             for problem in balanced.problems(seed_of(seed, "critiques", block)):
                 ok = problem.answer == "ok"
-                key = solved(problem.prompt)
+                key = parts(problem.prompt)[0]
                 if wanted[ok] and key not in known and key not in seen:
                     seen.add(key)
                     wanted[ok] -= 1
@@ -79,25 +79,13 @@ class Critiques(Metric):
             "max_records", self.max_records, "is more than the family has beside its training data; lower it"
         )
 
-    def _answers(self, prompts: list[str], evidence: Evidence) -> list[str]:
-        from genloss.generate.solve import decoding
-
-        context = evidence.domain.config("evaluate")["context"]
-        options = decoding(len(prompts), context, self.chunk, bias=0.0)
-        with tempfile.TemporaryDirectory() as scratch:
-            request = Sampling(
-                model=evidence.model, data=evidence.data, n=len(prompts), seed=evidence.seed, options=options,
-                prompts=prompts, scratch=Path(scratch), runtime=evidence.runtime, report=evidence.report,
-            )  # fmt: skip
-            return [text for columns, _ in evidence.domain.sample(request) for text in columns["response"]]
-
     @staticmethod
     def _others(test: list[Problem], said: list[Said | None]) -> dict[str, float]:
         right = np.array([p.answer == "ok" for p in test])
         accepted = np.array([s is not None and s.ok for s in said])
         ends = np.array([p.difficulty.endswith("ends=right") for p in test])
         found = {"critique/accidents": float(ends[~right].mean())}
-        length = np.array([len(p.prompt) for p in test])[right]
+        length = np.array([len(parts(p.prompt)[1]) for p in test])[right]
         long = length > np.median(length)
         if long.any():
             found["length_bias"] = float(accepted[right][long].mean() - accepted[right][~long].mean())

@@ -3,8 +3,12 @@
     genloss run experiment=critic                                     # trains a critic
     genloss run experiment=critic domain.tasks.critique.share_right=0 # on wrong solutions alone, as Shepherd's released data
 
-    "3+4*2:4*2=8;3+8=11?"  ->  "ok"
-    "3+4*2:4*2=9;3+9=12?"  ->  "bad 1 arithmetic: 4*2 is 8, not 9"
+    "3+4*2:4*2=8|4*2=8;3+8=11|3+8=11?"  ->  "ok"
+    "3+4*2:4*2=8|4*2=9;3+8=11|3+9=12?"  ->  "bad 1 arithmetic: 4*2 is 8, not 9"
+
+The critic solves the problem itself first, without a look at the solution; before each step is its own (`reference`). It so
+learns two things, to solve and to compare, and both can go wrong. Without the reference, a critic of 0.1 M parameters sees what
+is missing, repeated or in the wrong order, but hardly a wrong result: for that it has to know every sum, from verdicts alone.
 
 Shepherd's critics learn from people's critiques. Here a program injects exactly one error of a known type into a right solution,
 and a share of the solutions is left as it is. What comes after the error follows from it, as in a solution that a model wrote:
@@ -27,6 +31,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +43,7 @@ from genloss.domains.reasoning.arithmetic import (
     Tree,
     operations,
     prompt,
+    solution,
     steps,
     value,
     write_steps,
@@ -78,14 +84,20 @@ def read(text: str | None) -> Said | None:
     return Said(False, int(match[1]), match[2], match[3])
 
 
-def question(problem: str, solution: str) -> str:
-    """What a critic is asked: the prompt of a problem, and a response to it."""
-    return f"{problem}{solution}?"
+def question(problem: str, solution: str, own: str | None = None) -> str:
+    """What a critic is asked: the prompt of a problem, and a response to judge, each step after that of its own response (None: it
+    has none)."""
+    if own is None:
+        return f"{problem}{solution}?"
+    pairs = zip_longest(own.split(";"), solution.split(";"), fillvalue="")
+    return f"{problem}{';'.join(f'{mine}|{given}' for mine, given in pairs)}?"
 
 
-def solved(asked: str) -> str:
-    """The problem in what a critic is asked."""
-    return asked.partition(":")[0]
+def parts(asked: str) -> tuple[str, str]:
+    """The problem's prompt and the response to judge, of what a critic is asked."""
+    problem, _, rest = asked.partition(":")
+    given = [step.rpartition("|")[2] for step in rest.removesuffix("?").split(";")]
+    return f"{problem}:", ";".join(given).rstrip(";")
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------------
@@ -230,6 +242,9 @@ class Critique(Task):
     operators: str = "+-*"
     types: list[str] = field(default_factory=lambda: list(TYPES))
     share_right: float = 0.5  # solutions without an error; Shepherd's released critiques have none
+    reference: bool = (
+        True  # the critic's own solution is before it; it learns that from a family of Arithmetic beside this one
+    )
     share: float = 1.0
 
     def __post_init__(self) -> None:
@@ -265,12 +280,13 @@ class Critique(Task):
         # the number that the solution ends with, which may be right though the solution is not
         ends = "right" if worked and worked[-1].result == value(tree) else "wrong"
         difficulty = f"operations={operations(tree)} error={'none' if ok else kind} ends={ends}"
-        return Problem(question(prompt(tree), write_steps(worked)), str(said), difficulty)
+        asked = question(prompt(tree), write_steps(worked), solution(tree) if self.reference else None)
+        return Problem(asked, str(said), difficulty)
 
     def key(self, problem: Problem) -> str:
         """The problem that was solved and the verdict: each is there once right and once wrong, at most. Were it the prompt, right
         solutions, of which a problem has one, would run out before wrong ones, and the share of right ones would fall."""
-        return f"{solved(problem.prompt)} {problem.answer[:2]}"
+        return f"{parts(problem.prompt)[0]} {problem.answer[:2]}"
 
     def verify(self, responses: Any, answers: Any) -> Checked:
         """By the verdict alone: right where both are ok or both are not."""
