@@ -168,7 +168,7 @@ NEEDS = {
     "domain/corpus/table": ["domain.corpus.path=corpus.jsonl"],
     "curation/critic": ["domain/tasks=arithmetic", "curation.critic.path=critic"],
     "recipe/refine": ["domain/tasks=arithmetic", "recipe.critic=critic"],
-    "metrics/critique": ["domain/tasks=critique"],
+    "metrics/critique": ["domain/tasks=[critique,arithmetic]"],
     "metrics/refinement": ["domain/tasks=arithmetic", "recipe=refine", "recipe.critic=critic"],
     "model/pretrained": ["model.path=some/model", "domain.tokenizer=some/model"],
 }

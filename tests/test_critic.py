@@ -13,7 +13,7 @@ import pytest
 from genloss import records
 from genloss.config import Experiment, compose
 from genloss.curate import Context, curate
-from genloss.curate.critic import Judge, find
+from genloss.curate.critic import find
 from genloss.domains import Runtime
 from genloss.domains.reasoning.arithmetic import (
     Arithmetic,
@@ -24,7 +24,7 @@ from genloss.domains.reasoning.arithmetic import (
     steps,
     value,
 )
-from genloss.domains.reasoning.critique import NEED_TWO, TYPES, Critique, Said, inject, question, read, rotations
+from genloss.domains.reasoning.critique import NEED_TWO, TYPES, Critique, Said, inject, parts, question, read, rotations
 from genloss.errors import UserError
 from genloss.evaluate.critique import confusion
 from genloss.loop import Loop
@@ -34,8 +34,9 @@ from genloss.store import Store
 
 # A critic of repeated steps alone, which is quickly learned, and of little problems.
 CRITIC = [
-    "experiment=critic", "domain/tasks=critique", "domain.tasks.critique.types=[repetition]",
+    "experiment=critic", "domain.tasks.critique.types=[repetition]",
     "domain.tasks.critique.operations=[1,2]", "domain.tasks.critique.operators=+-", "domain.name=critic",
+    "domain.tasks.arithmetic.operations=[1,2]", "domain.tasks.arithmetic.operators=+-",
     "domain.context=64", "domain.vocabulary=300", "domain.examples=3000", "domain.validation=32", "domain.test=64",
     "domain.pool=1", "size=3000", "recipe.n=1", "trainer.steps=120", "trainer.batch=32", "metrics.critique.max_records=200",
     "metrics.critique.chunk=64", "metrics.accuracy.chunk=64", "tracking=none", "runtime.workers=1",
@@ -139,8 +140,8 @@ def test_shares_of_types_and_of_right_solutions() -> None:
     for kind in TYPES:
         assert abs(kinds.count(kind) / 4000 - 1 / 6) < 4 * np.sqrt(5 / 36 / 4000)
     for p in Critique().problems(2)[:200]:
-        problem, _, worked = p.prompt.rstrip("?").partition(":")
-        tree = expression(problem + ":")
+        problem, worked = parts(p.prompt)
+        tree = expression(problem)
         assert tree is not None
         ends = (read_steps(worked) or [(None,)])[-1][-1] == value(tree)
         assert p.difficulty.endswith(f"ends={'right' if ends else 'wrong'}")
@@ -161,6 +162,15 @@ def test_what_is_no_critique(text: str | None) -> None:
     assert read(text) is None
     checked = Critique().verify(pa.array([text, text]), pa.array(["ok", "bad 1 order: 2*3 comes first"]))
     assert not checked.right.any() and not checked.parsed.any()
+
+
+def test_the_critics_own_steps_stand_before_those_to_judge() -> None:
+    assert question("1+2:", "1+2=3") == "1+2:1+2=3?"
+    assert question("1+2:", "1+2=3", "1+2=4") == "1+2:1+2=4|1+2=3?"
+    assert question("1:", "c", "a;b") == "1:a|c;b|?" and question("1:", "c;d", "a") == "1:a|c;|d?"
+    for own, given in (("a;b", "c"), ("a", "c;d"), ("", "c"), ("a;b", "c;d")):
+        assert parts(question("1:", given, own)) == ("1:", given)
+    assert parts(Critique(reference=False).problems(0)[0].prompt)[1].count("=") >= 1
 
 
 def test_critiques_are_read_as_written() -> None:
@@ -232,7 +242,8 @@ def test_probabilities_agree_with_the_domains_losses(critic: Path) -> None:
 
     judge = find(str(critic))
     domain = build(plain(load_params(critic / "params.yaml").domain), Reasoning, "domain")
-    asked = [question(p, s) for p, s in zip(PROBLEMS, TWICE, strict=True)]
+    asked = judge._asked(PROBLEMS, TWICE, None, lambda *_: None)
+    assert [parts(a) for a in asked] == list(zip(PROBLEMS, TWICE, strict=True))
     table = pa.table({"prompt": asked, "response": ["ok"] * 4})
     nats, _ = domain.losses(judge.model, judge.data, table, Runtime())
     np.testing.assert_allclose(judge.log_ok(PROBLEMS, TWICE), -nats, rtol=1e-5)
@@ -298,7 +309,7 @@ def test_fingerprint_is_of_model_and_tokenizer(critic: Path, tmp_path: Path) -> 
     copy = tmp_path / "copy"
     shutil.copytree(critic, copy)
     first = find(str(copy)).fingerprint()
-    assert first == find(str(critic)).fingerprint() != Judge(copy, 64, chunk=64).fingerprint()
+    assert first == find(str(critic)).fingerprint() != find(str(copy), chunk=64).fingerprint()
     for name in ("rounds/00/model/model.safetensors", "data/tokenizer/tokenizer.json"):
         path = copy / name
         content = path.read_bytes()
@@ -384,6 +395,7 @@ def test_what_is_kept_of_a_rejected_response() -> None:
         (["domain.tasks.critique.types=[order]", "domain.tasks.critique.operators=+"], ["operators=+", "order"]),
         (["domain.tasks.critique.operand=0"], ["domain.tasks.critique.operand=0"]),
         (["metrics.critique.max_records=1"], ["metrics.critique.max_records=1"]),
+        (["domain/tasks=critique", "~domain.tasks.arithmetic"], ["metrics.critique", "[critique,arithmetic]"]),
     ],
 )  # fmt: skip
 def test_bad_critiques(overrides: list[str], words: list[str]) -> None:

@@ -10,6 +10,8 @@
     judge.critiques(["3+4*2:"], ["4*2=9;3+9=12"])      # [Said(ok=False, step=1, kind="arithmetic", ...)]
     judge.log_ok(["3+4*2:"], ["4*2=9;3+9=12"])         # log-probabilities [n]
     judge.step_rewards(["3+4*2:"], ["4*2=9;3+9=12"])   # one array for each solution, a number for each of its steps
+
+A critic that works with a reference solves each problem greedily before it judges; probabilities are those after its own solution.
 """
 
 from __future__ import annotations
@@ -165,7 +167,9 @@ def find(path: str, chunk: int = 512) -> Judge:
     config = plain(load_params(folder / "params.yaml").domain)
     families = [str(task.get("_target_", "")).rpartition(".")[2] for task in (config.get("tasks") or {}).values()]
     if Critique.__name__ not in families:
-        raise UserError("path", path, f"is a run of {', '.join(families) or config['name']}, not of a critic; {MAKE}")
+        raise UserError(
+            "path", path, f"is a run of {', '.join(sorted(set(families))) or config['name']}, not of a critic; {MAKE}"
+        )
     domain = build(config, Reasoning, "domain")
     (family, *_) = (f for f in domain.families.values() if isinstance(f, Critique))
     judge = Judge(folder / "rounds" / "00" / "model", folder / "data", domain.context, family.reference, chunk)

@@ -14,6 +14,7 @@ import numpy as np
 
 from genloss import records
 from genloss.curate.critic import Judge
+from genloss.domains.reasoning.arithmetic import Arithmetic
 from genloss.domains.reasoning.critique import TYPES, Critique, Said, parts, read
 from genloss.domains.reasoning.tasks import BLOCK, Problem
 from genloss.errors import UserError, require
@@ -47,7 +48,14 @@ class Critiques(Metric):
     def check(self, experiment: Experiment) -> None:
         families = getattr(experiment.domain, "families", {})
         if not any(isinstance(f, Critique) for f in families.values()):
-            raise UserError("_target_", None, "needs critiques; use experiment=critic, or domain/tasks=critique")
+            raise UserError(
+                "_target_", None, "needs critiques; use experiment=critic, or domain/tasks=[critique,arithmetic]"
+            )
+        alone = not any(isinstance(f, Arithmetic) and f.solutions for f in families.values())
+        if alone and any(isinstance(f, Critique) and f.reference for f in families.values()):
+            raise UserError(
+                "_target_", None, "needs a critic that can solve too: use domain/tasks=[critique,arithmetic]"
+            )
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
         domain: Any = evidence.domain

@@ -16,8 +16,8 @@ def critic(name: str, *options: str) -> str:
 
 CRITICS = (
     ("experiment=critic", SEEDS),
-    ("experiment=critic", "domain.name=weak-critic", "trainer.steps=500", SEEDS),
-    ("experiment=critic", "domain.name=wrong-critic", "trainer.steps=500", "domain.tasks.critique.share_right=0", SEEDS),
+    ("experiment=critic", "domain.name=weak-critic", "trainer.steps=700", SEEDS),
+    ("experiment=critic", "domain.name=wrong-critic", "trainer.steps=700", "domain.tasks.critique.share_right=0", SEEDS),
 )
 SELECTION = (
     (SEEDS, "curation=none,critic,exact"),
