@@ -242,7 +242,7 @@ def test_probabilities_agree_with_the_domains_losses(critic: Path) -> None:
 
     judge = find(str(critic))
     domain = build(plain(load_params(critic / "params.yaml").domain), Reasoning, "domain")
-    asked = judge._asked(PROBLEMS, TWICE, None, lambda *_: None)
+    asked = judge.asked(PROBLEMS, TWICE)
     assert [parts(a) for a in asked] == list(zip(PROBLEMS, TWICE, strict=True))
     table = pa.table({"prompt": asked, "response": ["ok"] * 4})
     nats, _ = domain.losses(judge.model, judge.data, table, Runtime())

@@ -60,15 +60,16 @@ class Judge:
         )
 
     def critiques(
-        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent
-    ) -> list[Said | None]:
+        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent,
+        asked: list[str] | None = None,
+    ) -> list[Said | None]:  # fmt: skip
         """What the critic says of each solution, decoding greedily; None where it is no critique, or the solution is too long to
-        be read."""
-        said = self._write(self._asked(problems, solutions, runtime, report), runtime, report)
-        return [read(text) for text in said]
+        be read. asked: what `asked` gave, if it is known."""
+        asked = self.asked(problems, solutions, runtime, report) if asked is None else asked
+        return [read(text) for text in self._write(asked, runtime, report)]
 
-    def _asked(
-        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None, report: Report
+    def asked(
+        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent
     ) -> list[str]:
         """What the critic is asked, its own solutions included. These are of the problems alone: each is solved once."""
         short = [s[: LONGEST + 1] for s in solutions]
@@ -101,10 +102,11 @@ class Judge:
         return found
 
     def log_ok(
-        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent
-    ) -> np.ndarray:
+        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent,
+        asked: list[str] | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """log P(the critique is "ok") of each solution [n]; -inf of one that is too long to be read."""
-        asked = self._asked(problems, solutions, runtime, report)
+        asked = self.asked(problems, solutions, runtime, report) if asked is None else asked
         return self._score(asked, ["ok"] * len(asked), True, runtime, report)
 
     def step_rewards(
@@ -114,7 +116,7 @@ class Judge:
         after k, which is that it finds nothing wrong up to k. It falls from step to step; the last is P(ok), plus that of a
         missing end."""
         counts = [min(s.count(";") + 1, STEPS - 1) for s in solutions]
-        asked = self._asked(problems, solutions, runtime, report)
+        asked = self.asked(problems, solutions, runtime, report)
         rows = [(i, k) for i, n in enumerate(counts) for k in range(1, n + 2)]
         texts = ["ok"] * len(asked) + [f"bad {k}" for _, k in rows]
         whole = np.arange(len(texts)) < len(asked)
@@ -229,13 +231,14 @@ class Critic(Curator):
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         judge = find(self.path, self.chunk)
         problems, solutions = (table.column(name).to_pylist() for name in ("prompt", "response"))
-        score = judge.log_ok(problems, solutions, context.runtime, context.report)
+        asked = judge.asked(problems, solutions, context.runtime, context.report)
+        score = judge.log_ok(problems, solutions, context.runtime, context.report, asked)
         if self.select == "best":
             problem = np.asarray(table.column("prompt").combine_chunks().dictionary_encode().indices)
             order = np.lexsort((-score, problem))  # stable: of equal scores the first
             keep = np.zeros(len(table), dtype=bool)
             keep[order[np.flatnonzero(np.diff(problem[order], prepend=-1))]] = True
             return verdict(keep, score, "not the best")
-        said = judge.critiques(problems, solutions, context.runtime, context.report)
+        said = judge.critiques(problems, solutions, context.runtime, context.report, asked)
         reason = np.array(["unparseable" if s is None else s.kind for s in said], dtype=object)
         return verdict(np.array([s is not None and s.ok for s in said]), score, reason)
