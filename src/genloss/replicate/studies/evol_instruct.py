@@ -14,7 +14,7 @@ TWO = ("instruction", "process")
 FACTORS = "curation.evol_reward.factors"
 PRODUCT = f"{FACTORS}=[instruction,process]"
 REWARD = "trainer.reward"
-REINFORCED = (PRODUCT, "trainer=grpo", "trainer.updates=120", "trainer.prompts=4", f"{REWARD}.bound=19", "rounds=1",
+REINFORCED = (PRODUCT, "trainer=grpo", "trainer.updates=120", f"{REWARD}.bound=19", "rounds=1",
               "~schedule.2", "~schedule.3", "~schedule.4")  # fmt: skip
 EXACT = ("recipe.label=exact", "recipe.samples=1", "curation.evol_reward.select=sample", "curation.evol_reward.phi=1",
          "curation.evol_reward.psi=0", "curation.evol_reward.noise=0")  # fmt: skip
@@ -29,8 +29,11 @@ def arm(
     }  # fmt: skip
 
 
-def grpo(*factors: str) -> dict[str, Any]:
-    return arm() | {"trainer._target_": GRPO, f"{REWARD}.factors": list(factors)}
+def grpo(*factors: str, exact: bool = False) -> dict[str, Any]:
+    return arm() | {
+        "trainer._target_": GRPO, f"{REWARD}.factors": list(factors), f"{REWARD}.phi": 1.0 if exact else 0.9,
+        "trainer.step_size": 3e-4 if exact else 1e-4, "trainer.prompts": 16 if exact else 4,
+    }  # fmt: skip
 
 
 def accuracy(where: dict[str, Any], round: int = -1, task: str = "") -> Value:
@@ -57,7 +60,11 @@ STUDY = Study(
         (PRODUCT, "control=random", SEEDS),
         (PRODUCT, *EXACT, SEEDS),
         (PRODUCT, *EXACT, f"recipe.operators=[{','.join(UP)}]", SEEDS),
-        (*REINFORCED, f"{REWARD}.factors=[outcome],[instruction,process],[random]", SEEDS),
+        (*REINFORCED, "trainer.prompts=4", f"{REWARD}.factors=[outcome],[instruction,process],[random]", SEEDS),
+        (
+            *REINFORCED, f"{REWARD}.factors=[outcome],[random]", f"{REWARD}.phi=1", f"{REWARD}.psi=0",
+            "trainer.step_size=3e-4", "trainer.prompts=16", SEEDS,
+        ),
     ),
     (
         Contrast("four rounds of evolution beat the seeds (WizardLM 13B: 58.96 against 43.44 of Alpaca)", accuracy(BOTH_FACTORS), accuracy(BOTH_FACTORS, 0)),
@@ -79,6 +86,8 @@ STUDY = Study(
         Contrast("of those that are kept, more so with up only", Value("difficulty", UP_ONLY), Value("difficulty", BOTH_FACTORS)),
         Contrast("GRPO on the outcome raises what is right when sampled", sampled(grpo("outcome")), sampled(grpo("outcome"), 0)),
         Contrast("more than as many steps on a random reward", sampled(grpo("outcome")), sampled(grpo("random"))),
+        Contrast("GRPO with exact verdicts on four times as many responses: before and after", sampled(grpo("outcome", exact=True)), sampled(grpo("outcome", exact=True), 0)),
+        Contrast("the same, against as many such steps on a random reward", sampled(grpo("outcome", exact=True)), sampled(grpo("random", exact=True))),
         Contrast("GRPO on r_I r_A, against the random reward", sampled(grpo(*TWO)), sampled(grpo("random"))),
         Contrast("GRPO on r_I r_A, against as many supervised steps (sampled)", sampled(grpo(*TWO)), sampled(BOTH_FACTORS)),
         Contrast("GRPO on r_I r_A, against as many supervised steps (greedy)", accuracy(grpo(*TWO), 1), accuracy(BOTH_FACTORS, 1)),
@@ -116,6 +125,7 @@ STUDY = Study(
             {
                 "before": sampled(BOTH_FACTORS, 0), "supervised": sampled(BOTH_FACTORS), "GRPO, random": sampled(grpo("random")),
                 "GRPO, outcome": sampled(grpo("outcome")), "GRPO, r_I r_A": sampled(grpo(*TWO)),
+                "GRPO, exact": sampled(grpo("outcome", exact=True)),
             },
         ),
     ),
