@@ -118,6 +118,12 @@ def test_bad_judges_are_refused(ran: Loop, tmp_path: Path) -> None:
     refused(f"{ran.dir.root}/rounds/*/model", "2 have it")
     refused(ran.dir.root, "config.json is missing")
     refused(f"{ran.dir.root}/rounds/00/model", "at least 64 tokens", "it has 16", context=64)
+    config = tmp_path / "gpt2/rounds/00/model/config.json"
+    shutil.copytree(ran.dir.root / "rounds/00/model", config.parent)
+    shutil.copytree(ran.dir.data / "tokenizer", tmp_path / "gpt2/data/tokenizer")
+    config.unlink()
+    config.write_text(json.dumps({"n_positions": 12}))
+    refused(config.parent, "at least 16 tokens", "it has 12")
     (tmp_path / "run/rounds/00").mkdir(parents=True)
     shutil.copytree(ran.dir.root / "rounds/00/model", tmp_path / "run/rounds/00/model")
     refused(f"{tmp_path}/run/rounds/00/model", "tokenizer.json is missing")

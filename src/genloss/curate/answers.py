@@ -138,7 +138,8 @@ class Agree(AnswerCurator):
         super().check(experiment)
         if self.judge_model in OWN:
             return
-        room = json.loads((self._folder() / "config.json").read_text()).get("max_position_embeddings", 0)
+        known = json.loads((self._folder() / "config.json").read_text(encoding="utf-8"))
+        room = known.get("max_position_embeddings", known.get("n_positions", 0))  # gpt2 has a name of its own for it
         context = experiment.domain.config("evaluate")["context"]
         require(
             room >= context, "judge_model", self.judge_model,
