@@ -62,7 +62,7 @@ STUDY = Study(
         (PRODUCT, *EXACT, f"recipe.operators=[{','.join(UP)}]", SEEDS),
         (*REINFORCED, "trainer.prompts=4", f"{REWARD}.factors=[outcome],[instruction,process],[random]", SEEDS),
         (
-            *REINFORCED, f"{REWARD}.factors=[outcome],[random]", f"{REWARD}.phi=1", f"{REWARD}.psi=0",
+            *REINFORCED, f"{REWARD}.factors=[outcome]", f"{REWARD}.phi=1", f"{REWARD}.psi=0",
             "trainer.step_size=3e-4", "trainer.prompts=16", SEEDS,
         ),
     ),
@@ -87,7 +87,7 @@ STUDY = Study(
         Contrast("GRPO on the outcome raises what is right when sampled", sampled(grpo("outcome")), sampled(grpo("outcome"), 0)),
         Contrast("more than as many steps on a random reward", sampled(grpo("outcome")), sampled(grpo("random"))),
         Contrast("GRPO with exact verdicts on four times as many responses: before and after", sampled(grpo("outcome", exact=True)), sampled(grpo("outcome", exact=True), 0)),
-        Contrast("the same, against as many such steps on a random reward", sampled(grpo("outcome", exact=True)), sampled(grpo("random", exact=True))),
+        Contrast("the same, against as many supervised steps of a quarter of the rows", sampled(grpo("outcome", exact=True)), sampled(BOTH_FACTORS)),
         Contrast("GRPO on r_I r_A, against the random reward", sampled(grpo(*TWO)), sampled(grpo("random"))),
         Contrast("GRPO on r_I r_A, against as many supervised steps (sampled)", sampled(grpo(*TWO)), sampled(BOTH_FACTORS)),
         Contrast("GRPO on r_I r_A, against as many supervised steps (greedy)", accuracy(grpo(*TWO), 1), accuracy(BOTH_FACTORS, 1)),
