@@ -46,6 +46,7 @@ STUDY = Study(
         ("recipe.choose=errors,random", "mixing.init=warm", THREE),
     ),
     (
+        # the rare skill after one round: later all seeds are right, nothing is added, and budgets differ
         Contrast(
             "LLM2LLM beats fine-tuning on the seeds (GSM8K, 2 % seeds: +24.2 points)", accuracy(RULE), accuracy(RULE, 0)
         ),
@@ -57,13 +58,13 @@ STUDY = Study(
         ),
         Contrast("errors beat random seeds, continued training", accuracy(ERRORS_WARM), accuracy(RANDOM_WARM)),
         Contrast(
-            "a skill that one seed in ten needs: errors beat random seeds", accuracy(RARE, task="products"),
-            accuracy(RARE_RANDOM, task="products"),
+            "a skill that one seed in ten needs: errors beat random seeds", accuracy(RARE, 1, "products"),
+            accuracy(RARE_RANDOM, 1, "products"),
         ),
         Contrast(
-            "the skill of the other nine", accuracy(RARE, task="sums"), accuracy(RARE_RANDOM, task="sums"),
+            "the skill of the other nine", accuracy(RARE, 1, "sums"), accuracy(RARE_RANDOM, 1, "sums"),
         ),
-        Contrast("all of that test together", accuracy(RARE), accuracy(RARE_RANDOM)),
+        Contrast("all of that test together", accuracy(RARE, 1), accuracy(RARE_RANDOM, 1)),
         Contrast("parents among the seeds beat parents among all data", accuracy(ERRORS), accuracy(ALL)),
         Contrast("three small rounds beat one large one", accuracy(ERRORS), accuracy(ONCE)),
         Contrast("training from the base beats continued training", accuracy(ERRORS), accuracy(ERRORS_WARM)),
