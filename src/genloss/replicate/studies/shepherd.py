@@ -5,7 +5,7 @@ from genloss.replicate.study import Contrast, Panel, Study, Trend, Value
 SEEDS = "seed=0,1,2"
 OWN = "runs/{}-replace-none-s${{seed}}-*"  # the critic of the same seed
 # P(keep | right) and P(keep | wrong) of the critic on the generator's solutions, means of the seeds
-PHI, PSI = 0.8, 0.2
+PHI, PSI = 0.95, 0.55
 
 
 def critic(name: str, *options: str) -> str:
