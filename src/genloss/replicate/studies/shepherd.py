@@ -17,7 +17,13 @@ def critic(name: str, *options: str) -> str:
 CRITICS = (
     ("experiment=critic", SEEDS),
     ("experiment=critic", "domain.name=weak-critic", "trainer.steps=700", SEEDS),
-    ("experiment=critic", "domain.name=wrong-critic", "trainer.steps=700", "domain.tasks.critique.share_right=0", SEEDS),
+    (
+        "experiment=critic",
+        "domain.name=wrong-critic",
+        "trainer.steps=700",
+        "domain.tasks.critique.share_right=0",
+        SEEDS,
+    ),
 )
 SELECTION = (
     (SEEDS, "curation=none,critic,exact"),
@@ -40,7 +46,13 @@ REFINE = (
 
 
 def selected(curation: str, metric: str = "accuracy", control: str = "none") -> Value:
-    where = {"domain.name": "reasoning", "recipe": "solve", "recipe.samples": 1, "curation": curation, "control": control}
+    where = {
+        "domain.name": "reasoning",
+        "recipe": "solve",
+        "recipe.samples": 1,
+        "curation": curation,
+        "control": control,
+    }
     return Value(metric, where)
 
 
