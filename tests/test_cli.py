@@ -166,10 +166,30 @@ NEEDS = {
     "domain/corpus/folder": ["domain.corpus.path=corpus"],
     "domain/corpus/datasets": ["domain.corpus.path=corpus"],
     "domain/corpus/table": ["domain.corpus.path=corpus.jsonl"],
+    **{
+        f"curation/{name}": ["domain/tasks=arithmetic", "recipe.samples=2"]
+        for name in ("evol_reward", "instruction_reward", "process_reward")
+    },
+    "metrics/evolution": ["domain/tasks=arithmetic"],
+    "recipe/evol_instruct": ["domain/tasks=arithmetic"],
     "curation/critic": ["domain/tasks=arithmetic", "curation.critic.path=critic"],
     "recipe/refine": ["domain/tasks=arithmetic", "recipe.critic=critic"],
     "metrics/critique": ["domain/tasks=[critique,arithmetic]"],
     "metrics/refinement": ["domain/tasks=arithmetic", "recipe=refine", "recipe.critic=critic"],
+    **{
+        f"recipe/teacher/{name}": [
+            "recipe=llm2llm",
+            "mixing=accumulate",
+            "domain.examples=1500",
+            "recipe.seeds=1500",
+            *more,
+        ]
+        for name, more in {
+            "program": [],
+            "model": ["recipe.teacher.path=model"],
+            "endpoint": ["recipe.teacher.model=m"],
+        }.items()
+    },
     "model/pretrained": ["model.path=some/model", "domain.tokenizer=some/model"],
 }
 
@@ -187,6 +207,8 @@ CRITIC = {
 def test_every_option_composes_and_builds(option: str, project: Path) -> None:
     (project / "corpus").mkdir()
     (project / "corpus/a.txt").write_text("One line.\n")
+    (project / "model").mkdir()
+    (project / "model/config.json").write_text("{}")
     (project / "corpus.jsonl").write_text('{"text": "One line."}\n')
     for name, text in CRITIC.items():
         (project / "critic" / name).parent.mkdir(parents=True, exist_ok=True)

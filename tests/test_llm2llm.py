@@ -523,7 +523,9 @@ def test_the_same_command_goes_on_after_trouble(tmp_path: Path) -> None:
         run = loop(tmp_path, *options)
         run.run()
     metrics = json.loads((run.dir.round(1) / "metrics.json").read_text())
-    assert metrics["n_generated"] == metrics["generate/wrong_seeds"] == metrics["generate/requested"] == server.given > 4
+    assert (
+        metrics["n_generated"] == metrics["generate/wrong_seeds"] == metrics["generate/requested"] == server.given > 4
+    )
     assert metrics["label_accuracy"] == 1
 
 
