@@ -17,6 +17,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -259,7 +260,7 @@ def markdown(study: Study, outcomes: Sequence[Outcome], arms: Arms) -> str:
 
 
 def figure(study: Study, arms: Arms, path: Path) -> None:
-    """One row: each panel, and left of it what was published."""
+    """Each panel, and before it what was published."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -269,15 +270,22 @@ def figure(study: Study, arms: Arms, path: Path) -> None:
         (panel, published) for panel in study.panels for published in ((True, False) if panel.published else (False,))
     ]
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        chart, axes = plt.subplots(1, len(shown), figsize=(3.7 * len(shown), 3.4), layout="constrained", squeeze=False)
-        for axis, (panel, published) in zip(axes[0], shown, strict=True):
+        across = len(shown) if len(shown) <= 3 else 3 if len(shown) != 4 else 2
+        down = -(-len(shown) // across)
+        chart, axes = plt.subplots(
+            down, across, figsize=(3.9 * across, 3.3 * down), layout="constrained", squeeze=False
+        )
+        for axis in axes.flat[len(shown) :]:
+            axis.axis("off")
+        for axis, (panel, published) in zip(axes.flat, shown, strict=False):
             if published:
                 names = [name for name in panel.values if name in panel.published]
                 _bars(axis, names, [(panel.published[n],) * 3 for n in names], "#999999")
-                axis.set_title(panel.published_title or f"published: {panel.title}", fontsize=9)
+                title = panel.published_title or f"published: {panel.title}"
             else:
                 (_lines if panel.rounds else _measured)(axis, panel, arms)
-                axis.set_title(f"ours: {panel.title}" if panel.published else panel.title, fontsize=9)
+                title = f"ours: {panel.title}" if panel.published else panel.title
+            axis.set_title(textwrap.fill(title, 30), fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{os.getpid()}-{path.name}")
         chart.savefig(aside, dpi=150, metadata={"Software": None})
