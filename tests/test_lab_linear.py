@@ -202,7 +202,8 @@ def test_unverified_labels(tmp_path: Path) -> None:
     """Without a verifier, the same labels teach the opposite: it is the verifier that moves the threshold from 1/2 to 3/4."""
     found = run(tmp_path, *FENG, "domain.error=0.7", "size=2000")[1]
     assert found["theory/accuracy_limit"] == pytest.approx(normal_cdf(-2))
-    assert found["accuracy"] == pytest.approx(found["theory/accuracy_asymptotic"], abs=1e-3)
+    assert abs(z(found, "accuracy", found["theory/accuracy_asymptotic"])) < 4
+    assert found["accuracy"] == pytest.approx(found["theory/accuracy_asymptotic"], abs=2e-3)  # 60 chains
 
 
 def test_finite_size(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ PUBLISHED = dict(zip(TYPES, (875, 226, 178, 161, 143, 120, 0), strict=True))
 
 STUDY = Study(
     name="shepherd",
-    paper="Wang et al. 2023, 2308.04592",
+    paper="Wang et al. 2023, arXiv 2308.04592",
     sweeps=CRITICS + SELECTION + BEST + REFINE,
     lines=(
         Contrast(
