@@ -17,6 +17,7 @@ from genloss.replicate.board import html as page
 from genloss.replicate.board import markdown, table
 from genloss.replicate.case import CLAIM, WRONG
 from genloss.replicate.cases import CASES, accumulated, c4, log_variance, psi, released, subsampled
+from genloss.replicate.study import studies
 from genloss.run import _configs
 from genloss.theory.linear import ridge_accuracy
 from support import Lab
