@@ -18,7 +18,7 @@ import numpy as np
 from common import scratch, table
 from genloss.config import Experiment, compose
 from genloss.domains import Fit
-from genloss.domains.lab import Lab, in_blocks
+from genloss.domains.lab import Lab
 from genloss.loop import Loop
 from genloss.rundir import RunDir
 from genloss.store import Store, release_memory
@@ -58,7 +58,7 @@ def stages(chains: int, sums: bool) -> float:
     model = domain.estimate(points, np.broadcast_to(1.0, points.shape[:2]), fit, {})
     began = time.perf_counter()
     for n in range(ROUNDS):
-        points = in_blocks(x.size, n, lambda rng, count, last=model: domain.draw(last, rng, count, x.recipe, {}))
+        points = domain.points(model, x.size, n, x.recipe, {})
         model = domain.estimate(points, np.broadcast_to(1.0, points.shape[:2]), fit, {})
         domain.measure(model, {})
     return chains * ROUNDS / (time.perf_counter() - began)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from genloss import records
 from genloss.chains import choose, compact, distinct, present, slots
 from genloss.config import Experiment, compose
+from genloss.domains.lab import in_blocks
 from genloss.errors import UserError
 from genloss.loop import Loop
 from genloss.mix import Mixing
@@ -220,3 +222,14 @@ def test_figure_shows_theory(main: Callable[..., Result], project: Path) -> None
 def test_bad_input(main: Callable[..., Result], override: str, says: str) -> None:
     done = main("run", *GAUSSIAN, *override.split(), "size=50", "rounds=1")
     assert done.code == 2 and says in done.err and len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("n", [7, 25, 60])
+def test_points_written_in_place_are_those_that_are_drawn(n: int) -> None:
+    x = Experiment(compose(["domain=gaussian", "domain.chains=20", "size=30", "recipe.bias=0.9"]))
+    domain: Any = x.domain
+    rng = np.random.default_rng(0)
+    model = {"mean": rng.standard_normal((20, 1)), "covariance": rng.random((20, 1, 1))}
+    drawn = in_blocks(n, 3, lambda stream, count: domain.draw(model, stream, count, x.recipe, {}))
+    assert domain.fill(model, x.recipe, {}) is not None
+    assert (domain.points(model, n, 3, x.recipe, {}) == drawn).all()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Parameters = dict[str, np.ndarray]  # of a model; every array begins with the axis of chains
 BLOCK = 25  # slots that are drawn together, from one random stream
-WIDE = 1000  # chains that are worked on together
+WIDE = 2000  # chains that are worked on together
 
 
 class LabModel(Model):
@@ -58,15 +58,21 @@ def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers)  # a fork has none of its parent's threads
 
 
-def in_blocks(n: int, seed: int, draw: Callable[..., np.ndarray], workers: int = 0) -> np.ndarray:
+def in_blocks(
+    n: int, seed: int, draw: Callable[..., np.ndarray], workers: int = 0, fill: Callable[..., None] | None = None
+) -> np.ndarray:
     """[n, ...] from draw(generator, count), block by block of slots, each from its own stream: the same on any number of cores.
-    A block of a few thousand chains fits the cache of a core."""
+    A block of a few thousand chains fits the cache of a core. `fill(generator, block)` writes the same numbers in place."""
     if n <= BLOCK:
         return draw(stream(seed, "block", 0), n)
     out = np.empty((n, *draw(stream(seed, "shape"), 0).shape[1:]))
 
     def block(at: int) -> None:
-        out[at : at + BLOCK] = draw(stream(seed, "block", at), min(BLOCK, n - at))
+        rng = stream(seed, "block", at)
+        if fill:
+            fill(rng, out[at : at + BLOCK])
+        else:
+            out[at : at + BLOCK] = draw(rng, min(BLOCK, n - at))
 
     list(pool(workers).map(block, range(0, n, BLOCK)))
     return out
@@ -115,6 +121,10 @@ class Lab(Domain):
     @abstractmethod
     def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Any, truth: Parameters) -> np.ndarray:
         """n points from every chain's model, [n, chains, width]; exchangeable over slots."""
+
+    def fill(self, model: Parameters, options: Any, truth: Parameters) -> Callable[..., None] | None:
+        """A function (generator, out) that writes into `out` what `draw` returns, where that is faster; None: it is not."""
+        return None
 
     @abstractmethod
     def measure(self, model: Parameters, truth: Parameters) -> dict[str, np.ndarray]:
@@ -174,15 +184,20 @@ class Lab(Domain):
         fit.report(1, 1, "fits")
         return {"points": float((weights > 0).sum() / weights.shape[1])}
 
+    def points(
+        self, model: Parameters, n: int, seed: int, options: Any, truth: Parameters, workers: int = 0
+    ) -> np.ndarray:
+        """n points from every chain's model, [n, chains, width]."""
+
+        def draw(rng: np.random.Generator, count: int) -> np.ndarray:
+            return self.draw(model, rng, count, options, truth)
+
+        return in_blocks(n, seed, draw, workers, self.fill(model, options, truth))
+
     def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
         model = load(request.model / "model.safetensors")
         truth = load(request.data / "truth.safetensors")
-        points = in_blocks(
-            request.n,
-            request.seed,
-            lambda rng, n: self.draw(model, rng, n, request.options, truth),
-            request.runtime.workers,
-        )
+        points = self.points(model, request.n, request.seed, request.options, truth, request.runtime.workers)
         request.report(request.n, request.n, "records")
         yield {COLUMN: column_of(points)}, request.n
 

@@ -10,6 +10,7 @@ Real points are N(0, I) in `dimension` dimensions. A model is a mean and a covar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,18 @@ class Gaussian(Lab):
             z = np.einsum("cij,ncj->nci", root, z)
         z += model["mean"]
         return z
+
+    def fill(self, model: Parameters, options: Any, truth: Parameters) -> Callable[..., None] | None:
+        if self.batch > 1 or self.dimension > 1 or options.truncation or "points" in model:
+            return None
+        scale, mean = np.sqrt(options.bias * model["covariance"][:, :, 0]), model["mean"]
+
+        def normal(rng: np.random.Generator, out: np.ndarray) -> None:
+            rng.standard_normal(out=out)
+            out *= scale
+            out += mean
+
+        return normal
 
     # -- sufficient statistics: the same law without the points --------------------------------------------------------
 
