@@ -47,6 +47,7 @@ def test_passages_have_the_right_length_and_lose_no_long_text(text: str, shortes
 
 def test_passages_by_hand() -> None:
     assert list(passages("one two three four\nfive\n\nsix seven", 9, 5)) == ["one two", "three", "six seven"]
+    assert list(passages("a  a", 3, 2)) == ["a a"]  # a run of spaces does not make a passage too short
     assert list(passages("x" * 25, 10, 5)) == ["x" * 10, "x" * 10, "x" * 5]
 
 

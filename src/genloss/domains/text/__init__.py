@@ -38,6 +38,9 @@ def passages(text: str, longest: int, shortest: int) -> Iterator[str]:
         while len(line) > longest:
             at = line.rfind(" ", shortest, longest + 1)
             at = at if at > 0 else longest
+            if len(line[:at].strip()) < shortest:  # cut in a run of white space, which is worth one space
+                line = " ".join(line.split())
+                continue
             yield line[:at].strip()
             line = line[at:].strip()
         if len(line) >= shortest:
