@@ -7,18 +7,19 @@ generated records, and as its real-vs-real floor on equally many held-out real r
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from genloss import records
-from genloss.domains import Domain, Report, Runtime, silent
+from genloss.domains import Domain, Report, Runtime, Sampling, silent
 from genloss.errors import UserError
 from genloss.seeds import generator
 
@@ -77,6 +78,21 @@ class Evidence:
     def real(self) -> pa.Table:
         """The real records that round 0 was trained on."""
         return records.read(self.data / "train.parquet").slice(0, self.n_real)
+
+    def respond(self, prompts: list[str], chunk: int, bias: float = 1.0) -> list[str]:
+        """Model n's responses [n] to prompts, for domains that have them; bias 0: greedy, 1: sampled."""
+        from genloss.generate.solve import decoding
+
+        domain: Any = self.domain
+        options = decoding(len(prompts), domain.config("evaluate")["context"], chunk, bias=bias)
+        with tempfile.TemporaryDirectory() as scratch:
+            responses, _ = domain.respond(
+                Sampling(
+                    model=self.model, data=self.data, n=len(prompts), seed=self.seed, options=options, prompts=prompts,
+                    scratch=Path(scratch), runtime=self.runtime, report=self.report,
+                )
+            )  # fmt: skip
+        return responses
 
     def texts(self, table: pa.Table) -> list[str]:
         return table.column(self.domain.payload[0]).to_pylist()

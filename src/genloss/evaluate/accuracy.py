@@ -3,7 +3,6 @@ selection."""
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genloss import records
-from genloss.domains import Sampling
 from genloss.errors import UserError, require
 from genloss.evaluate import Evidence, Metric
 
@@ -40,18 +38,9 @@ class Accuracy(Metric):
             raise UserError("_target_", None, f"needs exact answers, and {experiment.domain.name} has none")
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
-        from genloss.generate.solve import decoding
-
         domain: Any = evidence.domain
         test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
-        options = decoding(len(test), domain.config("evaluate")["context"], self.chunk, bias=0.0)
-        with tempfile.TemporaryDirectory() as scratch:
-            request = Sampling(
-                model=evidence.model, data=evidence.data, n=len(test), seed=evidence.seed, options=options,
-                prompts=test.column("prompt").to_pylist(), scratch=Path(scratch), runtime=evidence.runtime,
-                report=evidence.report,
-            )  # fmt: skip
-            said = [r for columns, _ in domain.sample(request) for r in columns["response"]]
+        said = evidence.respond(test.column("prompt").to_pylist(), self.chunk, bias=0.0)
         answered = test.set_column(test.column_names.index("response"), "response", [said])
         right, parsed = domain.verify(answered)
         found = {"accuracy": right.mean(), "unparseable": 1 - parsed.mean()}

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genloss import records
 from genloss.curate.evol import needs_expressions
-from genloss.domains import Sampling
 from genloss.domains.reasoning.arithmetic import expression, operations
 from genloss.errors import require
 from genloss.evaluate import Evidence, Metric
@@ -55,17 +52,8 @@ class Evolution(Metric):
         return found
 
     def _sampled(self, evidence: Evidence) -> float:
-        from genloss.generate.solve import decoding
-
         domain: Any = evidence.domain
         test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
-        options = decoding(len(test), domain.config("evaluate")["context"], self.chunk)
-        with tempfile.TemporaryDirectory() as scratch:
-            request = Sampling(
-                model=evidence.model, data=evidence.data, n=len(test), seed=evidence.seed, options=options,
-                prompts=test.column("prompt").to_pylist(), scratch=Path(scratch), runtime=evidence.runtime,
-                report=evidence.report,
-            )  # fmt: skip
-            said = [r for columns, _ in domain.sample(request) for r in columns["response"]]
+        said = evidence.respond(test.column("prompt").to_pylist(), self.chunk)
         answered = test.set_column(test.column_names.index("response"), "response", [said])
         return float(domain.verify(answered).right.mean())

@@ -397,9 +397,4 @@ class EvolInstruct(Recipe):
             model=request.model, data=request.data, n=options.n, seed=request.seed, options=options, prompts=prompts,
             scratch=request.scratch, runtime=request.runtime, report=request.report,
         )  # fmt: skip
-        responses: list[str] = []
-        tokens = 0
-        for columns, count in request.domain.sample(sampling):
-            responses += columns["response"]
-            tokens += count
-        return responses, tokens
+        return request.domain.respond(sampling)  # type: ignore[attr-defined]

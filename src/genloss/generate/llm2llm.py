@@ -148,11 +148,7 @@ class LLM2LLM(Recipe):
             prompts=pool.column("prompt").to_pylist(), scratch=request.scratch / "student", runtime=request.runtime,
             report=request.report,
         )  # fmt: skip
-        said: list[str] = []
-        tokens = 0
-        for columns, count in domain.sample(sampling):
-            said += columns["response"]
-            tokens += count
+        said, tokens = domain.respond(sampling)
         tasks, labels = pool.column("task").to_pylist(), pool.column("response").to_pylist()
         gold = [domain.families[task].final(label) for task, label in zip(tasks, labels, strict=True)]
         right, _ = domain.verify(pa.table({"task": tasks, "response": said, "answer": gold}))

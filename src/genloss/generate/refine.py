@@ -125,9 +125,4 @@ class Refine(Solve):
             model=request.model, data=request.data, n=len(prompts), seed=seed_of(request.seed, "revision", attempt),
             options=options, prompts=prompts, scratch=scratch, runtime=request.runtime, report=request.report,
         )  # fmt: skip
-        found: list[str] = []
-        tokens = 0
-        for columns, count in request.domain.sample(sampling):
-            found += columns["response"]
-            tokens += count
-        return found, tokens
+        return request.domain.respond(sampling)  # type: ignore[attr-defined]

@@ -78,11 +78,7 @@ class Solve(Recipe):
             prompts=problems.column("prompt").to_pylist(), scratch=request.scratch, runtime=request.runtime,
             report=request.report,
         )  # fmt: skip
-        responses: list[str] = []
-        tokens = 0
-        for columns, count in request.domain.sample(sampling):
-            responses += columns["response"]
-            tokens += count
+        responses, tokens = request.domain.respond(sampling)  # type: ignore[attr-defined]
         payload: dict[str, Any] = {"prompt": problems.column("prompt"), "response": responses}
         payload |= {key: problems.column(key) for key in ("answer", "task", "difficulty")}
         parents = [[i] for i in problems.column("id").to_pylist()]

@@ -235,6 +235,15 @@ class Reasoning(Domain):
         for columns, tokens in sample(request):
             yield {"response": columns["text"]}, tokens
 
+    def respond(self, request: Sampling) -> tuple[list[str], int]:
+        """All responses to `request.prompts`, in their order, and how many tokens they took."""
+        responses: list[str] = []
+        tokens = 0
+        for columns, count in self.sample(request):
+            responses += columns["response"]
+            tokens += count
+        return responses, tokens
+
     def losses(
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
     ) -> tuple[np.ndarray, np.ndarray]:
