@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support import Result
+
+settings.register_profile("genloss", deadline=None)  # tests are not timed: a busy machine is not a bug
+settings.load_profile("genloss")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

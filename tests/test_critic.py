@@ -14,6 +14,7 @@ from genloss import records
 from genloss.config import Experiment, compose
 from genloss.curate import Context, curate
 from genloss.curate.critic import find
+from genloss.curate.evol import Reward
 from genloss.domains import Runtime
 from genloss.domains.reasoning.arithmetic import (
     Arithmetic,
@@ -253,10 +254,10 @@ def test_probabilities_agree_with_the_domains_losses(critic: Path) -> None:
 def test_step_rewards(critic: Path) -> None:
     judge = find(str(critic))
     rewards = judge.step_rewards(PROBLEMS * 2, RIGHT + TWICE)
-    assert [len(r) for r in rewards] == [1, 1, 2, 1, 2, 2, 3, 2]
+    assert [len(r) for r in rewards] == [2, 2, 3, 2, 3, 3, 4, 3]  # the steps, and the end
     assert all((np.diff(r) <= 1e-9).all() and (r >= 0).all() and (r <= 1).all() for r in rewards)
     ok = np.exp(judge.log_ok(PROBLEMS * 2, RIGHT + TWICE))
-    assert all(r[-1] >= p - 1e-9 for r, p in zip(rewards, ok, strict=True))
+    np.testing.assert_allclose([r[-1] for r in rewards], ok)
     for r in rewards[4:]:  # the second step is the repeated one
         assert r[0] > 0.8 and r[1] < 0.4
 
@@ -318,6 +319,23 @@ def test_fingerprint_is_of_model_and_tokenizer(critic: Path, tmp_path: Path) -> 
         assert find(str(copy)).fingerprint() != first
         path.write_bytes(content)
     assert find(str(copy)).fingerprint() == first
+
+
+def test_a_critic_is_a_reward(critic: Path) -> None:
+    said = [*RIGHT, *TWICE, "x"]
+    asked = [*PROBLEMS, *PROBLEMS, PROBLEMS[0]]
+    p_ok = np.exp(find(str(critic)).log_ok(asked, said))
+    product = Reward(["critic"], combine="product", critic=str(critic))
+    np.testing.assert_allclose(product.of(asked * 2, said * 2, seed=0), [*p_ok, *p_ok], rtol=1e-6)
+    weakest = Reward(["critic"], critic=str(critic)).of(asked, said, seed=1)
+    assert (weakest >= p_ok - 1e-9).all() and weakest[:4].min() > weakest[4:8].max()
+    assert product.identity() != Reward(["process"]).identity()
+
+
+@pytest.mark.parametrize(("reached", "r"), [([0.8, 0.4, 0.3], 0.5), ([0.0, 0.0], 0.0), ([0.9], 0.9)])
+def test_the_weakest_step_counts(reached: list[float], r: float) -> None:
+    assert Reward(["critic"], critic="x").weigh(np.array(reached)) == pytest.approx(r)
+    assert Reward(["critic"], combine="product", critic="x").weigh(np.array(reached)) == reached[-1]
 
 
 # -- refinement ----------------------------------------------------------------------------------------------------------------
@@ -418,6 +436,11 @@ def test_bad_critiques(overrides: list[str], words: list[str]) -> None:
         (["curation=critic", "curation.critic.path=good", "curation.critic.select=bets"], ["select=bets", "did you mean best?"]),
         (["curation=critic", "curation.critic.path=good", "curation.critic.select=best"], ["select=best", "recipe.samples=1"]),
         (["curation=critic", "curation.critic.path=good", "domain/tasks=gcd"], ["needs worked solutions", "arithmetic"]),
+        (["curation=evol_reward", "recipe.samples=2", "curation.evol_reward.factors=[critic]", "curation.evol_reward.critic=nowhere"],
+         ["curation.evol_reward.critic=nowhere", "genloss run experiment=critic"]),
+        (["curation=evol_reward", "curation.evol_reward.factors=[critic]", "curation.evol_reward.critic=null"],
+         ["curation.evol_reward.critic", "is needed by the factor"]),
+        (["trainer=grpo", "mixing.init=warm", "trainer.reward.factors=[critic]"], ["trainer.reward.critic=runs/critic-", "no run directory"]),
         (["recipe=refine", "recipe.critic=nowhere"], ["recipe.critic=nowhere", "genloss run experiment=critic"]),
         (["recipe=refine", "recipe.critic=good", "recipe.revisions=0"], ["recipe.revisions=0", "from 1 to 100"]),
         (["recipe=refine", "recipe.critic=good", "recipe.restart=stop"], ["recipe.restart=stop", "did you mean step?"]),

@@ -56,7 +56,7 @@ def parent(text: str) -> Parent:
 # -- edits -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(1, 4))
 def test_edits_do_what_they_are_named_for(seed: int, count: int) -> None:
     rng = generator(seed, "test")
@@ -85,7 +85,7 @@ def test_canonical_forms() -> None:
         assert canonical(read(a)) != canonical(read(b)), (a, b)  # type: ignore[arg-type]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6))
 def test_equivalent_expressions_have_one_value(seed: int) -> None:
     rng = generator(seed, "test")
@@ -188,7 +188,7 @@ def test_exact_rewards_by_hand() -> None:
     assert {round(v, 6) for v in product} == {round(yes**k * no ** (3 - k), 6) for k in range(4)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from(TEXTS), st.sampled_from(SAID)), min_size=1, max_size=20), st.integers(0, 99),
     st.floats(0.1, 1), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["minimum", "product"]),

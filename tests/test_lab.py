@@ -135,7 +135,7 @@ def test_sums_are_points_in_distribution(tmp_path: Path) -> None:
 # -- chains ----------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(0, 40), st.booleans(), st.integers(0, 2**32))
 def test_choose(size: int, take: int, replacement: bool, seed: int) -> None:
     """Every chain chooses among its own points; without replacement never the same one twice."""

@@ -74,7 +74,7 @@ def mixings(draw: st.DrawFn) -> Mixing:
         raise
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mixing=mixings(), kept=st.lists(st.integers(1, 30), min_size=1, max_size=3), seed=st.integers(0, 3))
 def test_any_mixing(tmp_path_factory, mixing: Mixing, kept: list[int], seed: int) -> None:
     n = len(kept)

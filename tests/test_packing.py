@@ -54,7 +54,7 @@ def sequences(inputs: np.ndarray, targets: np.ndarray, begin: int) -> list[list[
     return found
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.text(alphabet="abc é.", min_size=1, max_size=150), min_size=1, max_size=40),
     seed=st.integers(0, 9),

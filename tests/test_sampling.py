@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from genloss import records
@@ -134,7 +134,6 @@ def reference_top_p(p: np.ndarray, top_p: float) -> np.ndarray:
     return kept
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-40, 40), min_size=2, max_size=12), st.floats(0.01, 0.99), st.integers(1, 12))
 def test_truncations_equal_plain_references(raw: list[int], share: float, k: int) -> None:
     logits = torch.tensor([raw], dtype=torch.float32) / 10
@@ -200,7 +199,6 @@ def test_no_draw_hits_probability_zero_at_the_edges(u: float) -> None:
             assert p[int(draw(row, torch.tensor([u], dtype=torch.float64), bias))] > 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=30), st.floats(0, 1, exclude_max=True))
 def test_draw_is_the_inverse_of_the_cumulative_distribution(p: list[float], u: float) -> None:
     p[0] = p[0] if any(p) else 1.0

@@ -226,7 +226,7 @@ def build(pick: Callable, number: Callable[[int, int], int], share: Callable[[],
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_conservation(data: st.DataObject) -> None:
     """Drift and variance add up to the real variance: every record of an uncurated run has its second moment."""

@@ -9,7 +9,7 @@
     judge = find("runs/critic-*-s0-*")
     judge.critiques(["3+4*2:"], ["4*2=9;3+9=12"])      # [Said(ok=False, step=1, kind="arithmetic", ...)]
     judge.log_ok(["3+4*2:"], ["4*2=9;3+9=12"])         # log-probabilities [n]
-    judge.step_rewards(["3+4*2:"], ["4*2=9;3+9=12"])   # one array for each solution, a number for each of its steps
+    judge.step_rewards(["3+4*2:"], ["4*2=9;3+9=12"])   # an array for each: a number for each of its steps, and P(ok)
 
 A critic that works with a reference solves each problem greedily before it judges; probabilities are those after its own solution.
 """
@@ -113,8 +113,8 @@ class Judge:
         self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent
     ) -> list[np.ndarray]:
         """For step k of a solution (its parts between semicolons): the probability that the critic says "ok" or names a step
-        after k, which is that it finds nothing wrong up to k. It falls from step to step; the last is P(ok), plus that of a
-        missing end."""
+        after k, which is that it finds nothing wrong up to k. It falls from step to step; one more number, P(ok), says that
+        nothing is missing at the end either."""
         counts = [min(s.count(";") + 1, STEPS - 1) for s in solutions]
         asked = self.asked(problems, solutions, runtime, report)
         rows = [(i, k) for i, n in enumerate(counts) for k in range(1, n + 2)]
@@ -125,7 +125,7 @@ class Judge:
         found = []
         for ok, n in zip(np.exp(logs[: len(asked)]), counts, strict=True):
             each = np.array([next(named) for _ in range(n + 1)])
-            found.append(np.minimum(1.0, ok + each[::-1].cumsum()[::-1][1:]))
+            found.append(np.minimum(1.0, ok + np.append(each[::-1].cumsum()[::-1][1:], 0.0)))
         return found
 
     def _score(

@@ -3,6 +3,7 @@
     genloss run ... recipe=evol_instruct curation=evol_reward
     genloss run -m ... recipe=evol_instruct curation=instruction_reward,process_reward,evol_reward
     genloss run ... curation=evol_reward 'curation.evol_reward.factors=[outcome]' curation.evol_reward.select=sample
+    genloss run ... curation=evol_reward 'curation.evol_reward.factors=[instruction,critic]'   # after: genloss run experiment=critic
 
 r_I rates the problem (is it well formed, new, answerable?), r_A the worked solution step by step; both are judged with noise that
 is set here. trainer=grpo reinforces by the same `Reward`.
@@ -19,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.curate import Context, Curator, Verdict, verdict
+from genloss.curate.critic import find
+from genloss.domains import Runtime
 from genloss.domains.reasoning.arithmetic import Arithmetic, Step, Tree, expression, largest, read_steps
 from genloss.domains.reasoning.arithmetic import value as exact
 from genloss.errors import UserError, one_of, require
@@ -29,7 +32,7 @@ from genloss.store import code_hash
 if TYPE_CHECKING:
     from genloss.config import Experiment
 
-FACTORS = ("outcome", "instruction", "process", "random")
+FACTORS = ("outcome", "instruction", "process", "critic", "random")
 COMBINE = ("minimum", "product")
 SELECT = ("best", "sample")
 
@@ -105,6 +108,10 @@ class Reward:
     product prefers short solutions). Whether the problem is done is judged like one more step. A response that cannot be read as
     steps has r_A = 0.
 
+    critic: a trained one judges the steps, and the end, in place of the noisy checker: each is scored by the probability that it
+    is right given that those before it are (from Judge.step_rewards of genloss.curate.critic), so that their product is P(ok).
+    Its errors are its own; phi and psi do not touch it.
+
     outcome: one such verdict on the final answer alone. random: uniform, whatever the response; a control.
     """
 
@@ -114,6 +121,7 @@ class Reward:
     noise: float = 0.1
     combine: str = "minimum"
     bound: int = 99  # largest result that a good problem has; that of the tasks
+    critic: str | None = None  # for the factor of this name: the run directory of a critic, relative to the project
 
     def __post_init__(self) -> None:
         if not self.factors:
@@ -125,6 +133,21 @@ class Reward:
         require(self.phi + self.psi > 0, "phi", self.phi, "greater than 0 where psi=0, or every reward is 0")
         one_of("combine", self.combine, COMBINE)
         require(self.bound >= 1, "bound", self.bound, "at least 1")
+        if "critic" in self.factors and not self.critic:
+            raise UserError("critic", None, "is needed by the factor critic; name its run directory")
+
+    def check_critic(self) -> None:
+        """Raises UserError where the critic is not there, or is none."""
+        if "critic" in self.factors:
+            try:
+                find(str(self.critic))
+            except UserError as error:
+                raise UserError("critic", self.critic, error.remedy) from None
+
+    def identity(self) -> str:
+        """Hash of what judges besides the options: code, and the critic."""
+        judge = find(str(self.critic)).fingerprint() if "critic" in self.factors else ""
+        return code_hash("genloss.generate.evol_instruct") + judge  # `canonical` is there
 
     def scores(self, right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The noisy checker's scores of right and wrong steps (or answers)."""
@@ -163,6 +186,21 @@ class Reward:
             found[i] = scores.min() if self.combine == "minimum" else scores.prod()
         return found
 
+    def judged(self, prompts: Sequence[str], responses: Sequence[str], runtime: Runtime | None) -> np.ndarray:
+        """r_A [n] by the critic; the same question is asked once."""
+        pairs = list(zip(prompts, responses, strict=True))
+        asked = list(dict.fromkeys(pairs))
+        steps = find(str(self.critic)).step_rewards([p for p, _ in asked], [r for _, r in asked], runtime)
+        known = dict(zip(asked, map(self.weigh, steps), strict=True))
+        return np.array([known[pair] for pair in pairs])
+
+    def weigh(self, reached: np.ndarray) -> float:
+        """r_A of P(nothing is wrong up to step k) for every k."""
+        if self.combine == "product":
+            return float(reached[-1])
+        before = np.append(1.0, reached[:-1])
+        return float(np.divide(reached, before, out=np.zeros(len(reached)), where=before > 0).min())
+
     def outcome(self, prompts: Sequence[str], responses: Sequence[str], seed: int) -> np.ndarray:
         trees = [expression(text) for text in prompts]
         right = [t is not None and final(r) == str(exact(t)) for t, r in zip(trees, responses, strict=True)]
@@ -174,6 +212,7 @@ class Reward:
         responses: Sequence[str],
         seed: int,
         evolved_from: Sequence[str | None] | None = None,
+        runtime: Runtime | None = None,
     ) -> np.ndarray:
         """r [n] of responses to problems; evolved_from: their parents' texts, where they are known."""
         r = np.ones(len(prompts))
@@ -182,6 +221,8 @@ class Reward:
                 r = r * self.instruction(prompts, evolved_from or [None] * len(prompts), seed)
             elif name == "random":
                 r = r * generator(seed, "random").random(len(prompts))
+            elif name == "critic":
+                r = r * self.judged(prompts, responses, runtime)
             else:
                 r = r * getattr(self, name)(prompts, responses, seed)
         return r
@@ -216,6 +257,7 @@ class EvolReward(Reward, Curator):
 
     def check(self, experiment: Experiment) -> None:
         needs_expressions(experiment, "_target_")
+        self.check_critic()
         samples: int = getattr(experiment.recipe, "samples", 1)
         if self.select == "best" and samples < 2:
             raise UserError(
@@ -224,12 +266,12 @@ class EvolReward(Reward, Curator):
             )  # fmt: skip
 
     def fingerprint(self) -> str:
-        return code_hash("genloss.generate.evol_instruct")  # `canonical`
+        return self.identity()
 
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         prompts, responses = (table.column(key).to_pylist() for key in ("prompt", "response"))
         parents = table.column("evolved_from").to_pylist() if "evolved_from" in table.column_names else None
-        r = self.of(prompts, responses, context.seed, parents)
+        r = self.of(prompts, responses, context.seed, parents, context.runtime)
         rng = generator(context.seed, "select")
         why = np.where(r > 0, "not chosen", "no reward").astype(object)
         keep = r > 0

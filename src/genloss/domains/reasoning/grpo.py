@@ -70,6 +70,10 @@ class Grpo(TextTrainer):
 
     def check(self, experiment: Experiment) -> None:
         needs_expressions(experiment, "reward")
+        try:
+            self.reward.check_critic()
+        except UserError as error:
+            raise error.under("reward") from None
         if experiment.mixing.init != "warm":
             raise UserError(
                 "_target_", type(self).__name__, f"continues from the model before: set mixing.init=warm (it is "
@@ -82,7 +86,7 @@ class Grpo(TextTrainer):
     def fingerprint(self) -> str:
         modules = ("genloss.curate.evol", "genloss.generate.evol_instruct", "genloss.domains.reasoning.arithmetic",
                    "genloss.domains.text.sampling", "genloss.domains.text.decode", "genloss.domains.text.tokenizer")  # fmt: skip
-        return "".join(code_hash(m) for m in modules)
+        return "".join(code_hash(m) for m in modules) + self.reward.identity()
 
     def train(self, fit: Fit) -> dict[str, Any]:
         base = getattr(fit.model, "base", None)  # model=schooled begins round 0 with it
@@ -193,7 +197,7 @@ def reinforce(trainer: Grpo, fit: Fit) -> dict[str, Any]:
         said = codec.decode([row[len(p) :] for row, p in zip(made, given, strict=True)])
         asked_texts = [texts[i] for i in asked]
         parents = [problems[text] for text in asked_texts]
-        r = trainer.reward.of(asked_texts, said, seed_of(fit.seed, "reward", step), parents)
+        r = trainer.reward.of(asked_texts, said, seed_of(fit.seed, "reward", step), parents, fit.runtime)
         a = torch.from_numpy(advantages(r.reshape(trainer.prompts, trainer.group), trainer.scale).ravel()).float()
         batch = tensors(made, [len(p) for p in given], context, codec)
         inputs, targets, mask = (part.to(device) for part in batch)

@@ -66,6 +66,7 @@ ONE_SAMPLE = arm(options={"recipe.n": 500, "recipe.bias": 1})
 SAMPLED, SAMPLED_EXACT = (arm(c, {"recipe.bias": 1}) for c in ("none", "exact"))
 MANY, MANY_EXACT = (arm(c, {"recipe.n": 12_000}) for c in ("none", "exact"))
 JUDGED = {name: arm(f"agree_{name}") for name in JUDGES}
+AS_MANY = {name: arm(f"agree_{name}", control="random") for name in JUDGES}
 VERIFIERS = [NONE, *NOISY[::-1], EXACT]  # by their p*
 RECURSIVE = [r for r in REGIMES if r != "real_only"]
 
@@ -84,7 +85,7 @@ STUDY = Study(
         ),
         ("curation=none", "recipe.bias=1", "recipe.n=500", UNTRAINED, SEEDS),
         *(("curation=none", "rounds=0", f"domain.name={name}", f"size={size}", SEEDS) for name, size in JUDGES.items()),
-        *(("curation=none", judge(name), SEEDS) for name in JUDGES),
+        *(("curation=none", judge(name), "control=none,random", SEEDS) for name in JUDGES),
         ("experiment=beyond_collapse_rounds", SEEDS),
     ),
     (
@@ -104,6 +105,10 @@ STUDY = Study(
             Value("label_accuracy", NONE), SAME, 0.05,
         ),
         Contrast("a stronger model selects better than a weaker one", accuracy(JUDGED["strong"]), accuracy(JUDGED["weak"])),
+        *(
+            Contrast(f"a {name} model's choice teaches better than as many at random", accuracy(JUDGED[name]), accuracy(AS_MANY[name]))
+            for name in JUDGES
+        ),
         Contrast("a stronger model's choice teaches better than the generator is", accuracy(JUDGED["strong"]), accuracy(NONE, 0)),
         *(
             Contrast(f"{r}, five rounds: verified labels beat all", accuracy(iterated(r, "exact")), accuracy(iterated(r, "none")))
@@ -136,7 +141,8 @@ STUDY = Study(
             {
                 "generator": accuracy(NONE, 0), "all labels": accuracy(NONE), "random, as many as exact": accuracy(RANDOM),
                 "likelihood, half": accuracy(LIKELIHOOD), "random half": accuracy(RANDOM_HALF),
-                "weak judge": accuracy(JUDGED["weak"]), "strong judge": accuracy(JUDGED["strong"]),
+                "weak judge": accuracy(JUDGED["weak"]), "random, as many as weak": accuracy(AS_MANY["weak"]),
+                "strong judge": accuracy(JUDGED["strong"]), "random, as many as strong": accuracy(AS_MANY["strong"]),
                 **{f"noisy, ψ = {psi}": accuracy(a) for psi, a in zip(PSI[::-1], NOISY[::-1], strict=True)},
                 "exact": accuracy(EXACT), "12,000, all": accuracy(MANY), "12,000, exact": accuracy(MANY_EXACT),
                 "sampled, all": accuracy(SAMPLED), "sampled, exact": accuracy(SAMPLED_EXACT),
