@@ -50,6 +50,8 @@ BAD = {
     "misspelt nested key": (["recipe.temprature=1"], ["recipe.temprature", "did you mean temperature?"]),
     "misspelt deep key": (["mixing.real.number=1"], ["mixing.real.number", "known: kind, n"]),
     "unknown added key": (["+recipe.heat=1"], ["recipe.heat", "1", "unknown option", "known: bias"]),
+    "misspelt key of another group": (["model=gpt2", "model=pretrained", "model.pth=1"], ["did you mean path?"]),
+    "new key in a value": (["domain.corpus={pth: x}"], ["domain.corpus.pth", "no such key", "+domain.corpus.pth=... adds it"]),
     "unknown added top key": (["+rouns=3"], ["rouns", "did you mean rounds?"]),
     "wrong type of size": (["size=abc"], ["size=abc", "whole number"]),
     "fraction of a record": (["size=1.5"], ["size=1.5", "whole number"]),

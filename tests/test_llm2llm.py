@@ -731,3 +731,12 @@ def test_bad_schools(overrides: list[str], words: list[str]) -> None:
         Experiment(compose(overrides))
     for word in words:
         assert word in str(error.value)
+
+
+def test_the_schedule_of_an_experiment_can_be_dropped_or_shortened() -> None:
+    whole, shorter, none = (
+        compose(["experiment=llm2llm", *more]) for more in ([], ["rounds=2", "~schedule.3"], ["~schedule"])
+    )
+    assert [sorted(cfg.schedule) for cfg in (whole, shorter, none)] == [["1", "2", "3"], ["1", "2"], []]
+    assert [Experiment(cfg).at_round(2).trainer.steps for cfg in (whole, shorter, none)] == [300, 300, 100]
+    assert none.dvc.rounds["02"].overrides == {}

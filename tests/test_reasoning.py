@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +71,30 @@ def test_no_two_splits_share_a_problem(tmp_path: Path) -> None:
     counts = {name: table.column("task").to_pylist().count(name) for name in ("chain_sum", "gcd", "eigenvalues")}
     assert sorted(counts.values()) == [66, 67, 67]
     assert x.domain.verify(table).right.all()  # type: ignore[attr-defined]
+
+
+def test_probes_are_tested_and_never_trained_on(tmp_path: Path) -> None:
+    arithmetic = "+domain/tasks@domain.probes=arithmetic"
+    school = "{gcd: ${domain.tasks.gcd}, known: ${domain.probes.arithmetic}}"
+    run = loop(
+        tmp_path, arithmetic, "domain.probe=40", "domain.context=48", "domain.probes.arithmetic.operations=[1]", "rounds=1",
+        "model=schooled", "~model.tasks.sums", f"+model.tasks={school}", "model.examples=60", "model.steps=5", "trainer.steps=5",
+    )  # fmt: skip
+    run.run()
+    data = run.dir.root / "data"
+    probe = records.read(data / "probe.parquet")
+    assert probe.column("task").to_pylist() == ["arithmetic"] * 40
+    asked = {normal(p) for p in probe.column("prompt").to_pylist()}
+    assert len(asked) == 40
+    domain: Any = run.base.domain
+    assert domain.verify(probe).right.all()
+    model: Any = run.base.model
+    learned = [records.read(data / "train.parquet"), records.read(data / "prompts.parquet"), model.problems(data)]
+    assert not asked & {normal(p) for table in learned for p in table.column("prompt").to_pylist()}
+    for n in (0, 1):
+        found = json.loads((run.dir.round(n) / "metrics.json").read_text())
+        assert found["probe_accuracy"] == found["probe_accuracy/arithmetic"] in [k / 40 for k in range(41)]
+        assert "accuracy/arithmetic" not in found
 
 
 def test_a_larger_pool_changes_no_test_problem(tmp_path: Path) -> None:
@@ -323,6 +348,9 @@ def test_two_runs_are_the_same(tmp_path: Path) -> None:
         ([f"+domain.tasks.x={{_target_: {GYM}, family: countdown, compare: scorer}}"], ["domain.tasks.x.compare=scorer", "text"]),
         ([f"+domain.tasks.x={{_target_: {GYM}, family: number_sorting}}"], ["compare=integer", "does not fit"]),
         (["+domain.tasks.x={_target_: genloss.domains.reasoning.tasks.Eigenvalues, sizes: [1]}"], ["domain.tasks.x.sizes=1"]),
+        (["+domain/tasks@domain.probes=gcd"], ["domain.probes=gcd", "another name"]),
+        ([f"+domain.probes.x={{_target_: {GYM}, family: gdc}}"], ["domain.probes.x.family=gdc", "gcd"]),
+        (["domain.probe=0"], ["domain.probe=0", "at least 1"]),
         (["recipe.n=101"], ["recipe.n=101", "at most 100", "domain.pool=200"]),
         (["recipe.samples=2", "recipe.bias=0"], ["recipe.samples=2", "greedy"]),
         (["recipe=sample"], ["recipe=sample", "recipe=solve"]),

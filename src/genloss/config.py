@@ -59,8 +59,8 @@ def store_root() -> Path:
     return Path(os.environ.get("GENLOSS_STORE") or project_root() / ".genloss" / "store")
 
 
-def hydra_error(error: Exception) -> UserError:
-    """Hydra's and OmegaConf's multi-line messages as one line with the nearest name."""
+def hydra_error(error: Exception, overrides: Sequence[str] = ()) -> UserError:
+    """Hydra's and OmegaConf's multi-line messages as one line with the nearest name; `overrides` are all that were given."""
     override = getattr(error, "override", None)  # what the user typed, where Hydra says so
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
@@ -72,26 +72,31 @@ def hydra_error(error: Exception) -> UserError:
         return UserError(group, name, f"unknown; {nearest(name, options)}{extra}")
     if "Could not override" in text:
         key = text.split("Could not override '")[1].split("'")[0]
-        close = nearest(key.rpartition(".")[2], _siblings(key))
-        return UserError(key, None, f"no such key; {close}")
+        within = str(getattr(error.__cause__, "full_key", ""))  # of a value that is a dict: which of its keys
+        add = f"; +{within}=... adds it" if within.startswith(f"{key}.") else ""
+        key = within if add else key
+        close = nearest(key.rpartition(".")[2], _siblings(key, overrides))
+        return UserError(key, None, f"no such key; {close}{add}")
     if type(error).__name__ == "OverrideParseException" and override:
         return UserError(str(override), None, f"is no override ({lines[0]}); write key=value")
     return UserError("config", None, text)
 
 
-def _siblings(key: str) -> list[str]:
-    """The names that exist beside `key` in the default config."""
+def _siblings(key: str, overrides: Sequence[str]) -> list[str]:
+    """The names that exist beside `key`, in the groups that were chosen."""
     try:
         parent = key.rpartition(".")[0]
-        config = compose([], raw_errors=True)
+        chosen = [o for o in overrides if (conf_dir() / o.partition("=")[0]).is_dir() and "," not in o]
+        config = compose(chosen, raw=True)
         node = OmegaConf.select(config, parent) if parent else config
         return [str(k) for k in node] if isinstance(node, DictConfig) else []
     except Exception:  # only to suggest a name
         return []
 
 
-def compose(overrides: Sequence[str] = (), *, raw_errors: bool = False) -> DictConfig:
-    """Compose conf/config.yaml with Hydra overrides, resolved; without the `hydra` node."""
+def compose(overrides: Sequence[str] = (), *, raw: bool = False) -> DictConfig:
+    """Compose conf/config.yaml with Hydra overrides, resolved; without the `hydra` node. raw: neither resolved
+    nor with errors of one line."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -102,11 +107,11 @@ def compose(overrides: Sequence[str] = (), *, raw_errors: bool = False) -> DictC
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = hydra_compose("config", overrides=list(overrides))
-        return resolve(cfg)
+        return cfg if raw else resolve(cfg)
     except (HydraException, OmegaConfBaseException) as error:
-        if raw_errors:
+        if raw:
             raise
-        raise hydra_error(error) from None
+        raise hydra_error(error, overrides) from None
     finally:
         GlobalHydra.instance().clear()
         if before is not None:
@@ -115,6 +120,8 @@ def compose(overrides: Sequence[str] = (), *, raw_errors: bool = False) -> DictC
 
 def resolve(cfg: DictConfig) -> DictConfig:
     """A copy with every interpolation resolved and every `???` refused."""
+    if "schedule" not in cfg:  # `~schedule` drops the overrides of an experiment, not the key
+        cfg = OmegaConf.merge({"schedule": {}}, cfg)  # type: ignore[assignment]
     try:
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

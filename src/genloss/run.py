@@ -314,7 +314,7 @@ def hydra_main(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, and become one line
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     if plain_hydra:
-        _guard(app)
+        _guard(app, args.overrides)
         return 0
     configs, many = _configs(args.overrides, args.multirun)
     for cfg in configs:
@@ -324,7 +324,7 @@ def hydra_main(arguments: list[str]) -> int:
     track.prepare(configs[0])  # the database exists before parallel jobs meet
     if not many:
         os.environ.pop(SWEEP, None)
-        _guard(app)
+        _guard(app, args.overrides)
         if _failure:
             raise _failure.pop()
         return 0
@@ -332,7 +332,7 @@ def hydra_main(arguments: list[str]) -> int:
     os.environ[SWEEP] = str(folder)
     print(f"genloss: {len(configs)} arms; {folder}", file=sys.stderr)
     with live(folder / "progress", configs):
-        _guard(app)
+        _guard(app, args.overrides)
     return finish_sweep(folder)
 
 
@@ -349,7 +349,7 @@ def _configs(overrides: list[str], multirun: bool) -> tuple[list[DictConfig], bo
         given = {o.split("=")[0].lstrip("+~") for o in overrides}
         return expand([*(f"{k}={v}" for k, v in params.items() if k not in given), *overrides]), True
     except (HydraException, OmegaConfBaseException) as error:
-        raise hydra_error(error) from None
+        raise hydra_error(error, overrides) from None
 
 
 def _hydra_node(overrides: list[str]) -> tuple[str | None, dict[str, Any]]:
@@ -379,7 +379,7 @@ def _hydra_node(overrides: list[str]) -> tuple[str | None, dict[str, Any]]:
     return (getattr(mode, "name", mode), {str(k): v for k, v in params.items()})
 
 
-def _guard(app: Any) -> None:
+def _guard(app: Any, overrides: Sequence[str]) -> None:
     """Run a Hydra app; its errors become one line."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -387,4 +387,4 @@ def _guard(app: Any) -> None:
     try:
         app()
     except (HydraException, OmegaConfBaseException) as error:
-        raise hydra_error(error) from None
+        raise hydra_error(error, overrides) from None

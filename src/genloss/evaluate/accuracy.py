@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from genloss import records
 from genloss.errors import UserError, require
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 @dataclass
 class Accuracy(Metric):
     """accuracy (share of test problems that model n answers rightly, decoding greedily), accuracy/TASK, accuracy_se (binomial),
-    unparseable (share without any answer). From round 1 on, of the generated records: label_accuracy (1 - p), label_unparseable,
+    unparseable (share without any answer). With domain.probes, families that nothing is trained on: probe_accuracy/NAME, and
+    probe_accuracy, their mean; it falls as a model forgets. From round 1 on, of the generated records: label_accuracy (1 - p), label_unparseable,
     and of what curation kept: kept_accuracy, phi = P(kept | right), psi = P(kept | wrong), p_star = phi / (phi + psi): labels
     wrong with a probability above p_star teach the wrong thing (Feng et al. 2024, arXiv 2406.07515, theorem 1). What is
     undefined, such as psi where no answer is wrong, is left out."""
@@ -40,16 +42,25 @@ class Accuracy(Metric):
     def measure(self, evidence: Evidence) -> dict[str, float]:
         domain: Any = evidence.domain
         test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
-        said = evidence.respond(test.column("prompt").to_pylist(), self.chunk, bias=0.0)
-        answered = test.set_column(test.column_names.index("response"), "response", [said])
-        right, parsed = domain.verify(answered)
+        right, parsed = domain.verify(self._answered(test, evidence))
         found = {"accuracy": right.mean(), "unparseable": 1 - parsed.mean()}
         found["accuracy_se"] = np.sqrt(found["accuracy"] * (1 - found["accuracy"]) / len(right))
         task = np.asarray(test.column("task").to_pylist(), dtype=object)
         found |= {f"accuracy/{name}": right[task == name].mean() for name in sorted(set(task))}
+        if domain.probes:
+            probe = records.read(evidence.data / "probe.parquet")
+            right = domain.verify(self._answered(probe, evidence)).right
+            task = np.asarray(probe.column("task").to_pylist(), dtype=object)
+            each = {f"probe_accuracy/{name}": right[task == name].mean() for name in domain.probing}
+            found |= each | {"probe_accuracy": np.mean(list(each.values()))}
         if evidence.generated is not None and evidence.kept is not None:
             found |= self._selection(evidence.generated, evidence.kept, domain)
         return {name: float(value) for name, value in found.items()}
+
+    def _answered(self, problems: pa.Table, evidence: Evidence) -> pa.Table:
+        """Problems with model n's greedy responses."""
+        said = evidence.respond(problems.column("prompt").to_pylist(), self.chunk, bias=0.0)
+        return problems.set_column(problems.column_names.index("response"), "response", [said])
 
     @staticmethod
     def _selection(generated: Path, selected: Path, domain: Any) -> dict[str, Any]:

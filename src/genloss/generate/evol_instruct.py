@@ -30,6 +30,7 @@ import pyarrow as pa
 
 from genloss import records
 from genloss.domains import Sampling
+from genloss.domains.reasoning import held_out
 from genloss.domains.reasoning.arithmetic import Arithmetic, Tree, expression, largest, operations, prompt, solution
 from genloss.domains.reasoning.arithmetic import value as exact
 from genloss.errors import UserError, one_of, require
@@ -352,14 +353,10 @@ class EvolInstruct(Recipe):
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         domain: Any = request.domain
         context: int = domain.config("generate")["context"]
-        held_out = {
-            text
-            for split in ("test", "validation")
-            for text in records.read(request.data / f"{split}.parquet", columns=["prompt"]).column(0).to_pylist()
-        }
+        tests = {text for table in held_out(request.data).values() for text in table.column("prompt").to_pylist()}
         rng = generator(request.seed, "evolve")
         pool = self.pool(request)
-        made = [(p, self.evolve(p, domain.families[p.task], context, held_out, rng)) for p in pool]
+        made = [(p, self.evolve(p, domain.families[p.task], context, tests, rng)) for p in pool]
         new = [(p, e) for p, e in made if not e.eliminated]
         counts = {"pool": len(pool), "evolved": len(new)}
         counts |= {f"drawn/{name}": sum(e.operator == name for _, e in made) for name in self.operators}

@@ -26,6 +26,7 @@ from genloss import records
 from genloss.config import plain
 from genloss.curate.duplicates import normal
 from genloss.domains import Sampling
+from genloss.domains.reasoning import held_out
 from genloss.domains.reasoning.tasks import Problem
 from genloss.errors import UserError, one_of, require
 from genloss.generate import Recipe, Request
@@ -112,7 +113,7 @@ class LLM2LLM(Recipe):
         right, tokens = self.examine(pool, request)
         slots = self.parents(pool, right, request.seed)
         taken = {"seed": real, "earlier": earlier}
-        taken |= {name: records.read(request.data / f"{name}.parquet", ["prompt"]) for name in ("validation", "test")}
+        taken |= held_out(request.data)
         self.ask(slots, known(taken), request)
         missing = sum(slot.missing for slot in slots)
         if missing and self.shortfall == "refuse":

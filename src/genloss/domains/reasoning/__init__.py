@@ -2,15 +2,18 @@
 
     genloss run domain=reasoning curation=exact
     genloss run -m domain=reasoning domain/tasks=gcd,eigenvalues curation=none,exact
+    genloss run domain=reasoning model=schooled +domain/tasks@domain.probes=gcd    # test on that too, and train on it never
 
 A record is a prompt and a response, with the exact answer, the task and the difficulty beside them. No two splits share a
-prompt. `prompts` is the pool of fresh problems: recipes draw from it, and their models see its prompts alone.
+prompt. `prompts` is the pool of fresh problems: recipes draw from it, and their models see its prompts alone. `probes` are
+families that only tests are made of: what a model can do beyond its task, and what it forgets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,19 +37,28 @@ if TYPE_CHECKING:
     from genloss.config import Experiment
 
 SPLITS = ("test", "validation", "train", "prompts")  # in this order problems are made, so a larger pool changes no test
+HELD_OUT = ("validation", "test", "probe")
 PATIENCE = 20  # blocks without a new problem after which a family is exhausted
+
+
+def held_out(data: Path) -> dict[str, pa.Table]:
+    """The prompts that nothing may be trained on, by split; `probe` is there where the domain has probes."""
+    paths = {name: data / f"{name}.parquet" for name in HELD_OUT}
+    return {name: records.read(path, columns=["prompt"]) for name, path in paths.items() if path.is_file()}
 
 
 @dataclass
 class Reasoning(Domain):
     name: str = "reasoning"
     tasks: Any = field(default_factory=dict)  # name: a Task
+    probes: Any = field(default_factory=dict)  # name: a Task; test problems alone are made of these
     tokenizer: str = "bpe"  # bpe: of the training problems, digit by digit; else a saved one, as for text
     vocabulary: int = 512
     context: int = 16  # longest problem with its response, in tokens
     examples: int = 2000  # real training problems; a regime uses the first `size` of them
     validation: int = 256
     test: int = 1000
+    probe: int = 500  # problems of each family of `probes`
     pool: int = 12_000  # fresh problems that no model has seen, for all rounds together
     split_seed: int = 0  # not the run's seed: all seeds share one split
     payload = ("prompt", "response")
@@ -56,14 +68,20 @@ class Reasoning(Domain):
     def __post_init__(self) -> None:
         require(self.vocabulary >= 257, "vocabulary", self.vocabulary, "at least 257: 256 bytes and the end of text")
         require(self.context >= 8, "context", self.context, "at least 8 tokens")
-        for key in ("examples", "validation", "test", "pool"):
+        for key in ("examples", "validation", "test", "probe", "pool"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1 problem")
         if not self.tasks:
             raise UserError("tasks", None, "names no family of problems; choose domain/tasks=chain_sum")
-        self.families: dict[str, Task] = {
-            str(name): build(value, Task, f"tasks.{name}")  # type: ignore[type-abstract]
-            for name, value in plain(self.tasks).items()
-        }
+        self.families, self.probing = (
+            {str(name): build(value, Task, f"{key}.{name}") for name, value in plain(known).items()}  # type: ignore[type-abstract]
+            for key, known in (("tasks", self.tasks), ("probes", self.probes))
+        )
+        for name in self.probing:
+            if name in self.families:
+                raise UserError(
+                    "probes", name, "is a family of tasks too; a probe is what is not trained on, give it another name"
+                )
+        self.all: dict[str, Task] = self.families | self.probing
 
     def check(self, experiment: Experiment) -> None:
         from genloss.curate import Curator
@@ -94,11 +112,11 @@ class Reasoning(Domain):
             experiment.trainer.check(experiment)
         except UserError as error:
             raise error.under("trainer") from None
-        for name, task in self.families.items():
+        for name, task in self.all.items():
             try:
                 task.check()
             except UserError as error:
-                raise error.under(f"domain.tasks.{name}") from None
+                raise error.under(f"domain.{'tasks' if name in self.families else 'probes'}.{name}") from None
 
     # -- what stages depend on ---------------------------------------------------------------------------------------
 
@@ -108,7 +126,7 @@ class Reasoning(Domain):
         if stage == "train":
             return {"context": self.context, "columns": list(self.payload)}
         if stage in ("generate", "evaluate"):  # recipes may ask the families too
-            return {"context": self.context, "tasks": plain(self.tasks)}
+            return {"context": self.context, "tasks": plain(self.tasks), "probes": plain(self.probes)}
         return {"context": self.context}
 
     def code(self, stage: str) -> tuple[str, ...]:
@@ -121,11 +139,11 @@ class Reasoning(Domain):
             "evaluate": (*sampling, f"{package}.tasks", f"{package}.verify", f"{text}.scoring", f"{text}.packing"),
         }
         # the modules that make the problems and check them
-        families = {type(task).__module__ for task in self.families.values()}
+        families = {type(task).__module__ for task in self.all.values()}
         return own.get(stage, ()) + (tuple(sorted(families)) if stage != "train" else ())
 
     def libraries(self, stage: str) -> tuple[str, ...]:
-        made_by = {name for task in self.families.values() for name in task.libraries}
+        made_by = {name for task in self.all.values() for name in task.libraries}
         if stage == "data":
             return ("tokenizers", "numpy", *sorted(made_by))
         used = ("torch", "transformers", "tokenizers", "numpy")
@@ -146,6 +164,12 @@ class Reasoning(Domain):
             problems = self._distinct(name, task, seen, sum(counts[split][name] for split in SPLITS))
             for split in SPLITS:
                 made[split] += [(name, next(problems)) for _ in range(counts[split][name])]
+        if self.probing:
+            made["probe"] = [
+                (name, problem)
+                for name, task in self.probing.items()
+                for problem in islice(self._distinct(name, task, seen, self.probe), self.probe)
+            ]
         result: dict[str, Any] = {}
         for split, found in made.items():
             found = [found[i] for i in generator(self.split_seed, split).permutation(len(found))]
@@ -199,8 +223,8 @@ class Reasoning(Domain):
                     yield problem
             block += 1
         raise UserError(
-            f"domain.tasks.{name}", None, f"has only {given} different problems, and {needed} are asked for; widen its "
-            "parameters, or lower domain.examples or domain.pool",
+            f"domain.{'tasks' if name in self.families else 'probes'}.{name}", None, f"has only {given} different problems, and "
+            f"{needed} are asked for; widen its parameters, or lower domain.examples, domain.pool or domain.probe",
         )  # fmt: skip
 
     # -- models: imported when used, since torch and transformers take seconds to load ----------------------------------
@@ -209,7 +233,7 @@ class Reasoning(Domain):
         """Which responses of a table of records are right."""
         task = np.asarray(table.column("task").to_pylist(), dtype=object)
         right, parsed = np.zeros(len(table), dtype=bool), np.zeros(len(table), dtype=bool)
-        for name, family in self.families.items():
+        for name, family in self.all.items():
             rows = np.flatnonzero(task == name)
             if len(rows):
                 part = table.take(pa.array(rows))

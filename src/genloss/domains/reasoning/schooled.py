@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from genloss import records
 from genloss.curate.duplicates import normal
 from genloss.domains import Fit
+from genloss.domains.reasoning import held_out
 from genloss.domains.reasoning.tasks import Problem, Task
 from genloss.domains.text.model import Scratch
 from genloss.errors import UserError, require
@@ -31,7 +32,6 @@ from genloss.store import canonical, code_hash, folder_hash, sha256_file, sha256
 if TYPE_CHECKING:
     from genloss.domains.text import Text
 
-HELD_OUT = ("train", "validation", "test")  # splits of which the base sees no problem
 PATIENCE = 20  # blocks without a new problem after which a family is exhausted
 
 
@@ -76,7 +76,7 @@ class Schooled(Scratch):
         parts = {
             "config": asdict(self), "code": [code_hash(m) for m in (__name__, f"{text}.training", f"{text}.packing", f"{text}.model")],
             "families": self.fingerprint(), "tokenizer": folder_hash(fit.data / "tokenizer"),
-            "splits": [sha256_file(fit.data / f"{name}.parquet") for name in HELD_OUT], "context": fit.options["context"],
+            "splits": [sha256_file(fit.data / f"{name}.parquet") for name in ("train", *held_out(fit.data))], "context": fit.options["context"],
             "libraries": [version(name) for name in ("torch", "transformers", "tokenizers", "numpy")],
         }  # fmt: skip
         folder = store_root() / "bases" / sha256_text(canonical(parts))[:16]
@@ -99,12 +99,9 @@ class Schooled(Scratch):
         return folder
 
     def problems(self, data: Path) -> Any:
-        """`examples` different problems, shared by the families, none of them in a split that is held out."""
-        seen = {
-            normal(prompt)
-            for name in HELD_OUT
-            for prompt in records.read(data / f"{name}.parquet", columns=["prompt"]).column("prompt").to_pylist()
-        }
+        """`examples` different problems, shared by the families, none of them trained on later or held out."""
+        known = [records.read(data / "train.parquet", columns=["prompt"]), *held_out(data).values()]
+        seen = {normal(prompt) for table in known for prompt in table.column("prompt").to_pylist()}
         made: list[Problem] = []
         for i, (name, task) in enumerate(self.families.items()):
             count = (self.examples + i) // len(self.families)

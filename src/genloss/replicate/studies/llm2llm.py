@@ -9,6 +9,8 @@ from genloss.replicate.study import Contrast, Panel, Study, Value
 FIVE, THREE = "seed=0,1,2,3,4", "seed=0,1,2"
 ERRORS_ONLY = "recipe.choose=errors"
 ONE_ROUND = ("rounds=1", "~schedule", "+schedule={1:{trainer:{steps:400}}}")
+SUMS = "{_target_: genloss.domains.reasoning.arithmetic.Arithmetic, operations: [2, 3], operators: '+-', share: 1.0}"
+LONG = "{_target_: genloss.domains.reasoning.arithmetic.Arithmetic, operations: [4], share: 1.0}"
 RARE_TASKS = ("domain/tasks=skills", "domain.tasks.sums.share=9")  # one seed in ten is a product
 
 
@@ -16,7 +18,7 @@ def arm(**options: Any) -> dict[str, Any]:
     """What selects an arm: the experiment's values, and `options` with _ for a dot."""
     usual = {
         "recipe_choose": "errors", "recipe_errors": "seeds", "recipe_n": 200, "recipe_teacher_noise": 0.0,
-        "mixing_init": "cold", "mixing": "accumulate", "domain_tasks_sums_share": None,
+        "mixing_init": "cold", "mixing": "accumulate", "domain_tasks_sums_share": None, "domain_probes_sums_share": None,
     }  # fmt: skip
     return {key.replace("_", "."): value for key, value in (usual | options).items()}
 
@@ -25,11 +27,17 @@ def accuracy(where: dict[str, Any], round: int = -1, task: str = "") -> Value:
     return Value(f"accuracy{task and '/'}{task}", where, round)
 
 
+def probed(where: dict[str, Any], family: str, round: int = -1) -> Value:
+    """Accuracy on a family that no round trains on."""
+    return Value(f"probe_accuracy/{family}", where, round)
+
+
 ERRORS, RANDOM = arm(), arm(recipe_choose="random")
 ERRORS_WARM, RANDOM_WARM = (where | {"mixing.init": "warm"} for where in (ERRORS, RANDOM))
 ALL, ONCE, RULE = arm(recipe_errors="all"), arm(recipe_n=600), arm(recipe_n=None)
 LONGER = arm(mixing="real_only")
 NOISY, COIN = arm(recipe_teacher_noise=0.2), arm(recipe_teacher_noise=0.5)
+PROBED, PROBED_WARM = (where | {"domain.probes.sums.share": 1.0} for where in (ERRORS, ERRORS_WARM))
 RARE, RARE_RANDOM = (where | {"domain.tasks.sums.share": 9.0} for where in (ERRORS, RANDOM))
 
 STUDY = Study(
@@ -44,6 +52,7 @@ STUDY = Study(
         (ERRORS_ONLY, *ONE_ROUND, "mixing=real_only", THREE),
         (ERRORS_ONLY, "recipe.n=null", THREE),
         ("recipe.choose=errors,random", "mixing.init=warm", THREE),
+        (ERRORS_ONLY, f"+domain.probes.sums={SUMS}", f"+domain.probes.long={LONG}", "domain.context=64", "mixing.init=cold,warm", THREE),
     ),
     (
         # the rare skill after one round: later all seeds are right, nothing is added, and budgets differ
@@ -68,6 +77,12 @@ STUDY = Study(
         Contrast("parents among the seeds beat parents among all data", accuracy(ERRORS), accuracy(ALL)),
         Contrast("three small rounds beat one large one", accuracy(ERRORS), accuracy(ONCE)),
         Contrast("training from the base beats continued training", accuracy(ERRORS), accuracy(ERRORS_WARM)),
+        Contrast(
+            "sums, that the base was schooled on and nothing since: forgotten from round 0 to 3", probed(PROBED, "sums", 0),
+            probed(PROBED, "sums"),
+        ),
+        Contrast("the same, continued training", probed(PROBED_WARM, "sums", 0), probed(PROBED_WARM, "sums")),
+        Contrast("four operations, one more than in training: better after round 3", probed(PROBED, "long"), probed(PROBED, "long", 0)),
         Contrast("20 % wrong labels cost accuracy", accuracy(ERRORS), accuracy(NOISY)),
         Contrast("50 % cost more", accuracy(NOISY), accuracy(COIN)),
         Contrast("even with 50 % it beats fine-tuning on the seeds", accuracy(COIN), accuracy(COIN, 0)),
@@ -87,6 +102,15 @@ STUDY = Study(
             {
                 "errors": accuracy(ERRORS), "random": accuracy(RANDOM), "errors, continued": accuracy(ERRORS_WARM),
                 "random, continued": accuracy(RANDOM_WARM),
+            },
+            rounds=True,
+        ),
+        Panel(
+            "not trained on",
+            {
+                f"{words}, {name}": probed(where, family)
+                for family, words in (("sums", "sums"), ("long", "four operations"))
+                for name, where in (("cold", PROBED), ("continued", PROBED_WARM))
             },
             rounds=True,
         ),
