@@ -11,6 +11,7 @@ PSI = (0.1, 0.3, 0.5)
 TRIES = (2, 4, 8, 16)
 UNTRAINED = "+schedule={1:{trainer:{steps:1}}}"  # what was chosen is measured, not what it teaches
 JUDGES = {"weak": 200, "strong": 3000}  # real problems that they learned from; the generator has 500
+FEWER = 1154  # about as many as exact keeps of 2,400
 REGIMES = (
     "replace", "replace_keep", "sliding_window", "accumulate", "accumulate_subsample", "synthetic_augmentation", "prev_ratio",
     "fresh", "weighted_fresh", "real_only",
@@ -63,6 +64,8 @@ NONE, EXACT, LIKELIHOOD = arm(), arm("exact"), arm("likelihood")
 NOISY = [arm("noisy", {"curation.noisy.psi": psi}) for psi in PSI]
 RANDOM, RANDOM_HALF = arm("exact", control="random"), arm("likelihood", control="random")
 ONE_SAMPLE = arm(options={"recipe.n": 500, "recipe.bias": 1})
+UNSELECTED = arm(options={"recipe.n": FEWER})
+LARGER, LARGER_EXACT = (arm(c, {"recipe.n": 6000}) for c in ("none", "exact"))  # 3 x 3
 SAMPLED, SAMPLED_EXACT = (arm(c, {"recipe.bias": 1}) for c in ("none", "exact"))
 MANY, MANY_EXACT = (arm(c, {"recipe.n": 12_000}) for c in ("none", "exact"))
 JUDGED = {name: arm(f"agree_{name}") for name in JUDGES}
@@ -77,6 +80,7 @@ STUDY = Study(
         ("curation=none,likelihood,exact", FIVE),
         ("curation=noisy", f"curation.noisy.psi={','.join(map(str, PSI))}", FIVE),
         ("curation=exact,likelihood", "control=random", FIVE),
+        ("curation=none", f"recipe.n={FEWER}", FIVE),
         ("curation=none,exact", "recipe.n=12000", SEEDS),
         ("curation=none,exact", "recipe.bias=1", SEEDS),
         (
@@ -87,6 +91,7 @@ STUDY = Study(
         *(("curation=none", "rounds=0", f"domain.name={name}", f"size={size}", SEEDS) for name, size in JUDGES.items()),
         *(("curation=none", judge(name), "control=none,random", SEEDS) for name in JUDGES),
         ("experiment=beyond_collapse_rounds", SEEDS),
+        ("experiment=eigenvalues", SEEDS),
     ),
     (
         Contrast("all labels teach worse than the generator is", accuracy(NONE, 0), accuracy(NONE)),
@@ -95,7 +100,10 @@ STUDY = Study(
         Contrast("verified, so do five times as many", accuracy(MANY_EXACT), accuracy(MANY_EXACT, 0)),
         Contrast("verified labels beat all of them", accuracy(EXACT), accuracy(NONE)),
         Contrast("and as many at random", accuracy(EXACT), accuracy(RANDOM)),
-        Contrast("as many at random teach what all teach", accuracy(RANDOM), accuracy(NONE), SAME, 0.05),
+        Contrast("as many at random teach what equally many unselected ones do", accuracy(RANDOM), accuracy(UNSELECTED), SAME, 0.05),
+        Contrast("and what all teach", accuracy(RANDOM), accuracy(NONE), SAME, 0.05),
+        Contrast("sampled labels, all: worse than the generator is", accuracy(SAMPLED, 0), accuracy(SAMPLED)),
+        Contrast("sampled labels, verified: better than the generator is", accuracy(SAMPLED_EXACT), accuracy(SAMPLED_EXACT, 0)),
         Trend("accuracy grows with the measured p*", tuple(Value("p_star", a) for a in VERIFIERS), tuple(map(accuracy, VERIFIERS))),
         Contrast("the truth selects better than the generator's likelihood", accuracy(EXACT), accuracy(LIKELIHOOD)),
         Contrast("its likelihood selects better than chance, at equal size", accuracy(LIKELIHOOD), accuracy(RANDOM_HALF)),
@@ -110,6 +118,9 @@ STUDY = Study(
             for name in JUDGES
         ),
         Contrast("a stronger model's choice teaches better than the generator is", accuracy(JUDGED["strong"]), accuracy(NONE, 0)),
+        Contrast("3 x 3: verified labels beat all", accuracy(LARGER_EXACT), accuracy(LARGER)),
+        Contrast("3 x 3: verified labels teach better than the generator is", accuracy(LARGER_EXACT), accuracy(LARGER_EXACT, 0)),
+        Contrast("3 x 3: all labels teach worse than the generator is", accuracy(LARGER, 0), accuracy(LARGER)),
         *(
             Contrast(f"{r}, five rounds: verified labels beat all", accuracy(iterated(r, "exact")), accuracy(iterated(r, "none")))
             for r in RECURSIVE
@@ -145,7 +156,8 @@ STUDY = Study(
                 "strong judge": accuracy(JUDGED["strong"]), "random, as many as strong": accuracy(AS_MANY["strong"]),
                 **{f"noisy, ψ = {psi}": accuracy(a) for psi, a in zip(PSI[::-1], NOISY[::-1], strict=True)},
                 "exact": accuracy(EXACT), "12,000, all": accuracy(MANY), "12,000, exact": accuracy(MANY_EXACT),
-                "sampled, all": accuracy(SAMPLED), "sampled, exact": accuracy(SAMPLED_EXACT),
+                "1,154, all": accuracy(UNSELECTED), "sampled, all": accuracy(SAMPLED), "sampled, exact": accuracy(SAMPLED_EXACT), "3 x 3, generator": accuracy(LARGER, 0), "3 x 3, all": accuracy(LARGER),
+                "3 x 3, exact": accuracy(LARGER_EXACT),
             },
         ),
         Panel(
