@@ -12,6 +12,7 @@ import pytest
 
 from genloss.config import Experiment, compose, load_params
 from genloss.errors import UserError
+from genloss.run import expand, names_of
 from support import REPOSITORY, Lab
 
 
@@ -233,3 +234,18 @@ def test_every_experiment_begins_with_its_command() -> None:
 def test_module_is_the_command(lab: Lab) -> None:
     assert lab.spawn("genloss", "--version").out.startswith("genloss ")
     assert os.environ.get("GENLOSS_SWEEP") is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["mixing=replace,accumulate", "curation=none,[dedup,rules]"],
+         ["replace none", "replace dedup+rules", "accumulate none", "accumulate dedup+rules"]),
+        (["experiment=evol_instruct", "curation.evol_reward.factors=[outcome],[instruction,process]", "seed=0,1"],
+         [f"evol_reward factors={f} seed {s}" for f in ("outcome", "instruction+process") for s in (0, 1)]),
+        # the path of the critic follows from the seed
+        (["experiment=shepherd", "curation=critic", "seed=0,1"], ["seed 0", "seed 1"]),
+    ],
+)  # fmt: skip
+def test_arms_are_named_by_what_was_chosen(overrides: list[str], names: list[str]) -> None:
+    assert names_of(expand(overrides)) == names

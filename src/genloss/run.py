@@ -176,7 +176,13 @@ def names_of(configs: Sequence[DictConfig]) -> list[str]:
     """What tells the arms of a sweep apart: the values that differ, short."""
     names = []
     short = {"mixing.name": "", "seed": "seed "}
-    for cfg, varying in zip(configs, differences(configs), strict=True):
+    each = differences(configs)
+    followers = {  # the value follows from the seed, as in path: runs/critic-*-s${seed}-*
+        key for key in {k for varying in each for k in varying} - {"seed"}
+        if 1 < len({c.seed for c in configs}) == len({(c.seed, canonical(v.get(key))) for c, v in zip(configs, each, strict=True)})
+    }  # fmt: skip
+    for cfg, different in zip(configs, each, strict=True):
+        varying = {k: v for k, v in different.items() if k not in followers}
         tops = {k.split(".")[0] for k in varying}
         parts = []
         if "mixing" in tops:
@@ -188,6 +194,8 @@ def names_of(configs: Sequence[DictConfig]) -> list[str]:
             if top in ("mixing", "curation") and len({c.mixing.name for c in configs} if top == "mixing" else
                                                      {canonical(list(c.curation)) for c in configs}) > 1:  # fmt: skip
                 continue
+            if isinstance(value, list) and all(isinstance(v, (str, int, float)) for v in value):
+                value = "+".join(map(str, value))
             if key in short or not isinstance(value, (dict, list)):
                 parts.append(f"{short.get(key, key.split('.')[-1] + '=')}{value}")
         names.append(" ".join(p for p in parts if p) or label(cfg))
