@@ -696,7 +696,7 @@ def test_a_schooled_student_starts_from_one_base(group: Class, tmp_path: Path, m
         )  # fmt: skip
         fit.out.mkdir()
         x.domain.train(fit)
-        (base,) = (tmp_path / name / "bases").iterdir()
+        (base,) = (tmp_path / name / "bases").glob("[!.]*")
         made = (base / "model.safetensors").stat().st_mtime_ns
         assert x.model.base(fit) == base and (base / "model.safetensors").stat().st_mtime_ns == made
         found.append(load_file(base / "model.safetensors"))

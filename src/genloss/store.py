@@ -186,6 +186,19 @@ def release_memory() -> None:
         libc.malloc_trim(0)
 
 
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Held by one process at a time; `waiting` is called if this one has to wait. It ends with the process, however that dies."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class Store:
     """Content-keyed results below `root`. `computed` and `reused` count the stages of this process."""
 
@@ -250,24 +263,12 @@ class Store:
                 link(folder / name, self.blob(digest))
         write_atomic(self._record(work, done.key), canonical(done.to_json()))
 
-    @contextlib.contextmanager
-    def _lock(self, key: str, waiting: Callable[[], None] | None) -> Iterator[None]:
-        # flock ends with the process that holds it, however that dies
-        with (self.root / "locks" / key).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting:
-                    waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def get(self, work: Work, *, waiting: Callable[[], None] | None = None) -> Done:
         """The outputs of `work`: from the store if its key is known, else computed here, once."""
         key = work.key
         done = self.lookup(work, key)
         if done is None:
-            with self._lock(key, waiting):
+            with locked(self.root / "locks" / key, waiting):
                 done = self.lookup(work, key)  # another arm may have finished it while we waited
                 if done is None:
                     done = self._compute(work, key)

@@ -10,7 +10,6 @@ the copy in the store (bases/) only saves the time.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +26,7 @@ from genloss.domains.text.model import Scratch
 from genloss.errors import UserError, require
 from genloss.plugin import build
 from genloss.seeds import seed_of
-from genloss.store import canonical, code_hash, folder_hash, sha256_file, sha256_text, version
+from genloss.store import canonical, code_hash, folder_hash, locked, sha256_file, sha256_text, version
 
 if TYPE_CHECKING:
     from genloss.domains.text import Text
@@ -80,22 +79,18 @@ class Schooled(Scratch):
             "libraries": [version(name) for name in ("torch", "transformers", "tokenizers", "numpy")],
         }  # fmt: skip
         folder = store_root() / "bases" / sha256_text(canonical(parts))[:16]
-        if folder.is_dir():
-            return folder
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        try:
-            records.write(self.problems(fit.data), aside / "school.parquet")
-            trainer = TextTrainer(self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
-            train(replace(fit, trainer=trainer, shards=[aside / "school.parquet"], weights=[1.0], start=None, out=aside,
-                          seed=seed_of(self.school_seed, "school")))  # fmt: skip
-            (aside / "model").rename(folder)
-        except OSError:
-            if not folder.is_dir():  # if it is, another arm was quicker
-                raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_name(f".{folder.name}.lock")):  # arms that begin together make it once
+            if not folder.is_dir():
+                aside = folder.with_name(f".{folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir()
+                records.write(self.problems(fit.data), aside / "school.parquet")
+                trainer = TextTrainer(self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
+                train(replace(fit, trainer=trainer, shards=[aside / "school.parquet"], weights=[1.0], start=None, out=aside,
+                              seed=seed_of(self.school_seed, "school")))  # fmt: skip
+                (aside / "model").rename(folder)
+                shutil.rmtree(aside)
         return folder
 
     def problems(self, data: Path) -> Any:
