@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,30 @@ def test_two_runs_are_the_same(tmp_path: Path) -> None:
         files = ["data/train.parquet", "rounds/01/generated.parquet", "rounds/01/model/model.safetensors"]
         found.append([hashlib.sha256((run.dir.root / f).read_bytes()).hexdigest() for f in files])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt_neox"])
+def test_any_saved_causal_language_model_solves_problems(kind: str, trained: tuple, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    _, data, _ = trained
+    saved = tmp_path / "saved"
+    shutil.copytree(data / "tokenizer", saved)
+    ids = {name: load_codec(saved).begin for name in ("bos_token_id", "eos_token_id")}
+    config = AutoConfig.for_model(
+        kind, vocab_size=512, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=64, max_position_embeddings=64, **ids,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(saved)
+    run = loop(
+        tmp_path, "model=pretrained", f"model.path={saved}", f"domain.tokenizer={saved}", "rounds=1", "curation=likelihood",
+        "trainer.steps=10",
+    )  # fmt: skip
+    run.run()
+    made = records.read(run.dir.round(1) / "generated.parquet")
+    assert len(made) == 40 and 0 < json.loads((run.dir.round(1) / "metrics.json").read_text())["n_kept"] < 40
+    learned = json.loads((run.dir.round(1) / "model/config.json").read_text())
+    assert learned["model_type"] == kind
 
 
 # -- bad input -----------------------------------------------------------------------------------------------------------

@@ -36,10 +36,12 @@ def train_bpe(texts: list[str], vocabulary: int, context: int, out: Path) -> Non
 
 def use_saved(name: str, out: Path) -> None:
     """Copy a saved Hugging Face tokenizer (a folder or a hub name) into the run."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    # with a tokenizer.json it is that: the class of the model beside it may put a pre-tokenizer of its own in its place (Qwen2)
+    known: Any = PreTrainedTokenizerFast if (Path(name) / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = known.from_pretrained(name)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
         raise UserError("domain.tokenizer", name, f"cannot be loaded ({str(error).splitlines()[0]})") from None
     if tokenizer.eos_token_id is None:
