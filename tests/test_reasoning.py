@@ -14,7 +14,7 @@ import pytest
 
 from genloss import records
 from genloss.config import Experiment, compose
-from genloss.curate import Context, curate
+from genloss.curate import Context, curate, rates
 from genloss.curate.duplicates import normal
 from genloss.domains import Fit, Sampling
 from genloss.domains.reasoning.verify import expressions, integers, spectra, texts
@@ -334,6 +334,39 @@ def test_two_runs_are_the_same(tmp_path: Path) -> None:
         files = ["data/train.parquet", "rounds/01/generated.parquet", "rounds/01/model/model.safetensors"]
         found.append([hashlib.sha256((run.dir.root / f).read_bytes()).hexdigest() for f in files])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "given"),
+    [
+        (["curation=none"], (1, 1)),
+        (["curation=exact"], (1, 0)),
+        (["curation=noisy", "curation.noisy.phi=0.9", "curation.noisy.psi=0.3"], (0.9, 0.3)),
+        (["curation=[noisy,random]", "curation.noisy.phi=0.9", "curation.noisy.psi=0.3"], (0.45, 0.15)),
+        (["curation=exact", "control=random"], (1, 1)),
+        (["curation=likelihood"], None),
+        (["curation=[noisy,likelihood]"], None),
+    ],
+)
+def test_theory_stands_beside_what_is_measured(overrides: list[str], given: tuple[float, float] | None) -> None:
+    x = Experiment(compose([*TINY, *overrides]))
+    assert rates(x.curators, x.control) == (None if given is None else pytest.approx(given))
+    found = x.domain.expected(x, {"label_accuracy": 0.4})
+    if given is None:
+        assert found == {}
+    else:
+        phi, psi = given
+        assert found["kept_accuracy"] == pytest.approx(0.4 * phi / (0.4 * phi + 0.6 * psi))
+        assert found["p_star"] == pytest.approx(phi / (phi + psi))
+
+
+def test_a_noisy_selection_keeps_what_theory_says(tmp_path: Path) -> None:
+    run = loop(tmp_path, "rounds=1", "curation=noisy", "curation.noisy.psi=0.3", "domain.pool=1200", "recipe.n=1200")
+    run.run()
+    found = json.loads((run.dir.round(1) / "metrics.json").read_text())
+    assert 0.05 < found["label_accuracy"] < 0.95
+    assert abs(found["kept_accuracy"] - found["theory/kept_accuracy"]) < 4 * found["kept_accuracy_se"]
+    assert abs(found["p_star"] - found["theory/p_star"]) < 0.05 and found["theory/p_star"] == pytest.approx(1 / 1.3)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gpt_neox"])

@@ -247,6 +247,8 @@ class Loop:
                     metrics[f"tokens_per_second/{stage}"] = entry.result["tokens"] / entry.seconds
         if n < len(self._theory):
             metrics |= {f"theory/{name}": value for name, value in self._theory[n].items()}
+        expected = self.base.domain.expected(self.base.at_round(n), metrics)
+        metrics |= {f"theory/{name}": value for name, value in expected.items()}
         metrics = {k: float(v) for k, v in sorted(metrics.items()) if math.isfinite(v)}
         path = self.dir.round(n) / "metrics.json"
         text = json.dumps(metrics, indent=1) + "\n"

@@ -88,6 +88,10 @@ class Curator:
         """bool [slots, chains]: which points to keep of those that are `left`."""
         raise UserError("curation", type(self).__name__, f"works on text, not on points ({context.domain.name})")
 
+    def rates(self) -> tuple[float, float] | None:
+        """(φ, ψ) = (P(kept | right), P(kept | wrong)) where they are given and each record is judged by them alone; else None."""
+        return None
+
     def fingerprint(self) -> str:
         """Hash of files outside the run that the verdict depends on; '' if there are none."""
         return ""
@@ -135,6 +139,17 @@ def curate(
     full = full.append_column("reason", pa.array(reason.tolist(), pa.string()))
     mask = pa.array(keep)
     return full.filter(mask), full.filter(pc.invert(mask)), _counts(reason)
+
+
+def rates(curators: Mapping[str, Curator], control: str) -> tuple[float, float] | None:
+    """(φ, ψ) of a whole chain, where those of all its curators are given. A random choice sees no difference."""
+    phi = psi = 1.0
+    for curator in curators.values() if control == "none" else ():
+        given = curator.rates()
+        if given is None:
+            return None
+        phi, psi = phi * given[0], psi * given[1]
+    return phi, psi
 
 
 def _counts(reason: np.ndarray) -> dict[str, int]:

@@ -53,6 +53,9 @@ class AnswerCurator(Curator):
 class Exact(AnswerCurator):
     """Keep right answers alone: φ = 1, ψ = 0."""
 
+    def rates(self) -> tuple[float, float]:
+        return 1.0, 0.0
+
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         right, parsed = verifier(context.domain)(table)
         return verdict(right, right.astype(float), failures(right, parsed))

@@ -36,6 +36,9 @@ class Random(Curator):
     def __post_init__(self) -> None:
         require(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
 
+    def rates(self) -> tuple[float, float]:
+        return self.fraction, self.fraction
+
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         score = generator(context.seed, "random").random(len(table))
         return verdict(top(score, kept_of(self.fraction, len(table))), reason="not drawn")

@@ -37,6 +37,9 @@ class Verifier(Curator):
     def check(self, experiment: Experiment) -> None:
         labelled(experiment.domain, "right")
 
+    def rates(self) -> tuple[float, float]:
+        return self.phi, self.psi
+
     def judge_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
         chance = np.where(labelled(context.domain, "right")(points), self.phi, self.psi)
         return generator(context.seed, "verifier").random(left.shape) < chance

@@ -7,7 +7,7 @@ The loop never asks which domain it runs. A new domain is one package with a `Do
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,10 @@ class Domain(ABC):
         """What theory predicts of rounds 0, 1, ... of this arm, under the names of the metrics that it predicts; [] where there
         is no exact expectation."""
         return []
+
+    def expected(self, experiment: Experiment, measured: Mapping[str, float]) -> dict[str, float]:
+        """What theory predicts of a round from other numbers that were `measured` in it; names as in `theory`."""
+        return {}
 
     def fingerprint(self) -> str:
         """Hash of whatever real data lies outside the config (a user's files); '' if there is none."""

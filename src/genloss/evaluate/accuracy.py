@@ -23,7 +23,7 @@ class Accuracy(Metric):
     """accuracy (share of test problems that model n answers rightly, decoding greedily), accuracy/TASK, accuracy_se (binomial),
     unparseable (share without any answer). With domain.probes, families that nothing is trained on: probe_accuracy/NAME, and
     probe_accuracy, their mean; it falls as a model forgets. From round 1 on, of the generated records: label_accuracy (1 - p), label_unparseable,
-    and of what curation kept: kept_accuracy, phi = P(kept | right), psi = P(kept | wrong), p_star = phi / (phi + psi): labels
+    and of what curation kept: kept_accuracy, kept_accuracy_se, phi = P(kept | right), psi = P(kept | wrong), p_star = phi / (phi + psi): labels
     wrong with a probability above p_star teach the wrong thing (Feng et al. 2024, arXiv 2406.07515, theorem 1). What is
     undefined, such as psi where no answer is wrong, is left out."""
 
@@ -73,6 +73,7 @@ class Accuracy(Metric):
         kept = np.array([i in ids for i in table.column("id").to_pylist()], dtype=bool)
         found = {"label_accuracy": right.mean(), "label_unparseable": 1 - parsed.mean()}
         found["kept_accuracy"] = right[kept].mean()
+        found["kept_accuracy_se"] = np.sqrt(found["kept_accuracy"] * (1 - found["kept_accuracy"]) / kept.sum())
         if right.any():
             found["phi"] = kept[right].mean()
         if not right.all():

@@ -11,7 +11,7 @@ families that only tests are made of: what a model can do beyond its task, and w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from genloss import records
 from genloss.config import plain
+from genloss.curate import rates
 from genloss.curate.duplicates import normal
 from genloss.domains import Domain, Fit, Report, Runtime, Sampling, silent
 from genloss.domains.reasoning.tasks import Problem, Task
@@ -32,6 +33,7 @@ from genloss.errors import UserError, require
 from genloss.plugin import build
 from genloss.seeds import generator, seed_of
 from genloss.store import folder_hash
+from genloss.theory.curation import verifier_odds
 
 if TYPE_CHECKING:
     from genloss.config import Experiment
@@ -226,6 +228,16 @@ class Reasoning(Domain):
             f"domain.{'tasks' if name in self.families else 'probes'}.{name}", None, f"has only {given} different problems, and "
             f"{needed} are asked for; widen its parameters, or lower domain.examples, domain.pool or domain.probe",
         )  # fmt: skip
+
+    def expected(self, experiment: Experiment, measured: Mapping[str, float]) -> dict[str, float]:
+        """Of a selection whose φ and ψ are given, from how many labels are right (Feng et al. 2024, arXiv 2406.07515)."""
+        given = rates(experiment.curators, experiment.control)
+        if given is None or "label_accuracy" not in measured or not any(given):
+            return {}
+        q, (phi, psi) = measured["label_accuracy"], given
+        if q * phi + (1 - q) * psi == 0:
+            return {}
+        return {"kept_accuracy": verifier_odds(q, phi, psi), "p_star": phi / (phi + psi)}
 
     # -- models: imported when used, since torch and transformers take seconds to load ----------------------------------
 
