@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -330,6 +331,20 @@ def test_a_critic_is_a_reward(critic: Path) -> None:
     weakest = Reward(["critic"], critic=str(critic)).of(asked, said, seed=1)
     assert (weakest >= p_ok - 1e-9).all() and weakest[:4].min() > weakest[4:8].max()
     assert product.identity() != Reward(["process"]).identity()
+
+
+def test_reinforcement_by_a_critic(critic: Path, tmp_path: Path) -> None:
+    grpo = [
+        "trainer=grpo",
+        "trainer.reward.factors=[critic]",
+        f"trainer.reward.critic={critic}",
+        "trainer.updates=3",
+        "mixing.init=warm",
+    ]
+    done = run(tmp_path / "run", [*grpo, *SOLVER])
+    with (done.dir.round(1) / "training.csv").open() as file:
+        rewards = [float(row["reward"]) for row in csv.DictReader(file)]
+    assert len(rewards) == 3 and all(0 < r < 1 for r in rewards)
 
 
 @pytest.mark.parametrize(("reached", "r"), [([0.8, 0.4, 0.3], 0.5), ([0.0, 0.0], 0.0), ([0.9], 0.9)])
