@@ -7,6 +7,7 @@ from typing import Any
 from genloss.replicate.study import Contrast, Panel, Study, Value
 
 SEEDS = "seed=0,1,2"
+FRESH = "seed=3,4,5,6,7"  # of the weaker base, which was added when seeds 0 to 2 of the other had been seen
 UP = ["add_constraint", "deepen", "concretize", "reasoning", "complicate", "breadth"]
 BOTH = [*UP, "easier", "easier_topic"]
 SUPERVISED, GRPO = "genloss.domains.text.training.TextTrainer", "genloss.domains.reasoning.grpo.Grpo"
@@ -74,7 +75,7 @@ STUDY = Study(
         (PRODUCT, "control=random", SEEDS),
         (PRODUCT, *EXACT, SEEDS),
         (PRODUCT, *EXACT, ONLY_UP, SEEDS),
-        *((PRODUCT, f"model.steps={BASE}", *labels, *only, SEEDS) for labels in ((), EXACT) for only in ((), (ONLY_UP,))),
+        *((PRODUCT, f"model.steps={BASE}", *labels, *only, FRESH) for labels in ((), EXACT) for only in ((), (ONLY_UP,))),
         ("experiment=critic", "domain.name=steps-critic", *CRITIC_TASKS, SEEDS),
         (f"{FACTORS}=[instruction,critic]", "curation.evol_reward.critic='runs/steps-critic-replace-none-s${seed}-*'", SEEDS),
         (*REINFORCED, "trainer.prompts=4", f"{REWARD}.factors=[outcome],[instruction,process],[random]", SEEDS),
