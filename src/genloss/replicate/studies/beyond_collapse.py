@@ -155,9 +155,15 @@ STUDY = Study(
                 "weak judge": accuracy(JUDGED["weak"]), "random, as many as weak": accuracy(AS_MANY["weak"]),
                 "strong judge": accuracy(JUDGED["strong"]), "random, as many as strong": accuracy(AS_MANY["strong"]),
                 **{f"noisy, ψ = {psi}": accuracy(a) for psi, a in zip(PSI[::-1], NOISY[::-1], strict=True)},
-                "exact": accuracy(EXACT), "12,000, all": accuracy(MANY), "12,000, exact": accuracy(MANY_EXACT),
-                "1,154, all": accuracy(UNSELECTED), "sampled, all": accuracy(SAMPLED), "sampled, exact": accuracy(SAMPLED_EXACT), "3 x 3, generator": accuracy(LARGER, 0), "3 x 3, all": accuracy(LARGER),
-                "3 x 3, exact": accuracy(LARGER_EXACT),
+                "exact": accuracy(EXACT),
+            },
+        ),
+        Panel(
+            "other sizes and labels",
+            {
+                "1,154, all": accuracy(UNSELECTED), "12,000, all": accuracy(MANY), "12,000, exact": accuracy(MANY_EXACT),
+                "sampled, all": accuracy(SAMPLED), "sampled, exact": accuracy(SAMPLED_EXACT), "3 x 3, generator": accuracy(LARGER, 0),
+                "3 x 3, all": accuracy(LARGER), "3 x 3, exact": accuracy(LARGER_EXACT),
             },
         ),
         Panel(
