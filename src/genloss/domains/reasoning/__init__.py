@@ -2,7 +2,8 @@
 
     genloss run domain=reasoning curation=exact
     genloss run -m domain=reasoning domain/tasks=gcd,eigenvalues curation=none,exact
-    genloss run domain=reasoning model=schooled +domain/tasks@domain.probes=gcd    # test on that too, and train on it never
+    # tests of sums and of products too, which are never trained on
+    genloss run domain=reasoning domain/tasks=arithmetic domain.context=48 model=schooled +domain/tasks@domain.probes=skills
 
 A record is a prompt and a response, with the exact answer, the task and the difficulty beside them. No two splits share a
 prompt. `prompts` is the pool of fresh problems: recipes draw from it, and their models see its prompts alone. `probes` are
