@@ -172,38 +172,56 @@ def expand(overrides: Sequence[str]) -> list[DictConfig]:
     return [compose(job) for job in jobs]
 
 
+CHOICES = ("name", "_target_", "arch")  # keys that say which option of a group was chosen, the plainest first
+CHAINS = ("curation", "metrics", "domain.tasks", "domain.probes")  # groups of several options
+
+
 def names_of(configs: Sequence[DictConfig]) -> list[str]:
-    """What tells the arms of a sweep apart: the values that differ, short."""
-    names = []
-    short = {"mixing.name": "", "seed": "seed "}
-    each = differences(configs)
-    followers = {  # the value follows from the seed, as in path: runs/critic-*-s${seed}-*
-        key for key in {k for varying in each for k in varying} - {"seed"}
-        if 1 < len({c.seed for c in configs}) == len({(c.seed, canonical(v.get(key))) for c, v in zip(configs, each, strict=True)})
-    }  # fmt: skip
-    for cfg, different in zip(configs, each, strict=True):
-        varying = {k: v for k, v in different.items() if k not in followers}
-        tops = {k.split(".")[0] for k in varying}
-        parts = []
-        if "mixing" in tops:
-            parts.append(str(cfg.mixing.name))
-        if "curation" in tops:
-            parts.append("+".join(str(k) for k in cfg.curation) or "none")
-        for key, value in varying.items():
-            top = key.split(".")[0]
-            if top in ("mixing", "curation") and len({c.mixing.name for c in configs} if top == "mixing" else
-                                                     {canonical(list(c.curation)) for c in configs}) > 1:  # fmt: skip
-                continue
-            if isinstance(value, list) and all(isinstance(v, (str, int, float)) for v in value):
-                value = "+".join(map(str, value))
-            if key in short or not isinstance(value, (dict, list)):
-                parts.append(f"{short.get(key, key.split('.')[-1] + '=')}{value}")
-        names.append(" ".join(p for p in parts if p) or label(cfg))
-    return (
-        names
-        if len(set(names)) == len(names)
-        else [f"{n} {arm_id(c)[:6]}" for n, c in zip(names, configs, strict=True)]
-    )
+    """What tells the arms of a sweep apart: the values that differ, short. What follows from a choice that is named already, or
+    from the seed (path: runs/critic-*-s${seed}-*), is left out."""
+    varying = differences(configs)
+    values = {key: [v[key] for v in varying] for key in varying[0]}
+    chosen: dict[str, list[str]] = {}  # by the group: a text for each arm
+    for group in CHAINS:
+        nodes = [OmegaConf.select(cfg, group) or {} for cfg in configs]
+        texts = ["+".join(map(str, node)) or "none" for node in nodes]
+        if len(set(texts)) > 1:
+            chosen[group] = texts
+    for last in CHOICES:
+        for key in values:
+            group, _, end = key.rpartition(".")
+            if group and end == last and not any(f"{group}.".startswith(f"{known}.") for known in chosen):
+                chosen[group] = [str(v).rpartition(".")[2] for v in values[key]]
+    seeds = [str(cfg.seed) for cfg in configs]
+    known = {"": seeds} | {group: list(zip(texts, seeds, strict=True)) for group, texts in chosen.items()}
+
+    def follows(key: str, of: Sequence[Any]) -> bool:
+        texts = [canonical(v) for v in of]
+        return any(
+            (not group or key.startswith(f"{group}.") or key == group) and 1 < len(set(by)) == len(set(zip(by, texts, strict=True)))
+            for group, by in known.items()
+        )  # fmt: skip
+
+    rest = {
+        k: v for k, v in values.items() if k != "seed" and not follows(k, v) and not any(isinstance(x, dict) for x in v)
+    }
+    first = {
+        "mixing": [cfg.mixing.name for cfg in configs],
+        "curation": ["+".join(map(str, cfg.curation)) or "none" for cfg in configs],
+    }
+    columns = [
+        texts for group, texts in first.items() if group in chosen or any(k.startswith(f"{group}.") for k in rest)
+    ]
+    columns += [texts for group, texts in chosen.items() if group not in first]
+    for key, each in rest.items():
+        shown = ["+".join(map(str, v)) if isinstance(v, list) else v for v in each]
+        columns.append([f"{key.rpartition('.')[2]}={v}" for v in shown])
+    if "seed" in values:
+        columns.append([f"seed {v}" for v in values["seed"]])
+    names = [" ".join(parts) for parts in zip(*columns, strict=True)] if columns else [label(cfg) for cfg in configs]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} {arm_id(cfg)[:6]}" for name, cfg in zip(names, configs, strict=True)]
 
 
 def sweep_dir(configs: Sequence[DictConfig]) -> Path:

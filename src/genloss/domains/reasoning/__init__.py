@@ -1,7 +1,7 @@
 """The reasoning domain: problems with exact answers, and small language models that solve them.
 
     genloss run domain=reasoning curation=exact
-    genloss run -m domain=reasoning domain/tasks=gcd,eigenvalues curation=none,exact
+    genloss run -m domain=reasoning domain.context=24 domain/tasks=gcd,eigenvalues curation=none,exact
     # tests of sums and of products too, which are never trained on
     genloss run domain=reasoning domain/tasks=arithmetic domain.context=48 model=schooled +domain/tasks@domain.probes=skills
 
