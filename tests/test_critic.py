@@ -330,7 +330,7 @@ def test_a_critic_is_a_reward(critic: Path) -> None:
     np.testing.assert_allclose(product.of(asked * 2, said * 2, seed=0), [*p_ok, *p_ok], rtol=1e-6)
     weakest = Reward(["critic"], critic=str(critic)).of(asked, said, seed=1)
     assert (weakest >= p_ok - 1e-9).all() and weakest[:4].min() > weakest[4:8].max()
-    assert product.identity() != Reward(["process"]).identity()
+    assert product.fingerprint() != Reward(["process"]).fingerprint()
 
 
 def test_reinforcement_by_a_critic(critic: Path, tmp_path: Path) -> None:

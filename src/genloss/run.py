@@ -190,8 +190,8 @@ def names_of(configs: Sequence[DictConfig]) -> list[str]:
     for last in CHOICES:
         for key in values:
             group, _, end = key.rpartition(".")
-            if group and end == last and not any(f"{group}.".startswith(f"{known}.") for known in chosen):
-                chosen[group] = [str(v).rpartition(".")[2] for v in values[key]]
+            if group and end == last and not any(f"{group}.".startswith(f"{g}.") for g in chosen):
+                chosen[group] = [str(v).rpartition(".")[2] if last == "_target_" else str(v) for v in values[key]]
     seeds = [str(cfg.seed) for cfg in configs]
     known = {"": seeds} | {group: list(zip(texts, seeds, strict=True)) for group, texts in chosen.items()}
 

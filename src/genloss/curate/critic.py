@@ -148,8 +148,9 @@ class Judge:
         return np.where(fits, -nats, -np.inf)
 
 
-def find(path: str, chunk: int = 512) -> Judge:
-    """The critic of the run directory that `path` names (a pattern may, if it matches one); relative to the project."""
+def find(path: str, chunk: int = 512, key: str = "path") -> Judge:
+    """The critic of the run directory that `path` names (a pattern may, if it matches one); relative to the project. key:
+    what an error calls it."""
     from genloss.config import load_params, plain, project_root
     from genloss.domains.reasoning import Reasoning
     from genloss.plugin import build
@@ -157,20 +158,20 @@ def find(path: str, chunk: int = 512) -> Judge:
     root = Path(path) if Path(path).is_absolute() else project_root() / path
     matches = sorted(p for p in Path(root.anchor).glob(str(root.relative_to(root.anchor))) if p.is_dir())
     if not matches:
-        raise UserError("path", path, f"is no run directory; {MAKE}")
+        raise UserError(key, path, f"is no run directory; {MAKE}")
     if len(matches) > 1:
         names = ", ".join(p.name for p in matches[:3])
         raise UserError(
-            "path", path, f"names {len(matches)} folders ({names}{', ...' if len(matches) > 3 else ''}); name one"
+            key, path, f"names {len(matches)} folders ({names}{', ...' if len(matches) > 3 else ''}); name one"
         )
     (folder,) = matches
     if not (folder / "params.yaml").is_file():
-        raise UserError("path", path, f"is no run directory (no params.yaml); {MAKE}")
+        raise UserError(key, path, f"is no run directory (no params.yaml); {MAKE}")
     config = plain(load_params(folder / "params.yaml").domain)
     families = [str(task.get("_target_", "")).rpartition(".")[2] for task in (config.get("tasks") or {}).values()]
     if Critique.__name__ not in families:
         raise UserError(
-            "path", path, f"is a run of {', '.join(sorted(set(families))) or config['name']}, not of a critic; {MAKE}"
+            key, path, f"is a run of {', '.join(sorted(set(families))) or config['name']}, not of a critic; {MAKE}"
         )
     domain = build(config, Reasoning, "domain")
     (family, *_) = (f for f in domain.families.values() if isinstance(f, Critique))
@@ -178,12 +179,12 @@ def find(path: str, chunk: int = 512) -> Judge:
     for needed in (judge.model / "config.json", judge.data / "tokenizer" / "tokenizer.json"):
         if not needed.is_file():
             raise UserError(
-                "path", path, f"has no {needed.relative_to(folder)}: its round 0 is not finished; run it again"
+                key, path, f"has no {needed.relative_to(folder)}: its round 0 is not finished; run it again"
             )
     size = _json(judge.model / "config.json").get("vocab_size")
     tokens = _json(judge.data / "tokenizer" / "tokenizer.json").get("model", {}).get("vocab", {})
     if size != len(tokens):
-        raise UserError("path", path, f"has a model of {size} tokens and a tokenizer of {len(tokens)}; {MAKE}")
+        raise UserError(key, path, f"has a model of {size} tokens and a tokenizer of {len(tokens)}; {MAKE}")
     return judge
 
 

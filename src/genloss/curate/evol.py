@@ -139,12 +139,9 @@ class Reward:
     def check_critic(self) -> None:
         """Raises UserError where the critic is not there, or is none."""
         if "critic" in self.factors:
-            try:
-                find(str(self.critic))
-            except UserError as error:
-                raise UserError("critic", self.critic, error.remedy) from None
+            find(str(self.critic), key="critic")
 
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Hash of what judges besides the options: code, and the critic."""
         judge = find(str(self.critic)).fingerprint() if "critic" in self.factors else ""
         return code_hash("genloss.generate.evol_instruct") + judge  # `canonical` is there
@@ -264,9 +261,6 @@ class EvolReward(Reward, Curator):
                 "select", "best", f"has nothing to choose from with recipe.samples={samples}; set it to 2 or more, or "
                 "select=sample",
             )  # fmt: skip
-
-    def fingerprint(self) -> str:
-        return self.identity()
 
     def judge(self, table: pa.Table, context: Context) -> Verdict:
         prompts, responses = (table.column(key).to_pylist() for key in ("prompt", "response"))

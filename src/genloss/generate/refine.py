@@ -20,7 +20,7 @@ from genloss import records
 from genloss.curate.critic import Judge, find, worked
 from genloss.domains import Sampling
 from genloss.domains.reasoning.critique import Said
-from genloss.errors import UserError, one_of, require
+from genloss.errors import one_of, require
 from genloss.generate import Request
 from genloss.generate.solve import Solve
 from genloss.seeds import generator, seed_of
@@ -54,10 +54,7 @@ class Refine(Solve):
         self._judge()
 
     def _judge(self) -> Judge:
-        try:
-            return find(self.critic, self.chunk)
-        except UserError as error:
-            raise UserError("recipe.critic", error.value, error.remedy) from None
+        return find(self.critic, self.chunk, "recipe.critic")
 
     def fingerprint(self) -> str:
         return f"{self._judge().fingerprint()} {code_hash('genloss.generate.solve')}"

@@ -272,7 +272,7 @@ def figure(study: Study, arms: Arms, path: Path) -> None:
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         across = len(shown) if len(shown) <= 3 else 3 if len(shown) != 4 else 2
         rows = [shown[i : i + across] for i in range(0, len(shown), across)]
-        heights = [max(3.3, *(0.24 * len(p.values) for p, _ in row if not p.rounds), 0) for row in rows]
+        heights = [max([3.3, *(0.24 * len(p.values) for p, _ in row if not p.rounds)]) for row in rows]
         chart, axes = plt.subplots(
             len(rows), across, figsize=(3.9 * across, sum(heights)), layout="constrained", squeeze=False,
             gridspec_kw={"height_ratios": heights},

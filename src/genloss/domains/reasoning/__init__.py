@@ -233,10 +233,10 @@ class Reasoning(Domain):
     def expected(self, experiment: Experiment, measured: Mapping[str, float]) -> dict[str, float]:
         """Of a selection whose φ and ψ are given, from how many labels are right (Feng et al. 2024, arXiv 2406.07515)."""
         given = rates(experiment.curators, experiment.control)
-        if given is None or "label_accuracy" not in measured or not any(given):
+        if given is None or "label_accuracy" not in measured:
             return {}
         q, (phi, psi) = measured["label_accuracy"], given
-        if q * phi + (1 - q) * psi == 0:
+        if q * phi + (1 - q) * psi == 0:  # nothing can be kept
             return {}
         return {"kept_accuracy": verifier_odds(q, phi, psi), "p_star": phi / (phi + psi)}
 

@@ -86,7 +86,7 @@ class Grpo(TextTrainer):
     def fingerprint(self) -> str:
         modules = ("genloss.curate.evol", "genloss.generate.evol_instruct", "genloss.domains.reasoning.arithmetic",
                    "genloss.domains.text.sampling", "genloss.domains.text.decode", "genloss.domains.text.tokenizer")  # fmt: skip
-        return "".join(code_hash(m) for m in modules) + self.reward.identity()
+        return "".join(code_hash(m) for m in modules) + self.reward.fingerprint()
 
     def train(self, fit: Fit) -> dict[str, Any]:
         base = getattr(fit.model, "base", None)  # model=schooled begins round 0 with it
