@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from genloss.config import Experiment, compose
-from genloss.domains import Fit
-from genloss.records import read, write
+from genloss.core.contracts import Fit
+from genloss.core.records import read, write
+from genloss.workflow.compose import Experiment, compose
 
 
 def demo_model(folder: Path, steps: int | None = None) -> tuple[Experiment, Path, Path]:

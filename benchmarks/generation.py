@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from common import demo_model, scratch, table
-from genloss.domains import Runtime, Sampling
-from genloss.domains.text.model import load
-from genloss.domains.text.sampling import cores, sample
-from genloss.domains.text.tokenizer import load_codec
+from genloss.core.contracts import Runtime, Sampling
+from genloss.language.model import load
+from genloss.language.sampling import cores, sample
+from genloss.language.tokenizer import load_codec
 
 RECORDS = 2048
 REPEATS = 3

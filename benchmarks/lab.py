@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from common import scratch, table
-from genloss.config import Experiment, compose
-from genloss.domains import Fit
+from genloss.core.contracts import Fit
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store, release_memory
 from genloss.domains.lab import Lab
 from genloss.loop import Loop
-from genloss.rundir import RunDir
-from genloss.store import Store, release_memory
+from genloss.workflow.compose import Experiment, compose
 
 N, ROUNDS, REPEATS = 100, 20, 7
 

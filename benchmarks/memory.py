@@ -17,9 +17,9 @@ from overhead import project
 
 ROUNDS = """
 import resource
-from genloss.config import Experiment, compose
+from genloss.workflow.compose import Experiment, compose
 from genloss.loop import Loop
-from genloss.run import arm_dir, open_run
+from genloss.workflow.hydra_app import arm_dir, open_run
 cfg = compose(["mixing=accumulate", "rounds=10", "trainer.steps=60", "tracking=none", "runtime.workers=1"])
 def peak(n):
     value = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM"))

@@ -24,11 +24,11 @@ BIN = Path(sys.executable).parent
 ROUNDS = """
 import time, sys
 from pathlib import Path
-from genloss.config import Experiment, compose
+from genloss.workflow.compose import Experiment, compose
 from genloss.domains.text import Text
-from genloss.run import arm_dir, open_run
+from genloss.workflow.hydra_app import arm_dir, open_run
 from genloss.loop import Loop
-from genloss.track import Tracker
+from genloss.workflow.tracking import Tracker
 spent = 0.0
 def timed(name):
     inner = getattr(Text, name)

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from common import demo_model, scratch, table
-from genloss.domains import Fit
-from genloss.domains.text.packing import IGNORE, Rows
-from genloss.domains.text.tokenizer import load_codec
-from genloss.store import release_memory
+from genloss.core.contracts import Fit
+from genloss.core.store import release_memory
+from genloss.language.packing import IGNORE, Rows
+from genloss.language.tokenizer import load_codec
 
 STEPS = 300  # the demo's
 REPEATS = 5

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from common import table
-from genloss.domains.reasoning.verify import Checked, expressions, integers, spectra, texts
+from genloss.domains.reasoning.checks import Checked, expressions, integers, spectra, texts
 
 N = 100_000
 

@@ -169,10 +169,10 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def lab(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    from genloss.domains import Fit
+    from genloss.core.contracts import Fit
     from genloss.domains.text import Text
-    from genloss.domains.text.model import Scratch
-    from genloss.domains.text.training import TextTrainer, train
+    from genloss.language.model import Scratch
+    from genloss.language.training import TextTrainer, train
 
     root = tmp_path_factory.mktemp("lab")
     domain = Text(

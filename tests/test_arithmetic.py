@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genloss.core.errors import UserError
 from genloss.domains.reasoning.arithmetic import (
     Arithmetic,
     Tree,
@@ -20,7 +21,6 @@ from genloss.domains.reasoning.arithmetic import (
     value,
     write,
 )  # fmt: skip
-from genloss.errors import UserError
 
 TREES: st.SearchStrategy[Tree] = st.recursive(
     st.integers(-9, 9), lambda inner: st.tuples(st.sampled_from("+-*"), inner, inner), max_leaves=9

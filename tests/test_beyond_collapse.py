@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genloss import records
-from genloss.config import Experiment, compose
+from genloss.core import records
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
 from genloss.curate import Context, curate
-from genloss.domains.reasoning import verify
-from genloss.errors import UserError
+from genloss.domains.reasoning import checks as verify
 from genloss.loop import Loop
-from genloss.rundir import RunDir
-from genloss.store import Store
+from genloss.workflow.compose import Experiment, compose
 
 # a generator that is right sometimes after a second: small divisors are common
 TINY = [

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from genloss.config import Experiment, compose, load_params
-from genloss.errors import UserError
-from genloss.run import expand, names_of
+from genloss.core.errors import UserError
+from genloss.workflow.compose import Experiment, compose, load_params
+from genloss.workflow.hydra_app import expand, names_of
 from support import REPOSITORY, Lab
 
 
@@ -94,7 +94,7 @@ def test_verify(lab: Lab, tiny: list[str], tmp_path: Path) -> None:
 
 
 def test_trace(lab: Lab, tiny: list[str]) -> None:
-    from genloss import records
+    from genloss.core import records
 
     folder = lab.ok("run", *tiny, "recipe.prompts=real", "recipe.prompt_tokens=4", "mixing=accumulate").folder
     row = records.read(folder / "rounds/01/kept.parquet").to_pylist()[0]
@@ -198,7 +198,7 @@ NEEDS = {
 # what is looked at of a critic before any work
 CRITIC = {
     "params.yaml": "domain: {_target_: genloss.domains.reasoning.Reasoning, tasks: {critique: {_target_: "
-    "genloss.domains.reasoning.critique.Critique}}}",
+    "genloss.systems.shepherd.task.Critique}}}",
     "rounds/00/model/config.json": '{"vocab_size": 1}',
     "data/tokenizer/tokenizer.json": '{"model": {"vocab": {"a": 0}}}',
 }

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from genloss.config import Experiment, compose
-from genloss.errors import UserError
+from genloss.core.errors import UserError
+from genloss.workflow.compose import Experiment, compose
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

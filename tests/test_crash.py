@@ -20,16 +20,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from genloss.store import code_hash
+from genloss.core.store import code_hash
 from support import Lab, frozen, hashes
 
 KILLS = 32
 LIBRARIES = (
     "torch", "torch.nn", "torch.utils.data", "torch._dynamo", "lightning.pytorch", "tokenizers", "transformers",
     "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "pyarrow.parquet", "mlflow",
-    "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot", "genloss.run", "genloss.report",
-    "genloss.versioning", "genloss.verify", "genloss.domains.text.training", "genloss.domains.text.sampling",
-    "genloss.domains.text.scoring",
+    "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot", "genloss.workflow.hydra_app", "genloss.observatory.report",
+    "genloss.workflow.dvc", "genloss.workflow.verify", "genloss.language.training", "genloss.language.sampling",
+    "genloss.language.scoring",
 )  # fmt: skip
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from genloss import records
-from genloss.config import Experiment, compose
+from genloss.core import records
+from genloss.core.contracts import Runtime
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.seeds import generator
+from genloss.core.store import Store
 from genloss.curate import Context, curate
-from genloss.curate.critic import find
-from genloss.curate.evol import Reward
-from genloss.domains import Runtime
 from genloss.domains.reasoning.arithmetic import (
     Arithmetic,
     compute,
@@ -26,13 +27,12 @@ from genloss.domains.reasoning.arithmetic import (
     steps,
     value,
 )
-from genloss.domains.reasoning.critique import NEED_TWO, TYPES, Critique, Said, inject, parts, question, read, rotations
-from genloss.errors import UserError
-from genloss.evaluate.critique import confusion
 from genloss.loop import Loop
-from genloss.rundir import RunDir
-from genloss.seeds import generator
-from genloss.store import Store
+from genloss.systems.evol_instruct.reward import Reward
+from genloss.systems.shepherd.curator import find
+from genloss.systems.shepherd.metric import confusion
+from genloss.systems.shepherd.task import NEED_TWO, TYPES, Critique, Said, inject, parts, question, read, rotations
+from genloss.workflow.compose import Experiment, compose
 
 # A critic of repeated steps alone, which is quickly learned, and of little problems.
 CRITIC = [
@@ -55,7 +55,7 @@ def run(folder: Path, overrides: list[str]) -> Loop:
     """A finished run, its params beside it."""
     cfg = compose(overrides)
     loop = Loop(Experiment(cfg), RunDir(folder, Store(folder.parent / "store")))
-    from genloss.config import to_yaml
+    from genloss.workflow.compose import to_yaml
 
     folder.mkdir(parents=True)
     (folder / "params.yaml").write_text(to_yaml(cfg))
@@ -238,9 +238,9 @@ def test_a_critic_learns_what_it_was_shown(critic: Path) -> None:
 
 
 def test_probabilities_agree_with_the_domains_losses(critic: Path) -> None:
-    from genloss.config import load_params, plain
+    from genloss.core.plugin import build
     from genloss.domains.reasoning import Reasoning
-    from genloss.plugin import build
+    from genloss.workflow.compose import load_params, plain
 
     judge = find(str(critic))
     domain = build(plain(load_params(critic / "params.yaml").domain), Reasoning, "domain")
@@ -396,7 +396,7 @@ def test_refine(critic: Path, tmp_path: Path) -> None:
 
 def test_what_is_kept_of_a_rejected_response() -> None:
     from genloss.generate import Request
-    from genloss.generate.refine import Refine
+    from genloss.systems.shepherd.refine import Refine
 
     request = Request(None, 1, 0, Path(), Path(), Path(), Path())  # type: ignore[arg-type]
     responses = ["a;b;c", "a;b;c", "a;b;c", "a", "a;b"]

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from genloss import records
+from genloss.core import records
+from genloss.core.errors import UserError
 from genloss.curate import Context, Curator, curate
 from genloss.curate.choose import Random, TopFraction
 from genloss.curate.duplicates import Exact, Near
 from genloss.curate.perplexity import Perplexity
 from genloss.curate.rules import Rules, repeated_share
-from genloss.domains.text.scoring import losses
-from genloss.errors import UserError
+from genloss.language.scoring import losses
 
 
 def table(texts: list[str]) -> pa.Table:

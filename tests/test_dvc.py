@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from genloss.config import compose, to_yaml
-from genloss.versioning import dvc_yaml
+from genloss.workflow.compose import compose, to_yaml
+from genloss.workflow.dvc import dvc_yaml
 from support import REPOSITORY, Lab, hashes
 
 
@@ -135,7 +135,7 @@ def test_experiments_in_a_clone(base: tuple[Lab, Path], tmp_path: Path, tiny: li
 
 def test_parallel_commits_share_a_cache(base: tuple[Lab, Path], tmp_path: Path) -> None:
     """24 at a time, the number that failed most often when arms were stages of one DVC project."""
-    from genloss import versioning
+    from genloss.workflow import dvc as versioning
 
     lab = Lab.make(tmp_path / "project")
     folders = []

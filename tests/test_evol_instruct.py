@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from genloss import records
-from genloss.config import Experiment, compose
+from genloss.core import records
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.seeds import generator
+from genloss.core.store import Store
 from genloss.curate import Context, curate
-from genloss.curate.evol import Reward, check_steps, quality
 from genloss.domains.reasoning.arithmetic import (
     Arithmetic,
     expression,
@@ -29,13 +31,11 @@ from genloss.domains.reasoning.arithmetic import (
     solution,
     value,
 )
-from genloss.errors import UserError
 from genloss.generate import Request
-from genloss.generate.evol_instruct import DOWN, OPERATORS, RULES, UP, EvolInstruct, Parent, canonical, careless
 from genloss.loop import Loop
-from genloss.rundir import RunDir
-from genloss.seeds import generator
-from genloss.store import Store
+from genloss.systems.evol_instruct.recipe import DOWN, OPERATORS, RULES, UP, EvolInstruct, Parent, canonical, careless
+from genloss.systems.evol_instruct.reward import Reward, check_steps, quality
+from genloss.workflow.compose import Experiment, compose
 
 FAMILY = Arithmetic(operations=[1, 2, 3], operand=9, bound=99)
 TINY = [

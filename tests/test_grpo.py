@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from genloss import records
-from genloss.config import Experiment, compose
-from genloss.curate.evol import Reward
-from genloss.domains import Fit
-from genloss.domains.reasoning.grpo import Grpo, advantages, distinct, logs, objective, tensors
-from genloss.domains.text.model import load
-from genloss.domains.text.tokenizer import load_codec
-from genloss.errors import UserError
+from genloss.core import records
+from genloss.core.contracts import Fit
+from genloss.core.errors import UserError
+from genloss.language.grpo import Grpo, advantages, distinct, logs, objective, tensors
+from genloss.language.model import load
+from genloss.language.tokenizer import load_codec
+from genloss.systems.evol_instruct.reward import Reward
+from genloss.workflow.compose import Experiment, compose
 
 EASY = [
     "domain=reasoning", "domain/tasks=arithmetic", "domain.tasks.arithmetic.operations=[1]",
@@ -139,8 +139,8 @@ def rewards(job: Fit) -> list[float]:
 
 def test_a_random_reward_teaches_nothing(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
     """The share of right answers, which the reward of the other test raises, does not rise."""
-    from genloss.domains import Sampling
-    from genloss.generate.solve import decoding
+    from genloss.core.contracts import Sampling
+    from genloss.domains.reasoning.solve import decoding
 
     x, data, start = trained
     after, _ = fit(x, data, start, tmp_path / "random", reward=Reward(["random"]))

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from genloss import records
-from genloss.chains import choose, compact, distinct, present, slots
-from genloss.config import Experiment, compose
+from genloss.core import records
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
 from genloss.domains.lab import in_blocks
-from genloss.errors import UserError
+from genloss.domains.lab.chains import choose, compact, distinct, present, slots
 from genloss.loop import Loop
 from genloss.mix import Mixing
-from genloss.rundir import RunDir
-from genloss.store import Store
+from genloss.workflow.compose import Experiment, compose
 from support import Lab, Result, hashes
 from test_theory import cases
 

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from genloss.config import Experiment, compose
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
 from genloss.domains.lab import load, stream
 from genloss.domains.lab.categorical import Categorical, CategoricalModel
-from genloss.errors import UserError
 from genloss.loop import Loop
-from genloss.rundir import RunDir
-from genloss.store import Store
 from genloss.theory.curation import extinct
+from genloss.workflow.compose import Experiment, compose
 
 CATEGORICAL = ("domain=categorical", "tracking=none")
 Metrics = list[dict[str, float]]

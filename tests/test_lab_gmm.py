@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from genloss.config import Experiment, compose
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
 from genloss.domains.lab import stream
 from genloss.domains.lab.gmm import Gmm, GmmModel
-from genloss.errors import UserError
 from genloss.loop import Loop
-from genloss.rundir import RunDir
-from genloss.store import Store
+from genloss.workflow.compose import Experiment, compose
 
 GMM = ("domain=gmm", "tracking=none")
 

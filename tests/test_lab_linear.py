@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genloss import records
-from genloss.chains import slots
-from genloss.config import Experiment, compose
+from genloss.core import records
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
+from genloss.domains.lab.chains import slots
 from genloss.domains.lab.regression import normal_equations
-from genloss.errors import UserError
 from genloss.loop import Loop
-from genloss.rundir import RunDir
-from genloss.store import Store
 from genloss.theory.linear import (
     angle_noise,
     average,
@@ -29,6 +28,7 @@ from genloss.theory.linear import (
     ridge_accuracy,
     verified,
 )
+from genloss.workflow.compose import Experiment, compose
 
 Rounds = list[dict[str, float]]
 

@@ -22,24 +22,24 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from genloss import records
-from genloss.config import Experiment, compose
+from genloss.core import records
+from genloss.core.contracts import Fit, Runtime, Sampling
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
 from genloss.curate.duplicates import normal
-from genloss.domains import Fit, Runtime, Sampling
 from genloss.domains.reasoning.arithmetic import Arithmetic, expression
 from genloss.domains.reasoning.schooled import Schooled
+from genloss.domains.reasoning.solve import decoding
 from genloss.domains.reasoning.tasks import Eigenvalues, Gym, Problem
-from genloss.domains.text.training import TextTrainer
-from genloss.errors import UserError
 from genloss.generate import Request
-from genloss.generate.llm2llm import LLM2LLM
-from genloss.generate.solve import decoding
-from genloss.generate.teachers import Ask, Teacher
-from genloss.generate.teachers.endpoint import RULES, Endpoint, first_list
-from genloss.generate.teachers.model import Written
+from genloss.language.training import TextTrainer
 from genloss.loop import Loop
-from genloss.rundir import RunDir
-from genloss.store import Store
+from genloss.systems.llm2llm.recipe import LLM2LLM
+from genloss.systems.llm2llm.teachers import Ask, Teacher
+from genloss.systems.llm2llm.teachers.endpoint import RULES, Endpoint, first_list
+from genloss.systems.llm2llm.teachers.model import Written
+from genloss.workflow.compose import Experiment, compose
 
 TINY = [
     "domain=reasoning", "domain/tasks=arithmetic", "domain.tasks.arithmetic.operations=[1,2]",
@@ -601,8 +601,8 @@ def test_a_wrong_label_of_an_endpoint_is_measured(group: Class, tmp_path: Path) 
 KILLED = """
 import sys
 from pathlib import Path
-from genloss.config import Experiment, compose
-from genloss.domains import Runtime
+from genloss.workflow.compose import Experiment, compose
+from genloss.core.contracts import Runtime
 from genloss.generate import Request
 data, model, scratch, *overrides = sys.argv[1:]
 x = Experiment(compose(overrides))
@@ -645,7 +645,7 @@ def test_a_kill_loses_no_reply(group: Class, tmp_path: Path) -> None:
         (["recipe.n=0"], ["recipe.n=0", "null"]),
         (["recipe.seeds=16"], ["recipe.seeds=16", "mixing.real.n=32"]),
         (["recipe.teacher.noise=2"], ["recipe.teacher.noise=2", "[0, 1]"]),
-        (["recipe.teacher._target_=genloss.generate.solve.Solve"], ["recipe.teacher._target_", "Teacher"]),
+        (["recipe.teacher._target_=genloss.domains.reasoning.solve.Solve"], ["recipe.teacher._target_", "Teacher"]),
         (["recipe/teacher=model", "recipe.teacher.path=nowhere"], ["recipe.teacher.path=nowhere", "config.json"]),
         (["recipe/teacher=model", "recipe.teacher.path=x", "recipe.teacher.template='{prompt}{response}'"], ["recipe.teacher.template"]),
         ([*ENDPOINT, "recipe.teacher.url=ftp://x"], ["recipe.teacher.url=ftp://x", "http"]),

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genloss import records
+from genloss.core import records
+from genloss.core.errors import UserError
 from genloss.domains.text import Text
-from genloss.domains.text.scoring import losses
-from genloss.errors import UserError
 from genloss.evaluate import Evidence, Metric, evaluate
 from genloss.evaluate.diversity import Compression, Diversity, Overlap, RareWords, Repetition, entropy_bits, words
 from genloss.evaluate.loss import HeldOut, Tails
+from genloss.language.scoring import losses
 
 
 def evidence(folder: Path, real: list[str], held_out: list[str], generated: list[str] | None, **more) -> Evidence:

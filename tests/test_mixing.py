@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from genloss import records
-from genloss.config import Experiment, compose
-from genloss.errors import UserError
+from genloss.core import records
+from genloss.core.errors import UserError
 from genloss.mix import Budget, Mixing, Real, Synthetic
+from genloss.workflow.compose import Experiment, compose
 
 REAL = 40  # real training records
 

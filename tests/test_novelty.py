@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from genloss import records
-from genloss.config import Experiment, compose
+from genloss.core import records
+from genloss.core.errors import UserError
 from genloss.curate import Context
 from genloss.curate.novelty import Alphabet, Novelty, nearest, rouge_l
-from genloss.errors import UserError
+from genloss.workflow.compose import Experiment, compose
 
 # absl, which rouge-score imports, closes the stream of its handler when logging is configured: not that of the tests
 absl.logging.get_absl_handler().python_handler.stream = Path(os.devnull).open("w")  # noqa: SIM115 (as long as the tests)

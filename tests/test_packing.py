@@ -11,11 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genloss import records
-from genloss.domains.text.model import load
-from genloss.domains.text.packing import IGNORE, Rows, fit
-from genloss.domains.text.scoring import losses
-from genloss.domains.text.tokenizer import load_codec
+from genloss.core import records
+from genloss.language.model import load
+from genloss.language.packing import IGNORE, Rows, fit
+from genloss.language.scoring import losses
+from genloss.language.tokenizer import load_codec
 
 
 @given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 40))

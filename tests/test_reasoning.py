@@ -12,19 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from genloss import records
-from genloss.config import Experiment, compose
+from genloss.core import records
+from genloss.core.contracts import Fit, Sampling
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
 from genloss.curate import Context, curate, rates
 from genloss.curate.duplicates import normal
-from genloss.domains import Fit, Sampling
-from genloss.domains.reasoning.verify import expressions, integers, spectra, texts
-from genloss.domains.text.packing import IGNORE, Rows
-from genloss.domains.text.tokenizer import load_codec
-from genloss.errors import UserError
-from genloss.generate.solve import decoding
+from genloss.domains.reasoning.checks import expressions, integers, spectra, texts
+from genloss.domains.reasoning.solve import decoding
+from genloss.language.packing import IGNORE, Rows
+from genloss.language.tokenizer import load_codec
 from genloss.loop import Loop
-from genloss.rundir import RunDir
-from genloss.store import Store
+from genloss.workflow.compose import Experiment, compose
 
 TINY = [
     "domain=reasoning", "rounds=2", "size=96", "domain.examples=128", "domain.validation=32", "domain.test=64",
@@ -151,7 +151,7 @@ def test_gradient_comes_from_responses_alone(trained: tuple[Experiment, Path, Pa
     """The first loss of a training is the mean loss of the responses, as `losses` has it, and prompts are not in it."""
     from dataclasses import replace
 
-    from genloss.domains.text.training import TextTrainer
+    from genloss.language.training import TextTrainer
 
     x, data, model = trained
     table = records.read(data / "train.parquet").slice(0, 16)
@@ -276,7 +276,7 @@ def test_likelihood_is_the_generators_own(trained: tuple[Experiment, Path, Path]
 
 
 def test_same_bytes_for_any_number_of_workers(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
-    from genloss.domains import Runtime
+    from genloss.core.contracts import Runtime
 
     x, data, model = trained
     prompts = records.read(data / "prompts.parquet").column("prompt").to_pylist()[:70]

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genloss.config import Experiment, compose
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
 from genloss.curate import Context
-from genloss.curate.reward import Adversarial, BestOfK, BradleyTerry, Reward, TopReward, Truncate
 from genloss.domains.lab import load, save
 from genloss.domains.lab.gaussian import Gaussian
-from genloss.errors import UserError
+from genloss.domains.lab.rewards import Adversarial, BestOfK, BradleyTerry, Reward, TopReward, Truncate
 from genloss.loop import Loop
-from genloss.rundir import RunDir
-from genloss.store import Store
 from genloss.theory.curation import best_of_k, bradley_terry, tilt, verifier_odds
+from genloss.workflow.compose import Experiment, compose
 
 SIX = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
 TOKENS = (

@@ -12,14 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genloss import records
-from genloss.domains import Runtime, Sampling
-from genloss.domains.text.model import load
-from genloss.domains.text.sampling import adjust, draw, sample, sample_chunk
-from genloss.domains.text.tokenizer import load_codec
+from genloss.core import records
+from genloss.core.contracts import Runtime, Sampling
+from genloss.core.seeds import uniforms
 from genloss.generate import Request
 from genloss.generate.sample import Sample
-from genloss.seeds import uniforms
+from genloss.language.model import load
+from genloss.language.sampling import adjust, draw, sample, sample_chunk
+from genloss.language.tokenizer import load_codec
 
 
 def options(**values) -> SimpleNamespace:

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from genloss.cli import main
-from genloss.config import Experiment, arm_id, compose
-from genloss.errors import UserError
+from genloss.core.errors import UserError
 from genloss.replicate import FAR, bound, judge, listing, run_cases, select
 from genloss.replicate.board import html as page
 from genloss.replicate.board import markdown, table
 from genloss.replicate.case import CLAIM, WRONG
 from genloss.replicate.cases import CASES, accumulated, c4, log_variance, psi, released, subsampled
 from genloss.replicate.study import studies
-from genloss.run import _configs
 from genloss.theory.linear import ridge_accuracy
+from genloss.workflow.compose import Experiment, arm_id, compose
+from genloss.workflow.hydra_app import _configs
 from support import Lab
 
 REPOSITORY = Path(__file__).resolve().parents[1]

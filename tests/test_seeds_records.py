@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genloss import records
-from genloss.errors import UserError, nearest
-from genloss.plugin import build
-from genloss.seeds import generator, seed_of, uniforms
+from genloss.core import records
+from genloss.core.errors import UserError, nearest
+from genloss.core.plugin import build
+from genloss.core.seeds import generator, seed_of, uniforms
 
 parts = st.lists(st.text(alphabet="abc", min_size=1, max_size=3) | st.integers(0, 99), max_size=3)
 
@@ -29,7 +29,7 @@ def test_seeds_differ_where_their_paths_do(a: int, p: list, b: int, q: list) -> 
 
 
 def test_seeds_are_the_same_in_every_process_and_version() -> None:
-    code = "from genloss.seeds import *; print(seed_of(0, 'train', 3), uniforms(5, 2, 2, 2).tolist())"
+    code = "from genloss.core.seeds import *; print(seed_of(0, 'train', 3), uniforms(5, 2, 2, 2).tolist())"
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={"PYTHONHASHSEED": "77", "PATH": ""}).stdout.split(maxsplit=1)  # fmt: skip
     assert int(seen[0]) == seed_of(0, "train", 3)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from genloss.errors import UserError
-from genloss.rundir import RunDir
-from genloss.store import Store, Work, canonical, link, sha256_file, sha256_text, tree_hash, write_atomic
+from genloss.core.errors import UserError
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store, Work, canonical, link, sha256_file, sha256_text, tree_hash, write_atomic
 
 
 def work(execute=None, **changes) -> Work:
@@ -30,7 +30,7 @@ def work(execute=None, **changes) -> Work:
 # A process that computes one stage; it counts its computations in a file and may take its time.
 PROGRAM = """
 import sys, time, pathlib
-from genloss.store import Store, Work
+from genloss.core.store import Store, Work
 root, log, seconds = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), float(sys.argv[3])
 def execute(out, scratch):
     with log.open("a") as file:
@@ -107,7 +107,7 @@ def test_a_failure_leaves_no_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"stage": "other"}, {"config": {"x": 2}}, {"inputs": {"i": "0"}}, {"seed": 1}, {"modules": ("genloss.store",)},
+    [{"stage": "other"}, {"config": {"x": 2}}, {"inputs": {"i": "0"}}, {"seed": 1}, {"modules": ("genloss.core.store",)},
      {"libraries": ("numpy",)}],
 )  # fmt: skip
 def test_everything_that_matters_is_in_the_key(change: dict) -> None:

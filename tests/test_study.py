@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from genloss.errors import UserError
+from genloss.core.errors import UserError
 from genloss.replicate.study import (
     SAME,
     Arms,

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genloss.core.errors import UserError
 from genloss.curate.duplicates import normal
 from genloss.domains.text import SPLITS, Text, passages
 from genloss.domains.text.corpus import Folder, Sotu, Table
-from genloss.domains.text.tokenizer import Codec, load_codec
-from genloss.errors import UserError
+from genloss.language.tokenizer import Codec, load_codec
 
 
 def text_domain(path: Path, **options) -> Text:

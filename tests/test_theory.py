@@ -15,10 +15,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from genloss.config import Experiment, compose
-from genloss.errors import UserError
+from genloss.core.errors import UserError
 from genloss.mix import Budget, Mixing, Part, Real, Synthetic
 from genloss.theory import NoPrediction, categorical, gaussian, limit, optimal, predict, schedule, weight
+from genloss.workflow.compose import Experiment, compose
 from hydra_plugins.genloss import golden
 
 REPOSITORY = Path(__file__).resolve().parents[1]

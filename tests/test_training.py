@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from genloss import records
-from genloss.domains import Fit, Runtime
-from genloss.domains.text.model import Scratch, load
-from genloss.domains.text.scoring import losses
-from genloss.domains.text.training import TextTrainer, train
-from genloss.store import sha256_file
+from genloss.core import records
+from genloss.core.contracts import Fit, Runtime
+from genloss.core.store import sha256_file
+from genloss.language.model import Scratch, load
+from genloss.language.scoring import losses
+from genloss.language.training import TextTrainer, train
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_two_devices(fit, lab) -> None:
 
 
 def test_two_devices_that_fail_are_one_line(fit, lab, tmp_path: Path) -> None:
-    from genloss.errors import UserError
+    from genloss.core.errors import UserError
 
     with pytest.raises(UserError, match=r"runtime\.strategy=deepspeed: .*exit code"):
         fit("bad", runtime=Runtime(devices=2, strategy="deepspeed"))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from genloss import __version__
-from genloss.errors import UserError, nearest
+from genloss.core.errors import UserError, nearest
 
 VERBS = {
     "run": "run one arm, or with -m every arm of a sweep, and resume what was interrupted",
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def dispatch(verb: str, rest: list[str]) -> int:
     if verb == "run":
-        from genloss.run import hydra_main
+        from genloss.workflow.hydra_app import hydra_main
 
         return hydra_main(rest)
     if verb not in VERBS:
@@ -79,15 +79,15 @@ def dispatch(verb: str, rest: list[str]) -> int:
             "--dir", type=Path, help="change the params.yaml of this run directory instead, by values alone"
         )
         args = parser.parse_args(rest)
-        from genloss.run import compose_params
+        from genloss.workflow.hydra_app import compose_params
 
         return compose_params(args.overrides, args.check, args.dir)
     if verb == "round":
         parser.add_argument("number", type=int, help="0 trains on real data; n needs the rounds before it")
         parser.add_argument("--dir", type=Path, default=Path(), help="run directory (default: here)")
         args = parser.parse_args(rest)
-        from genloss import warm
-        from genloss.run import one_round
+        from genloss.workflow import warm
+        from genloss.workflow.hydra_app import one_round
 
         return warm.run(["round", *rest], lambda: one_round(args.dir, args.number))
     if verb == "report":
@@ -95,14 +95,14 @@ def dispatch(verb: str, rest: list[str]) -> int:
         parser.add_argument("--metric", help="what the table and the figure show (default: the domain's own)")
         parser.add_argument("--out", type=Path, help="folder for report.md, rounds.csv and the figure")
         args = parser.parse_args(rest)
-        from genloss.report import report
+        from genloss.observatory.report import report
 
         return report(args.dirs, args.metric, args.out)
     if verb == "trace":
         parser.add_argument("dir", type=Path, metavar="DIR", help="run directory")
         parser.add_argument("record", help="id of a record, or its beginning")
         args = parser.parse_args(rest)
-        from genloss.trace import trace
+        from genloss.observatory.lineage import trace
 
         return trace(args.dir, args.record)
     if verb == "replicate":
@@ -122,7 +122,7 @@ def dispatch(verb: str, rest: list[str]) -> int:
         parser.add_argument("dir", type=Path, metavar="DIR", help="run directory")
         parser.add_argument("--round", type=int, help="only this round, from the artifacts of the rounds before it")
         args = parser.parse_args(rest)
-        from genloss.verify import verify
+        from genloss.workflow.verify import verify
 
         return verify(args.dir, args.round)
     if verb == "golden":
@@ -139,7 +139,7 @@ def dispatch(verb: str, rest: list[str]) -> int:
     parser.add_argument("--port", type=int, default=5000)
     parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args(rest)
-    from genloss.track import store_uri
+    from genloss.workflow.tracking import store_uri
 
     uri = store_uri(None)
     command = [

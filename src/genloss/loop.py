@@ -19,17 +19,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from genloss import records
-from genloss.config import Experiment, plain
+from genloss.core import records
+from genloss.core.contracts import Fit
+from genloss.core.progress import Progress
+from genloss.core.rundir import RunDir
+from genloss.core.seeds import seed_of
+from genloss.core.store import Done, Work, write_atomic
 from genloss.curate import Context, curate
 from genloss.curate import write as write_curated
-from genloss.domains import Fit
 from genloss.evaluate import Evidence, evaluate
 from genloss.generate import Request
-from genloss.progress import Progress
-from genloss.rundir import RunDir
-from genloss.seeds import seed_of
-from genloss.store import Done, Work, write_atomic
+from genloss.workflow.compose import Experiment, plain
 
 STAGES = ("data", "generate", "curate", "mix", "train", "evaluate")
 

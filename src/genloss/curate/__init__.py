@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genloss import records
-from genloss.chains import is_chains
-from genloss.curate.chains import curate_chains
-from genloss.domains import Domain, Report, Runtime, silent
-from genloss.errors import UserError
-from genloss.seeds import generator, seed_of
+from genloss.core import records
+from genloss.core.contracts import Domain, Report, Runtime, silent
+from genloss.core.errors import UserError
+from genloss.core.seeds import generator, seed_of
+from genloss.domains.lab.chains import is_chains
+from genloss.domains.lab.curate import curate_chains
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Context:
 
 class Curator:
     """Decides record by record. `judge` gets a table of n >= 1 records and returns a `Verdict` over them; `judge_points`, for
-    domains of chains (genloss.chains), gets points [slots, chains, width] and which of them are left."""
+    domains of chains (genloss.domains.lab.chains), gets points [slots, chains, width] and which of them are left."""
 
     reads: tuple[str, ...] = ()  # of "data", "round0", "last", "history": what else the verdict depends on
 

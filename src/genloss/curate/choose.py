@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from genloss.core.errors import one_of, require
+from genloss.core.seeds import generator
 from genloss.curate import Context, Curator, Verdict, top, verdict
-from genloss.errors import one_of, require
-from genloss.seeds import generator
 
 
 def kept_of(fraction: float, n: int) -> int:

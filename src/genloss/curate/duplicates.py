@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from genloss import records
+from genloss.core import records
+from genloss.core.errors import require
 from genloss.curate import Context, Curator, Verdict, verdict
-from genloss.errors import require
 
 
 def normal(text: str) -> str:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from genloss import records
+from genloss.core import records
+from genloss.core.errors import require
 from genloss.curate import Context, Curator, Verdict, verdict
-from genloss.errors import require
 
 BLOCK = 256  # records that are compared together
 WIDE = 1 << 14  # others that they are compared with at a time

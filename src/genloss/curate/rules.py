@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from genloss.core.errors import require
 from genloss.curate import Context, Curator, Verdict, verdict
-from genloss.errors import require
 
 
 def repeated_share(text: str, n: int) -> float:

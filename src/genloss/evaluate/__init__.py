@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from genloss import records
-from genloss.domains import Domain, Report, Runtime, Sampling, silent
-from genloss.errors import UserError
-from genloss.seeds import generator
+from genloss.core import records
+from genloss.core.contracts import Domain, Report, Runtime, Sampling, silent
+from genloss.core.errors import UserError
+from genloss.core.seeds import generator
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Evidence:
 
     def respond(self, prompts: list[str], chunk: int, bias: float = 1.0) -> list[str]:
         """Model n's responses [n] to prompts, for domains that have them; bias 0: greedy, 1: sampled."""
-        from genloss.generate.solve import decoding
+        from genloss.domains.reasoning.solve import decoding
 
         domain: Any = self.domain
         options = decoding(len(prompts), domain.config("evaluate")["context"], chunk, bias=bias)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from genloss.core.errors import require
+from genloss.core.seeds import generator
 from genloss.curate.rules import repeated_share
-from genloss.errors import require
 from genloss.evaluate import Evidence, SampleMetric
-from genloss.seeds import generator
 
 WORD = re.compile(r"[\w']+")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from genloss import records
-from genloss.errors import require
+from genloss.core import records
+from genloss.core.errors import require
 from genloss.evaluate import Evidence, Metric, SampleMetric
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from genloss.domains import Domain, Report, Runtime, silent
+from genloss.core.contracts import Domain, Report, Runtime, silent
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Request:
 
 
 class Recipe(ABC):
-    """`generate` returns a table of records (genloss.records.make_table) and small JSON results; numbers in their `counts` are
+    """`generate` returns a table of records (genloss.core.records.make_table) and small JSON results; numbers in their `counts` are
     metrics, generate/NAME."""
 
     reads: tuple[str, ...] = ()  # of "data", "previous" and "history": what else than model n-1 the records depend on

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from genloss import records
-from genloss.domains import Sampling
-from genloss.errors import UserError, one_of, require
+from genloss.core import records
+from genloss.core.contracts import Sampling
+from genloss.core.errors import UserError, one_of, require
+from genloss.core.seeds import generator
 from genloss.generate import Recipe, Request
-from genloss.seeds import generator
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 PROMPTS = ("none", "real", "previous")
 

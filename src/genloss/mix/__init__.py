@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from genloss import records
-from genloss.chains import is_chains
-from genloss.errors import UserError, one_of, require
-from genloss.mix.chains import mix_chains
-from genloss.seeds import generator
-from genloss.store import canonical, link
+from genloss.core import records
+from genloss.core.errors import UserError, one_of, require
+from genloss.core.seeds import generator
+from genloss.core.store import canonical, link
+from genloss.domains.lab.chains import is_chains
+from genloss.domains.lab.mix import mix_chains
 
 REAL_KINDS = ("none", "fixed", "fresh", "fixed+fresh")
 BY = ("counts", "fraction", "ratio", "weight")

@@ -71,7 +71,7 @@ class Results:
 
     @cached_property
     def _domains(self) -> dict[str, Any]:
-        from genloss.config import Experiment, load_params
+        from genloss.workflow.compose import Experiment, load_params
 
         return {arm: Experiment(load_params(f / "params.yaml")).domain for arm, f in self.folders.items()}
 

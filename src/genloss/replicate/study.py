@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.errors import UserError
+from genloss.core.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,10 +109,11 @@ class Outcome:
 
 
 def studies() -> list[Study]:
-    from genloss.replicate import studies as package
+    """The studies of all systems: each in the module `study` of its folder."""
+    from genloss import systems as package
 
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    return [importlib.import_module(f"{package.__name__}.{name}").STUDY for name in names]
+    return [importlib.import_module(f"{package.__name__}.{name}.study").STUDY for name in names]
 
 
 # -- arms ------------------------------------------------------------------------------------------------------------------
@@ -122,8 +123,8 @@ class Arms:
     """Finished run directories, selected by their params."""
 
     def __init__(self, folders: Sequence[Path]):
-        from genloss.config import flatten, load_params, plain
-        from genloss.report import rounds_of
+        from genloss.observatory.report import rounds_of
+        from genloss.workflow.compose import flatten, load_params, plain
 
         self.params: list[dict[str, Any]] = []
         self.rounds: list[dict[int, dict[str, float]]] = []
@@ -209,8 +210,8 @@ def judge(line: Contrast | Trend, arms: Arms) -> Outcome:
 
 def run_sweep(study: Study, overrides: Sequence[str], jobs: int) -> list[Path]:
     """The arms of a sweep, run to their end or found finished. It is the user's own command: the arms are in runs/ and MLflow."""
-    from genloss.config import project_root
-    from genloss.report import arms_of
+    from genloss.observatory.report import arms_of
+    from genloss.workflow.compose import project_root
 
     command = [
         sys.executable, "-m", "genloss", "run", "-m", f"experiment={study.name}", *overrides, "hydra/launcher=joblib",
@@ -340,9 +341,9 @@ def insert(page: str, name: str, results: str) -> str:
 
 def replicate_study(study: Study, write: bool, jobs: int) -> int:
     """Run it, print its table, write it and the figure; 0 if every line holds, 1 otherwise."""
-    from genloss.config import project_root
+    from genloss.core.store import write_atomic
     from genloss.replicate import place
-    from genloss.store import write_atomic
+    from genloss.workflow.compose import project_root
 
     folders = [folder for overrides in study.sweeps for folder in run_sweep(study, overrides, jobs)]
     arms = Arms(folders)

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from genloss.errors import require
+from genloss.core.errors import require
 
 Numbers = Sequence[float] | np.ndarray
 STEP = 0.2  # of the integral: a trapezoid in log s, whose error falls as exp(-pi^2 / STEP)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from genloss.errors import require
+from genloss.core.errors import require
 from genloss.mix import Mixing, Real
 from genloss.theory.pairs import Law, Pairs, Prediction, gaussian
 

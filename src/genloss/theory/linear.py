@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genloss.errors import UserError
+from genloss.core.errors import UserError
 from genloss.theory.pairs import NoPrediction
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 Group = Any  # the number of the round that made a synthetic set; anything else that is hashable is a real set
 Noises = dict[Group, float]  # coefficients of the groups' noises

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from genloss.errors import one_of, require
+from genloss.core.errors import one_of, require
 from genloss.mix import Mixing, Part
 
 ESTIMATORS = ("mle", "unbiased", "kde", "known")

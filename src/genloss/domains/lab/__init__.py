@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from genloss import records
-from genloss.chains import COLUMN, column_of, table_of
-from genloss.domains import Domain, Fit, Model, Sampling, Trainer
-from genloss.errors import UserError, require
-from genloss.mix.chains import read_shards
-from genloss.seeds import seed_of
+from genloss.core import records
+from genloss.core.contracts import Domain, Fit, Model, Sampling, Trainer
+from genloss.core.errors import UserError, require
+from genloss.core.seeds import seed_of
+from genloss.domains.lab.chains import COLUMN, column_of, table_of
+from genloss.domains.lab.mix import read_shards
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 Parameters = dict[str, np.ndarray]  # of a model; every array begins with the axis of chains
 BLOCK = 25  # slots that are drawn together, from one random stream
@@ -136,15 +136,15 @@ class Lab(Domain):
         return dict(vars(self))
 
     def code(self, stage: str) -> tuple[str, ...]:
-        return (__name__, type(self).__module__, "genloss.chains", "genloss.mix.chains")
+        return (__name__, type(self).__module__, "genloss.domains.lab.chains", "genloss.domains.lab.mix")
 
     def libraries(self, stage: str) -> tuple[str, ...]:
         return ("numpy",)
 
     def check(self, experiment: Experiment) -> None:
         from genloss.curate import Curator
-        from genloss.evaluate.lab import Estimates
-        from genloss.generate.draw import Draw
+        from genloss.domains.lab.draw import Draw
+        from genloss.domains.lab.estimates import Estimates
 
         for group, value, base in (
             ("model", experiment.model, self.models), ("trainer", experiment.trainer, (ClosedForm,)),

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.domains import Fit
+from genloss.core.contracts import Fit
+from genloss.core.errors import UserError, one_of, require
 from genloss.domains.lab import Lab, LabModel, Parameters
-from genloss.errors import UserError, one_of, require
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 DISTRIBUTIONS = ("zipf", "uniform", "given", "text")
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
@@ -110,8 +110,8 @@ class Categorical(Lab):
         return self._corpus().fingerprint() if self.distribution == "text" else ""
 
     def _corpus(self) -> Any:
+        from genloss.core.plugin import build
         from genloss.domains.text.corpus import Corpus
-        from genloss.plugin import build
 
         return build(self.corpus, Corpus, "domain.corpus")  # type: ignore[type-abstract]
 
@@ -245,8 +245,8 @@ class Categorical(Lab):
         return found
 
     def theory(self, experiment: Experiment) -> list[dict[str, float]]:
+        from genloss.domains.lab.predict import predict_arm
         from genloss.theory import Law, NoPrediction, categorical
-        from genloss.theory.arms import predict_arm
 
         p = self.truth()["p"] if self.length == 1 else np.zeros(0)
 
@@ -270,7 +270,7 @@ class Categorical(Lab):
     def _extinct(self, experiment: Experiment, p: np.ndarray) -> np.ndarray | None:
         """Chance [rounds + 1, V] of every token to be gone, where it is known: if each round trains on what the last model made and on
         nothing else, or if each has all real records of round 0, and with them what the models can ever make."""
-        from genloss.theory.arms import kept
+        from genloss.domains.lab.predict import kept
         from genloss.theory.curation import extinct
 
         at = [experiment.at_round(n) for n in range(experiment.rounds + 1)]

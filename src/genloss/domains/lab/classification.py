@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.domains import Fit
+from genloss.core.contracts import Fit
+from genloss.core.errors import UserError, one_of, require
 from genloss.domains.lab import Lab, LabModel, Parameters
 from genloss.domains.lab.regression import normal_equations, smallest
-from genloss.errors import UserError, one_of, require
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
     from genloss.theory.linear import Member
+    from genloss.workflow.compose import Experiment
 
 KINDS = ("mean", "ols", "ridge", "logistic")
 GEOMETRIES = ("mixture", "halfspace")
@@ -182,7 +182,7 @@ class Classification(Lab):
         """What is known, none of it exact with finitely many points (genloss.theory.linear): NAME_asymptotic is the leading order,
         NAME_limit is with infinitely many points."""
         from genloss.curate.choose import Random
-        from genloss.curate.verify import LinearVerifier, Verifier
+        from genloss.domains.lab.verifiers import LinearVerifier, Verifier
         from genloss.theory import NoPrediction
         from genloss.theory.linear import bisector, pools, verified
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.domains import Fit
+from genloss.core.contracts import Fit
+from genloss.core.errors import UserError, one_of, require
 from genloss.domains.lab import Lab, LabModel, Parameters, by_chains, is_even
-from genloss.errors import UserError, one_of, require
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 ESTIMATORS = ("mle", "unbiased", "kde")
 
@@ -195,8 +195,8 @@ class Gaussian(Lab):
         }
 
     def theory(self, experiment: Experiment) -> list[dict[str, float]]:
+        from genloss.domains.lab.predict import predict_arm
         from genloss.theory import Law, NoPrediction, gaussian
-        from genloss.theory.arms import predict_arm
 
         def law(x: Any) -> Law:
             return gaussian(

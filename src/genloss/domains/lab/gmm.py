@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.domains import Fit
+from genloss.core.contracts import Fit
+from genloss.core.errors import require
 from genloss.domains.lab import Lab, LabModel, Parameters, load, stream
-from genloss.errors import require
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 # Candidates for each first centre, of which the best is taken: with 4, EM overlooks modes even of real data.
 TRIALS = 16

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.chains import COLUMN, column_of
-from genloss.domains import Fit, Sampling
+from genloss.core.contracts import Fit, Sampling
+from genloss.core.errors import UserError, one_of, require
+from genloss.core.seeds import seed_of
 from genloss.domains.lab import Lab, LabModel, Parameters, in_blocks, load
-from genloss.errors import UserError, one_of, require
-from genloss.seeds import seed_of
+from genloss.domains.lab.chains import COLUMN, column_of
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 DESIGNS = ("shared", "fresh")
 ROWS = 32  # slots that enter the normal equations together
@@ -66,8 +66,8 @@ def normal_equations(points: np.ndarray, weights: np.ndarray, ridge: float, widt
 
 def smallest(experiment: Experiment) -> int:
     """Points in the smallest training set, as far as that is known before any work: no curator that looks at its points."""
+    from genloss.domains.lab.predict import kept
     from genloss.theory import NoPrediction
-    from genloss.theory.arms import kept
 
     available: int = experiment.domain.config("data")["slots"]
     sizes = [sum(part.take for part in experiment.mixing.plan(0, available, {}))]
@@ -164,8 +164,8 @@ class Regression(Lab):
         return {"risk": ((model["w"] - truth["w"]) ** 2).sum(axis=1), "norm": (model["w"] ** 2).sum(axis=1)}
 
     def theory(self, experiment: Experiment) -> list[dict[str, float]]:
+        from genloss.domains.lab.predict import kept
         from genloss.theory import NoPrediction
-        from genloss.theory.arms import kept
         from genloss.theory.linear import pools, regression
 
         rounds: list[Any] = [experiment.at_round(n) for n in range(experiment.rounds + 1)]

@@ -21,23 +21,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from genloss import records
-from genloss.config import plain
+from genloss.core import records
+from genloss.core.contracts import Domain, Fit, Report, Runtime, Sampling, silent
+from genloss.core.errors import UserError, require
+from genloss.core.plugin import build
+from genloss.core.seeds import generator, seed_of
+from genloss.core.store import folder_hash
 from genloss.curate import rates
 from genloss.curate.duplicates import normal
-from genloss.domains import Domain, Fit, Report, Runtime, Sampling, silent
+from genloss.domains.reasoning.checks import Checked
 from genloss.domains.reasoning.tasks import Problem, Task
 from genloss.domains.reasoning.tokenizer import train_digits
-from genloss.domains.reasoning.verify import Checked
-from genloss.domains.text.tokenizer import load_codec, use_saved
-from genloss.errors import UserError, require
-from genloss.plugin import build
-from genloss.seeds import generator, seed_of
-from genloss.store import folder_hash
+from genloss.language.tokenizer import load_codec, use_saved
 from genloss.theory.curation import verifier_odds
+from genloss.workflow.compose import plain
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 SPLITS = ("test", "validation", "train", "prompts")  # in this order problems are made, so a larger pool changes no test
 HELD_OUT = ("validation", "test", "probe")
@@ -88,10 +88,10 @@ class Reasoning(Domain):
 
     def check(self, experiment: Experiment) -> None:
         from genloss.curate import Curator
-        from genloss.domains.text.model import TextModel
-        from genloss.domains.text.training import TextTrainer
         from genloss.evaluate import SampleMetric
         from genloss.evaluate.loss import HeldOut
+        from genloss.language.model import TextModel
+        from genloss.language.training import TextTrainer
 
         if not isinstance(experiment.model, TextModel):
             raise UserError("model", type(experiment.model).__name__, "is not a model of the reasoning domain")
@@ -133,13 +133,13 @@ class Reasoning(Domain):
         return {"context": self.context}
 
     def code(self, stage: str) -> tuple[str, ...]:
-        package, text = "genloss.domains.reasoning", "genloss.domains.text"
+        package, text = "genloss.domains.reasoning", "genloss.language"
         sampling = (package, f"{text}.sampling", f"{text}.decode", f"{text}.model", f"{text}.tokenizer")
         own: dict[str, tuple[str, ...]] = {
             "data": (package, f"{package}.tasks", f"{package}.tokenizer", "genloss.curate.duplicates"),
-            "generate": (*sampling, f"{package}.tasks", f"{package}.verify"),
+            "generate": (*sampling, f"{package}.tasks", f"{package}.checks"),
             "train": (f"{text}.training", f"{text}.packing", f"{text}.model"),
-            "evaluate": (*sampling, f"{package}.tasks", f"{package}.verify", f"{text}.scoring", f"{text}.packing"),
+            "evaluate": (*sampling, f"{package}.tasks", f"{package}.checks", f"{text}.scoring", f"{text}.packing"),
         }
         # the modules that make the problems and check them
         families = {type(task).__module__ for task in self.all.values()}
@@ -257,7 +257,7 @@ class Reasoning(Domain):
 
     def train(self, fit: Fit) -> dict[str, Any]:
         """Loss on the responses alone (`columns` of `config`), unless the trainer has a loop of its own (trainer=grpo)."""
-        from genloss.domains.text.training import train
+        from genloss.language.training import train
 
         base = getattr(fit.model, "base", None)
         if base is not None and fit.start is None:  # model=schooled: a cold start is not from nothing
@@ -267,7 +267,7 @@ class Reasoning(Domain):
 
     def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
         """Responses to `request.prompts`."""
-        from genloss.domains.text.sampling import sample
+        from genloss.language.sampling import sample
 
         for columns, tokens in sample(request):
             yield {"response": columns["text"]}, tokens
@@ -285,7 +285,7 @@ class Reasoning(Domain):
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
     ) -> tuple[np.ndarray, np.ndarray]:
         """Of each response given its prompt, its end included; what is beyond the context is not counted."""
-        from genloss.domains.text.scoring import Window, score
+        from genloss.language.scoring import Window, score
 
         codec = load_codec(data / "tokenizer")
         given, said = (codec.encode(table.column(key).to_pylist()) for key in self.payload)

@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genloss.domains.reasoning import verify
+from genloss.core.errors import UserError, require
+from genloss.core.seeds import generator
+from genloss.domains.reasoning import checks as verify
+from genloss.domains.reasoning.checks import Checked
 from genloss.domains.reasoning.tasks import BLOCK, Problem, Task
-from genloss.domains.reasoning.verify import Checked
-from genloss.errors import UserError, require
-from genloss.seeds import generator
 
 Tree = int | tuple[str, "Tree", "Tree"]
 PRIORITY = {"+": 1, "-": 1, "*": 2}

@@ -17,16 +17,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genloss import records
+from genloss.core import records
+from genloss.core.contracts import Fit
+from genloss.core.errors import UserError, require
+from genloss.core.plugin import build
+from genloss.core.seeds import seed_of
+from genloss.core.store import canonical, code_hash, folder_hash, locked, sha256_file, sha256_text, version
 from genloss.curate.duplicates import normal
-from genloss.domains import Fit
 from genloss.domains.reasoning import held_out
 from genloss.domains.reasoning.tasks import Problem, Task
-from genloss.domains.text.model import Scratch
-from genloss.errors import UserError, require
-from genloss.plugin import build
-from genloss.seeds import seed_of
-from genloss.store import canonical, code_hash, folder_hash, locked, sha256_file, sha256_text, version
+from genloss.language.model import Scratch
 
 if TYPE_CHECKING:
     from genloss.domains.text import Text
@@ -68,10 +68,10 @@ class Schooled(Scratch):
 
     def base(self, fit: Fit) -> Path:
         """The folder of the base for the tokenizer and the splits in `fit.data`; made if it is not in the store."""
-        from genloss.config import store_root
-        from genloss.domains.text.training import TextTrainer, train
+        from genloss.language.training import TextTrainer, train
+        from genloss.workflow.compose import store_root
 
-        text = "genloss.domains.text"
+        text = "genloss.language"
         parts = {
             "config": asdict(self), "code": [code_hash(m) for m in (__name__, f"{text}.training", f"{text}.packing", f"{text}.model")],
             "families": self.fingerprint(), "tokenizer": folder_hash(fit.data / "tokenizer"),

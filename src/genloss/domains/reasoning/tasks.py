@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from genloss.domains.reasoning import verify
-from genloss.domains.reasoning.verify import Checked
-from genloss.errors import UserError, nearest, one_of, require
-from genloss.seeds import generator, seed_of
+from genloss.core.errors import UserError, nearest, one_of, require
+from genloss.core.seeds import generator, seed_of
+from genloss.domains.reasoning import checks as verify
+from genloss.domains.reasoning.checks import Checked
 
 BLOCK = 1000  # problems that are made together
 PATIENCE = 20  # blocks, or problems for each one that is asked for, in search of one like another
@@ -60,7 +60,7 @@ class Task(ABC):
     def verify(self, responses: Any, answers: Any) -> Checked:
         """Which of n responses are right."""
 
-    # -- what a teacher asks of a family (genloss.generate.teachers) -------------------------------------------------
+    # -- what a teacher asks of a family (genloss.systems.llm2llm.teachers) -------------------------------------------------
 
     def like(self, parent: Problem, seed: int, n: int) -> list[Problem]:
         """At most n problems like `parent`: the next ones of its difficulty. Two may be the same, or the parent itself."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from genloss.domains.text.tokenizer import END
+from genloss.language.tokenizer import END
 
 
 def train_digits(texts: list[str], vocabulary: int, context: int, out: Path) -> None:

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from genloss import records
+from genloss.core import records
+from genloss.core.contracts import Domain, Fit, Report, Runtime, Sampling, silent
+from genloss.core.errors import UserError, require
+from genloss.core.plugin import build
+from genloss.core.seeds import generator
+from genloss.core.store import folder_hash
 from genloss.curate.duplicates import normal
-from genloss.domains import Domain, Fit, Report, Runtime, Sampling, silent
 from genloss.domains.text.corpus import Corpus
-from genloss.domains.text.tokenizer import train_bpe, use_saved
-from genloss.errors import UserError, require
-from genloss.plugin import build
-from genloss.seeds import generator
-from genloss.store import folder_hash
+from genloss.language.tokenizer import train_bpe, use_saved
 
 if TYPE_CHECKING:
-    from genloss.config import Experiment
+    from genloss.workflow.compose import Experiment
 
 SPLITS = ("train", "validation", "test", "prompts")
 
@@ -87,8 +87,8 @@ class Text(Domain):
 
     def check(self, experiment: Experiment) -> None:
         from genloss.curate import Curator
-        from genloss.domains.text.model import TextModel
-        from genloss.domains.text.training import TextTrainer
+        from genloss.language.model import TextModel
+        from genloss.language.training import TextTrainer
 
         if not isinstance(experiment.model, TextModel):
             raise UserError("model", type(experiment.model).__name__, "is not a model of the text domain")
@@ -112,10 +112,20 @@ class Text(Domain):
     def code(self, stage: str) -> tuple[str, ...]:
         package = "genloss.domains.text"
         own = {
-            "data": (package, f"{package}.corpus", f"{package}.tokenizer", "genloss.curate.duplicates"),
-            "generate": (f"{package}.sampling", f"{package}.decode", f"{package}.model", f"{package}.tokenizer"),
-            "train": (f"{package}.training", f"{package}.packing", f"{package}.model"),
-            "evaluate": (f"{package}.scoring", f"{package}.packing", f"{package}.model", f"{package}.tokenizer"),
+            "data": (package, f"{package}.corpus", "genloss.language.tokenizer", "genloss.curate.duplicates"),
+            "generate": (
+                "genloss.language.sampling",
+                "genloss.language.decode",
+                "genloss.language.model",
+                "genloss.language.tokenizer",
+            ),
+            "train": ("genloss.language.training", "genloss.language.packing", "genloss.language.model"),
+            "evaluate": (
+                "genloss.language.scoring",
+                "genloss.language.packing",
+                "genloss.language.model",
+                "genloss.language.tokenizer",
+            ),
         }
         return own.get(stage, ())
 
@@ -182,18 +192,18 @@ class Text(Domain):
     # -- models: imported when used, since torch and transformers take seconds to load ----------------------------------
 
     def train(self, fit: Fit) -> dict[str, Any]:
-        from genloss.domains.text.training import train
+        from genloss.language.training import train
 
         return train(fit)
 
     def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
-        from genloss.domains.text.sampling import sample
+        from genloss.language.sampling import sample
 
         return sample(request)
 
     def losses(
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
     ) -> tuple[np.ndarray, np.ndarray]:
-        from genloss.domains.text.scoring import losses
+        from genloss.language.scoring import losses
 
         return losses(model, data, table.column("text").to_pylist(), self.context, runtime, report)

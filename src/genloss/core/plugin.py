@@ -1,0 +1,72 @@
+"""Plug-ins are dataclasses: their fields are the schema of their YAML, their `__post_init__` refuses bad values.
+
+    # conf/curation/shorter.yaml            # anywhere importable
+    shorter:                                @dataclass
+      _target_: mylab.curators.Shorter      class Shorter(Curator):
+      characters: 200                           characters: int = 500
+
+`build` is the only place where a config turns into an object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from genloss.core.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+def locate(target: str, base: type[T], key: str) -> type[T]:
+    """The dataclass that `target` (a dotted path) names; it must be a subclass of `base`."""
+    module_name, _, name = str(target).rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{key}._target_", target, f"cannot be imported ({error}); name a class as package.module.Class"
+        ) from None
+    if not (inspect.isclass(cls) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
+        raise UserError(f"{key}._target_", target, f"must be a dataclass derived from {base.__name__}")
+    return cast("type[T]", cls)
+
+
+def build(config: Mapping[str, Any], base: type[T], key: str) -> T:
+    """Make the plug-in that `config` describes; errors name the full key below `key`."""
+    values = dict(config)
+    if "_target_" not in values:
+        raise UserError(f"{key}._target_", "(missing)", f"must name a class derived from {base.__name__}")
+    return fill(locate(values.pop("_target_"), base, key), values, key)
+
+
+def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
+    """A dataclass from plain values, checked against the types of its fields."""
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            raise UserError(f"{key}.{name}", values[name], f"unknown option; {nearest(str(name), names)}")
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(cls, flags={"readonly": False}), OmegaConf.create(dict(values)))
+        assert isinstance(node, DictConfig)
+        for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if dataclasses.is_dataclass(OmegaConf.get_type(node, f.name)):
+                try:  # a nested dataclass alone first, for the full key of its errors
+                    OmegaConf.to_object(node[f.name])
+                except UserError as error:
+                    raise error.under(f.name) from None
+        made = OmegaConf.to_object(node)
+    except UserError as error:
+        raise error.under(key) from None
+    except OmegaConfBaseException as error:
+        name = getattr(error, "full_key", None) or "?"
+        value = OmegaConf.select(OmegaConf.create(dict(values)), str(name)) if name != "?" else None
+        raise UserError(f"{key}.{name}", value, str(error).splitlines()[0]) from None
+    assert isinstance(made, cls)
+    return made

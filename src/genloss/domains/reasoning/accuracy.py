@@ -1,0 +1,83 @@
+"""Accuracy: how often model n is right on real test problems, and how right its predecessor's answers were before and after
+selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from genloss.core import records
+from genloss.core.errors import UserError, require
+from genloss.evaluate import Evidence, Metric
+
+if TYPE_CHECKING:
+    from genloss.workflow.compose import Experiment
+
+
+@dataclass
+class Accuracy(Metric):
+    """accuracy (share of test problems that model n answers rightly, decoding greedily), accuracy/TASK, accuracy_se (binomial),
+    unparseable (share without any answer). With domain.probes, families that nothing is trained on: probe_accuracy/NAME, and
+    probe_accuracy, their mean; it falls as a model forgets. From round 1 on, of the generated records: label_accuracy (1 - p), label_unparseable,
+    and of what curation kept: kept_accuracy, kept_accuracy_se, phi = P(kept | right), psi = P(kept | wrong), p_star = phi / (phi + psi): labels
+    wrong with a probability above p_star teach the wrong thing (Feng et al. 2024, arXiv 2406.07515, theorem 1). What is
+    undefined, such as psi where no answer is wrong, is left out."""
+
+    reads = ("kept",)
+    max_records: int = 1000
+    chunk: int = 512
+
+    def __post_init__(self) -> None:
+        require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
+        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+
+    def check(self, experiment: Experiment) -> None:
+        if not hasattr(experiment.domain, "verify"):
+            raise UserError("_target_", None, f"needs exact answers, and {experiment.domain.name} has none")
+
+    def measure(self, evidence: Evidence) -> dict[str, float]:
+        domain: Any = evidence.domain
+        test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
+        right, parsed = domain.verify(self._answered(test, evidence))
+        found = {"accuracy": right.mean(), "unparseable": 1 - parsed.mean()}
+        found["accuracy_se"] = np.sqrt(found["accuracy"] * (1 - found["accuracy"]) / len(right))
+        task = np.asarray(test.column("task").to_pylist(), dtype=object)
+        found |= {f"accuracy/{name}": right[task == name].mean() for name in sorted(set(task))}
+        if domain.probes:
+            probe = records.read(evidence.data / "probe.parquet")
+            right = domain.verify(self._answered(probe, evidence)).right
+            task = np.asarray(probe.column("task").to_pylist(), dtype=object)
+            each = {f"probe_accuracy/{name}": right[task == name].mean() for name in domain.probing}
+            found |= each | {"probe_accuracy": np.mean(list(each.values()))}
+        if evidence.generated is not None and evidence.kept is not None:
+            found |= self._selection(evidence.generated, evidence.kept, domain)
+        return {name: float(value) for name, value in found.items()}
+
+    def _answered(self, problems: pa.Table, evidence: Evidence) -> pa.Table:
+        """Problems with model n's greedy responses."""
+        said = evidence.respond(problems.column("prompt").to_pylist(), self.chunk, bias=0.0)
+        return problems.set_column(problems.column_names.index("response"), "response", [said])
+
+    @staticmethod
+    def _selection(generated: Path, selected: Path, domain: Any) -> dict[str, Any]:
+        """Of the generated records and those of them that curation kept."""
+        table = records.read(generated)
+        if len(table) == 0:  # the recipe had nothing to ask for
+            return {}
+        right, parsed = domain.verify(table)
+        ids = set(records.read(selected, columns=["id"]).column("id").to_pylist())
+        kept = np.array([i in ids for i in table.column("id").to_pylist()], dtype=bool)
+        found = {"label_accuracy": right.mean(), "label_unparseable": 1 - parsed.mean()}
+        found["kept_accuracy"] = right[kept].mean()
+        found["kept_accuracy_se"] = np.sqrt(found["kept_accuracy"] * (1 - found["kept_accuracy"]) / kept.sum())
+        if right.any():
+            found["phi"] = kept[right].mean()
+        if not right.all():
+            found["psi"] = kept[~right].mean()
+        if "phi" in found and "psi" in found:
+            found["p_star"] = found["phi"] / (found["phi"] + found["psi"])  # something is kept, so not both are 0
+        return found

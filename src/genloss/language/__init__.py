@@ -1,0 +1,1 @@
+"""Causal language models: tokenizer, packing, model, training, sampling, scoring."""

@@ -1,0 +1,154 @@
+"""Models of the text domain: a fresh GPT-2 or Llama of any size, or any saved causal language model to continue from.
+
+genloss run model=llama                       # 0.1 M parameters: seconds a round on one core
+genloss run model=gpt2 model.layers=4
+genloss run model=pretrained model.path=my/model domain.tokenizer=my/model recipe.n=64
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genloss.core.contracts import Model, Runtime
+from genloss.core.errors import UserError, one_of, require
+from genloss.core.store import folder_hash
+
+if TYPE_CHECKING:
+    from genloss.domains.text import Text
+
+
+class TextModel(Model):
+    """`fresh` gives the model that a cold start begins with."""
+
+    def check(self, domain: Text) -> None: ...
+
+    def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
+        raise NotImplementedError
+
+
+@dataclass
+class Scratch(TextModel):
+    """A random decoder-only transformer of `transformers`: arch llama (Touvron et al. 2023) or gpt2 (Radford et al. 2019).
+
+    `initial_std` matters at this size: with the library's 0.02 a width of 64 stays on the plateau of the loss for hundreds
+    of steps, and when it leaves is luck. 0.08 settles for every seed (docs/decisions.md, "Settled training").
+    """
+
+    arch: str = "llama"
+    layers: int = 2
+    width: int = 64
+    heads: int = 4
+    kv_heads: int = 1  # llama only; fewer key-value heads make sampling faster (Shazeer 2019)
+    feed_forward: int = 160
+    initial_std: float = 0.08
+    options: dict[str, Any] = field(default_factory=dict)  # any other argument of the transformers config
+
+    def __post_init__(self) -> None:
+        one_of("arch", self.arch, ("llama", "gpt2"))
+        for key in ("layers", "width", "heads", "kv_heads", "feed_forward"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads={self.heads}")
+        require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
+
+    def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
+        import torch
+
+        quiet()
+        special: dict[str, Any] = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end, "use_cache": True}
+        torch.manual_seed(seed)
+        if self.arch == "llama":
+            from transformers.models.llama import LlamaConfig, LlamaForCausalLM
+
+            return LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=vocabulary, hidden_size=self.width, intermediate_size=self.feed_forward,
+                    num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.kv_heads,
+                    max_position_embeddings=context, tie_word_embeddings=True, initializer_range=self.initial_std,
+                    **special, **self.options,
+                )
+            )  # fmt: skip
+        from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
+
+        no_dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        return GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=vocabulary, n_embd=self.width, n_inner=self.feed_forward, n_layer=self.layers, n_head=self.heads,
+                n_positions=context, initializer_range=self.initial_std, **special, **(no_dropout | self.options),
+            )
+        )  # fmt: skip
+
+
+@dataclass
+class Pretrained(TextModel):
+    """Any saved `AutoModelForCausalLM`, a folder or a hub name. Safetensors only, no remote code; every cold start begins from
+    it. Its tokenizer must be the domain's: set domain.tokenizer to the same path."""
+
+    path: str = "???"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
+
+    def fingerprint(self) -> str:
+        return folder_hash(Path(self.path)) if Path(self.path).is_dir() else ""
+
+    def check(self, domain: Text) -> None:
+        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
+        if looks_local and not (Path(self.path) / "config.json").is_file():
+            raise UserError("model.path", self.path, "holds no saved model (no config.json)")
+        if domain.tokenizer == "bpe":
+            raise UserError(
+                "domain.tokenizer",
+                "bpe",
+                f"a pretrained model needs its own tokenizer: domain.tokenizer={self.path}",
+            )
+
+    def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        quiet()
+        torch.manual_seed(seed)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self.path, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, self.dtype)
+            )
+        except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
+            raise UserError("model.path", self.path, f"cannot be loaded ({str(error).splitlines()[0]})") from None
+        if model.config.get_text_config().vocab_size < vocabulary:
+            raise UserError(
+                "domain.tokenizer", None, f"has {vocabulary} tokens, more than the model at {self.path} knows"
+            )
+        return model
+
+
+def quiet() -> None:
+    """No progress bars of the library: a model here loads in milliseconds, and genloss shows its own progress."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def load(folder: Path) -> Any:
+    """A model that this run saved (safetensors, no remote code), in evaluation mode."""
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
+        raise UserError(
+            str(folder), None, f"cannot be loaded ({str(error).splitlines()[0]}); delete it and run again"
+        ) from None
+    return model.eval()
+
+
+def device_of(runtime: Runtime) -> str:
+    import torch
+
+    if runtime.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return "cuda"
+    return "cpu"

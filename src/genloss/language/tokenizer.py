@@ -1,0 +1,89 @@
+"""Tokenizers: a byte-level BPE trained on the real training split, or a saved one. Always the `tokenizers` library."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from genloss.core.errors import UserError
+
+END = "<|endoftext|>"  # begins and ends every record
+
+
+def train_bpe(texts: list[str], vocabulary: int, context: int, out: Path) -> None:
+    """Byte-level BPE (Radford et al. 2019) with one special token, saved in the layout of transformers."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(out / "tokenizer.json"))
+    special = f'"bos_token": "{END}", "eos_token": "{END}", "pad_token": "{END}"'
+    (out / "tokenizer_config.json").write_text(
+        f'{{"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": {context}, {special}}}\n',
+        encoding="utf-8",
+    )
+
+
+def use_saved(name: str, out: Path) -> None:
+    """Copy a saved Hugging Face tokenizer (a folder or a hub name) into the run."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    # with a tokenizer.json it is that: the class of the model beside it may put a pre-tokenizer of its own in its place (Qwen2)
+    known: Any = PreTrainedTokenizerFast if (Path(name) / "tokenizer.json").is_file() else AutoTokenizer
+    try:
+        tokenizer = known.from_pretrained(name)
+    except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
+        raise UserError("domain.tokenizer", name, f"cannot be loaded ({str(error).splitlines()[0]})") from None
+    if tokenizer.eos_token_id is None:
+        raise UserError("domain.tokenizer", name, "has no end-of-text token; records could not end")
+    tokenizer.save_pretrained(out)
+
+
+class Codec:
+    """Texts to token ids and back. Every record is `begin` + tokens + `end` (the same id for the trained BPE)."""
+
+    def __init__(self, folder: Path):
+        import json
+
+        from tokenizers import Tokenizer
+
+        self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+
+        def token(key: str) -> str | None:
+            value = config.get(key)
+            return value["content"] if isinstance(value, dict) else value
+
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.end: int = ids[token("eos_token") or END]
+        self.begin: int = ids.get(token("bos_token") or "", self.end)
+        self.size: int = self._tokenizer.get_vocab_size()
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Token ids without `begin` and `end`. A text that spells a special token is encoded as that token's characters
+        would be only if the tokenizer says so: model output is data, so special ids are removed from the middle."""
+        special = {self.begin, self.end}
+        return [
+            [i for i in e.ids if i not in special]
+            for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ]
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        return self._tokenizer.decode_batch(ids, skip_special_tokens=True)
+
+
+@lru_cache(maxsize=4)
+def load_codec(folder: Path) -> Codec:
+    return Codec(folder)

@@ -1,0 +1,1 @@
+"""What is read from finished rounds: tables, figures, reports, lineage. It reads files alone."""

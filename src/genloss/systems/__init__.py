@@ -1,0 +1,1 @@
+"""Published systems: one folder each, with its recipe, curators, metrics and study."""

@@ -1,0 +1,1 @@
+"""LLM2LLM (Lee et al. 2024, arXiv 2403.15042)."""

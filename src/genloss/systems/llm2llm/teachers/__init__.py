@@ -1,0 +1,68 @@
+"""Teachers: who writes new problems like the one that a student missed (genloss.systems.llm2llm.recipe).
+
+    genloss run domain=reasoning recipe=llm2llm                                  # program: the family of the problem itself
+    genloss run domain=reasoning recipe=llm2llm recipe.teacher.noise=0.2         # whose labels are sometimes wrong
+    genloss run domain=reasoning recipe=llm2llm recipe/teacher=model recipe.teacher.path=my/model
+    genloss run domain=reasoning recipe=llm2llm recipe/teacher=endpoint recipe.teacher.model=gpt-4o-mini
+
+A teacher is one dataclass and one file in conf/recipe/teacher/. It sees a problem and its gold answer, and never what the
+student said (Lee et al. 2024, arXiv 2403.15042, section 3). What it writes is data: the recipe checks it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from genloss.domains.reasoning.tasks import Problem
+from genloss.generate import Request
+
+if TYPE_CHECKING:
+    from genloss.workflow.compose import Experiment
+
+UNPARSEABLE = "unparseable"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """n new problems like `parent`, other than those that were kept already."""
+
+    number: int  # of the parent in this round
+    task: str  # its family
+    parent: Problem  # its solution is the gold response
+    n: int
+    kept: tuple[Problem, ...] = ()
+    attempt: int = 0
+
+
+class Teacher(ABC):
+    paid: bool = False  # whether its replies cost something: then what was kept of them survives a kill
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuse, before any work, what cannot run with the rest of the config (UserError)."""
+
+    def fingerprint(self) -> str:
+        """Hash of files outside the run that it reads; '' if there are none."""
+        return ""
+
+    @abstractmethod
+    def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
+        """(position in `asks`, what it wrote), every ask once, in any order: a problem, whose `answer` is the exact one where
+        that is known and whose `solution` is the response to learn; or, in a word, why there is none."""
+
+
+def read(prompt: str, response: str, ask: Ask, request: Request) -> Problem | str:
+    """The problem that a teacher wrote as text, with the exact answer if the family can tell it."""
+    family = request.domain.families[ask.task]  # type: ignore[attr-defined]
+    if not prompt or not response:
+        return UNPARSEABLE
+    try:
+        (prompt + response).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        return UNPARSEABLE
+    answer = family.solve(prompt)
+    if answer is None and family.solve(ask.parent.prompt) is not None:
+        return "of another kind"
+    return Problem(prompt, family.final(response) if answer is None else answer, ask.parent.difficulty, response)

@@ -1,0 +1,96 @@
+"""A teacher that is a saved language model: it is shown the problem and its gold answer, and goes on with a new one.
+
+genloss run domain=reasoning recipe=llm2llm recipe/teacher=model recipe.teacher.path=my/model
+
+Problem: 3+4*2:\\nAnswer: 4*2=8;3+8=11\\n\\nProblem:      <- shown, from `template`; the model continues
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genloss.core.contracts import Sampling
+from genloss.core.errors import UserError, require
+from genloss.core.seeds import seed_of
+from genloss.core.store import folder_hash
+from genloss.domains.reasoning.solve import decoding
+from genloss.domains.reasoning.tasks import Problem
+from genloss.generate import Request
+from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
+
+if TYPE_CHECKING:
+    from genloss.workflow.compose import Experiment
+
+
+@dataclass
+class Written(Teacher):
+    """Any `AutoModelForCausalLM` in a folder. What it writes is read by the template's own words; the rest is unparseable."""
+
+    path: str = "???"
+    tokenizer: str = ""  # folder of a saved one; empty: the model's, and of a model without one the student's
+    template: str = "Problem: {prompt}\nAnswer: {response}\n\n"
+    max_tokens: int = 128  # of what is shown and what is written, together
+    temperature: float = 1.0
+    top_p: float = 1.0
+    chunk: int = 64  # texts computed together; part of the identity
+
+    def __post_init__(self) -> None:
+        before, middle, rest = self.template.partition("{prompt}")
+        between, response, after = rest.partition("{response}")
+        require(
+            bool(middle and response and between) and "{prompt}" not in rest and "{response}" not in before + after,
+            "template", self.template, "a text with {prompt}, then something, then {response}, each once",
+        )  # fmt: skip
+        self.parts = before, between, after
+        decoding(1, self.max_tokens, self.chunk, temperature=self.temperature, top_p=self.top_p)  # refuses the rest
+
+    def check(self, experiment: Experiment) -> None:
+        if not (Path(self.path) / "config.json").is_file():
+            raise UserError("path", self.path, "holds no saved model (no config.json)")
+        if self.tokenizer and not (Path(self.tokenizer) / "tokenizer.json").is_file():
+            raise UserError("tokenizer", self.tokenizer, "holds no saved tokenizer (no tokenizer.json)")
+
+    def fingerprint(self) -> str:
+        return folder_hash(Path(self.path)) + (folder_hash(Path(self.tokenizer)) if self.tokenizer else "")
+
+    def show(self, ask: Ask) -> str:
+        before, between, after = self.parts
+        gold = ask.parent.solution or ask.parent.answer
+        return f"{before}{ask.parent.prompt}{between}{gold}{after}{before}"
+
+    def parse(self, text: str) -> tuple[str, str] | None:
+        """(prompt, response) of a continuation; None if it does not keep to the template, or stops early."""
+        _, between, after = self.parts
+        prompt, found, rest = text.partition(between)
+        response, ended, _ = rest.partition(after) if after else (rest, True, "")
+        return (prompt.strip(), response.strip()) if found and ended else None
+
+    def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
+        shown = [self.show(ask) for ask in asks for _ in range(ask.n)]
+        attempt = asks[0].attempt
+        options = decoding(
+            len(shown), self.max_tokens, self.chunk, temperature=self.temperature, top_p=self.top_p
+        )  # fmt: skip
+        sampling = Sampling(
+            model=Path(self.path), data=self._data(request), n=len(shown),
+            seed=seed_of(request.seed, "teacher", attempt), options=options, prompts=shown,
+            scratch=request.scratch / "teacher" / str(attempt), runtime=request.runtime,
+        )  # fmt: skip
+        written = iter([text for columns, _ in request.domain.sample(sampling) for text in columns["response"]])
+        for i, ask in enumerate(asks):
+            found = [self.parse(next(written)) for _ in range(ask.n)]
+            yield i, [read(*parts, ask, request) if parts else UNPARSEABLE for parts in found]
+
+    def _data(self, request: Request) -> Path:
+        """A folder with the teacher's tokenizer in it."""
+        from genloss.language.tokenizer import use_saved
+
+        own = self.tokenizer or (self.path if (Path(self.path) / "tokenizer.json").is_file() else "")
+        if not own:
+            return request.data
+        folder = request.scratch / "teacher"
+        use_saved(own, folder / "tokenizer")
+        return folder

@@ -1,0 +1,125 @@
+"""Refine: solve, have a critic look at it, try again from the step that it names (Shepherd; Wang et al. 2023, arXiv 2308.04592).
+
+    genloss run experiment=critic                                                 # first: the critic
+    genloss run experiment=shepherd curation=none recipe=refine metrics=[accuracy,refinement]
+    genloss run experiment=shepherd curation=none recipe=refine recipe.restart=start metrics=[accuracy,refinement]   # control
+
+A solution that the critic rejects is begun again: the model is given its own steps before the one that the critic names. The
+controls try as often, from the start (`restart: start`), or from a step that chance names (`restart: random`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from genloss.core import records
+from genloss.core.contracts import Sampling
+from genloss.core.errors import one_of, require
+from genloss.core.seeds import generator, seed_of
+from genloss.core.store import code_hash
+from genloss.domains.reasoning.solve import Solve
+from genloss.generate import Request
+from genloss.systems.shepherd.curator import Judge, find, worked
+from genloss.systems.shepherd.task import Said
+
+if TYPE_CHECKING:
+    from genloss.workflow.compose import Experiment
+
+RESTART = ("step", "start", "random")
+
+
+@dataclass
+class Refine(Solve):
+    """As `Solve`, with at most `revisions` further tries at what the critic rejects. Beside the response, a record has `first` (its
+    first response), `critiques` (of every response, the last one too; "unparseable" where the critic wrote none) and `attempts`
+    (responses drawn). What is still rejected in the end stays, for curation to judge."""
+
+    name: str = "refine"
+    critic: str = "???"  # run directory of a critic, as curation.critic.path
+    revisions: int = 3
+    restart: str = "step"  # before the step that the critic names; start: from the beginning; random: before any step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.revisions <= 100, "revisions", self.revisions, "from 1 to 100; recipe=solve has none")
+        one_of("restart", self.restart, RESTART)
+
+    def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        worked(experiment)
+        self._judge()
+
+    def _judge(self) -> Judge:
+        return find(self.critic, self.chunk, "recipe.critic")
+
+    def fingerprint(self) -> str:
+        return f"{self._judge().fingerprint()} {code_hash('genloss.domains.reasoning.solve')}"
+
+    def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
+        table, result = super().generate(request)
+        judge = self._judge()
+        problems, first = (table.column(name).to_pylist() for name in ("prompt", "response"))
+        responses = list(first)
+        said = self._said(judge, problems, responses, request)
+        critiques = [[str(s) if s else "unparseable"] for s in said]
+        left = [i for i, s in enumerate(said) if s is None or not s.ok]
+        tokens: int = result["tokens"]
+        for attempt in range(1, self.revisions + 1):
+            if not left:
+                break
+            starts = self._starts([responses[i] for i in left], [said[i] for i in left], attempt, request)
+            prompts = [problems[i] + start for i, start in zip(left, starts, strict=True)]
+            ends, count = self._continue(prompts, attempt, request)
+            tokens += count
+            for i, start, end in zip(left, starts, ends, strict=True):
+                responses[i] = start + end
+            new = self._said(judge, [problems[i] for i in left], [responses[i] for i in left], request)
+            for i, s in zip(left, new, strict=True):
+                said[i] = s
+                critiques[i].append(str(s) if s else "unparseable")
+            left = [i for i in left if not ((s := said[i]) and s.ok)]
+        payload: dict[str, Any] = {"prompt": table.column("prompt"), "response": responses}
+        payload |= {key: table.column(key) for key in ("answer", "task", "difficulty")}
+        payload |= {"first": first, "critiques": critiques, "attempts": [len(c) for c in critiques]}
+        made = records.make_table(
+            payload, origin=records.SYNTHETIC, generation=request.round, recipe=self.name,
+            parents=table.column("parents").to_pylist(),
+        )  # fmt: skip
+        return made, {"tokens": tokens, "counts": {"attempts": sum(payload["attempts"]), "rejected": len(left)}}
+
+    @staticmethod
+    def _said(judge: Judge, problems: Sequence[str], responses: Sequence[str], request: Request) -> list[Said | None]:
+        return judge.critiques(problems, responses, request.runtime, request.report)
+
+    def _starts(
+        self, responses: Sequence[str], said: Sequence[Said | None], attempt: int, request: Request
+    ) -> list[str]:
+        """What of each rejected response is kept: the text before a step, without the semicolon, so that the model reads the same
+        tokens as when it wrote them."""
+        chance = generator(request.seed, "restart", attempt).random(len(responses))
+        starts = []
+        for response, s, u in zip(responses, said, chance, strict=True):
+            parts = response.split(";")
+            keep = 0
+            if self.restart == "random":
+                keep = int(u * len(parts))
+            elif self.restart == "step" and s is not None:
+                keep = s.step - 1
+            starts.append(";".join(parts[:keep]))
+        return starts
+
+    def _continue(self, prompts: list[str], attempt: int, request: Request) -> tuple[list[str], int]:
+        """The model's continuations, and the number of tokens drawn."""
+        options = self._options(request.domain.config("generate")["context"])
+        options.n = len(prompts)
+        scratch = request.scratch / f"revision-{attempt:02d}"
+        scratch.mkdir(parents=True, exist_ok=True)
+        sampling = Sampling(
+            model=request.model, data=request.data, n=len(prompts), seed=seed_of(request.seed, "revision", attempt),
+            options=options, prompts=prompts, scratch=scratch, runtime=request.runtime, report=request.report,
+        )  # fmt: skip
+        return request.domain.respond(sampling)  # type: ignore[attr-defined]

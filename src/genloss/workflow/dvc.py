@@ -1,0 +1,165 @@
+"""DVC: every arm's folder is a DVC project of its own that shares the project's cache.
+
+Parallel jobs that write into one DVC project collide on its locks; projects of their own do not (docs/decisions.md). `commit`
+puts an arm's files into the cache and writes dvc.lock, so that `dvc repro` there has nothing to do, and `dvc push`,
+`dvc pull`, `dvc metrics show` work in it. The project root has the same dvc.yaml, for the default experiment.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from genloss.core.errors import UserError
+from genloss.core.store import Store, link, write_atomic
+from genloss.observatory.report import shown, write_report
+from genloss.workflow.compose import project_root, store_root
+
+# What a round's result depends on: everything but how it is carried out, and not the number of rounds, so that adding a
+# round leaves the ones before it as they are.
+PARAMS = ["size", "seed", "control", "domain", "model", "recipe", "curation", "mixing", "trainer", "metrics"]
+# --wait-for-lock: the commit of a run that was killed goes on without that run
+COMMIT = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force"]
+
+
+def dvc_yaml(params: Path, code: bool) -> str:
+    """The pipeline of the run with these params: one stage a round, unrolled through foreach. `code`: also rerun when genloss's
+    own source changes."""
+    source = ["src/genloss"] if code else []
+    first = {
+        "cmd": "genloss round 0",
+        **({"deps": source} if source else {}),
+        "params": PARAMS,
+        "outs": [
+            "data",
+            "rounds/00/train",
+            "rounds/00/model",
+            "rounds/00/training.csv",
+            "rounds/00/manifest.json",
+        ],
+        "metrics": ["rounds/00/metrics.json"],
+    }
+    files = (
+        "generated.parquet",
+        "kept.parquet",
+        "rejected.parquet",
+        "train",
+        "model",
+        "training.csv",
+        "manifest.json",
+    )
+    later = {
+        "foreach": "${dvc.rounds}",
+        "do": {
+            "cmd": "genloss round ${key}",
+            "deps": [*source, "data", *(f"rounds/${{item.prev}}/{name}" for name in ("train", "model"))],
+            "params": [*PARAMS, "dvc.rounds.${key}"],
+            "outs": [f"rounds/${{key}}/{name}" for name in files],
+            "metrics": ["rounds/${key}/metrics.json"],
+        },
+    }
+    head = "# Written by `genloss compose`. One stage a round; `dvc repro` runs what changed, from the first such round on.\n"
+    plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown(params)]
+    last = {
+        "cmd": "genloss report . --out report",
+        "deps": ["rounds"],
+        "params": ["rounds"],
+        "outs": ["report"],
+    }
+    stages = {"round-0": first, "round": later, "report": last}
+    return head + yaml.safe_dump({"stages": stages, "plots": plots}, sort_keys=False, width=110)
+
+
+def configure(folder: Path) -> None:
+    """Make `folder` a DVC project without Git that uses the project's cache and remotes."""
+    config = configparser.ConfigParser()
+    config["core"] = {"no_scm": "true", "analytics": "false", "autostage": "false"}
+    cache = cache_dir()
+    config["cache"] = {"dir": os.path.relpath(cache, folder / ".dvc"), "type": "reflink,hardlink,copy"}
+    shared = configparser.ConfigParser()
+    for name in ("config", "config.local"):
+        with contextlib.suppress(configparser.Error):
+            shared.read(project_root() / ".dvc" / name)
+    for section in shared.sections():
+        if section.strip("'").startswith("remote "):
+            config[section] = dict(shared[section])
+            url = config[section].get("url", "")
+            if url and "://" not in url and not Path(url).is_absolute():
+                config[section]["url"] = os.path.relpath(project_root() / ".dvc" / url, folder / ".dvc")
+    if shared.has_option("core", "remote"):
+        config["core"]["remote"] = shared["core"]["remote"]
+    lines = []
+    for section in config.sections():
+        lines += [f"[{section}]", *(f"    {k} = {v}" for k, v in config[section].items())]
+    write_atomic(folder / ".dvc" / "config", "\n".join(lines) + "\n")
+    (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
+
+
+def cache_dir() -> Path:
+    """The project's DVC cache, as its config says."""
+    config = configparser.ConfigParser()
+    for name in ("config", "config.local"):
+        with contextlib.suppress(configparser.Error):
+            config.read(project_root() / ".dvc" / name)
+    named = config.get("cache", "dir", fallback=None)
+    return (project_root() / ".dvc" / (named or "cache")).resolve()
+
+
+def committed(folder: Path) -> bool:
+    """Whether dvc.lock is that of the finished rounds which are there: their manifests name every other file's content."""
+    try:
+        stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+        locked = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
+        current = (folder / "dvc.yaml").read_text() == dvc_yaml(folder / "params.yaml", code=False)
+    except (OSError, TypeError, KeyError, yaml.YAMLError):
+        return False
+    there = [*folder.glob("rounds/*/manifest.json"), *folder.glob("rounds/*/metrics.json")]
+    return current and all(
+        locked.get(path.relative_to(folder).as_posix()) == hashlib.md5(path.read_bytes()).hexdigest() for path in there
+    )
+
+
+def commit(folder: Path) -> None:
+    """Put every file of a finished run into the DVC cache and write its dvc.lock; nothing if that was done."""
+    configure(folder)  # always: a remote may be new
+    if committed(folder):
+        return
+    write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
+    write_report([(folder.name, folder)], folder / "report")
+    # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
+    for _ in range(2):  # it failed once in some hundred parallel commits, why is not known (docs/decisions.md)
+        done = subprocess.run(COMMIT, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            break
+    else:
+        lines = (done.stdout + done.stderr).strip().splitlines() or ["no message"]
+        said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        raise UserError(
+            str(folder),
+            None,
+            f"DVC cannot commit it ({said}); the results are there, run again to commit them",
+        )
+    share(folder)
+
+
+def share(folder: Path) -> None:
+    """Let the store's blobs be DVC's files: DVC replaces what it commits by links to its cache, which would leave every byte on
+    disk twice."""
+    store = Store(store_root())
+    for manifest in folder.glob("rounds/*/manifest.json"):
+        for stage, entry in json.loads(manifest.read_text())["stages"].items():
+            for name, digest in entry["files"].items():
+                path, blob = (folder / "data" if stage == "data" else manifest.parent) / name, store.blob(digest)
+                if not (path.is_file() and blob.is_file()) or path.samefile(blob):
+                    continue
+                here, there = path.stat(), blob.stat()
+                if here.st_dev == there.st_dev and here.st_size == there.st_size:
+                    link(path, blob)

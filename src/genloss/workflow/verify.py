@@ -1,0 +1,95 @@
+"""`genloss verify DIR`: compute a run again from nothing, in a store of its own, and compare the hash of every file.
+
+genloss verify runs/text-replace-none-s0-1a2b...            # all rounds
+genloss verify runs/text-replace-none-s0-1a2b... --round 3  # round 3, from the artifacts of the rounds before it
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from genloss.core.errors import UserError
+from genloss.core.progress import Progress
+from genloss.core.rundir import LIBRARIES, RunDir
+from genloss.core.store import Store, link, sha256_file, version
+from genloss.loop import STAGES, Loop
+from genloss.workflow.compose import Experiment, load_params
+
+
+def environment(run: RunDir) -> list[str]:
+    """What differs between the machine that made the run and this one."""
+    manifest = run.manifest("train", 0)
+    here = {name: version(name) for name in LIBRARIES} | {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+    there = {
+        **manifest.get("libraries", {}),
+        "machine": manifest.get("machine"),
+        "python": manifest.get("python"),
+    }
+    return [f"{k}: {there[k]} then, {here[k]} now" for k in here if there.get(k) != here[k]]
+
+
+def verify(folder: Path, only: int | None) -> int:
+    """Exit code 0 if every file is the same, 1 if not."""
+    cfg = load_params(folder / "params.yaml")
+    experiment = Experiment(cfg)
+    if only is not None and not 0 <= only <= experiment.rounds:
+        raise UserError("--round", only, f"must lie in 0..{experiment.rounds}")
+    with tempfile.TemporaryDirectory(prefix="genloss-verify-") as name:
+        store = Store(Path(name) / "store")
+        there, again = RunDir(folder, store), RunDir(Path(name) / "run", store)
+        for line in environment(there):
+            print(f"environment differs: {line}")
+        if only is not None and only > 0:
+            for n in range(only):
+                _copy(there.round(n), again.round(n))
+            _copy(there.data, again.data)
+        loop = Loop(experiment, again, Progress("verify", experiment.rounds, lines=not sys.stderr.isatty()))
+        rounds = range(experiment.rounds + 1) if only is None else [only]
+        if only in (None, 0):
+            loop.prepare()
+        checked = different = 0
+        for n in rounds:
+            loop.round(n)
+            for stage in STAGES:
+                old, new = there.done(stage, n), again.done(stage, n)
+                if new is None or (stage == "data" and n > 0):
+                    continue
+                if old is None:
+                    print(f"round {n} {stage}: not in the run directory")
+                    different += 1
+                    continue
+                for file in sorted(set(old.files) | set(new.files)):
+                    checked += 1
+                    path = there.folder(stage, n) / file
+                    if file in old.files and not (path.is_file() and sha256_file(path) == old.files[file]):
+                        different += 1
+                        print(f"round {n} {stage} {file}: {'was edited' if path.is_file() else 'is missing'}")
+                    if old.files.get(file) != new.files.get(file):
+                        different += 1
+                        print(
+                            f"round {n} {stage} {file}: {str(old.files.get(file))[:12]} then, {str(new.files.get(file))[:12]} now"
+                        )
+                numbers = {k for k in {*old.result, *new.result} if old.result.get(k) != new.result.get(k)}
+                if stage == "evaluate" and numbers:
+                    different += 1
+                    print(f"round {n} metrics differ: {', '.join(sorted(numbers))}")
+            print(f"round {n}: {'same' if not different else f'{different} differences so far'}", flush=True)
+    print(f"verified {checked} files: {'all the same' if not different else f'{different} differ'}")
+    return 1 if different else 0
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            if path.name.endswith("json"):
+                (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target / path.relative_to(source))
+            else:
+                link(path, target / path.relative_to(source))
