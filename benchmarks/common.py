@@ -7,7 +7,8 @@ from pathlib import Path
 
 from genloss.core.contracts import Fit
 from genloss.core.records import read, write
-from genloss.workflow.compose import Experiment, compose
+from genloss.experiment import Experiment
+from genloss.workflow.compose import compose
 
 
 def demo_model(folder: Path, steps: int | None = None) -> tuple[Experiment, Path, Path]:

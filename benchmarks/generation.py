@@ -45,9 +45,14 @@ def theirs(data: Path, model_folder: Path, batch: int, threads: int, longest: in
         began, tokens = time.perf_counter(), 0
         for _ in range(max(1, 1024 // batch)):
             made = model.generate(
-                begin, attention_mask=torch.ones_like(begin), do_sample=True, top_k=0, max_new_tokens=longest,
-                eos_token_id=codec.end, pad_token_id=codec.end,
-            )[:, 1:]  # fmt: skip
+                begin,
+                attention_mask=torch.ones_like(begin),
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=longest,
+                eos_token_id=codec.end,
+                pad_token_id=codec.end,
+            )[:, 1:]
             ended = (made == codec.end).int().cumsum(1)
             tokens += int((ended == 0).sum() + (ended.max(1).values > 0).sum())
         best = max(best, tokens / (time.perf_counter() - began))

@@ -17,11 +17,13 @@ import numpy as np
 
 from common import scratch, table
 from genloss.core.contracts import Fit
+from genloss.core.memory import release_memory
 from genloss.core.rundir import RunDir
-from genloss.core.store import Store, release_memory
+from genloss.core.store import Store
 from genloss.domains.lab import Lab
+from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 N, ROUNDS, REPEATS = 100, 20, 7
 

@@ -17,9 +17,10 @@ from overhead import project
 
 ROUNDS = """
 import resource
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
+from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.workflow.hydra_app import arm_dir, open_run
+from genloss.workflow.arm import arm_dir, open_run
 cfg = compose(["mixing=accumulate", "rounds=10", "trainer.steps=60", "tracking=none", "runtime.workers=1"])
 def peak(n):
     value = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM"))
@@ -37,8 +38,11 @@ def main() -> None:
             [sys.executable, "-c", ROUNDS], cwd=folder, env=env, capture_output=True, text=True, check=True
         )
     peaks = {int(n): int(kb) / 1024 for n, kb in (line.split() for line in done.stdout.splitlines())}
-    table("Peak memory of accumulate", ["round", "peak MB", "against round 2"],
-          [[str(n), f"{mb:.0f}", f"{100 * (mb / peaks[2] - 1):+.1f} %"] for n, mb in peaks.items()])  # fmt: skip
+    table(
+        "Peak memory of accumulate",
+        ["round", "peak MB", "against round 2"],
+        [[str(n), f"{mb:.0f}", f"{100 * (mb / peaks[2] - 1):+.1f} %"] for n, mb in peaks.items()],
+    )
     late = [mb / peaks[2] - 1 for n, mb in peaks.items() if n >= 2]
     print(f"\nfrom round 2 to 10: {100 * min(late):+.1f} % to {100 * max(late):+.1f} %; bound: 5 %")
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from common import table
 from genloss.curate.novelty import Alphabet, nearest, rouge_l
-from genloss.domains.text.corpus import Sotu
+from genloss.language.corpus import Sotu
 
 TEXTS, PAIRS, REPEATS = 4000, 4000, 3
 

@@ -24,9 +24,10 @@ BIN = Path(sys.executable).parent
 ROUNDS = """
 import time, sys
 from pathlib import Path
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
+from genloss.experiment import Experiment
 from genloss.domains.text import Text
-from genloss.workflow.hydra_app import arm_dir, open_run
+from genloss.workflow.arm import arm_dir, open_run
 from genloss.loop import Loop
 from genloss.workflow.tracking import Tracker
 spent = 0.0

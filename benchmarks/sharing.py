@@ -16,9 +16,14 @@ from common import scratch, table
 from overhead import project
 
 SWEEP = [
-    "-m", "mixing=real_only,replace,accumulate,replace_keep", "rounds=2", "size=128", "trainer.steps=20", "recipe.chunk=64",
+    "-m",
+    "mixing=real_only,replace,accumulate,replace_keep",
+    "rounds=2",
+    "size=128",
+    "trainer.steps=20",
+    "recipe.chunk=64",
     "tracking=none",
-]  # fmt: skip
+]
 STAGES = ("data", "generate", "curate", "mix", "train", "evaluate")
 
 

@@ -17,7 +17,7 @@ import torch
 
 from common import demo_model, scratch, table
 from genloss.core.contracts import Fit
-from genloss.core.store import release_memory
+from genloss.core.memory import release_memory
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
 
@@ -73,9 +73,11 @@ def main() -> None:
     table(
         "Training: tokens per second (median of 5, in turns)",
         ["", "tokens/s", "ratio"],
-        [["bare loop, data ready", f"{tokens / a:,.0f}", "1.00"],
-         ["genloss: set-up, packing, Lightning, validation, saving", f"{tokens / b:,.0f}", f"{a / b:.3f}"]],
-    )  # fmt: skip
+        [
+            ["bare loop, data ready", f"{tokens / a:,.0f}", "1.00"],
+            ["genloss: set-up, packing, Lightning, validation, saving", f"{tokens / b:,.0f}", f"{a / b:.3f}"],
+        ],
+    )
     print(f"\n{a / b:.3f} of the bare loop; bound: 0.95")
 
 

@@ -23,10 +23,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A run of a second or two. `domain.corpus.path` points at `corpus` (see `tiny`).
 TINY = [
-    "size=48", "rounds=2", "tracking=none", "domain/corpus=folder",
-    "trainer.steps=6", "trainer.batch=4", "recipe.chunk=16", "recipe.max_tokens=32", "runtime.workers=1",
-    "domain.context=32", "domain.max_characters=80", "domain.vocabulary=300",
-]  # fmt: skip
+    "size=48",
+    "rounds=2",
+    "tracking=none",
+    "domain/corpus=folder",
+    "trainer.steps=6",
+    "trainer.batch=4",
+    "recipe.chunk=16",
+    "recipe.max_tokens=32",
+    "runtime.workers=1",
+    "domain.context=32",
+    "domain.max_characters=80",
+    "domain.vocabulary=300",
+]
 
 NOUNS = [
     "state",
@@ -125,9 +134,14 @@ def genloss(project: Path) -> Command:
     def run(*arguments: str, timeout: float = 300, **options: object) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-m", "genloss", *arguments],
-            capture_output=True, text=True, timeout=timeout, cwd=options.pop("cwd", project),
-            env={**os.environ, **options.pop("env", {})}, check=False, **options,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=options.pop("cwd", project),
+            env={**os.environ, **options.pop("env", {})},
+            check=False,
+            **options,
+        )
 
     return run
 
@@ -176,9 +190,11 @@ def lab(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
     root = tmp_path_factory.mktemp("lab")
     domain = Text(
-        corpus={"_target_": "genloss.domains.text.corpus.Folder", "path": str(corpus)},
-        vocabulary=300, context=48, max_characters=80,
-    )  # fmt: skip
+        corpus={"_target_": "genloss.language.corpus.Folder", "path": str(corpus)},
+        vocabulary=300,
+        context=48,
+        max_characters=80,
+    )
     data = root / "data"
     domain.prepare(data)
     models = {}
@@ -186,9 +202,16 @@ def lab(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
         out = root / arch
         out.mkdir()
         fit = Fit(
-            model=Scratch(arch=arch, width=32, feed_forward=64), trainer=TextTrainer(steps=30, batch=8), data=data,
-            shards=[data / "train.parquet"], weights=[1.0], start=None, seed=1, out=out, options={"context": 48},
-        )  # fmt: skip
+            model=Scratch(arch=arch, width=32, feed_forward=64),
+            trainer=TextTrainer(steps=30, batch=8),
+            data=data,
+            shards=[data / "train.parquet"],
+            weights=[1.0],
+            start=None,
+            seed=1,
+            out=out,
+            options={"context": 48},
+        )
         train(fit)
         models[arch] = out / "model"
     return Lab(domain, data, models["llama"], models["gpt2"], 48)

@@ -88,9 +88,14 @@ class Lab:
         if command[0] in ("genloss", "dvc"):
             command = (sys.executable, "-m", *command)
         done = subprocess.run(
-            command, cwd=cwd or self.root, env=self.environment(**env), capture_output=True, text=True,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+            command,
+            cwd=cwd or self.root,
+            env=self.environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
         return Result(done.returncode, done.stdout, done.stderr)
 
     def dvc(self, *arguments: str, cwd: Path | None = None) -> str:

@@ -20,7 +20,7 @@ from genloss.domains.reasoning.arithmetic import (
     steps,
     value,
     write,
-)  # fmt: skip
+)
 
 TREES: st.SearchStrategy[Tree] = st.recursive(
     st.integers(-9, 9), lambda inner: st.tuples(st.sampled_from("+-*"), inner, inner), max_leaves=9

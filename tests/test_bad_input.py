@@ -51,7 +51,10 @@ BAD = {
     "misspelt deep key": (["mixing.real.number=1"], ["mixing.real.number", "known: kind, n"]),
     "unknown added key": (["+recipe.heat=1"], ["recipe.heat", "1", "unknown option", "known: bias"]),
     "misspelt key of another group": (["model=gpt2", "model=pretrained", "model.pth=1"], ["did you mean path?"]),
-    "new key in a value": (["domain.corpus={pth: x}"], ["domain.corpus.pth", "no such key", "+domain.corpus.pth=... adds it"]),
+    "new key in a value": (
+        ["domain.corpus={pth: x}"],
+        ["domain.corpus.pth", "no such key", "+domain.corpus.pth=... adds it"],
+    ),
     "unknown added top key": (["+rouns=3"], ["rouns", "did you mean rounds?"]),
     "wrong type of size": (["size=abc"], ["size=abc", "whole number"]),
     "fraction of a record": (["size=1.5"], ["size=1.5", "whole number"]),
@@ -60,7 +63,10 @@ BAD = {
     "wrong type of seed": (["seed=-1"], ["seed=-1", "at least 0"]),
     "no rounds": (["rounds=-1"], ["rounds=-1", "at least 0"]),
     "no size": (["size=0"], ["size=0", "at least 1"]),
-    "fraction above one": (["curation=random", "curation.random.fraction=1.5"], ["curation.random.fraction=1.5", "(0, 1]"]),
+    "fraction above one": (
+        ["curation=random", "curation.random.fraction=1.5"],
+        ["curation.random.fraction=1.5", "(0, 1]"],
+    ),
     "fraction below zero": (["mixing=replace_keep", "mixing.value=-0.1"], ["mixing.value=-0.1", "[0, 1]"]),
     "share above one": (["mixing=replace_keep", "mixing.value=10"], ["mixing.value=10", "[0, 1]"]),
     "top_p": (["recipe.top_p=0"], ["recipe.top_p=0", "(0, 1]"]),
@@ -75,7 +81,10 @@ BAD = {
     "window of zero": (["mixing.window=0"], ["mixing.window=0", "at least 1"]),
     "fraction without real": (["mixing.by=fraction", "mixing.value=0.5"], ["mixing.by=fraction", "counts"]),
     "kind of a wrong word": (["mixing.real.kind=freesh"], ["mixing.real.kind=freesh", "did you mean fresh?"]),
-    "prompt as long as the record": (["recipe.prompts=real", "recipe.prompt_tokens=32"], ["recipe.prompt_tokens=32", "max_tokens=32"]),
+    "prompt as long as the record": (
+        ["recipe.prompts=real", "recipe.prompt_tokens=32"],
+        ["recipe.prompt_tokens=32", "max_tokens=32"],
+    ),
     "record longer than the context": (["recipe.max_tokens=33"], ["recipe.max_tokens=33", "context, 32"]),
     "control without curation": (["control=random"], ["control=random", "curation"]),
     "control of a wrong word": (["control=randm"], ["control=randm", "random"]),
@@ -83,12 +92,17 @@ BAD = {
     "accumulate that does not divide": (["trainer.accumulate=3"], ["trainer.accumulate=3", "batch=4"]),
     "vocabulary below bytes": (["domain.vocabulary=100"], ["domain.vocabulary=100", "257"]),
     "shares above one": (["domain.test=0.95"], ["domain.test=0.95", "< 1"]),
-    "judge that is not there": (["curation=perplexity_low", "curation.perplexity_low.judge_model=/nowhere"],
-                                ["curation.perplexity_low.judge_model=/nowhere", "folder"]),
+    "judge that is not there": (
+        ["curation=perplexity_low", "curation.perplexity_low.judge_model=/nowhere"],
+        ["curation.perplexity_low.judge_model=/nowhere", "folder"],
+    ),
     "target that is not there": (["recipe._target_=nolab.Recipe"], ["recipe._target_=nolab.Recipe", "imported"]),
     "target of another kind": (["recipe._target_=genloss.mix.Mixing"], ["recipe._target_", "derived from Recipe"]),
     "schedule past the end": (["+schedule.9.recipe.temperature=0.5"], ["schedule.9", "1 to 2"]),
-    "schedule with a bad value": (["+schedule.2.recipe.temperature=-1"], ["schedule.2.recipe.temperature=-1", "greater than 0"]),
+    "schedule with a bad value": (
+        ["+schedule.2.recipe.temperature=-1"],
+        ["schedule.2.recipe.temperature=-1", "greater than 0"],
+    ),
     "no such folder": (["domain.corpus.path=/nowhere"], ["domain.corpus.path=/nowhere", "folder"]),
     "pattern that matches nothing": (["domain.corpus.pattern=*.md"], ["domain.corpus.path", "*.md"]),
     "missing value": (["domain/corpus=table"], ["domain.corpus.path"]),
@@ -97,7 +111,7 @@ BAD = {
     "negative workers": (["runtime.workers=-1"], ["runtime.workers=-1", "at least 0"]),
     "runtime of a wrong word": (["runtime.accelerator=gpuu"], ["runtime.accelerator=gpuu", "did you mean gpu?"]),
     "unknown runtime key": (["+runtime.wrkers=1"], ["runtime.wrkers", "did you mean workers?"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -167,13 +181,18 @@ def test_bad_text_file(main, project, tiny, corpus, name: str, content: bytes, w
 @pytest.mark.parametrize(
     ("name", "content", "options", "words"),
     [
-        ("x.jsonl", b'{"body": "text"}\n', ["domain.corpus.column=boody"], ["domain.corpus.column=boody", "did you mean body?"]),
+        (
+            "x.jsonl",
+            b'{"body": "text"}\n',
+            ["domain.corpus.column=boody"],
+            ["domain.corpus.column=boody", "did you mean body?"],
+        ),
         ("x.jsonl", b'{"body": "text"\n', [], ["domain.corpus.path", "x.jsonl", "cannot be read"]),
         ("x.jsonl", b"", [], ["domain.corpus.path", "x.jsonl", "empty"]),
         ("x.parquet", b"PAR1 and nothing else", [], ["domain.corpus.path", "x.parquet", "Parquet"]),
         ("x.csv", b"body\ntext\n", [], ["domain.corpus.path", "x.csv", ".parquet"]),
     ],
-)  # fmt: skip
+)
 def test_bad_table(main, project: Path, tiny, name: str, content: bytes, options: list[str], words: list[str]) -> None:
     (project / name).write_bytes(content)
     own = tiny_without(tiny, ["domain/corpus=table"])
@@ -195,10 +214,12 @@ def test_table_of_numbers(main, project: Path, tiny) -> None:
         (["size=100000"], ["100000", "real training records", "lower it"]),
         (["mixing=fresh", "rounds=30"], ["mixing.real.n=48", "30 rounds", "lower it"]),
         (["mixing.real.n=100000", "mixing.real.kind=fixed"], ["mixing.real.n=100000", "real training records"]),
-        (["mixing=real_only", "mixing.budget.kind=fixed", "mixing.budget.n=60"],
-         ["mixing.budget.n=60", "48 records in reach", "replacement"]),
+        (
+            ["mixing=real_only", "mixing.budget.kind=fixed", "mixing.budget.n=60"],
+            ["mixing.budget.n=60", "48 records in reach", "replacement"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_more_real_records_than_exist(main, project: Path, tiny, overrides: list[str], words: list[str]) -> None:
     check_line(main("run", *tiny, *overrides), *words)
     assert trained(project) == 0
@@ -291,10 +312,15 @@ def follow(line: str, project: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "how"),
-    [("data/train.parquet", "truncated"), ("data/tokenizer/tokenizer.json", "corrupted"),
-     ("rounds/00/model/model.safetensors", "truncated"), ("rounds/00/model/model.safetensors", "corrupted"),
-     ("rounds/01/generated.parquet", "corrupted"), ("rounds/01/kept.parquet", "truncated")],
-)  # fmt: skip
+    [
+        ("data/train.parquet", "truncated"),
+        ("data/tokenizer/tokenizer.json", "corrupted"),
+        ("rounds/00/model/model.safetensors", "truncated"),
+        ("rounds/00/model/model.safetensors", "corrupted"),
+        ("rounds/01/generated.parquet", "corrupted"),
+        ("rounds/01/kept.parquet", "truncated"),
+    ],
+)
 def test_damaged_artifact(main, project: Path, finished, name: str, how: str) -> None:
     command, folder, before = finished
     damage(folder / name, how)

@@ -17,15 +17,28 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.curate import Context, curate
 from genloss.domains.reasoning import checks as verify
+from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 # a generator that is right sometimes after a second: small divisors are common
 TINY = [
-    "domain=reasoning", "domain/tasks=gcd", "rounds=1", "size=96", "domain.examples=128", "domain.validation=32",
-    "domain.test=64", "domain.pool=80", "recipe.n=60", "recipe.chunk=16", "metrics.accuracy.chunk=32", "trainer.steps=60",
-    "trainer.batch=16", "tracking=none", "runtime.workers=1",
-]  # fmt: skip
+    "domain=reasoning",
+    "domain/tasks=gcd",
+    "rounds=1",
+    "size=96",
+    "domain.examples=128",
+    "domain.validation=32",
+    "domain.test=64",
+    "domain.pool=80",
+    "recipe.n=60",
+    "recipe.chunk=16",
+    "metrics.accuracy.chunk=32",
+    "trainer.steps=60",
+    "trainer.batch=16",
+    "tracking=none",
+    "runtime.workers=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -175,20 +188,40 @@ def a_numeral(rng: random.Random) -> str:
     minus = "-" if a < 0 else ""
     return rng.choice(
         [
-            str(a), f"{a}/{b}", rf"\frac{{{a * m}}}{{{b * m}}}", rf"{minus}\dfrac{{{abs(a)}}}{{{b}}}", f"{a}.{rng.randint(0, 99)}",
-            f"{a / b:.{rng.randint(1, 6)}f}", f"{Fraction(a, b)}",
+            str(a),
+            f"{a}/{b}",
+            rf"\frac{{{a * m}}}{{{b * m}}}",
+            rf"{minus}\dfrac{{{abs(a)}}}{{{b}}}",
+            f"{a}.{rng.randint(0, 99)}",
+            f"{a / b:.{rng.randint(1, 6)}f}",
+            f"{Fraction(a, b)}",
         ]
-    )  # fmt: skip
+    )
 
 
 def an_expression(rng: random.Random) -> str:
     a, b = rng.randint(1, 4), rng.randint(1, 4)
     return rng.choice(
         [
-            rf"\sqrt{{{a}}}", rf"{a}\sqrt{{{b}}}", rf"\frac{{\sqrt{{{a * b}}}}}{{{b}}}", f"x+{a}", f"{a}+x", rf"{a}\pi", f"+{a}", f"0{a}",
-            f"{a}^2", f"{a}-{b}", f"{a}+", f"{a}%", f"{a}/0", rf"\frac{{{a}}}{{0}}", rf"{a} \cdot {b}", "?", "",
+            rf"\sqrt{{{a}}}",
+            rf"{a}\sqrt{{{b}}}",
+            rf"\frac{{\sqrt{{{a * b}}}}}{{{b}}}",
+            f"x+{a}",
+            f"{a}+x",
+            rf"{a}\pi",
+            f"+{a}",
+            f"0{a}",
+            f"{a}^2",
+            f"{a}-{b}",
+            f"{a}+",
+            f"{a}%",
+            f"{a}/0",
+            rf"\frac{{{a}}}{{0}}",
+            rf"{a} \cdot {b}",
+            "?",
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from genloss.core.errors import UserError
-from genloss.workflow.compose import Experiment, compose, load_params
-from genloss.workflow.hydra_app import expand, names_of
+from genloss.core.places import load_params
+from genloss.experiment import Experiment
+from genloss.workflow.compose import compose
+from genloss.workflow.identity import names_of
+from genloss.workflow.sweep import expand
 from support import REPOSITORY, Lab
 
 
@@ -239,20 +242,29 @@ def test_module_is_the_command(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [
-        (["mixing=replace,accumulate", "curation=none,[dedup,rules]"],
-         ["replace none", "replace dedup+rules", "accumulate none", "accumulate dedup+rules"]),
-        (["experiment=evol_instruct", "curation.evol_reward.factors=[outcome],[instruction,process]", "seed=0,1"],
-         [f"evol_reward factors={f} seed {s}" for f in ("outcome", "instruction+process") for s in (0, 1)]),
+        (
+            ["mixing=replace,accumulate", "curation=none,[dedup,rules]"],
+            ["replace none", "replace dedup+rules", "accumulate none", "accumulate dedup+rules"],
+        ),
+        (
+            ["experiment=evol_instruct", "curation.evol_reward.factors=[outcome],[instruction,process]", "seed=0,1"],
+            [f"evol_reward factors={f} seed {s}" for f in ("outcome", "instruction+process") for s in (0, 1)],
+        ),
         # the path of the critic follows from the seed, and from whether there is one
         (["experiment=shepherd", "curation=critic", "seed=0,1"], ["seed 0", "seed 1"]),
-        (["experiment=shepherd", "curation=critic,exact", "seed=0,1"], [f"{c} seed {s}" for c in ("critic", "exact") for s in (0, 1)]),
+        (
+            ["experiment=shepherd", "curation=critic,exact", "seed=0,1"],
+            [f"{c} seed {s}" for c in ("critic", "exact") for s in (0, 1)],
+        ),
         (["domain=reasoning", "domain.context=24", "domain/tasks=gcd,[gcd,eigenvalues]"], ["gcd", "gcd+eigenvalues"]),
         (["model=llama,gpt2", "model.layers=2,3"], [f"{m} layers={n}" for m in ("llama", "gpt2") for n in (2, 3)]),
         (["experiment=evol_instruct", "recipe=solve,evol_instruct", "hydra.mode=RUN"], ["solve", "evol_instruct"]),
-        (["mixing=replace,accumulate", "mixing.init=cold,warm"],
-         [f"{m} init={i}" for m in ("replace", "accumulate") for i in ("cold", "warm")]),
+        (
+            ["mixing=replace,accumulate", "mixing.init=cold,warm"],
+            [f"{m} init={i}" for m in ("replace", "accumulate") for i in ("cold", "warm")],
+        ),
         (["domain=gaussian"], ["gaussian-replace-none-s0"]),
     ],
-)  # fmt: skip
+)
 def test_arms_are_named_by_what_was_chosen(overrides: list[str], names: list[str]) -> None:
     assert names_of(expand(overrides)) == names

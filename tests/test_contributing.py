@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from genloss.core.errors import UserError
-from genloss.workflow.compose import Experiment, compose
+from genloss.experiment import Experiment
+from genloss.workflow.compose import compose
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -20,17 +20,33 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from genloss.core.store import code_hash
+from genloss.core.hashes import code_hash
 from support import Lab, frozen, hashes
 
 KILLS = 32
 LIBRARIES = (
-    "torch", "torch.nn", "torch.utils.data", "torch._dynamo", "lightning.pytorch", "tokenizers", "transformers",
-    "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "pyarrow.parquet", "mlflow",
-    "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.pyplot", "genloss.workflow.hydra_app", "genloss.observatory.report",
-    "genloss.workflow.dvc", "genloss.workflow.verify", "genloss.language.training", "genloss.language.sampling",
+    "torch",
+    "torch.nn",
+    "torch.utils.data",
+    "torch._dynamo",
+    "lightning.pytorch",
+    "tokenizers",
+    "transformers",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+    "pyarrow.parquet",
+    "mlflow",
+    "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "matplotlib.pyplot",
+    "genloss.workflow.hydra_app",
+    "genloss.observatory.report",
+    "genloss.workflow.dvc",
+    "genloss.workflow.verify",
+    "genloss.language.training",
+    "genloss.language.sampling",
     "genloss.language.scoring",
-)  # fmt: skip
+)
 
 
 def test_killed_at_random_moments(tmp_path: Path, tiny: list[str]) -> None:
@@ -153,10 +169,18 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
             break
     stage_of = {Path(name).stem: Path(name).parent.name for name in of}
     return {
-        "kills": killed, "projects": projects, "seconds": round(seconds, 2), "delays": delays, "rewritten": rewritten,
-        "interrupted": dict(Counter(stage_of.get(key, "?") for key in interrupted)), "hashes": hashes(run_dir(lab)),
-        "undisturbed": undisturbed, "records": records(lab), "undisturbed_records": of, "points": points(lab),
-    }  # fmt: skip
+        "kills": killed,
+        "projects": projects,
+        "seconds": round(seconds, 2),
+        "delays": delays,
+        "rewritten": rewritten,
+        "interrupted": dict(Counter(stage_of.get(key, "?") for key in interrupted)),
+        "hashes": hashes(run_dir(lab)),
+        "undisturbed": undisturbed,
+        "records": records(lab),
+        "undisturbed_records": of,
+        "points": points(lab),
+    }
 
 
 def points(lab: Lab) -> dict[str, int]:

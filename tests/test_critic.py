@@ -27,28 +27,59 @@ from genloss.domains.reasoning.arithmetic import (
     steps,
     value,
 )
+from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.systems.evol_instruct.reward import Reward
-from genloss.systems.shepherd.curator import find
+from genloss.systems.shepherd.judge import find
 from genloss.systems.shepherd.metric import confusion
 from genloss.systems.shepherd.task import NEED_TWO, TYPES, Critique, Said, inject, parts, question, read, rotations
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 # A critic of repeated steps alone, which is quickly learned, and of little problems.
 CRITIC = [
-    "experiment=critic", "domain.tasks.critique.types=[repetition]",
-    "domain.tasks.critique.operations=[1,2]", "domain.tasks.critique.operators=+-", "domain.name=critic",
-    "domain.tasks.arithmetic.operations=[1,2]", "domain.tasks.arithmetic.operators=+-",
-    "domain.context=64", "domain.vocabulary=300", "domain.examples=3000", "domain.validation=32", "domain.test=64",
-    "domain.pool=1", "size=3000", "recipe.n=1", "trainer.steps=120", "trainer.batch=32", "metrics.critique.max_records=200",
-    "metrics.critique.chunk=64", "metrics.accuracy.chunk=64", "tracking=none", "runtime.workers=1",
-]  # fmt: skip
+    "experiment=critic",
+    "domain.tasks.critique.types=[repetition]",
+    "domain.tasks.critique.operations=[1,2]",
+    "domain.tasks.critique.operators=+-",
+    "domain.name=critic",
+    "domain.tasks.arithmetic.operations=[1,2]",
+    "domain.tasks.arithmetic.operators=+-",
+    "domain.context=64",
+    "domain.vocabulary=300",
+    "domain.examples=3000",
+    "domain.validation=32",
+    "domain.test=64",
+    "domain.pool=1",
+    "size=3000",
+    "recipe.n=1",
+    "trainer.steps=120",
+    "trainer.batch=32",
+    "metrics.critique.max_records=200",
+    "metrics.critique.chunk=64",
+    "metrics.accuracy.chunk=64",
+    "tracking=none",
+    "runtime.workers=1",
+]
 SOLVER = [
-    "domain=reasoning", "domain/tasks=arithmetic", "domain.tasks.arithmetic.operations=[1,2]", "domain.context=48",
-    "domain.vocabulary=300", "domain.examples=64", "domain.validation=16", "domain.test=16", "domain.pool=64", "size=64",
-    "rounds=1", "recipe.n=24", "recipe.chunk=16", "trainer.steps=20", "trainer.batch=16", "metrics.accuracy.chunk=16",
-    "tracking=none", "runtime.workers=1",
-]  # fmt: skip
+    "domain=reasoning",
+    "domain/tasks=arithmetic",
+    "domain.tasks.arithmetic.operations=[1,2]",
+    "domain.context=48",
+    "domain.vocabulary=300",
+    "domain.examples=64",
+    "domain.validation=16",
+    "domain.test=16",
+    "domain.pool=64",
+    "size=64",
+    "rounds=1",
+    "recipe.n=24",
+    "recipe.chunk=16",
+    "trainer.steps=20",
+    "trainer.batch=16",
+    "metrics.accuracy.chunk=16",
+    "tracking=none",
+    "runtime.workers=1",
+]
 
 
 def run(folder: Path, overrides: list[str]) -> Loop:
@@ -157,9 +188,23 @@ def test_shares_of_types_and_of_right_solutions() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "OK", "ok ok", "bad", "bad 1", "bad 0 order: x", "bad 12 order: x", "bad 1 orders: x", "bad 1 order:", "bad 1 order: " +
-     "x" * 61, "bad 1 order: a\nb", "ok\x00", "bad １ order: x", None],
-)  # fmt: skip
+    [
+        "",
+        "OK",
+        "ok ok",
+        "bad",
+        "bad 1",
+        "bad 0 order: x",
+        "bad 12 order: x",
+        "bad 1 orders: x",
+        "bad 1 order:",
+        "bad 1 order: " + "x" * 61,
+        "bad 1 order: a\nb",
+        "ok\x00",
+        "bad １ order: x",
+        None,
+    ],
+)
 def test_what_is_no_critique(text: str | None) -> None:
     assert read(text) is None
     checked = Critique().verify(pa.array([text, text]), pa.array(["ok", "bad 1 order: 2*3 comes first"]))
@@ -238,9 +283,9 @@ def test_a_critic_learns_what_it_was_shown(critic: Path) -> None:
 
 
 def test_probabilities_agree_with_the_domains_losses(critic: Path) -> None:
-    from genloss.core.plugin import build
+    from genloss.core.places import load_params
+    from genloss.core.plugin import build, plain
     from genloss.domains.reasoning import Reasoning
-    from genloss.workflow.compose import load_params, plain
 
     judge = find(str(critic))
     domain = build(plain(load_params(critic / "params.yaml").domain), Reasoning, "domain")
@@ -276,8 +321,12 @@ def test_hostile_solutions_are_unreadable_at_worst(critic: Path, text: str) -> N
 def answered(problems: list[str], responses: list[str]) -> pa.Table:
     n = len(problems)
     payload = {
-        "prompt": problems, "response": responses, "answer": ["0"] * n, "task": ["arithmetic"] * n, "difficulty": [""] * n,
-    }  # fmt: skip
+        "prompt": problems,
+        "response": responses,
+        "answer": ["0"] * n,
+        "task": ["arithmetic"] * n,
+        "difficulty": [""] * n,
+    }
     return records.make_table(payload, origin="synthetic", generation=1, recipe="solve")
 
 
@@ -420,7 +469,10 @@ def test_what_is_kept_of_a_rejected_response() -> None:
     ("overrides", "words"),
     [
         (["domain.tasks.critique.share_right=1.5"], ["domain.tasks.critique.share_right=1.5", "[0, 1]"]),
-        (["domain.tasks.critique.types=[arithmetics]"], ["domain.tasks.critique.types=arithmetics", "did you mean arithmetic?"]),
+        (
+            ["domain.tasks.critique.types=[arithmetics]"],
+            ["domain.tasks.critique.types=arithmetics", "did you mean arithmetic?"],
+        ),
         (["domain.tasks.critique.types=[]"], ["domain.tasks.critique.types=[]", "one or more"]),
         (["domain.tasks.critique.operations=[9]"], ["domain.tasks.critique.operations=9"]),
         (["domain.tasks.critique.types=[order]", "domain.tasks.critique.operations=[1]"], ["operations=[1]", "order"]),
@@ -430,7 +482,7 @@ def test_what_is_kept_of_a_rejected_response() -> None:
         (["metrics.critique.max_records=1"], ["metrics.critique.max_records=1"]),
         (["domain/tasks=critique", "~domain.tasks.arithmetic"], ["metrics.critique", "[critique,arithmetic]"]),
     ],
-)  # fmt: skip
+)
 def test_bad_critiques(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         Experiment(compose(["experiment=critic", *overrides]))
@@ -441,28 +493,52 @@ def test_bad_critiques(overrides: list[str], words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["curation=critic", "curation.critic.path=nowhere"], ["curation.critic.path=nowhere", "genloss run experiment=critic"]),
+        (
+            ["curation=critic", "curation.critic.path=nowhere"],
+            ["curation.critic.path=nowhere", "genloss run experiment=critic"],
+        ),
         (["curation=critic"], ["curation.critic.path=runs/critic-*-s0-*", "genloss run experiment=critic"]),
         (["curation=critic", "curation.critic.path=two*"], ["two*", "names 2 folders (two-a, two-b)", "name one"]),
         (["curation=critic", "curation.critic.path=two-a"], ["two-a", "no params.yaml"]),
         (["curation=critic", "curation.critic.path=other"], ["path=other", "a run of Arithmetic, not of a critic"]),
         (["curation=critic", "curation.critic.path=begun"], ["path=begun", "round 0 is not finished"]),
         (["curation=critic", "curation.critic.path=mixed"], ["path=mixed", "a tokenizer of"]),
-        (["curation=critic", "curation.critic.path=good", "curation.critic.select=bets"], ["select=bets", "did you mean best?"]),
-        (["curation=critic", "curation.critic.path=good", "curation.critic.select=best"], ["select=best", "recipe.samples=1"]),
-        (["curation=critic", "curation.critic.path=good", "domain/tasks=gcd"], ["needs worked solutions", "arithmetic"]),
-        (["curation=evol_reward", "recipe.samples=2", "curation.evol_reward.factors=[critic]", "curation.evol_reward.critic=nowhere"],
-         ["curation.evol_reward.critic=nowhere", "genloss run experiment=critic"]),
-        (["curation=evol_reward", "curation.evol_reward.factors=[critic]", "curation.evol_reward.critic=null"],
-         ["curation.evol_reward.critic", "is needed by the factor"]),
-        (["trainer=grpo", "mixing.init=warm", "trainer.reward.factors=[critic]"], ["trainer.reward.critic=runs/critic-", "no run directory"]),
+        (
+            ["curation=critic", "curation.critic.path=good", "curation.critic.select=bets"],
+            ["select=bets", "did you mean best?"],
+        ),
+        (
+            ["curation=critic", "curation.critic.path=good", "curation.critic.select=best"],
+            ["select=best", "recipe.samples=1"],
+        ),
+        (
+            ["curation=critic", "curation.critic.path=good", "domain/tasks=gcd"],
+            ["needs worked solutions", "arithmetic"],
+        ),
+        (
+            [
+                "curation=evol_reward",
+                "recipe.samples=2",
+                "curation.evol_reward.factors=[critic]",
+                "curation.evol_reward.critic=nowhere",
+            ],
+            ["curation.evol_reward.critic=nowhere", "genloss run experiment=critic"],
+        ),
+        (
+            ["curation=evol_reward", "curation.evol_reward.factors=[critic]", "curation.evol_reward.critic=null"],
+            ["curation.evol_reward.critic", "is needed by the factor"],
+        ),
+        (
+            ["trainer=grpo", "mixing.init=warm", "trainer.reward.factors=[critic]"],
+            ["trainer.reward.critic=runs/critic-", "no run directory"],
+        ),
         (["recipe=refine", "recipe.critic=nowhere"], ["recipe.critic=nowhere", "genloss run experiment=critic"]),
         (["recipe=refine", "recipe.critic=good", "recipe.revisions=0"], ["recipe.revisions=0", "from 1 to 100"]),
         (["recipe=refine", "recipe.critic=good", "recipe.restart=stop"], ["recipe.restart=stop", "did you mean step?"]),
         (["metrics=[accuracy,refinement]"], ["metrics.refinement", "recipe=refine"]),
         (["metrics=[accuracy,critique]"], ["metrics.critique", "experiment=critic"]),
     ],
-)  # fmt: skip
+)
 def test_bad_critics(overrides: list[str], words: list[str], project: Path, critic: Path) -> None:
     for name in ("two-a", "two-b"):
         (project / name).mkdir()

@@ -43,8 +43,9 @@ def run(
         assert ids == [i for i in order if i in set(ids)]
     assert counts.get("kept", 0) == len(kept) and set(kept["reason"].to_pylist()) == {"kept"}
     for column in made.column_names:  # records are not changed
-        assert kept[column].to_pylist() == [v for v, i in zip(made[column].to_pylist(), order, strict=True)
-                                            if i in set(kept["id"].to_pylist())]  # fmt: skip
+        assert kept[column].to_pylist() == [
+            v for v, i in zip(made[column].to_pylist(), order, strict=True) if i in set(kept["id"].to_pylist())
+        ]
     return kept, rejected, [reason[i] for i in order]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from genloss.core.places import load_params
 from genloss.core.store import Store
-from genloss.workflow.compose import load_params
 from support import Lab, hashes
 
 

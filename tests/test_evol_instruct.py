@@ -31,20 +31,39 @@ from genloss.domains.reasoning.arithmetic import (
     solution,
     value,
 )
+from genloss.experiment import Experiment
 from genloss.generate import Request
 from genloss.loop import Loop
-from genloss.systems.evol_instruct.recipe import DOWN, OPERATORS, RULES, UP, EvolInstruct, Parent, canonical, careless
+from genloss.systems.evol_instruct.edits import DOWN, OPERATORS, UP, canonical, careless
+from genloss.systems.evol_instruct.recipe import RULES, EvolInstruct, Parent
 from genloss.systems.evol_instruct.reward import Reward, check_steps, quality
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 FAMILY = Arithmetic(operations=[1, 2, 3], operand=9, bound=99)
 TINY = [
-    "experiment=evol_instruct", "rounds=4", "size=60", "domain.examples=60", "domain.test=40", "domain.validation=20",
-    "recipe.samples=2", "recipe.chunk=64", "curation.evol_reward.keep=40", "trainer.steps=5", "trainer.batch=8",
-    "schedule.1.trainer.steps=2", "schedule.2.trainer.steps=2", "schedule.3.trainer.steps=2",
-    "schedule.4.trainer.steps=2", "metrics.accuracy.max_records=20", "metrics.evolution.max_records=20",
-    "model.examples=64", "model.steps=5", "model.batch=8", "tracking=none", "runtime.workers=1",
-]  # fmt: skip
+    "experiment=evol_instruct",
+    "rounds=4",
+    "size=60",
+    "domain.examples=60",
+    "domain.test=40",
+    "domain.validation=20",
+    "recipe.samples=2",
+    "recipe.chunk=64",
+    "curation.evol_reward.keep=40",
+    "trainer.steps=5",
+    "trainer.batch=8",
+    "schedule.1.trainer.steps=2",
+    "schedule.2.trainer.steps=2",
+    "schedule.3.trainer.steps=2",
+    "schedule.4.trainer.steps=2",
+    "metrics.accuracy.max_records=20",
+    "metrics.evolution.max_records=20",
+    "model.examples=64",
+    "model.steps=5",
+    "model.batch=8",
+    "tracking=none",
+    "runtime.workers=1",
+]
 
 
 def parent(text: str) -> Parent:
@@ -76,8 +95,18 @@ def test_edits_do_what_they_are_named_for(seed: int, count: int) -> None:
 
 
 def test_canonical_forms() -> None:
-    same = [("3+4", "4+3"), ("3+(4+5)", "5+4+3"), ("2*(3*4)", "4*3*2"), ("7-(2-3)", "7-2+3"), ("3+4+0", "3+4"),
-            ("1*(3-4)", "3-4"), ("5*1*2+0", "2*5"), ("7-0", "7"), ("1*1", "1"), ("0+0", "0")]  # fmt: skip
+    same = [
+        ("3+4", "4+3"),
+        ("3+(4+5)", "5+4+3"),
+        ("2*(3*4)", "4*3*2"),
+        ("7-(2-3)", "7-2+3"),
+        ("3+4+0", "3+4"),
+        ("1*(3-4)", "3-4"),
+        ("5*1*2+0", "2*5"),
+        ("7-0", "7"),
+        ("1*1", "1"),
+        ("0+0", "0"),
+    ]
     other = [("3-4", "4-3"), ("3+4*2", "(3+4)*2"), ("7", "3+4"), ("0-7", "7"), ("2*(3+4)", "2*3+2*4"), ("0*7", "0")]
     for a, b in same:
         assert canonical(read(a)) == canonical(read(b)), (a, b)  # type: ignore[arg-type]
@@ -190,9 +219,13 @@ def test_exact_rewards_by_hand() -> None:
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.tuples(st.sampled_from(TEXTS), st.sampled_from(SAID)), min_size=1, max_size=20), st.integers(0, 99),
-    st.floats(0.1, 1), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["minimum", "product"]),
-)  # fmt: skip
+    st.lists(st.tuples(st.sampled_from(TEXTS), st.sampled_from(SAID)), min_size=1, max_size=20),
+    st.integers(0, 99),
+    st.floats(0.1, 1),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.sampled_from(["minimum", "product"]),
+)
 def test_the_reward_is_zero_where_a_factor_is(
     made: list[tuple[str, str]], seed: int, phi: float, psi: float, noise: float, combine: str
 ) -> None:
@@ -217,9 +250,14 @@ def test_the_reward_is_zero_where_a_factor_is(
 def table_of(texts: list[str], said: list[str]) -> pa.Table:
     n = len(texts)
     payload = {
-        "prompt": texts, "response": said, "answer": [""] * n, "task": ["easy"] * n, "difficulty": [""] * n,
-        "lineage": ["seed>deepen"] * n, "evolved_from": ["0-99:"] * n,
-    }  # fmt: skip
+        "prompt": texts,
+        "response": said,
+        "answer": [""] * n,
+        "task": ["easy"] * n,
+        "difficulty": [""] * n,
+        "lineage": ["seed>deepen"] * n,
+        "evolved_from": ["0-99:"] * n,
+    }
     return records.make_table(payload, origin="synthetic", generation=1, recipe="evol_instruct")  # type: ignore[arg-type]
 
 
@@ -253,9 +291,12 @@ def test_sampling_keeps_with_probability_proportional_to_r(tmp_path: Path) -> No
     kept = select(table, tmp_path, *options, "curation.evol_reward.keep=null").column("score").to_pylist()
     assert kept.count(1.0) == full and kept.count(0.5) == pytest.approx(half / 2, abs=4 * (half / 4) ** 0.5)
     assert 0.0 not in kept
-    few = np.concatenate([
-        select(table, tmp_path, *options, "curation.evol_reward.keep=200", seed=s).column("score").to_numpy() for s in range(5)
-    ])  # fmt: skip
+    few = np.concatenate(
+        [
+            select(table, tmp_path, *options, "curation.evol_reward.keep=200", seed=s).column("score").to_numpy()
+            for s in range(5)
+        ]
+    )
     assert len(few) == 1000 and (few > 0).all()
     assert np.mean(few == 1) == pytest.approx(2 / 3, abs=0.06)
 
@@ -276,10 +317,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Loop:
 
 
 def test_lineages_grow_by_one_a_round_at_most_and_name_their_parents(ran: Loop) -> None:
-    known = {
-        row["id"]: row | {"lineage": "seed"}
-        for row in records.read(ran.dir.data / "train.parquet").to_pylist()
-    }  # fmt: skip
+    known = {row["id"]: row | {"lineage": "seed"} for row in records.read(ran.dir.data / "train.parquet").to_pylist()}
     held_out = set(records.read(ran.dir.data / "test.parquet").column("prompt").to_pylist())
     longest = 0
     for n in range(1, 5):
@@ -323,10 +361,18 @@ def test_a_parent_whose_problem_was_not_kept_is_evolved_again(ran: Loop) -> None
 
 
 def test_exact_labels_are_the_worked_solutions(ran: Loop, tmp_path: Path) -> None:
-    x = Experiment(compose([
-        *TINY, "recipe.label=exact", "recipe.samples=1", "recipe.noise=1", "recipe.eliminate=[empty]",
-        "curation.evol_reward.select=sample",
-    ]))  # fmt: skip
+    x = Experiment(
+        compose(
+            [
+                *TINY,
+                "recipe.label=exact",
+                "recipe.samples=1",
+                "recipe.noise=1",
+                "recipe.eliminate=[empty]",
+                "curation.evol_reward.select=sample",
+            ]
+        )
+    )
     request = Request(
         x.domain, 1, 3, ran.dir.round(0) / "model", ran.dir.data, ran.dir.data / "train.parquet", tmp_path
     )
@@ -359,13 +405,16 @@ def test_exact_labels_are_the_worked_solutions(ran: Loop, tmp_path: Path) -> Non
         (["curation.evol_reward.factors=[]"], ["curation.evol_reward.factors=[]", "empty"]),
         (["curation.evol_reward.factors=[proces]"], ["factors=proces", "did you mean process"]),
         (["curation.evol_reward.phi=2"], ["curation.evol_reward.phi=2", "[0, 1]"]),
-        (["curation.evol_reward.phi=0", "curation.evol_reward.psi=0"], ["curation.evol_reward.phi=0", "greater than 0"]),
+        (
+            ["curation.evol_reward.phi=0", "curation.evol_reward.psi=0"],
+            ["curation.evol_reward.phi=0", "greater than 0"],
+        ),
         (["curation.evol_reward.noise=7"], ["curation.evol_reward.noise=7", "[0, 1]"]),
         (["curation.evol_reward.combine=mean"], ["combine=mean", "minimum"]),
         (["curation.evol_reward.select=top"], ["select=top", "best"]),
         (["curation.evol_reward.keep=0"], ["keep=0", "at least 1"]),
     ],
-)  # fmt: skip
+)
 def test_bad_input(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         Experiment(compose([*TINY, *overrides]))

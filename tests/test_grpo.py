@@ -14,21 +14,44 @@ import torch
 from genloss.core import records
 from genloss.core.contracts import Fit
 from genloss.core.errors import UserError
+from genloss.experiment import Experiment
 from genloss.language.grpo import Grpo, advantages, distinct, logs, objective, tensors
 from genloss.language.model import load
 from genloss.language.tokenizer import load_codec
 from genloss.systems.evol_instruct.reward import Reward
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 EASY = [
-    "domain=reasoning", "domain/tasks=arithmetic", "domain.tasks.arithmetic.operations=[1]",
-    "domain.tasks.arithmetic.operators=+", "domain.tasks.arithmetic.operand=5", "domain.tasks.arithmetic.bound=9",
-    "domain.examples=20", "size=20", "domain.test=8", "domain.validation=4", "domain.pool=3", "domain.context=16",
-    "recipe=evol_instruct", "recipe.n=20", "curation=evol_reward", "mixing=accumulate", "mixing.init=warm", "rounds=1",
-    "trainer=grpo", "trainer.steps=40", "trainer.batch=16", "trainer.reward.phi=1", "trainer.reward.psi=0",
-    "trainer.reward.noise=0", "trainer.reward.factors=[outcome]", "trainer.updates=25", "trainer.step_size=2e-3",
-    "tracking=none", "runtime.workers=1",
-]  # fmt: skip
+    "domain=reasoning",
+    "domain/tasks=arithmetic",
+    "domain.tasks.arithmetic.operations=[1]",
+    "domain.tasks.arithmetic.operators=+",
+    "domain.tasks.arithmetic.operand=5",
+    "domain.tasks.arithmetic.bound=9",
+    "domain.examples=20",
+    "size=20",
+    "domain.test=8",
+    "domain.validation=4",
+    "domain.pool=3",
+    "domain.context=16",
+    "recipe=evol_instruct",
+    "recipe.n=20",
+    "curation=evol_reward",
+    "mixing=accumulate",
+    "mixing.init=warm",
+    "rounds=1",
+    "trainer=grpo",
+    "trainer.steps=40",
+    "trainer.batch=16",
+    "trainer.reward.phi=1",
+    "trainer.reward.psi=0",
+    "trainer.reward.noise=0",
+    "trainer.reward.factors=[outcome]",
+    "trainer.updates=25",
+    "trainer.step_size=2e-3",
+    "tracking=none",
+    "runtime.workers=1",
+]
 
 
 # -- the objective -----------------------------------------------------------------------------------------------------------
@@ -183,9 +206,16 @@ def test_no_reward_no_change(trained: tuple[Experiment, Path, Path], tmp_path: P
     out = tmp_path / "fit"
     out.mkdir()
     job = Fit(
-        x.model, replace(x.trainer, reward=nothing, updates=5), data, [tmp_path / "bad.parquet"], [1.0], start, 1, out,  # type: ignore[type-var]
+        x.model,
+        replace(x.trainer, reward=nothing, updates=5),
+        data,
+        [tmp_path / "bad.parquet"],
+        [1.0],
+        start,
+        1,
+        out,  # type: ignore[type-var]
         x.domain.config("train"),
-    )  # fmt: skip
+    )
     found = x.domain.train(job)
     assert found["reward_first"] == found["reward_last"] == 0
     before, after = (load(folder).state_dict() for folder in (start, out / "model"))
@@ -227,7 +257,7 @@ def test_problems_come_once_with_their_parents(trained: tuple[Experiment, Path, 
         (["runtime.devices=2"], ["trainer._target_=Grpo", "one device"]),
         (["domain/tasks=gcd", "recipe=solve", "recipe.n=1", "curation=exact"], ["trainer.reward", "expressions"]),
     ],
-)  # fmt: skip
+)
 def test_bad_input(overrides: list[str], words: list[str]) -> None:
     easy = [
         o

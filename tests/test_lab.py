@@ -21,9 +21,10 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.domains.lab import in_blocks
 from genloss.domains.lab.chains import choose, compact, distinct, present, slots
+from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.mix import Mixing
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 from support import Lab, Result, hashes
 from test_theory import cases
 
@@ -125,7 +126,9 @@ def test_sums_are_points_in_distribution(tmp_path: Path) -> None:
     """N points, or one record of N: the same law, for the metrics that theory says nothing of too."""
     for mixing in ("replace", "accumulate"):
         points = run(tmp_path / f"p-{mixing}", f"mixing={mixing}", "size=30", "rounds=6", "domain.chains=4000")
-        sums = run(tmp_path / f"s-{mixing}", f"mixing={mixing}", "size=1", "domain.batch=30", "rounds=6", "domain.chains=4000")  # fmt: skip
+        sums = run(
+            tmp_path / f"s-{mixing}", f"mixing={mixing}", "size=1", "domain.batch=30", "rounds=6", "domain.chains=4000"
+        )
         for name in ("diversity", "drift", "log_diversity", "w2"):
             for n in (1, 6):
                 error = np.hypot(points[n][f"{name}_se"], sums[n][f"{name}_se"])

@@ -14,9 +14,10 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.domains.lab import load, stream
 from genloss.domains.lab.categorical import Categorical, CategoricalModel
+from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.theory.curation import extinct
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 CATEGORICAL = ("domain=categorical", "tracking=none")
 Metrics = list[dict[str, float]]
@@ -227,7 +228,10 @@ def test_weights_are_counts() -> None:
     [
         (["domain.distribution=zip"], "domain.distribution=zip: unknown; did you mean zipf"),
         (["domain.distribution=given"], r"domain.probabilities=\[\]: must be a list"),
-        (["domain.distribution=given", "domain.probabilities=[0.5,0.4]"], "domain.probabilities=.*sum 0.9.*sum to 1 within"),
+        (
+            ["domain.distribution=given", "domain.probabilities=[0.5,0.4]"],
+            "domain.probabilities=.*sum 0.9.*sum to 1 within",
+        ),
         (["domain.distribution=given", "domain.probabilities=[1.5,-0.5]"], "domain.probabilities=.*at least 0"),
         (["domain.probabilities=[0.5,0.5]"], "domain.probabilities.*absent unless domain.distribution=given"),
         (["domain.vocabulary=1"], "domain.vocabulary=1: must be at least 2"),
@@ -240,9 +244,12 @@ def test_weights_are_counts() -> None:
         (["recipe.bias=0.5"], "recipe.bias=0.5: is no option of the domain categorical"),
         (["recipe.temperature=0"], "recipe.temperature=0"),
         (["model=gaussian"], "model=GaussianModel: is not a model of the domain categorical"),
-        (["domain.distribution=text", "domain/corpus=folder", "domain.corpus.path=nowhere"], "domain.corpus.path=nowhere"),
+        (
+            ["domain.distribution=text", "domain/corpus=folder", "domain.corpus.path=nowhere"],
+            "domain.corpus.path=nowhere",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refused(overrides: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         Experiment(compose([*CATEGORICAL, *overrides]))

@@ -14,8 +14,9 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.domains.lab import stream
 from genloss.domains.lab.gmm import Gmm, GmmModel
+from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 GMM = ("domain=gmm", "tracking=none")
 

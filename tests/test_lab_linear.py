@@ -16,6 +16,7 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.domains.lab.chains import slots
 from genloss.domains.lab.regression import normal_equations
+from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.theory.linear import (
     angle_noise,
@@ -28,7 +29,7 @@ from genloss.theory.linear import (
     ridge_accuracy,
     verified,
 )
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 Rounds = list[dict[str, float]]
 
@@ -116,9 +117,11 @@ def test_regression_of_other_regimes(tmp_path: Path, overrides: tuple[str, ...])
 def test_nothing_is_predicted_where_nothing_is_exact() -> None:
     assert predicted("model.ridge=0.1") == []
     for overrides in (
-        ["mixing=accumulate_subsample"], ["mixing=synthetic_augmentation", "domain.design=fresh"],
-        ["mixing=accumulate", "curation=random"], ["mixing=fresh"],
-    ):  # fmt: skip
+        ["mixing=accumulate_subsample"],
+        ["mixing=synthetic_augmentation", "domain.design=fresh"],
+        ["mixing=accumulate", "curation=random"],
+        ["mixing=fresh"],
+    ):
         assert len(predicted(*overrides)) <= 2, overrides  # up to the round that draws by chance
     assert len(predicted("size=11")) == 0  # its expected risk is infinite
 
@@ -182,8 +185,12 @@ def test_verifier_identities() -> None:
 
 
 FENG = [
-    "domain=classification", "domain.generator=fixed", "rounds=1", "domain.chains=60", "domain.separation=2",
-]  # fmt: skip
+    "domain=classification",
+    "domain.generator=fixed",
+    "rounds=1",
+    "domain.chains=60",
+    "domain.separation=2",
+]
 
 
 @pytest.mark.parametrize("kind", ["mean", "ols", "logistic"])
@@ -210,9 +217,16 @@ def test_finite_size(tmp_path: Path) -> None:
     """Ridge on what a verifier keeps: .695 by the reduction to kept points; the code released for "Maximizing the Potential of
     Synthetic Data" (Firdoussi et al. 2024) gives .647, since its fixed point counts the kept share twice."""
     settings = [
-        "size=600", "domain.dimension=200", "domain.separation=1.5", "model.kind=ridge", f"model.ridge={0.1 / 0.3}",
-        "domain.error=0.2", "curation=verifier", "curation.verifier.phi=0.3", "curation.verifier.psi=0.3",
-    ]  # fmt: skip
+        "size=600",
+        "domain.dimension=200",
+        "domain.separation=1.5",
+        "model.kind=ridge",
+        f"model.ridge={0.1 / 0.3}",
+        "domain.error=0.2",
+        "curation=verifier",
+        "curation.verifier.phi=0.3",
+        "curation.verifier.psi=0.3",
+    ]
     found = run(tmp_path, *FENG, *settings)[1]
     kept, error = verified(0.2, 0.3, 0.3)
     reduced = ridge_accuracy(600 * kept, error, 0.1 / kept, 200, 1.5)
@@ -233,9 +247,17 @@ def test_ridge_accuracy_limits() -> None:
 def test_linear_verifier_is_what_models_converge_to(tmp_path: Path, kind: str) -> None:
     """Every round halves the angle to the verifier, which is not the truth."""
     rounds = run(
-        tmp_path, "domain=classification", "domain.geometry=halfspace", f"model.kind={kind}", "size=10000", "rounds=3",
-        "domain.dimension=5", "domain.chains=20", "curation=linear_verifier", "curation.linear_verifier.angle=0.8",
-    )  # fmt: skip
+        tmp_path,
+        "domain=classification",
+        "domain.geometry=halfspace",
+        f"model.kind={kind}",
+        "size=10000",
+        "rounds=3",
+        "domain.dimension=5",
+        "domain.chains=20",
+        "curation=linear_verifier",
+        "curation.linear_verifier.angle=0.8",
+    )
     for n, found in enumerate(rounds[1:], 1):
         assert found["theory/angle_limit"] == pytest.approx(0.8 * (1 - 0.5**n))
         assert found["angle"] == pytest.approx(found["theory/angle_limit"], abs=4 * found["angle_se"] + 0.01)
@@ -246,9 +268,15 @@ def test_linear_verifier_is_what_models_converge_to(tmp_path: Path, kind: str) -
 def test_recursive_classifier(tmp_path: Path, mixing: str, factor: float) -> None:
     """E angle^2 = T c under replace, c sum 1/i^2 under accumulate; to first order in d/n, hence the two percent."""
     rounds = run(
-        tmp_path, "domain=classification", "domain.geometry=halfspace", f"mixing={mixing}", "size=500", "rounds=5",
-        "domain.dimension=5", "domain.chains=300",
-    )  # fmt: skip
+        tmp_path,
+        "domain=classification",
+        "domain.geometry=halfspace",
+        f"mixing={mixing}",
+        "size=500",
+        "rounds=5",
+        "domain.dimension=5",
+        "domain.chains=300",
+    )
     expected = factor * angle_noise("ols", 500, 5)
     assert rounds[5]["theory/angle_squared_asymptotic"] == pytest.approx(expected)
     for found in rounds:
@@ -292,7 +320,10 @@ def test_average() -> None:
     [
         (["domain=regression", "domain.dimension=100"], ["domain.dimension=100", "100 points", "model.ridge"]),
         (["domain=regression", "recipe.n=5"], ["domain.dimension=10", "5 points"]),
-        (["domain=regression", "curation=random", "curation.random.fraction=0.05"], ["domain.dimension=10", "5 points"]),
+        (
+            ["domain=regression", "curation=random", "curation.random.fraction=0.05"],
+            ["domain.dimension=10", "5 points"],
+        ),
         (["domain=regression", "domain.design=share"], ["domain.design=share", "did you mean shared"]),
         (["domain=regression", "domain.misalignment=-1"], ["domain.misalignment=-1", "at least 0"]),
         (["domain=regression", "model.ridge=-1"], ["model.ridge=-1", "at least 0"]),
@@ -304,9 +335,12 @@ def test_average() -> None:
         (["domain=classification", "domain.dimension=200"], ["domain.dimension=200", "100 points"]),
         (["domain=classification", "model.kind=logistic", "model.ridge=0"], ["model.ridge=0", "greater than 0"]),
         (["domain=classification", "curation=verifier", "curation.verifier.phi=1.2"], ["verifier.phi=1.2", "[0, 1]"]),
-        (["domain=classification", "curation=linear_verifier", "curation.linear_verifier.angle=15"], ["angle=15", "radians"]),
+        (
+            ["domain=classification", "curation=linear_verifier", "curation.linear_verifier.angle=15"],
+            ["angle=15", "radians"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         Experiment(compose(overrides))

@@ -32,6 +32,7 @@ from genloss.domains.reasoning.arithmetic import Arithmetic, expression
 from genloss.domains.reasoning.schooled import Schooled
 from genloss.domains.reasoning.solve import decoding
 from genloss.domains.reasoning.tasks import Eigenvalues, Gym, Problem
+from genloss.experiment import Experiment
 from genloss.generate import Request
 from genloss.language.training import TextTrainer
 from genloss.loop import Loop
@@ -39,14 +40,29 @@ from genloss.systems.llm2llm.recipe import LLM2LLM
 from genloss.systems.llm2llm.teachers import Ask, Teacher
 from genloss.systems.llm2llm.teachers.endpoint import RULES, Endpoint, first_list
 from genloss.systems.llm2llm.teachers.model import Written
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 TINY = [
-    "domain=reasoning", "domain/tasks=arithmetic", "domain.tasks.arithmetic.operations=[1,2]",
-    "domain.tasks.arithmetic.operand=19", "domain.context=32", "domain.examples=48", "domain.validation=32",
-    "domain.test=48", "domain.pool=1", "recipe=llm2llm", "mixing=accumulate", "size=32", "rounds=2", "recipe.chunk=16",
-    "metrics.accuracy.chunk=32", "trainer.steps=48", "trainer.batch=16", "tracking=none", "runtime.workers=1",
-]  # fmt: skip
+    "domain=reasoning",
+    "domain/tasks=arithmetic",
+    "domain.tasks.arithmetic.operations=[1,2]",
+    "domain.tasks.arithmetic.operand=19",
+    "domain.context=32",
+    "domain.examples=48",
+    "domain.validation=32",
+    "domain.test=48",
+    "domain.pool=1",
+    "recipe=llm2llm",
+    "mixing=accumulate",
+    "size=32",
+    "rounds=2",
+    "recipe.chunk=16",
+    "metrics.accuracy.chunk=32",
+    "trainer.steps=48",
+    "trainer.batch=16",
+    "tracking=none",
+    "runtime.workers=1",
+]
 ENDPOINT = ["recipe/teacher=endpoint", "recipe.teacher.model=m", "recipe.teacher.pause=0"]
 
 
@@ -178,9 +194,17 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Class:
     seeds = records.read(folder / "data" / "train.parquet").slice(0, 32)
     records.write(seeds.slice(0, 16), folder / "seeds.parquet")  # the others are wrong, most of them
     fit = Fit(
-        x.model, replace(x.trainer, steps=80), folder / "data", [folder / "seeds.parquet"], [1.0], None, 1, folder / "fit",
-        x.domain.config("train"), x.runtime,
-    )  # fmt: skip
+        x.model,
+        replace(x.trainer, steps=80),
+        folder / "data",
+        [folder / "seeds.parquet"],
+        [1.0],
+        None,
+        1,
+        folder / "fit",
+        x.domain.config("train"),
+        x.runtime,
+    )
     fit.out.mkdir()
     x.domain.train(fit)
     missed = wrong(x, fit.out / "model", folder / "data", seeds, folder / "scratch")
@@ -228,10 +252,14 @@ def test_known_problems_may_not_enter(group: Class, tmp_path: Path) -> None:
     def said(ask: Ask, request: Request) -> list[Any]:
         fresh = problem(f"{ask.number}+{ask.attempt}+100:")
         offers = {
-            0: [problem(f" {known['test'][3]} ".upper())], 1: [problem(known["validation"][0])],
-            2: [problem(known["train"][40])], 3: [problem("1+1+1+1+1+1:", "9" * 40)], 4: [problem("7+7+7+7:")],
-            5: ["unparseable"], 6: [],
-        }  # fmt: skip
+            0: [problem(f" {known['test'][3]} ".upper())],
+            1: [problem(known["validation"][0])],
+            2: [problem(known["train"][40])],
+            3: [problem("1+1+1+1+1+1:", "9" * 40)],
+            4: [problem("7+7+7+7:")],
+            5: ["unparseable"],
+            6: [],
+        }
         return [*offers.get(ask.attempt, [fresh]), *([fresh] if ask.attempt == 7 else [])]
 
     table, counts = group.round(tmp_path, teacher=Scripted(said))
@@ -239,9 +267,13 @@ def test_known_problems_may_not_enter(group: Class, tmp_path: Path) -> None:
     assert len(table) == n
     rejected = {key: value for key, value in counts.items() if key.startswith("rejected")}
     assert rejected == {
-        "rejected_test": n, "rejected_validation": n, "rejected_seed": n, "rejected_too_long": n,
-        "rejected_repeated": n - 1, "rejected_unparseable": n - 1,
-    }  # fmt: skip
+        "rejected_test": n,
+        "rejected_validation": n,
+        "rejected_seed": n,
+        "rejected_too_long": n,
+        "rejected_repeated": n - 1,
+        "rejected_unparseable": n - 1,
+    }
     everything = {normal(p) for s in known.values() for p in s}
     assert not {normal(p) for p in table.column("prompt").to_pylist()} & everything
 
@@ -330,9 +362,13 @@ def test_a_model_writes_problems(group: Class, tmp_path: Path) -> None:
     fit.out.mkdir()
     x.domain.train(fit)
     options = [
-        "recipe/teacher=model", f"recipe.teacher.path={fit.out / 'model'}", f"recipe.teacher.template='{template}'",
-        "recipe.teacher.max_tokens=48", "recipe.attempts=3", "recipe.shortfall=accept",
-    ]  # fmt: skip
+        "recipe/teacher=model",
+        f"recipe.teacher.path={fit.out / 'model'}",
+        f"recipe.teacher.template='{template}'",
+        "recipe.teacher.max_tokens=48",
+        "recipe.attempts=3",
+        "recipe.shortfall=accept",
+    ]
     found, counts = group.round(tmp_path / "a", *options)
     assert len(found) > 5 and counts["requested"] > len(found) and counts["rejected_unparseable"] > 0
     prompts, responses, answers = (found.column(c).to_pylist() for c in ("prompt", "response", "answer"))
@@ -424,9 +460,12 @@ def test_an_endpoint_is_asked_as_in_the_paper(group: Class, tmp_path: Path, monk
     monkeypatch.setenv("MY_KEY", "secret-12345")
     with serving(good) as server:
         table, counts = group.round(
-            tmp_path, *ENDPOINT, f"recipe.teacher.url={server.url}", "recipe.teacher.key=MY_KEY",
+            tmp_path,
+            *ENDPOINT,
+            f"recipe.teacher.url={server.url}",
+            "recipe.teacher.key=MY_KEY",
             "+recipe.teacher.options={seed: 3}",
-        )  # fmt: skip
+        )
     n = len(group.wrong)
     assert len(table) == n == len(server.bodies) == counts["requested"]
     assert {i for (i,) in table.column("parents").to_pylist()} == group.wrong
@@ -475,11 +514,16 @@ def hanging_up(handler: Handler) -> None:
 
 
 BAD = {
-    "timeout": (slow, "timeout"), "dripping": (dripping, "timeout"), "hanging up": (hanging_up, "last: "),
-    "busy": ((503, b"later"), "HTTP 503"), "too fast": ((429, b""), "HTTP 429"), "no JSON": ((200, b"<html>"), "no chat completion"),
-    "other JSON": ((200, b'{"choices": []}'), "no chat completion"), "deep": ((200, b"[" * 100_000), "no chat completion"),
+    "timeout": (slow, "timeout"),
+    "dripping": (dripping, "timeout"),
+    "hanging up": (hanging_up, "last: "),
+    "busy": ((503, b"later"), "HTTP 503"),
+    "too fast": ((429, b""), "HTTP 429"),
+    "no JSON": ((200, b"<html>"), "no chat completion"),
+    "other JSON": ((200, b'{"choices": []}'), "no chat completion"),
+    "deep": ((200, b"[" * 100_000), "no chat completion"),
     "endless": ((200, b" " * (1 << 19)), "bytes"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -560,13 +604,17 @@ def test_a_slow_endpoint_has_seconds_a_round(group: Class, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ("I would rather not.", "rejected_unparseable"), ("[]", "rejected_empty"), ("[" * 5000, "rejected_unparseable"),
-        ('[{"problem": "1+2:"}]', "rejected_unparseable"), ('[{"problem": ["1+2:"], "answer": "3"}]', "rejected_unparseable"),
-        ('[{"problem": "1+2+\\ud800:", "answer": "3"}]', "rejected_unparseable"), ('[{"problem": "1+2", "answer": "3"}]', "rejected_of_another_kind"),
+        ("I would rather not.", "rejected_unparseable"),
+        ("[]", "rejected_empty"),
+        ("[" * 5000, "rejected_unparseable"),
+        ('[{"problem": "1+2:"}]', "rejected_unparseable"),
+        ('[{"problem": ["1+2:"], "answer": "3"}]', "rejected_unparseable"),
+        ('[{"problem": "1+2+\\ud800:", "answer": "3"}]', "rejected_unparseable"),
+        ('[{"problem": "1+2", "answer": "3"}]', "rejected_of_another_kind"),
         ('[{"problem": "__import__(\'os\')", "answer": "3"}]', "rejected_of_another_kind"),
         ('[{"problem": "", "answer": "3"}]', "rejected_unparseable"),
     ],
-)  # fmt: skip
+)
 def test_nonsense_is_rejected_and_asked_for_again(group: Class, tmp_path: Path, said: str, reason: str) -> None:
     with serving(lambda number, body: said if number < len(group.wrong) else good(number)) as server:
         table, counts = group.round(tmp_path, *ENDPOINT, f"recipe.teacher.url={server.url}")
@@ -601,7 +649,8 @@ def test_a_wrong_label_of_an_endpoint_is_measured(group: Class, tmp_path: Path) 
 KILLED = """
 import sys
 from pathlib import Path
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
+from genloss.experiment import Experiment
 from genloss.core.contracts import Runtime
 from genloss.generate import Request
 data, model, scratch, *overrides = sys.argv[1:]
@@ -647,14 +696,17 @@ def test_a_kill_loses_no_reply(group: Class, tmp_path: Path) -> None:
         (["recipe.teacher.noise=2"], ["recipe.teacher.noise=2", "[0, 1]"]),
         (["recipe.teacher._target_=genloss.domains.reasoning.solve.Solve"], ["recipe.teacher._target_", "Teacher"]),
         (["recipe/teacher=model", "recipe.teacher.path=nowhere"], ["recipe.teacher.path=nowhere", "config.json"]),
-        (["recipe/teacher=model", "recipe.teacher.path=x", "recipe.teacher.template='{prompt}{response}'"], ["recipe.teacher.template"]),
+        (
+            ["recipe/teacher=model", "recipe.teacher.path=x", "recipe.teacher.template='{prompt}{response}'"],
+            ["recipe.teacher.template"],
+        ),
         ([*ENDPOINT, "recipe.teacher.url=ftp://x"], ["recipe.teacher.url=ftp://x", "http"]),
         ([*ENDPOINT, "recipe.teacher.url=https://u:hidden@x"], ["recipe.teacher.url:", "environment variable"]),
         ([*ENDPOINT, "recipe.teacher.key=sk-hidden"], ["recipe.teacher.key:", "environment variable"]),
         ([*ENDPOINT, "recipe.teacher.attempts=0"], ["recipe.teacher.attempts=0"]),
         ([*ENDPOINT, "recipe.teacher.timeout=0"], ["recipe.teacher.timeout=0"]),
     ],
-)  # fmt: skip
+)
 def test_bad_input(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         Experiment(compose([*TINY, *overrides]))
@@ -691,9 +743,17 @@ def test_a_schooled_student_starts_from_one_base(group: Class, tmp_path: Path, m
     for name, seed in (("a", 1), ("b", 2)):  # another seed of the run, another store: the same base
         monkeypatch.setenv("GENLOSS_STORE", str(tmp_path / name))
         fit = Fit(
-            x.model, replace(x.trainer, steps=1, lr=1e-9), group.data, [group.data / "train.parquet"], [1.0], None, seed,
-            tmp_path / f"fit-{name}", x.domain.config("train"), x.runtime,
-        )  # fmt: skip
+            x.model,
+            replace(x.trainer, steps=1, lr=1e-9),
+            group.data,
+            [group.data / "train.parquet"],
+            [1.0],
+            None,
+            seed,
+            tmp_path / f"fit-{name}",
+            x.domain.config("train"),
+            x.runtime,
+        )
         fit.out.mkdir()
         x.domain.train(fit)
         (base,) = (tmp_path / name / "bases").glob("[!.]*")

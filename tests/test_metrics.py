@@ -145,8 +145,10 @@ def test_heldout_is_total_bits_over_total_bytes(lab) -> None:
 def test_tails_are_under_the_frozen_judge(lab, tmp_path: Path) -> None:
     generated = records.make_table(
         {"text": ["The old river keeps the bright market.", "zq zq zq", ""] * 5},
-        origin="synthetic", generation=1, recipe="s",
-    )  # fmt: skip
+        origin="synthetic",
+        generation=1,
+        recipe="s",
+    )
     records.write(generated, tmp_path / "generated.parquet")
     x = Evidence(lab.domain, 1, 7, 48, 48, lab.data, lab.gpt2, lab.llama, tmp_path / "generated.parquet")
     assert x.sample is not None and len(x.sample) == 15 == len(x.floor)
@@ -189,8 +191,15 @@ def test_metrics_of_a_run(main, project: Path, tiny) -> None:
     for n, metrics in enumerate(found):
         assert all(isinstance(v, float) and math.isfinite(v) for v in metrics.values())
         sampled = {k.removesuffix("_floor") for k in metrics if k.endswith("_floor")}
-        assert {"distinct_1", "entropy_3", "coverage_d10", "repetition", "overlap_13gram", "compression_ratio",
-                "loss_under_round0_p99"} <= sampled  # fmt: skip
+        assert {
+            "distinct_1",
+            "entropy_3",
+            "coverage_d10",
+            "repetition",
+            "overlap_13gram",
+            "compression_ratio",
+            "loss_under_round0_p99",
+        } <= sampled
         assert (sampled <= set(metrics)) == (n == 1)  # round 0 has generated nothing yet: floors only
         assert metrics["train_real_fraction"] == (1 if n == 0 else 0)
         assert metrics["train_records"] == (48 if n == 0 else 24)

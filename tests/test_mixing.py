@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from genloss.core import records
 from genloss.core.errors import UserError
+from genloss.experiment import Experiment
 from genloss.mix import Budget, Mixing, Real, Synthetic
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 REAL = 40  # real training records
 
@@ -64,11 +65,12 @@ def mixings(draw: st.DrawFn) -> Mixing:
             by=by,
             value=value,
             budget=Budget(
-                budget, draw(counts.filter(bool)) if budget != "grow" else None,
+                budget,
+                draw(counts.filter(bool)) if budget != "grow" else None,
                 draw(st.floats(0, 1.5)) if budget == "schedule" else 0.0,
             ),
             replacement=draw(st.booleans()) if budget != "grow" else False,
-        )  # fmt: skip
+        )
     except UserError:
         assume(False)
         raise
@@ -102,9 +104,13 @@ def test_any_mixing(tmp_path_factory, mixing: Mixing, kept: list[int], seed: int
             assert all(t.startswith(f"g{shard['generation']}-") for t in ts)
     assert len(texts) == len(real) + len(synthetic)
     # only what is in reach, and nothing twice unless drawn with replacement
-    window = [] if mixing.window == "none" else {"last": [n], "all": list(range(1, n + 1))}.get(
-        mixing.window, list(range(max(1, n - (mixing.window if isinstance(mixing.window, int) else 1) + 1), n + 1))
-    )  # fmt: skip
+    window = (
+        []
+        if mixing.window == "none"
+        else {"last": [n], "all": list(range(1, n + 1))}.get(
+            mixing.window, list(range(max(1, n - (mixing.window if isinstance(mixing.window, int) else 1) + 1), n + 1))
+        )
+    )
     per_round = {j: min(kept[j - 1], mixing.synthetic.n or kept[j - 1]) for j in window}
     first = mixing.real.n or REAL
     reach = set()
@@ -257,8 +263,10 @@ def test_fresh_never_uses_a_record_twice(tmp_path: Path) -> None:
     data, kept = make(tmp_path, 40, [5, 5, 5])
     mixing = Mixing(real=Real("fresh", 10), window="last")
     mixing.check(40, 3, 10)
-    used = [sets([p for p in mixed(mixing, n, data, kept, tmp_path / str(n))[1] if p[0]["origin"] == "real"])
-            for n in range(4)]  # fmt: skip
+    used = [
+        sets([p for p in mixed(mixing, n, data, kept, tmp_path / str(n))[1] if p[0]["origin"] == "real"])
+        for n in range(4)
+    ]
     assert all(len(u) == 10 for u in used)
     assert not any(a & b for a, b in itertools.combinations(used, 2))
     with pytest.raises(UserError, match="needs 50 real training records"):

@@ -35,11 +35,14 @@ def view(lab: Lab) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         }
         models = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run.info.run_id}'")
         arms[run.data.tags["genloss.arm"]] = {
-            "name": run.info.run_name, "status": run.info.status, "tags": tags, "params": run.data.params,
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "tags": tags,
+            "params": run.data.params,
             "points": {k: sorted(v) for k, v in points.items()},
             "datasets": sorted((d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs),
             "models": sorted((m.name, m.tags["genloss.sha256"]) for m in models),
-        }  # fmt: skip
+        }
     return {"name": parent.info.run_name, "status": parent.info.status, "runs": len(runs)}, arms
 
 
@@ -52,8 +55,13 @@ def swept(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[La
     """Four arms by four parallel jobs on a fresh database."""
     lab = Lab.make(tmp_path_factory.mktemp("mlflow") / "project")
     command = [
-        "run", "-m", *without_tracking(tiny), f"rounds={ROUNDS}", "mixing=replace,accumulate", "curation=none,random",
-    ]  # fmt: skip
+        "run",
+        "-m",
+        *without_tracking(tiny),
+        f"rounds={ROUNDS}",
+        "mixing=replace,accumulate",
+        "curation=none,random",
+    ]
     lab.ok(*command, "tracking=none")  # the jobs then do little else than to write to the database, all at once
     result = lab.spawn("genloss", *command, "hydra/launcher=joblib", "hydra.launcher.n_jobs=4")
     assert result.code == 0, result.err

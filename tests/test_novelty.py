@@ -17,7 +17,8 @@ from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.curate import Context
 from genloss.curate.novelty import Alphabet, Novelty, nearest, rouge_l
-from genloss.workflow.compose import Experiment, compose
+from genloss.experiment import Experiment
+from genloss.workflow.compose import compose
 
 # absl, which rouge-score imports, closes the stream of its handler when logging is configured: not that of the tests
 absl.logging.get_absl_handler().python_handler.stream = Path(os.devnull).open("w")  # noqa: SIM115 (as long as the tests)

@@ -21,17 +21,29 @@ from genloss.curate import Context, curate, rates
 from genloss.curate.duplicates import normal
 from genloss.domains.reasoning.checks import expressions, integers, spectra, texts
 from genloss.domains.reasoning.solve import decoding
+from genloss.experiment import Experiment
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
 from genloss.loop import Loop
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 TINY = [
-    "domain=reasoning", "rounds=2", "size=96", "domain.examples=128", "domain.validation=32", "domain.test=64",
-    "domain.pool=200", "recipe.n=40", "recipe.chunk=16", "metrics.accuracy.chunk=32", "trainer.steps=60",
-    "trainer.batch=16", "tracking=none", "runtime.workers=1",
+    "domain=reasoning",
+    "rounds=2",
+    "size=96",
+    "domain.examples=128",
+    "domain.validation=32",
+    "domain.test=64",
+    "domain.pool=200",
+    "recipe.n=40",
+    "recipe.chunk=16",
+    "metrics.accuracy.chunk=32",
+    "trainer.steps=60",
+    "trainer.batch=16",
+    "tracking=none",
+    "runtime.workers=1",
     "domain/tasks=gcd",  # small divisors are common, so that a model is right sometimes after seconds
-]  # fmt: skip
+]
 GYM = "genloss.domains.reasoning.tasks.Gym"
 
 
@@ -78,9 +90,19 @@ def test_probes_are_tested_and_never_trained_on(tmp_path: Path) -> None:
     arithmetic = "+domain/tasks@domain.probes=arithmetic"
     school = "{gcd: ${domain.tasks.gcd}, known: ${domain.probes.arithmetic}}"
     run = loop(
-        tmp_path, arithmetic, "domain.probe=40", "domain.context=48", "domain.probes.arithmetic.operations=[1]", "rounds=1",
-        "model=schooled", "~model.tasks.sums", f"+model.tasks={school}", "model.examples=60", "model.steps=5", "trainer.steps=5",
-    )  # fmt: skip
+        tmp_path,
+        arithmetic,
+        "domain.probe=40",
+        "domain.context=48",
+        "domain.probes.arithmetic.operations=[1]",
+        "rounds=1",
+        "model=schooled",
+        "~model.tasks.sums",
+        f"+model.tasks={school}",
+        "model.examples=60",
+        "model.steps=5",
+        "trainer.steps=5",
+    )
     run.run()
     data = run.dir.root / "data"
     probe = records.read(data / "probe.parquet")
@@ -171,8 +193,28 @@ def test_gradient_comes_from_responses_alone(trained: tuple[Experiment, Path, Pa
 # -- verification --------------------------------------------------------------------------------------------------------
 
 
-HOSTILE = ["", " ", "\x00", "1" * 5000 + "x", "(" * 3000, "__import__('os').system('true')", "9**9**9**9", "１２", "1e999", "NaN",
-           "Infinity", "\ud7ff", "5;5", "<b>5</b>", "=5", "0x5", "5.0.0", "--5", "+-5", None]  # fmt: skip
+HOSTILE = [
+    "",
+    " ",
+    "\x00",
+    "1" * 5000 + "x",
+    "(" * 3000,
+    "__import__('os').system('true')",
+    "9**9**9**9",
+    "１２",
+    "1e999",
+    "NaN",
+    "Infinity",
+    "\ud7ff",
+    "5;5",
+    "<b>5</b>",
+    "=5",
+    "0x5",
+    "5.0.0",
+    "--5",
+    "+-5",
+    None,
+]
 
 
 def test_integers() -> None:
@@ -203,8 +245,18 @@ def test_spectra() -> None:
 
 def test_expressions() -> None:
     pytest.importorskip("math_verify")
-    said = [r"\frac{2}{4}", "0.5", "1/3", "2^{2^{2^{9}}}", "9^9^9^9", r"\input{/etc/passwd}", "((1+x)^{99})^{99}",
-            r"\binom{99999999}{5000000}", "(a+b+c+d+e+f)^8", *HOSTILE]  # fmt: skip
+    said = [
+        r"\frac{2}{4}",
+        "0.5",
+        "1/3",
+        "2^{2^{2^{9}}}",
+        "9^9^9^9",
+        r"\input{/etc/passwd}",
+        "((1+x)^{99})^{99}",
+        r"\binom{99999999}{5000000}",
+        "(a+b+c+d+e+f)^8",
+        *HOSTILE,
+    ]
     right, parsed = expressions(said, [r"\frac{1}{2}"] * len(said))
     assert right.tolist() == [True, True] + [False] * (len(said) - 2)
     assert parsed[:5].tolist() == [True, True, True, False, False]
@@ -216,9 +268,12 @@ def test_expressions() -> None:
 def answered(responses: list[str], answers: list[str], prompts: list[str] | None = None) -> pa.Table:
     n = len(responses)
     payload = {
-        "prompt": prompts or [f"{i} =" for i in range(n)], "response": responses, "answer": answers,
-        "task": ["gcd"] * n, "difficulty": [""] * n,
-    }  # fmt: skip
+        "prompt": prompts or [f"{i} =" for i in range(n)],
+        "response": responses,
+        "answer": answers,
+        "task": ["gcd"] * n,
+        "difficulty": [""] * n,
+    }
     return records.make_table(payload, origin="synthetic", generation=1, recipe="solve")
 
 
@@ -283,9 +338,15 @@ def test_same_bytes_for_any_number_of_workers(trained: tuple[Experiment, Path, P
     found = []
     for workers in (1, 2):
         request = Sampling(
-            model, data, 70, 5, decoding(70, x.domain.config("generate")["context"], 16), prompts,
-            tmp_path / str(workers), Runtime(workers=workers),
-        )  # fmt: skip
+            model,
+            data,
+            70,
+            5,
+            decoding(70, x.domain.config("generate")["context"], 16),
+            prompts,
+            tmp_path / str(workers),
+            Runtime(workers=workers),
+        )
         found.append([r for columns, _ in x.domain.sample(request) for r in columns["response"]])
     assert found[0] == found[1] and len(found[0]) == 70
 
@@ -378,14 +439,26 @@ def test_any_saved_causal_language_model_solves_problems(kind: str, trained: tup
     shutil.copytree(data / "tokenizer", saved)
     ids = {name: load_codec(saved).begin for name in ("bos_token_id", "eos_token_id")}
     config = AutoConfig.for_model(
-        kind, vocab_size=512, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=64, max_position_embeddings=64, **ids,
-    )  # fmt: skip
+        kind,
+        vocab_size=512,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        **ids,
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(saved)
     run = loop(
-        tmp_path, "model=pretrained", f"model.path={saved}", f"domain.tokenizer={saved}", "rounds=1", "curation=likelihood",
+        tmp_path,
+        "model=pretrained",
+        f"model.path={saved}",
+        f"domain.tokenizer={saved}",
+        "rounds=1",
+        "curation=likelihood",
         "trainer.steps=10",
-    )  # fmt: skip
+    )
     run.run()
     made = records.read(run.dir.round(1) / "generated.parquet")
     assert len(made) == 40 and 0 < json.loads((run.dir.round(1) / "metrics.json").read_text())["n_kept"] < 40
@@ -403,9 +476,15 @@ def test_any_saved_causal_language_model_solves_problems(kind: str, trained: tup
         (["domain.tasks.gcd.parameters.min_value=999"], ["domain.tasks.gcd.parameters", "max_value"]),
         (["+domain.tasks.gcd.parameters.seed=1"], ["parameters.seed", "absent"]),
         (["domain.tasks.gcd.compare=eval"], ["compare=eval", "integer"]),
-        ([f"+domain.tasks.x={{_target_: {GYM}, family: countdown, compare: scorer}}"], ["domain.tasks.x.compare=scorer", "text"]),
+        (
+            [f"+domain.tasks.x={{_target_: {GYM}, family: countdown, compare: scorer}}"],
+            ["domain.tasks.x.compare=scorer", "text"],
+        ),
         ([f"+domain.tasks.x={{_target_: {GYM}, family: number_sorting}}"], ["compare=integer", "does not fit"]),
-        (["+domain.tasks.x={_target_: genloss.domains.reasoning.tasks.Eigenvalues, sizes: [1]}"], ["domain.tasks.x.sizes=1"]),
+        (
+            ["+domain.tasks.x={_target_: genloss.domains.reasoning.tasks.Eigenvalues, sizes: [1]}"],
+            ["domain.tasks.x.sizes=1"],
+        ),
         (["+domain/tasks@domain.probes=gcd"], ["domain.probes=gcd", "another name"]),
         ([f"+domain.probes.x={{_target_: {GYM}, family: gdc}}"], ["domain.probes.x.family=gdc", "gcd"]),
         (["domain.probe=0"], ["domain.probe=0", "at least 1"]),
@@ -417,7 +496,7 @@ def test_any_saved_causal_language_model_solves_problems(kind: str, trained: tup
         (["curation=noisy", "curation.noisy.phi=1.5"], ["curation.noisy.phi=1.5", "[0, 1]"]),
         (["curation=truncate"], ["curation.truncate", "points"]),
     ],
-)  # fmt: skip
+)
 def test_bad_input(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         Experiment(compose([*TINY, *overrides]))

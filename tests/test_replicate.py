@@ -30,9 +30,16 @@ def paired(worse: np.ndarray, better: np.ndarray) -> tuple[float, float, tuple[f
 @pytest.mark.timeout(3600)
 def test_replace_collapses_and_accumulate_does_not(project: Path, genloss) -> None:
     done = genloss(
-        "run", "-m", f"mixing={','.join(ARMS)}", f"seed={','.join(map(str, SEEDS))}", f"rounds={ROUNDS}",
-        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "tracking=none", timeout=3500,
-    )  # fmt: skip
+        "run",
+        "-m",
+        f"mixing={','.join(ARMS)}",
+        f"seed={','.join(map(str, SEEDS))}",
+        f"rounds={ROUNDS}",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "tracking=none",
+        timeout=3500,
+    )
     assert done.returncode == 0, done.stderr
 
     def values(arm: str, n: int) -> np.ndarray:

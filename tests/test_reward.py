@@ -16,14 +16,19 @@ from genloss.curate import Context
 from genloss.domains.lab import load, save
 from genloss.domains.lab.gaussian import Gaussian
 from genloss.domains.lab.rewards import Adversarial, BestOfK, BradleyTerry, Reward, TopReward, Truncate
+from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.theory.curation import best_of_k, bradley_terry, tilt, verifier_odds
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 
 SIX = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
 TOKENS = (
-    "domain=categorical", "tracking=none", "domain.distribution=uniform", "domain.vocabulary=6", "domain.chains=60",
-)  # fmt: skip
+    "domain=categorical",
+    "tracking=none",
+    "domain.distribution=uniform",
+    "domain.vocabulary=6",
+    "domain.chains=60",
+)
 
 
 def run(folder: Path, *overrides: str) -> np.ndarray:
@@ -142,8 +147,11 @@ def test_a_strong_preference_is_the_best(context: Context) -> None:
 
 def test_top_and_truncate(context: Context) -> None:
     assert TopReward(fraction=0.25).judge_points(POINTS, ALL, context).tolist() == [
-        [True, False], [False, True], [False, False], [False, False],
-    ]  # fmt: skip
+        [True, False],
+        [False, True],
+        [False, False],
+        [False, False],
+    ]
     model = {"mean": np.array([[0.0], [1.0]]), "covariance": np.array([[[4.0]], [[1.0]]])}
     save(model, context.last / "model.safetensors")
     kept = Truncate(c=1.5).judge_points(POINTS, ALL, context)
@@ -157,12 +165,15 @@ def test_top_and_truncate(context: Context) -> None:
     ("overrides", "words"),
     [
         (["curation=best_of_k", "curation.best_of_k.k=1"], "curation.best_of_k.k=1: must be at least 2"),
-        (["curation=bradley_terry", "curation.bradley_terry.linear=0"], "curation.bradley_terry.linear=0.*prefers nothing"),
+        (
+            ["curation=bradley_terry", "curation.bradley_terry.linear=0"],
+            "curation.bradley_terry.linear=0.*prefers nothing",
+        ),
         (["curation=top_reward", "curation.top_reward.fraction=0"], "curation.top_reward.fraction=0"),
         (["curation=truncate", "curation.truncate.c=0"], "curation.truncate.c=0"),
         (["curation=adversarial", "curation.adversarial.epsilon=2"], "curation.adversarial.epsilon=2"),
     ],
-)  # fmt: skip
+)
 def test_refused(overrides: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         Experiment(compose(["domain=gaussian", "tracking=none", *overrides]))

@@ -101,9 +101,15 @@ def test_greedy_equals_generate(lab, arch: str, penalty: float) -> None:
 
             extra["logits_processor"] = LogitsProcessorList([Ours(penalty)])
         theirs = reference.generate(
-            begun, attention_mask=torch.ones_like(begun), max_new_tokens=40 - len(prompt), do_sample=False,
-            temperature=None, top_p=None, top_k=None, **extra,
-        )[0, 1:].tolist()  # fmt: skip
+            begun,
+            attention_mask=torch.ones_like(begun),
+            max_new_tokens=40 - len(prompt),
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            **extra,
+        )[0, 1:].tolist()
         theirs = theirs[:-1] if theirs[-1] == codec.end else theirs
         assert ids == theirs
         longest = max(longest, len(ids) - len(prompt))

@@ -11,6 +11,7 @@ import pytest
 
 from genloss.cli import main
 from genloss.core.errors import UserError
+from genloss.experiment import Experiment
 from genloss.replicate import FAR, bound, judge, listing, run_cases, select
 from genloss.replicate.board import html as page
 from genloss.replicate.board import markdown, table
@@ -18,8 +19,9 @@ from genloss.replicate.case import CLAIM, WRONG
 from genloss.replicate.cases import CASES, accumulated, c4, log_variance, psi, released, subsampled
 from genloss.replicate.study import studies
 from genloss.theory.linear import ridge_accuracy
-from genloss.workflow.compose import Experiment, arm_id, compose
+from genloss.workflow.compose import compose
 from genloss.workflow.hydra_app import _configs
+from genloss.workflow.identity import arm_id
 from support import Lab
 
 REPOSITORY = Path(__file__).resolve().parents[1]

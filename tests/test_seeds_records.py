@@ -30,8 +30,13 @@ def test_seeds_differ_where_their_paths_do(a: int, p: list, b: int, q: list) -> 
 
 def test_seeds_are_the_same_in_every_process_and_version() -> None:
     code = "from genloss.core.seeds import *; print(seed_of(0, 'train', 3), uniforms(5, 2, 2, 2).tolist())"
-    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env={"PYTHONHASHSEED": "77", "PATH": ""}).stdout.split(maxsplit=1)  # fmt: skip
+    seen = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "77", "PATH": ""},
+    ).stdout.split(maxsplit=1)
     assert int(seen[0]) == seed_of(0, "train", 3)
     assert seen[1].strip() == str(uniforms(5, 2, 2, 2).tolist())
 
@@ -78,9 +83,12 @@ def test_ids_come_from_content_and_position(texts: list[str]) -> None:
 
 def test_make_table() -> None:
     table = records.make_table(
-        {"prompt": ["p", "q"], "response": ["r", "s"]}, origin="synthetic", generation=2, recipe="x",
+        {"prompt": ["p", "q"], "response": ["r", "s"]},
+        origin="synthetic",
+        generation=2,
+        recipe="x",
         parents=[["a"], []],
-    )  # fmt: skip
+    )
     assert table.column_names == ["id", "prompt", "response", "origin", "generation", "parents", "recipe"]
     assert table.schema.field("generation").type == pa.int32()
     assert table["parents"].to_pylist() == [["a"], []]
@@ -89,8 +97,10 @@ def test_make_table() -> None:
     )
     assert swapped["id"].to_pylist() == table["id"].to_pylist()  # the order of columns and the parents do not matter
     for change in ({"origin": "real"}, {"generation": 3}, {"recipe": "y"}):
-        other = records.make_table({"prompt": ["p", "q"], "response": ["r", "s"]},
-                                   **({"origin": "synthetic", "generation": 2, "recipe": "x"} | change))  # fmt: skip
+        other = records.make_table(
+            {"prompt": ["p", "q"], "response": ["r", "s"]},
+            **({"origin": "synthetic", "generation": 2, "recipe": "x"} | change),
+        )
         assert not set(other["id"].to_pylist()) & set(table["id"].to_pylist())
 
 

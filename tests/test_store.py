@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from genloss.core.errors import UserError
+from genloss.core.files import link, write_atomic
+from genloss.core.hashes import canonical, sha256_file, sha256_text, tree_hash
 from genloss.core.rundir import RunDir
-from genloss.core.store import Store, Work, canonical, link, sha256_file, sha256_text, tree_hash, write_atomic
+from genloss.core.store import Store, Work
 
 
 def work(execute=None, **changes) -> Work:
@@ -50,8 +52,9 @@ print(done.files["a.txt"], store.computed, store.reused)
 
 
 def start(root: Path, log: Path, seconds: float) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(root), str(log), str(seconds)],
-                            stdout=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(root), str(log), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_processes_compute_one_key_once(tmp_path: Path) -> None:
@@ -107,9 +110,15 @@ def test_a_failure_leaves_no_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"stage": "other"}, {"config": {"x": 2}}, {"inputs": {"i": "0"}}, {"seed": 1}, {"modules": ("genloss.core.store",)},
-     {"libraries": ("numpy",)}],
-)  # fmt: skip
+    [
+        {"stage": "other"},
+        {"config": {"x": 2}},
+        {"inputs": {"i": "0"}},
+        {"seed": 1},
+        {"modules": ("genloss.core.store",)},
+        {"libraries": ("numpy",)},
+    ],
+)
 def test_everything_that_matters_is_in_the_key(change: dict) -> None:
     assert work(**change).key != work().key
 

@@ -8,19 +8,8 @@ from pathlib import Path
 import pytest
 
 from genloss.core.errors import UserError
-from genloss.replicate.study import (
-    SAME,
-    Arms,
-    Contrast,
-    Panel,
-    Study,
-    Trend,
-    Value,
-    insert,
-    judge,
-    replicate_study,
-    studies,
-)
+from genloss.observatory.compare import SAME, Arms, Contrast, Panel, Study, Trend, Value, judge
+from genloss.replicate.study import insert, replicate_study, studies
 
 REPLACE, ACCUMULATE = ({"mixing": name} for name in ("replace", "accumulate"))
 DIVERSITY = [Value("diversity", where) for where in (ACCUMULATE, REPLACE)]

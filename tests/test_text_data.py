@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from genloss.core.errors import UserError
 from genloss.curate.duplicates import normal
 from genloss.domains.text import SPLITS, Text, passages
-from genloss.domains.text.corpus import Folder, Sotu, Table
+from genloss.language.corpus import Folder, Sotu, Table
 from genloss.language.tokenizer import Codec, load_codec
 
 
 def text_domain(path: Path, **options) -> Text:
     return Text(
-        corpus={"_target_": "genloss.domains.text.corpus.Folder", "path": str(path)},
+        corpus={"_target_": "genloss.language.corpus.Folder", "path": str(path)},
         **{"vocabulary": 300, "context": 48, "max_characters": 80, **options},
     )
 
@@ -151,7 +151,7 @@ def test_sotu_is_there_whole() -> None:
 
 def test_datasets_from_a_local_folder(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
-    from genloss.domains.text.corpus import Datasets
+    from genloss.language.corpus import Datasets
 
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.jsonl").write_text("\n".join(json.dumps({"text": f"row {i}"}) for i in range(3)))

@@ -16,9 +16,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from genloss.core.errors import UserError
+from genloss.experiment import Experiment
 from genloss.mix import Budget, Mixing, Part, Real, Synthetic
 from genloss.theory import NoPrediction, categorical, gaussian, limit, optimal, predict, schedule, weight
-from genloss.workflow.compose import Experiment, compose
+from genloss.workflow.compose import compose
 from hydra_plugins.genloss import golden
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -36,8 +37,13 @@ def accumulate(size: int) -> Mixing:
 def test_replace() -> None:
     """(1 - 1/N)^n for the biased estimator; n/N of drift for the unbiased one (Shumailov et al. 2024)."""
     for n, (biased, fair) in enumerate(
-        zip(predict(REPLACE, 49, 100, 100, gaussian()), predict(REPLACE, 49, 100, 100, gaussian("unbiased")), strict=True), 1
-    ):  # fmt: skip
+        zip(
+            predict(REPLACE, 49, 100, 100, gaussian()),
+            predict(REPLACE, 49, 100, 100, gaussian("unbiased")),
+            strict=True,
+        ),
+        1,
+    ):
         assert biased.diversity == pytest.approx(0.99**n, **close) and biased.drift == pytest.approx(
             1 - 0.99**n, **close
         )
@@ -127,9 +133,7 @@ def test_batch() -> None:
     """Records that stand for many points each are as many points, where whole rounds are used."""
     for mixing, b in itertools.product((Mixing(real=Real("none", 20)), accumulate(20)), ("mle", "unbiased")):
         many = predict(mixing, 5, 20, 20, gaussian(b, batch=50))
-        points = predict(
-            Mixing(real=Real(mixing.real.kind, 1000), window=mixing.window), 5, 1000, 1000, gaussian(b)
-        )  # fmt: skip
+        points = predict(Mixing(real=Real(mixing.real.kind, 1000), window=mixing.window), 5, 1000, 1000, gaussian(b))
         for a, c in zip(many, points, strict=True):
             assert (a.diversity, a.drift) == pytest.approx((c.diversity, c.drift), **close)
 
@@ -183,8 +187,11 @@ def test_golden_is_the_preset() -> None:
         values[n] += step
         other = predict(
             lambda i, v=values: Mixing(real=Real("fresh", 10), by="weight", value=v[i], budget=Budget("fixed", 4)),
-            n, 40, 10, gaussian(),
-        )  # fmt: skip
+            n,
+            40,
+            10,
+            gaussian(),
+        )
         assert other[n].drift > predictions[n].drift
 
 
@@ -423,10 +430,14 @@ def test_simulation() -> None:
             continue
         m = mixings[-1]
         used.update({("real", m.real.kind), ("window", m.window), ("by", m.by), ("budget", m.budget.kind)})
-        used.update({
-            ("n", m.real.n is None), ("synthetic", m.synthetic.n is None), ("changes", mixings[0] != m),
-            ("drawn", m.by, m.replacement, m.budget.kind != "grow"),
-        })  # fmt: skip
+        used.update(
+            {
+                ("n", m.real.n is None),
+                ("synthetic", m.synthetic.n is None),
+                ("changes", mixings[0] != m),
+                ("drawn", m.by, m.replacement, m.budget.kind != "grow"),
+            }
+        )
     options = [("real", k) for k in KINDS] + [("window", w) for w in WINDOWS]
     options += [("by", b) for b in BY] + [("budget", b) for b in BUDGETS]
     options += [(f, b) for f in ("n", "synthetic", "changes") for b in (True, False)]

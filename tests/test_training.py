@@ -12,7 +12,7 @@ import torch
 
 from genloss.core import records
 from genloss.core.contracts import Fit, Runtime
-from genloss.core.store import sha256_file
+from genloss.core.hashes import sha256_file
 from genloss.language.model import Scratch, load
 from genloss.language.scoring import losses
 from genloss.language.training import TextTrainer, train
@@ -26,10 +26,16 @@ def fit(lab, tmp_path: Path):
         out = tmp_path / name
         out.mkdir()
         job = Fit(
-            model=Scratch(arch=arch, width=32, feed_forward=64), trainer=trainer or TextTrainer(steps=6, batch=4),
-            data=lab.data, shards=[lab.data / "train.parquet"], weights=[1.0], start=None, seed=1, out=out,
+            model=Scratch(arch=arch, width=32, feed_forward=64),
+            trainer=trainer or TextTrainer(steps=6, batch=4),
+            data=lab.data,
+            shards=[lab.data / "train.parquet"],
+            weights=[1.0],
+            start=None,
+            seed=1,
+            out=out,
             options={"context": lab.context},
-        )  # fmt: skip
+        )
         result = train(replace(job, **changes))
         return out, result
 

@@ -79,7 +79,7 @@ def dispatch(verb: str, rest: list[str]) -> int:
             "--dir", type=Path, help="change the params.yaml of this run directory instead, by values alone"
         )
         args = parser.parse_args(rest)
-        from genloss.workflow.hydra_app import compose_params
+        from genloss.workflow.params import compose_params
 
         return compose_params(args.overrides, args.check, args.dir)
     if verb == "round":
@@ -87,7 +87,7 @@ def dispatch(verb: str, rest: list[str]) -> int:
         parser.add_argument("--dir", type=Path, default=Path(), help="run directory (default: here)")
         args = parser.parse_args(rest)
         from genloss.workflow import warm
-        from genloss.workflow.hydra_app import one_round
+        from genloss.workflow.arm import one_round
 
         return warm.run(["round", *rest], lambda: one_round(args.dir, args.number))
     if verb == "report":

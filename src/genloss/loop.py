@@ -21,15 +21,17 @@ from typing import Any
 
 from genloss.core import records
 from genloss.core.contracts import Fit
+from genloss.core.files import write_atomic
+from genloss.core.plugin import plain
 from genloss.core.progress import Progress
 from genloss.core.rundir import RunDir
 from genloss.core.seeds import seed_of
-from genloss.core.store import Done, Work, write_atomic
+from genloss.core.store import Done, Work
 from genloss.curate import Context, curate
 from genloss.curate import write as write_curated
 from genloss.evaluate import Evidence, evaluate
+from genloss.experiment import Experiment
 from genloss.generate import Request
-from genloss.workflow.compose import Experiment, plain
 
 STAGES = ("data", "generate", "curate", "mix", "train", "evaluate")
 
@@ -133,9 +135,11 @@ class Loop:
 
         config = {
             "curation": [[name, value] for name, value in plain(x.cfg.curation).items()],  # their order matters
-            "control": x.control, "round": n, "files": [c.fingerprint() for c in x.curators.values()],
+            "control": x.control,
+            "round": n,
+            "files": [c.fingerprint() for c in x.curators.values()],
             "domain": x.domain.config("evaluate"),
-        }  # fmt: skip
+        }
         modules = ("genloss.curate", *(type(c).__module__ for c in x.curators.values()))
         return self._ensure("curate", n, config, inputs, seed, modules, execute, x)
 
@@ -166,10 +170,18 @@ class Loop:
             folder = self.dir.round(n) / "train"
             mixed = json.loads((folder / "mix.json").read_text())["shards"]
             fit = Fit(
-                model=x.model, trainer=x.trainer, data=self.dir.data, shards=[folder / s["file"] for s in mixed],
-                weights=[s["weight"] for s in mixed], start=self.dir.round(n - 1) / "model" if warm else None, seed=seed,
-                out=out, options=x.domain.config("train"), runtime=self.runtime, report=self._report,
-            )  # fmt: skip
+                model=x.model,
+                trainer=x.trainer,
+                data=self.dir.data,
+                shards=[folder / s["file"] for s in mixed],
+                weights=[s["weight"] for s in mixed],
+                start=self.dir.round(n - 1) / "model" if warm else None,
+                seed=seed,
+                out=out,
+                options=x.domain.config("train"),
+                runtime=self.runtime,
+                report=self._report,
+            )
             return x.domain.train(fit)
 
         config = {
@@ -197,11 +209,19 @@ class Loop:
 
         def execute(out: Path, scratch: Path) -> dict[str, Any]:
             evidence = Evidence(
-                domain=x.domain, round=n, seed=seed_of(0, "evaluate"), size=x.size, n_real=n_real, data=self.dir.data,
-                model=self.dir.round(n) / "model", round0=self.dir.round(0) / "model",
-                generated=self.dir.round(n) / "generated.parquet" if n > 0 else None, kept=kept, runtime=self.runtime,
+                domain=x.domain,
+                round=n,
+                seed=seed_of(0, "evaluate"),
+                size=x.size,
+                n_real=n_real,
+                data=self.dir.data,
+                model=self.dir.round(n) / "model",
+                round0=self.dir.round(0) / "model",
+                generated=self.dir.round(n) / "generated.parquet" if n > 0 else None,
+                kept=kept,
+                runtime=self.runtime,
                 report=self._report,
-            )  # fmt: skip
+            )
             return evaluate(x.metrics, evidence)
 
         config = {
@@ -263,18 +283,29 @@ class Loop:
     # -- plumbing ----------------------------------------------------------------------------------------------------
 
     def _ensure(
-        self, stage: str, n: int, config: dict[str, Any], inputs: dict[str, str], seed: int, modules: tuple[str, ...],
-        execute: Callable[[Path, Path], dict[str, Any]], x: Experiment | None = None,
-    ) -> Done:  # fmt: skip
+        self,
+        stage: str,
+        n: int,
+        config: dict[str, Any],
+        inputs: dict[str, str],
+        seed: int,
+        modules: tuple[str, ...],
+        execute: Callable[[Path, Path], dict[str, Any]],
+        x: Experiment | None = None,
+    ) -> Done:
         domain = (x or self.base).domain
         # curators may ask the domain for losses, which is what its evaluation depends on
         part = {"curate": "evaluate"}.get(stage, stage)
         needs_domain = stage not in ("mix",)
         work = Work(
-            stage=stage, config=config, inputs=inputs, seed=seed,
+            stage=stage,
+            config=config,
+            inputs=inputs,
+            seed=seed,
             modules=modules + (domain.code(part) if needs_domain else ()),
-            libraries=domain.libraries(part) if needs_domain else ("numpy", "pyarrow"), execute=execute,
-        )  # fmt: skip
+            libraries=domain.libraries(part) if needs_domain else ("numpy", "pyarrow"),
+            execute=execute,
+        )
         with self.progress.stage(n, stage) as report:
             self._report = report
             return self.dir.ensure(work, n, waiting=self.progress.waiting)

@@ -70,3 +70,15 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
         raise UserError(f"{key}.{name}", value, str(error).splitlines()[0]) from None
     assert isinstance(made, cls)
     return made
+
+
+def plain(node: Any) -> Any:
+    """Plain dicts and lists of a config node."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """[("mixing.real.n", 10), ...]; empty mappings stay as they are."""
+    if isinstance(value, Mapping) and value:
+        return [pair for k, v in value.items() for pair in flatten(v, f"{prefix}.{k}" if prefix else str(k))]
+    return [(prefix, value)]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from genloss.core.store import write_atomic
+from genloss.core.files import write_atomic
 
 EVERY = 0.2  # seconds between two writes of a state
 LINE = 30.0  # seconds between two plain lines inside a stage
@@ -47,8 +47,12 @@ class Progress:
             worked = True
             seconds = max(1e-9, time.perf_counter() - began)
             self._now |= {
-                "done": done, "total": total, "unit": unit, "rate": done / seconds, "left": seconds * (total - done) / max(done, 1),
-            }  # fmt: skip
+                "done": done,
+                "total": total,
+                "unit": unit,
+                "rate": done / seconds,
+                "left": seconds * (total - done) / max(done, 1),
+            }
             self._write()
             if self.lines and time.perf_counter() - printed > LINE:
                 printed = time.perf_counter()

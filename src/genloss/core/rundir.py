@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from genloss.core.errors import UserError
-from genloss.core.store import Done, Store, Work, link, sha256_file, tree_hash, version, write_atomic
+from genloss.core.files import link, write_atomic
+from genloss.core.hashes import sha256_file, tree_hash, version
+from genloss.core.store import Done, Store, Work
 
 LIBRARIES = ("genloss", "torch", "transformers", "tokenizers", "lightning", "numpy", "pyarrow")
 

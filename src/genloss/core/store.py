@@ -14,86 +14,19 @@ whole store loses no result that a run directory or the DVC cache holds; it only
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import errno
-import fcntl
-import gc
-import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from genloss.core.errors import UserError
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def sha256_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-_hashes: dict[tuple[int, int, int, int], str] = {}
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 of a file; remembered for this process while inode (one for all links to it), size and time of change stay."""
-    status = path.stat()
-    mark = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    if mark not in _hashes:
-        with path.open("rb") as file:
-            _hashes[mark] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _hashes[mark]
-
-
-def write_atomic(path: Path, text: str, durable: bool = True) -> None:
-    """Write aside, flush to disk, rename: readers see the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(aside, path)
-
-
-def tree_hash(files: dict[str, str]) -> str:
-    """One sha256 for a set of files (name -> sha256)."""
-    return sha256_text("\n".join(f"{name} {digest}" for name, digest in sorted(files.items())))
-
-
-def folder_hash(folder: Path) -> str:
-    """One sha256 for the files directly in a folder: a saved model or tokenizer outside of the run."""
-    return tree_hash({f.name: sha256_file(f) for f in folder.iterdir() if f.is_file()})
-
-
-@cache
-def code_hash(module: str) -> str:
-    """sha256 of a module's source: editing a curator makes its stages, and no others, new."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return "unknown"
-    return sha256_file(Path(spec.origin))
-
-
-@cache
-def version(library: str) -> str:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
+from genloss.core.files import link, locked, write_atomic
+from genloss.core.hashes import canonical, code_hash, sha256_file, sha256_text, version
+from genloss.core.memory import _one_heap, release_memory
 
 
 @dataclass(frozen=True)
@@ -143,60 +76,6 @@ class Work:
     @property
     def key(self) -> str:
         return sha256_text(canonical(self.identity()))
-
-
-def link(source: Path, target: Path) -> None:
-    """Put `source` at `target`, replacing what is there: a hard link, or a copy across file systems."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(source, aside)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-            raise
-        shutil.copyfile(source, aside)
-    os.replace(aside, target)
-    aside.unlink(missing_ok=True)  # rename() of two links to one inode does nothing and leaves the first
-
-
-@cache
-def _one_heap() -> ctypes.CDLL | None:
-    """Put everything, Arrow's tables too, in one heap of the C library that keeps what is freed until a stage ends. Else every
-    training step would return its pages and fault them in again (docs/decisions.md, "Memory"). None where there is no glibc."""
-    import pyarrow as pa
-
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((-8, 1), (-3, 1 << 28), (-1, 1 << 30)):  # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            libc.mallopt(option, value)
-    except (OSError, AttributeError):
-        return None
-    pa.set_memory_pool(pa.system_memory_pool())
-    return libc
-
-
-def release_memory() -> None:
-    """Give back what a stage used: cycles (Lightning's, which hold model and optimizer) and freed pages.
-
-    What survives is frozen: it is not looked through again, which took 0.4 s with all libraries loaded."""
-    gc.collect()
-    gc.freeze()
-    if libc := _one_heap():
-        libc.malloc_trim(0)
-
-
-@contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Held by one process at a time; `waiting` is called if this one has to wait. It ends with the process, however that dies."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting:
-                waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class Store:

@@ -24,7 +24,7 @@ from genloss.domains.lab.chains import is_chains
 from genloss.domains.lab.curate import curate_chains
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,11 @@ def curate(
     if n > 0 and not keep.any():
         counts = _counts(reason)
         raise UserError(
-            "curation", "+".join(curators), f"kept none of {n} records in round {context.round} ({counts}); "
+            "curation",
+            "+".join(curators),
+            f"kept none of {n} records in round {context.round} ({counts}); "
             "loosen the curator, or generate more with recipe.n",
-        )  # fmt: skip
+        )
     full = table.append_column("score", pa.array(score, pa.float64(), from_pandas=True))
     full = full.append_column("reason", pa.array(reason.tolist(), pa.string()))
     mask = pa.array(keep)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.store import folder_hash
+from genloss.core.hashes import folder_hash
 from genloss.curate import Context, Curator, Verdict, top, verdict
 from genloss.curate.choose import kept_of
 

@@ -38,9 +38,11 @@ class Rules(Curator):
     def __post_init__(self) -> None:
         require(self.min_characters >= 0, "min_characters", self.min_characters, "at least 0")
         require(
-            self.max_characters >= self.min_characters, "max_characters", self.max_characters,
+            self.max_characters >= self.min_characters,
+            "max_characters",
+            self.max_characters,
             f"at least min_characters={self.min_characters}",
-        )  # fmt: skip
+        )
         require(self.ngram >= 1, "ngram", self.ngram, "at least 1")
         for key in ("max_broken", "max_repeated", "max_top_word"):
             require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a fraction in [0, 1]")

@@ -24,7 +24,7 @@ from genloss.core.errors import UserError
 from genloss.core.seeds import generator
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,17 @@ class Evidence:
         with tempfile.TemporaryDirectory() as scratch:
             responses, _ = domain.respond(
                 Sampling(
-                    model=self.model, data=self.data, n=len(prompts), seed=self.seed, options=options, prompts=prompts,
-                    scratch=Path(scratch), runtime=self.runtime, report=self.report,
+                    model=self.model,
+                    data=self.data,
+                    n=len(prompts),
+                    seed=self.seed,
+                    options=options,
+                    prompts=prompts,
+                    scratch=Path(scratch),
+                    runtime=self.runtime,
+                    report=self.report,
                 )
-            )  # fmt: skip
+            )
         return responses
 
     def texts(self, table: pa.Table) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from genloss.core.contracts import Domain, Report, Runtime, silent
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from genloss.core.seeds import generator
 from genloss.generate import Recipe, Request
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 PROMPTS = ("none", "real", "previous")
 
@@ -72,9 +72,11 @@ class Sample(Recipe):
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
         if self.prompts != "none":
             require(
-                self.prompt_tokens < self.max_tokens, "prompt_tokens", self.prompt_tokens,
+                self.prompt_tokens < self.max_tokens,
+                "prompt_tokens",
+                self.prompt_tokens,
                 f"less than max_tokens={self.max_tokens}, or there is no room for a continuation",
-            )  # fmt: skip
+            )
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -93,9 +95,16 @@ class Sample(Recipe):
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         prompts, parents = self._prompts(request)
         sampling = Sampling(
-            model=request.model, data=request.data, n=self.n, seed=request.seed, options=self, prompts=prompts,
-            scratch=request.scratch, runtime=request.runtime, report=request.report,
-        )  # fmt: skip
+            model=request.model,
+            data=request.data,
+            n=self.n,
+            seed=request.seed,
+            options=self,
+            prompts=prompts,
+            scratch=request.scratch,
+            runtime=request.runtime,
+            report=request.report,
+        )
         columns: dict[str, Any] = {}
         tokens = 0
         for payload, count in request.domain.sample(sampling):

@@ -134,12 +134,17 @@ def llama_step(model: LlamaForCausalLM, longest: int) -> Step:
 
     layers = [
         (
-            layer.input_layernorm, beside(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
-            layer.self_attn.scaling, layer.self_attn.o_proj, layer.post_attention_layernorm,
-            beside(layer.mlp.gate_proj, layer.mlp.up_proj), layer.mlp.act_fn, layer.mlp.down_proj,
+            layer.input_layernorm,
+            beside(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+            layer.self_attn.scaling,
+            layer.self_attn.o_proj,
+            layer.post_attention_layernorm,
+            beside(layer.mlp.gate_proj, layer.mlp.up_proj),
+            layer.mlp.act_fn,
+            layer.mlp.down_proj,
         )
         for layer in base.layers
-    ]  # fmt: skip
+    ]
 
     def norm(x: torch.Tensor, by: Any) -> torch.Tensor:
         return functional.rms_norm(x, by.weight.shape, by.weight, by.variance_epsilon)

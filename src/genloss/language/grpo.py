@@ -23,8 +23,8 @@ import numpy as np
 from genloss.core import records
 from genloss.core.contracts import Fit
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.hashes import code_hash
 from genloss.core.seeds import generator, seed_of, uniforms
-from genloss.core.store import code_hash
 from genloss.domains.reasoning.solve import decoding
 from genloss.language.tokenizer import Codec, load_codec
 from genloss.language.training import TextTrainer
@@ -34,7 +34,7 @@ from genloss.systems.evol_instruct.reward import Reward, needs_expressions
 if TYPE_CHECKING:
     import torch
 
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 SCALE = ("std", "none")
 
@@ -76,16 +76,23 @@ class Grpo(TextTrainer):
             raise error.under("reward") from None
         if experiment.mixing.init != "warm":
             raise UserError(
-                "_target_", type(self).__name__, f"continues from the model before: set mixing.init=warm (it is "
-                f"{experiment.mixing.init})",
-            )  # fmt: skip
+                "_target_",
+                type(self).__name__,
+                f"continues from the model before: set mixing.init=warm (it is {experiment.mixing.init})",
+            )
         one = experiment.runtime.devices == 1 and experiment.runtime.num_nodes == 1
         if not one:
             raise UserError("_target_", type(self).__name__, "runs on one device; set runtime.devices=1")
 
     def fingerprint(self) -> str:
-        modules = ("genloss.systems.evol_instruct.reward", "genloss.systems.evol_instruct.recipe", "genloss.domains.reasoning.arithmetic",
-                   "genloss.language.sampling", "genloss.language.decode", "genloss.language.tokenizer")  # fmt: skip
+        modules = (
+            "genloss.systems.evol_instruct.reward",
+            "genloss.systems.evol_instruct.recipe",
+            "genloss.domains.reasoning.arithmetic",
+            "genloss.language.sampling",
+            "genloss.language.decode",
+            "genloss.language.tokenizer",
+        )
         return "".join(code_hash(m) for m in modules) + self.reward.fingerprint()
 
     def train(self, fit: Fit) -> dict[str, Any]:
@@ -224,10 +231,14 @@ def reinforce(trainer: Grpo, fit: Fit) -> dict[str, Any]:
             table.writerow([number + 1, f"{lost:.6g}", f"{trainer.step_size:.6g}", "", f"{won:.6g}", f"{left:.6g}"])
     share = max(1, trainer.updates // 10)
     return {
-        "steps": trainer.updates, "tokens": tokens, "loss": float(curve[-1, 0]),
-        "reward_first": float(curve[:share, 1].mean()), "reward_last": float(curve[-share:, 1].mean()),
-        "kl": float(curve[-share:, 2].mean()), "parameters": sum(p.numel() for p in model.parameters()),
-    }  # fmt: skip
+        "steps": trainer.updates,
+        "tokens": tokens,
+        "loss": float(curve[-1, 0]),
+        "reward_first": float(curve[:share, 1].mean()),
+        "reward_last": float(curve[-share:, 1].mean()),
+        "kl": float(curve[-share:, 2].mean()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def distinct(fit: Fit) -> dict[str, str | None]:

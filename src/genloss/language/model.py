@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from genloss.core.contracts import Model, Runtime
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.store import folder_hash
+from genloss.core.hashes import folder_hash
 
 if TYPE_CHECKING:
     from genloss.domains.text import Text
@@ -63,21 +63,35 @@ class Scratch(TextModel):
 
             return LlamaForCausalLM(
                 LlamaConfig(
-                    vocab_size=vocabulary, hidden_size=self.width, intermediate_size=self.feed_forward,
-                    num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.kv_heads,
-                    max_position_embeddings=context, tie_word_embeddings=True, initializer_range=self.initial_std,
-                    **special, **self.options,
+                    vocab_size=vocabulary,
+                    hidden_size=self.width,
+                    intermediate_size=self.feed_forward,
+                    num_hidden_layers=self.layers,
+                    num_attention_heads=self.heads,
+                    num_key_value_heads=self.kv_heads,
+                    max_position_embeddings=context,
+                    tie_word_embeddings=True,
+                    initializer_range=self.initial_std,
+                    **special,
+                    **self.options,
                 )
-            )  # fmt: skip
+            )
         from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
         no_dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         return GPT2LMHeadModel(
             GPT2Config(
-                vocab_size=vocabulary, n_embd=self.width, n_inner=self.feed_forward, n_layer=self.layers, n_head=self.heads,
-                n_positions=context, initializer_range=self.initial_std, **special, **(no_dropout | self.options),
+                vocab_size=vocabulary,
+                n_embd=self.width,
+                n_inner=self.feed_forward,
+                n_layer=self.layers,
+                n_head=self.heads,
+                n_positions=context,
+                initializer_range=self.initial_std,
+                **special,
+                **(no_dropout | self.options),
             )
-        )  # fmt: skip
+        )
 
 
 @dataclass

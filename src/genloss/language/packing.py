@@ -49,9 +49,14 @@ class Rows:
     columns: that of the text; or those of a prompt and of its response."""
 
     def __init__(
-        self, shards: list[Path], weights: list[float], codec: Codec, context: int, seed: int,
+        self,
+        shards: list[Path],
+        weights: list[float],
+        codec: Codec,
+        context: int,
+        seed: int,
         columns: Sequence[str] = ("text",),
-    ):  # fmt: skip
+    ):
         tables = [records.read(path, columns=list(columns)) for path in shards]
         *given, texts = (records.concat(tables).column(name).combine_chunks() for name in columns)
         self.texts, self.prompts = texts, given[0] if given else None

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from genloss.core.contracts import Sampling
+from genloss.core.files import write_atomic
 from genloss.core.seeds import uniforms
-from genloss.core.store import write_atomic
 from genloss.language.decode import new_cache, stepper
 from genloss.language.model import device_of, load
 from genloss.language.tokenizer import Codec, load_codec

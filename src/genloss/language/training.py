@@ -100,9 +100,10 @@ def train(fit: Fit) -> dict[str, Any]:
     result = fit.out / "result.json"
     if done.returncode != 0 or not result.is_file():
         raise UserError(
-            "runtime.strategy", runtime.strategy, f"training on {runtime.devices} devices failed with exit code {done.returncode}; "
-            "its output is above",
-        )  # fmt: skip
+            "runtime.strategy",
+            runtime.strategy,
+            f"training on {runtime.devices} devices failed with exit code {done.returncode}; its output is above",
+        )
     found = json.loads(result.read_text())
     job.unlink()
     result.unlink()
@@ -117,21 +118,34 @@ def _to_json(fit: Fit) -> dict[str, Any]:
         }
 
     return {
-        "model": plugin(fit.model), "trainer": plugin(fit.trainer), "data": str(fit.data), "seed": fit.seed,
-        "shards": [str(s) for s in fit.shards], "weights": fit.weights, "start": str(fit.start) if fit.start else None,
-        "out": str(fit.out), "options": fit.options, "runtime": dataclasses.asdict(fit.runtime),
-    }  # fmt: skip
+        "model": plugin(fit.model),
+        "trainer": plugin(fit.trainer),
+        "data": str(fit.data),
+        "seed": fit.seed,
+        "shards": [str(s) for s in fit.shards],
+        "weights": fit.weights,
+        "start": str(fit.start) if fit.start else None,
+        "out": str(fit.out),
+        "options": fit.options,
+        "runtime": dataclasses.asdict(fit.runtime),
+    }
 
 
 def _from_json(value: dict[str, Any]) -> Fit:
     from genloss.language.model import TextModel
 
     return Fit(
-        model=build(value["model"], TextModel, "model"), trainer=build(value["trainer"], TextTrainer, "trainer"),
-        data=Path(value["data"]), shards=[Path(s) for s in value["shards"]], weights=value["weights"],
-        start=Path(value["start"]) if value["start"] else None, seed=value["seed"], out=Path(value["out"]),
-        options=value["options"], runtime=Runtime(**value["runtime"]),
-    )  # fmt: skip
+        model=build(value["model"], TextModel, "model"),
+        trainer=build(value["trainer"], TextTrainer, "trainer"),
+        data=Path(value["data"]),
+        shards=[Path(s) for s in value["shards"]],
+        weights=value["weights"],
+        start=Path(value["start"]) if value["start"] else None,
+        seed=value["seed"],
+        out=Path(value["out"]),
+        options=value["options"],
+        runtime=Runtime(**value["runtime"]),
+    )
 
 
 def quiet() -> None:
@@ -232,22 +246,37 @@ def _fit(fit: Fit) -> dict[str, Any]:
 
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.AdamW(
-                self.parameters(), lr=trainer.lr, betas=(trainer.beta1, trainer.beta2), weight_decay=trainer.weight_decay,
+                self.parameters(),
+                lr=trainer.lr,
+                betas=(trainer.beta1, trainer.beta2),
+                weight_decay=trainer.weight_decay,
                 fused=True,
-            )  # fmt: skip
+            )
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: trainer.rate(step, steps))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     runtime = fit.runtime
     accelerator = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu"}.get(runtime.accelerator, runtime.accelerator)
     engine = lightning.Trainer(
-        max_steps=steps, accelerator=accelerator, devices=runtime.devices, strategy=runtime.strategy,
-        num_nodes=runtime.num_nodes, precision=trainer.precision, gradient_clip_val=trainer.clip or None,  # type: ignore[arg-type]
-        accumulate_grad_batches=trainer.accumulate, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, deterministic=True if accelerator == "cpu" else "warn",
-        val_check_interval=min(trainer.validate_every, steps) * trainer.accumulate, check_val_every_n_epoch=None,
-        default_root_dir=fit.out, use_distributed_sampler=False,
-    )  # fmt: skip
+        max_steps=steps,
+        accelerator=accelerator,
+        devices=runtime.devices,
+        strategy=runtime.strategy,
+        num_nodes=runtime.num_nodes,
+        precision=trainer.precision,  # type: ignore[arg-type]
+        gradient_clip_val=trainer.clip or None,
+        accumulate_grad_batches=trainer.accumulate,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        deterministic=True if accelerator == "cpu" else "warn",
+        val_check_interval=min(trainer.validate_every, steps) * trainer.accumulate,
+        check_val_every_n_epoch=None,
+        default_root_dir=fit.out,
+        use_distributed_sampler=False,
+    )
     torch.manual_seed(fit.seed)
     module = CausalLM()
     engine.fit(module, datamodule=Data())

@@ -29,8 +29,9 @@ import pyarrow as pa
 
 from genloss.core import records
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.files import link
+from genloss.core.hashes import canonical
 from genloss.core.seeds import generator
-from genloss.core.store import canonical, link
 from genloss.domains.lab.chains import is_chains
 from genloss.domains.lab.mix import mix_chains
 
@@ -195,9 +196,11 @@ class Mixing:
             need = (self.real.n or 0) * (rounds + 1)
         if need > available:
             raise UserError(
-                "mixing.real.n", self.real.n, f"needs {need} real training records over {rounds} rounds "
+                "mixing.real.n",
+                self.real.n,
+                f"needs {need} real training records over {rounds} rounds "
                 f"({self.real.kind}), and there are {available}; lower it, or use a larger corpus",
-            )  # fmt: skip
+            )
         if self.real.n is None and size > available:
             raise UserError(
                 "size", size, f"more real records than exist ({available}); lower it, or use a larger corpus"
@@ -242,9 +245,11 @@ class Mixing:
         have = sum(p.take for p in parts)
         if count > have and not self.replacement:
             raise UserError(
-                "mixing.value", self.value, f"by={self.by} needs {count} {side} records in round {n}, and {have} are in reach; "
+                "mixing.value",
+                self.value,
+                f"by={self.by} needs {count} {side} records in round {n}, and {have} are in reach; "
                 "generate or keep more, or change the budget",
-            )  # fmt: skip
+            )
         share = [p.take * count / max(1, have) for p in parts]
         takes = [int(s) for s in share]
         order = sorted(range(len(parts)), key=lambda i: takes[i] - share[i])
@@ -278,9 +283,11 @@ class Mixing:
         if total is not None and self.by != "fraction" and n > 0:
             if total > pool and not self.replacement:
                 raise UserError(
-                    "mixing.budget.n", self.budget.n, f"asks for {total} records in round {n}, and {pool} are in reach; "
+                    "mixing.budget.n",
+                    self.budget.n,
+                    f"asks for {total} records in round {n}, and {pool} are in reach; "
                     "generate or keep more, lower it, or set mixing.replacement=true",
-                )  # fmt: skip
+                )
             drawn = rng.integers(0, pool, total) if self.replacement else rng.permutation(pool)[:total]
             drawn.sort()
             edges = np.cumsum([0, *(p.take for p in parts)])
@@ -301,11 +308,16 @@ class Mixing:
             else:
                 records.write(records.read(source).take(pa.array(chosen)), target)
                 count = len(chosen)
-            shards.append({
-                "file": target.name, "origin": records.REAL if part.source == "real" else records.SYNTHETIC,
-                "generation": 0 if part.source == "real" else int(part.source),
-                "requested": part.take, "realised": count, "weight": 1.0,
-            })  # fmt: skip
+            shards.append(
+                {
+                    "file": target.name,
+                    "origin": records.REAL if part.source == "real" else records.SYNTHETIC,
+                    "generation": 0 if part.source == "real" else int(part.source),
+                    "requested": part.take,
+                    "realised": count,
+                    "weight": 1.0,
+                }
+            )
         if self.by == "weight" and n > 0:
             self._weigh(shards)
         return self._entered(out, shards, total, pool, n)

@@ -13,8 +13,12 @@ from genloss.core.errors import UserError
 
 def find(folder: Path, record: str) -> tuple[Path, dict[str, Any]] | None:
     """The first file of the run that holds a record whose id begins with `record`, and the record."""
-    files = [*sorted(folder.glob("rounds/*/kept.parquet")), *sorted(folder.glob("rounds/*/rejected.parquet")),
-             *sorted(folder.glob("rounds/*/generated.parquet")), *sorted(folder.glob("data/*.parquet"))]  # fmt: skip
+    files = [
+        *sorted(folder.glob("rounds/*/kept.parquet")),
+        *sorted(folder.glob("rounds/*/rejected.parquet")),
+        *sorted(folder.glob("rounds/*/generated.parquet")),
+        *sorted(folder.glob("data/*.parquet")),
+    ]
     for path in files:
         table = records.read(path)
         hits = table.filter(pc.starts_with(table["id"], record))

@@ -94,17 +94,20 @@ def listing() -> str:
 
 
 def place() -> Path:
-    from genloss.workflow.compose import project_root
+    from genloss.core.places import project_root
 
     return project_root() / ".genloss" / "replicate"
 
 
 def run_arm(case: str, arm: str, overrides: Sequence[str], root: Path) -> tuple[Path, float]:
     """Run an arm to its end or find it finished: (its folder, the seconds that computing it took)."""
+    from genloss.core.files import write_atomic
     from genloss.core.rundir import RunDir
-    from genloss.core.store import Store, write_atomic
+    from genloss.core.store import Store
+    from genloss.experiment import Experiment
     from genloss.loop import Loop
-    from genloss.workflow.compose import Experiment, arm_id, compose, to_yaml
+    from genloss.workflow.compose import compose, to_yaml
+    from genloss.workflow.identity import arm_id
 
     began = time.perf_counter()
     cfg = compose([f"experiment={case}", *overrides, "tracking=none", "runtime.workers=1"])
@@ -173,10 +176,10 @@ def judge(case: Case, arms: dict[str, tuple[Path, float]], limit: float) -> list
 
 def replicate(names: Sequence[str], write: bool = False, fresh: bool = False, jobs: int = 2) -> int:
     """`genloss replicate`: 1 if a claim is not reproduced, or a wrong prediction is not refuted."""
-    from genloss.core.store import write_atomic
+    from genloss.core.files import write_atomic
+    from genloss.core.places import project_root
     from genloss.replicate.board import html, markdown, summary, table
     from genloss.replicate.study import replicate_study, studies
-    from genloss.workflow.compose import project_root
 
     chosen = [study for study in studies() if study.name in names]
     if chosen:

@@ -80,9 +80,11 @@ def table(lines: Sequence[Line]) -> str:
     widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
     right = (2, 3, 4)
     text_rows = [
-        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in [head, *body]
-    ]  # fmt: skip
+    ]
     return "\n".join([text_rows[0], "-" * max(map(len, text_rows)), *text_rows[1:]])
 
 

@@ -71,7 +71,8 @@ class Results:
 
     @cached_property
     def _domains(self) -> dict[str, Any]:
-        from genloss.workflow.compose import Experiment, load_params
+        from genloss.core.places import load_params
+        from genloss.experiment import Experiment
 
         return {arm: Experiment(load_params(f / "params.yaml")).domain for arm, f in self.folders.items()}
 

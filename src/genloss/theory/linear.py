@@ -23,7 +23,7 @@ from genloss.core.errors import UserError
 from genloss.theory.pairs import NoPrediction
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 Group = Any  # the number of the round that made a synthetic set; anything else that is hashable is a real set
 Noises = dict[Group, float]  # coefficients of the groups' noises
@@ -61,10 +61,18 @@ def pools(x: Experiment, kept: Mapping[int, int]) -> list[list[Member]]:
         if mixing.by == "weight" and 0 < real < pool and n > 0:
             w = mixing.value or 0.0
             shares = {p.name: p.take * (w / real if p.source == "real" else (1 - w) / (pool - real)) for p in parts}
-        found.append([
-            Member(("real", p.first) if p.source == "real" else int(p.source), p.first, p.take, shares[p.name],
-                   p.take == p.size) for p in parts
-        ])  # fmt: skip
+        found.append(
+            [
+                Member(
+                    ("real", p.first) if p.source == "real" else int(p.source),
+                    p.first,
+                    p.take,
+                    shares[p.name],
+                    p.take == p.size,
+                )
+                for p in parts
+            ]
+        )
     if any(a + size > b for (a, size), (b, _) in itertools.pairwise(sorted(slices))):
         raise NoPrediction("slices of the real data overlap")
     return found

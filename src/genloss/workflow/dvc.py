@@ -19,9 +19,11 @@ from pathlib import Path
 import yaml
 
 from genloss.core.errors import UserError
-from genloss.core.store import Store, link, write_atomic
-from genloss.observatory.report import shown, write_report
-from genloss.workflow.compose import project_root, store_root
+from genloss.core.files import link, write_atomic
+from genloss.core.places import project_root, store_root
+from genloss.core.store import Store
+from genloss.observatory.report import write_report
+from genloss.observatory.results import shown
 
 # What a round's result depends on: everything but how it is carried out, and not the number of rounds, so that adding a
 # round leaves the ones before it as they are.

@@ -22,9 +22,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from genloss.core.hashes import tree_hash
+from genloss.core.places import project_root
+from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
-from genloss.core.store import tree_hash
-from genloss.workflow.compose import arm_id, arm_identity, flatten, label, project_root
+from genloss.workflow.identity import arm_id, arm_identity, label
 
 ARM, SWEEP_TAG = "genloss.arm", "genloss.sweep"
 BATCH = 900  # metrics a request; the server's limit is 1000
@@ -155,7 +157,7 @@ class Tracker:
 
 def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None) -> None:
     """Write everything that MLflow lacks of a run directory."""
-    from genloss.observatory.report import rounds_of
+    from genloss.observatory.results import rounds_of
 
     tracker = Tracker(folder, cfg, sweep)
     for n in rounds_of(folder):
@@ -170,10 +172,13 @@ class View:
         self.folder, self.cfg = folder, cfg
         self.client, self.experiment = client(cfg)
         tags = {
-            "genloss.dir": os.path.relpath(folder, project_root()), "regime": cfg.mixing.name,
-            "curation": "+".join(str(k) for k in cfg.curation) or "none", "control": cfg.control, "recipe": cfg.recipe.name,
+            "genloss.dir": os.path.relpath(folder, project_root()),
+            "regime": cfg.mixing.name,
+            "curation": "+".join(str(k) for k in cfg.curation) or "none",
+            "control": cfg.control,
+            "recipe": cfg.recipe.name,
             "domain": cfg.domain.name,
-        }  # fmt: skip
+        }
         if os.environ.get("DVC_EXP_NAME"):
             tags["dvc.experiment"] = os.environ["DVC_EXP_NAME"]
         if sweep is not None:
@@ -276,9 +281,12 @@ class View:
         mixed = manifest["stages"]["mix"]
         where = os.path.relpath(folder, project_root())
         dataset = Dataset(
-            name=f"round {n} training set", digest=tree_hash(mixed["files"])[:36], source_type="local",
-            source=json.dumps({"uri": f"{where}/train"}), profile=json.dumps({"shards": mixed["result"]["shards"]})[:16_000_000],
-        )  # fmt: skip
+            name=f"round {n} training set",
+            digest=tree_hash(mixed["files"])[:36],
+            source_type="local",
+            source=json.dumps({"uri": f"{where}/train"}),
+            profile=json.dumps({"shards": mixed["result"]["shards"]})[:16_000_000],
+        )
         return DatasetInput(dataset, [InputTag("mlflow.data.context", "training"), InputTag("genloss.round", str(n))])
 
     def _model(self, folder: Path, n: int, manifest: dict[str, Any], digest: str) -> str:
@@ -289,13 +297,18 @@ class View:
         if name in self.models:
             return self.models[name]
         model = self.client.create_logged_model(
-            self.experiment, name=name, source_run_id=self.run_id, model_type="external",
+            self.experiment,
+            name=name,
+            source_run_id=self.run_id,
+            model_type="external",
             tags={
-                "mlflow.model.isExternal": "true", "genloss.path": f"{os.path.relpath(folder, project_root())}/model",
-                "genloss.sha256": tree_hash(manifest["stages"]["train"]["files"]), "genloss.round": str(n),
+                "mlflow.model.isExternal": "true",
+                "genloss.path": f"{os.path.relpath(folder, project_root())}/model",
+                "genloss.sha256": tree_hash(manifest["stages"]["train"]["files"]),
+                "genloss.round": str(n),
                 "genloss.dataset": digest,
             },
-        )  # fmt: skip
+        )
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self.models[name] = model.model_id
         return str(model.model_id)

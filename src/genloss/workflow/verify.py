@@ -13,11 +13,14 @@ import tempfile
 from pathlib import Path
 
 from genloss.core.errors import UserError
+from genloss.core.files import link
+from genloss.core.hashes import sha256_file, version
+from genloss.core.places import load_params
 from genloss.core.progress import Progress
 from genloss.core.rundir import LIBRARIES, RunDir
-from genloss.core.store import Store, link, sha256_file, version
+from genloss.core.store import Store
+from genloss.experiment import Experiment
 from genloss.loop import STAGES, Loop
-from genloss.workflow.compose import Experiment, load_params
 
 
 def environment(run: RunDir) -> list[str]:

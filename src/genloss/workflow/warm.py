@@ -45,9 +45,12 @@ def wanted() -> bool:
 def held(path: Path) -> Iterator[None]:
     """Start a server and keep it from idling out while this process works."""
     subprocess.Popen(
-        [sys.executable, "-m", "genloss.workflow.warm", str(path)], start_new_session=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "genloss.workflow.warm", str(path)],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     hold = path.with_suffix(f".{os.getpid()}.hold")
     hold.touch()
     try:

@@ -27,7 +27,7 @@ from genloss.domains.lab.chains import COLUMN, column_of, table_of
 from genloss.domains.lab.mix import read_shards
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 Parameters = dict[str, np.ndarray]  # of a model; every array begins with the axis of chains
 BLOCK = 25  # slots that are drawn together, from one random stream
@@ -147,9 +147,10 @@ class Lab(Domain):
         from genloss.domains.lab.estimates import Estimates
 
         for group, value, base in (
-            ("model", experiment.model, self.models), ("trainer", experiment.trainer, (ClosedForm,)),
+            ("model", experiment.model, self.models),
+            ("trainer", experiment.trainer, (ClosedForm,)),
             ("recipe", experiment.recipe, (Draw,)),
-        ):  # fmt: skip
+        ):
             if not isinstance(value, base):
                 raise UserError(group, type(value).__name__, f"is not a {group} of the domain {self.name}")
         for name, metric in experiment.metrics.items():

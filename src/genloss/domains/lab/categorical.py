@@ -25,7 +25,7 @@ from genloss.core.errors import UserError, one_of, require
 from genloss.domains.lab import Lab, LabModel, Parameters
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 DISTRIBUTIONS = ("zipf", "uniform", "given", "text")
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
@@ -90,9 +90,11 @@ class Categorical(Lab):
             require(self.length >= 2, "domain.length", self.length, "at least 2 tokens a record with model.order=2")
             most = int((CELLS / self.chains) ** 0.5)
             require(
-                self.tokens <= most, "domain.vocabulary", self.tokens,
+                self.tokens <= most,
+                "domain.vocabulary",
+                self.tokens,
                 f"at most {most} with model.order=2 and domain.chains={self.chains}: every chain has a square matrix",
-            )  # fmt: skip
+            )
         if self.distribution == "text":
             self._corpus().check()
 
@@ -103,7 +105,7 @@ class Categorical(Lab):
         return found if self.distribution == "text" else {k: v for k, v in found.items() if k != "corpus"}
 
     def code(self, stage: str) -> tuple[str, ...]:
-        corpus = ("genloss.domains.text.corpus",) if self.distribution == "text" and stage == "data" else ()
+        corpus = ("genloss.language.corpus",) if self.distribution == "text" and stage == "data" else ()
         return super().code(stage) + corpus
 
     def fingerprint(self) -> str:
@@ -111,7 +113,7 @@ class Categorical(Lab):
 
     def _corpus(self) -> Any:
         from genloss.core.plugin import build
-        from genloss.domains.text.corpus import Corpus
+        from genloss.language.corpus import Corpus
 
         return build(self.corpus, Corpus, "domain.corpus")  # type: ignore[type-abstract]
 
@@ -126,9 +128,11 @@ class Categorical(Lab):
         documents = [WORD.findall(text.lower()) for _, text in self._corpus().documents()]
         counts = Counter(word for words in documents for word in words)
         require(
-            len(counts) >= self.vocabulary, "domain.vocabulary", self.vocabulary,
+            len(counts) >= self.vocabulary,
+            "domain.vocabulary",
+            self.vocabulary,
             f"at most {len(counts)}, the number of different words in the corpus",
-        )  # fmt: skip
+        )
         ranked = sorted(counts, key=lambda word: (-counts[word], word))[: self.vocabulary - 1]
         number = {word: i for i, word in enumerate(ranked)}
         rest = self.vocabulary - 1

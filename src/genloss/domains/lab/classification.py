@@ -24,8 +24,8 @@ from genloss.domains.lab import Lab, LabModel, Parameters
 from genloss.domains.lab.regression import normal_equations, smallest
 
 if TYPE_CHECKING:
+    from genloss.experiment import Experiment
     from genloss.theory.linear import Member
-    from genloss.workflow.compose import Experiment
 
 KINDS = ("mean", "ols", "ridge", "logistic")
 GEOMETRIES = ("mixture", "halfspace")

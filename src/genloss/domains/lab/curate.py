@@ -37,9 +37,11 @@ def curate_chains(
     if least == 0:
         empty = int((keep.sum(axis=0) == 0).sum())
         raise UserError(
-            "curation", "+".join(curators), f"kept none of {len(points)} records in round {context.round} in {empty} of {chains} "
+            "curation",
+            "+".join(curators),
+            f"kept none of {len(points)} records in round {context.round} in {empty} of {chains} "
             "chains; loosen the curator, or generate more with recipe.n",
-        )  # fmt: skip
+        )
     reasons["kept"] = float(keep.sum() / chains)
     origin, recipe = table["origin"][0].as_py(), table["recipe"][0].as_py()
     if keep.all():  # the same rows with the same ids

@@ -46,9 +46,16 @@ class Draw(Recipe):
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         sampling = Sampling(
-            model=request.model, data=request.data, n=self.n, seed=request.seed, options=self, prompts=None,
-            scratch=request.scratch, runtime=request.runtime, report=request.report,
-        )  # fmt: skip
+            model=request.model,
+            data=request.data,
+            n=self.n,
+            seed=request.seed,
+            options=self,
+            prompts=None,
+            scratch=request.scratch,
+            runtime=request.runtime,
+            report=request.report,
+        )
         ((columns, count),) = request.domain.sample(sampling)
         table = make_table(columns, origin=SYNTHETIC, generation=request.round, recipe=self.name)
         chains: int = request.domain.config("generate")["chains"]

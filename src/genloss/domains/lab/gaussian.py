@@ -21,7 +21,7 @@ from genloss.core.errors import UserError, one_of, require
 from genloss.domains.lab import Lab, LabModel, Parameters, by_chains, is_even
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 ESTIMATORS = ("mle", "unbiased", "kde")
 

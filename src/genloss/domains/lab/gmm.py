@@ -20,7 +20,7 @@ from genloss.core.errors import require
 from genloss.domains.lab import Lab, LabModel, Parameters, load, stream
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 # Candidates for each first centre, of which the best is taken: with 4, EM overlooks modes even of real data.
 TRIALS = 16
@@ -67,9 +67,11 @@ class Gmm(Lab):
         recipe.only(domain=self.name)
         model: Any = experiment.model
         require(
-            model.components <= experiment.size, "model.components", model.components,
+            model.components <= experiment.size,
+            "model.components",
+            model.components,
             f"at most size={experiment.size}: every component starts at a point",
-        )  # fmt: skip
+        )
 
     # -- points --------------------------------------------------------------------------------------------------------
 

@@ -61,15 +61,22 @@ def mix_chains(
             realised = float(present(found).sum() / found.shape[1])
             synthetic = part.source != "real"
             table = table_of(
-                found, origin=records.SYNTHETIC if synthetic else records.REAL,
-                generation=int(part.source) if synthetic else 0, recipe=f"mix/{part.name}",
-            )  # fmt: skip
+                found,
+                origin=records.SYNTHETIC if synthetic else records.REAL,
+                generation=int(part.source) if synthetic else 0,
+                recipe=f"mix/{part.name}",
+            )
             records.write(table, out / name)
-        shards.append({
-            "file": name, "origin": records.REAL if part.source == "real" else records.SYNTHETIC,
-            "generation": 0 if part.source == "real" else int(part.source), "requested": part.take,
-            "realised": realised, "weight": 1.0,
-        })  # fmt: skip
+        shards.append(
+            {
+                "file": name,
+                "origin": records.REAL if part.source == "real" else records.SYNTHETIC,
+                "generation": 0 if part.source == "real" else int(part.source),
+                "requested": part.take,
+                "realised": realised,
+                "weight": 1.0,
+            }
+        )
     if mixing.by == "weight" and n > 0:
         _weigh(mixing, shards, out)
     return shards
@@ -83,9 +90,11 @@ def _budget(
     least = int(there.sum(axis=0).min())
     if total > least and not mixing.replacement:
         raise UserError(
-            "mixing.budget.n", mixing.budget.n, f"asks for {total} records in round {n}, and a chain has {least} in reach; "
+            "mixing.budget.n",
+            mixing.budget.n,
+            f"asks for {total} records in round {n}, and a chain has {least} in reach; "
             "generate or keep more, lower it, or set mixing.replacement=true",
-        )  # fmt: skip
+        )
     rows = np.sort(
         choose(rng, there, total, mixing.replacement), axis=0
     )  # so that a part's rows are a run of each chain's

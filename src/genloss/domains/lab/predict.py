@@ -9,7 +9,7 @@ from genloss.curate.choose import Random, kept_of
 from genloss.theory.pairs import Law, NoPrediction, Prediction, predict
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 def predict_arm(x: Experiment, law: Callable[[Experiment], Law]) -> list[Prediction]:

@@ -24,7 +24,7 @@ from genloss.domains.lab import Lab, LabModel, Parameters, in_blocks, load
 from genloss.domains.lab.chains import COLUMN, column_of
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 DESIGNS = ("shared", "fresh")
 ROWS = 32  # slots that enter the normal equations together

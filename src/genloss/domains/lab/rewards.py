@@ -22,7 +22,7 @@ from genloss.curate import Context, Curator
 from genloss.curate.choose import highest
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 @dataclass
@@ -51,9 +51,10 @@ class Reward(Curator):
         token = x.astype(int)
         if (token != x).any() or token.min() < 0 or token.max() >= len(self.values):
             raise UserError(
-                "curation.values", f"[{len(self.values)} numbers]",
+                "curation.values",
+                f"[{len(self.values)} numbers]",
                 "does not have one for every token: give as many as domain=categorical has tokens",
-            )  # fmt: skip
+            )
         return np.where(left, np.array(self.values, dtype=float)[token], -np.inf)
 
 

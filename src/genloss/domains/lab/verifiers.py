@@ -18,7 +18,7 @@ from genloss.core.seeds import generator
 from genloss.curate import Context, Curator
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 @dataclass

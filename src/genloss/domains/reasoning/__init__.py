@@ -24,9 +24,9 @@ import pyarrow as pa
 from genloss.core import records
 from genloss.core.contracts import Domain, Fit, Report, Runtime, Sampling, silent
 from genloss.core.errors import UserError, require
-from genloss.core.plugin import build
+from genloss.core.hashes import folder_hash
+from genloss.core.plugin import build, plain
 from genloss.core.seeds import generator, seed_of
-from genloss.core.store import folder_hash
 from genloss.curate import rates
 from genloss.curate.duplicates import normal
 from genloss.domains.reasoning.checks import Checked
@@ -34,10 +34,9 @@ from genloss.domains.reasoning.tasks import Problem, Task
 from genloss.domains.reasoning.tokenizer import train_digits
 from genloss.language.tokenizer import load_codec, use_saved
 from genloss.theory.curation import verifier_odds
-from genloss.workflow.compose import plain
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 SPLITS = ("test", "validation", "train", "prompts")  # in this order problems are made, so a larger pool changes no test
 HELD_OUT = ("validation", "test", "probe")
@@ -178,10 +177,12 @@ class Reasoning(Domain):
             found = [found[i] for i in generator(self.split_seed, split).permutation(len(found))]
             made[split] = found
             columns: dict[str, Any] = {
-                "prompt": [p.prompt for _, p in found], "response": [p.solution or p.answer for _, p in found],
-                "answer": [p.answer for _, p in found], "task": [name for name, _ in found],
+                "prompt": [p.prompt for _, p in found],
+                "response": [p.solution or p.answer for _, p in found],
+                "answer": [p.answer for _, p in found],
+                "task": [name for name, _ in found],
                 "difficulty": [p.difficulty for _, p in found],
-            }  # fmt: skip
+            }
             table = records.make_table(columns, origin=records.REAL, generation=0, recipe=f"tasks/{split}")
             records.write(table, out / f"{split}.parquet")
             result[split] = len(found)
@@ -226,9 +227,11 @@ class Reasoning(Domain):
                     yield problem
             block += 1
         raise UserError(
-            f"domain.{'tasks' if name in self.families else 'probes'}.{name}", None, f"has only {given} different problems, and "
+            f"domain.{'tasks' if name in self.families else 'probes'}.{name}",
+            None,
+            f"has only {given} different problems, and "
             f"{needed} are asked for; widen its parameters, or lower domain.examples, domain.pool or domain.probe",
-        )  # fmt: skip
+        )
 
     def expected(self, experiment: Experiment, measured: Mapping[str, float]) -> dict[str, float]:
         """Of a selection whose φ and ψ are given, from how many labels are right (Feng et al. 2024, arXiv 2406.07515)."""

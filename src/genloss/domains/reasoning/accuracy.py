@@ -15,7 +15,7 @@ from genloss.core.errors import UserError, require
 from genloss.evaluate import Evidence, Metric
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 @dataclass

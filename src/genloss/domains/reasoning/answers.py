@@ -20,13 +20,13 @@ import pyarrow as pa
 
 from genloss.core.contracts import Domain, Sampling
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.hashes import folder_hash
 from genloss.core.seeds import generator
-from genloss.core.store import folder_hash
 from genloss.curate import Context, Curator, Verdict, verdict
 from genloss.domains.lab.verifiers import Verifier
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 def verifier(domain: Domain) -> Any:
@@ -145,9 +145,11 @@ class Agree(AnswerCurator):
         room = known.get("max_position_embeddings", known.get("n_positions", 0))  # gpt2 has a name of its own for it
         context = experiment.domain.config("evaluate")["context"]
         require(
-            room >= context, "judge_model", self.judge_model,
+            room >= context,
+            "judge_model",
+            self.judge_model,
             f"a model with a context of at least {context} tokens, domain.context; it has {room}",
-        )  # fmt: skip
+        )
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -155,14 +157,16 @@ class Agree(AnswerCurator):
 
     def _folder(self) -> Path:
         """Of the judge, RUN/rounds/NN/model."""
-        from genloss.workflow.compose import project_root
+        from genloss.core.places import project_root
 
         root = project_root() / self.judge_model
         found = sorted(p for p in Path(root.anchor).glob(str(root.relative_to(root.anchor))) if p.is_dir())
         require(
-            len(found) == 1, "judge_model", self.judge_model,
+            len(found) == 1,
+            "judge_model",
+            self.judge_model,
             f"round0, last, or the name of one folder RUN/rounds/NN/model; {len(found)} have it",
-        )  # fmt: skip
+        )
         for needed in (found[0] / "config.json", self._data(found[0]) / "tokenizer" / "tokenizer.json"):
             if not needed.is_file():
                 raise UserError("judge_model", self.judge_model, f"is no model of a run directory: {needed} is missing")
@@ -191,9 +195,16 @@ class Agree(AnswerCurator):
         options = decoding(len(asked), domain.config("evaluate")["context"], self.chunk, bias=0.0)
         with tempfile.TemporaryDirectory() as scratch:
             request = Sampling(
-                model=model, data=data, n=len(asked), seed=0, options=options, prompts=asked, scratch=Path(scratch),
-                runtime=context.runtime, report=context.report,
-            )  # fmt: skip
+                model=model,
+                data=data,
+                n=len(asked),
+                seed=0,
+                options=options,
+                prompts=asked,
+                scratch=Path(scratch),
+                runtime=context.runtime,
+                report=context.report,
+            )
             said = [r for columns, _ in domain.sample(request) for r in columns["response"]]
         task = table.column("task").to_pylist()
         families = getattr(domain, "families", {})

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from genloss.core import records
 from genloss.core.contracts import Fit
 from genloss.core.errors import UserError, require
+from genloss.core.files import locked
+from genloss.core.hashes import canonical, code_hash, folder_hash, sha256_file, sha256_text, version
 from genloss.core.plugin import build
 from genloss.core.seeds import seed_of
-from genloss.core.store import canonical, code_hash, folder_hash, locked, sha256_file, sha256_text, version
 from genloss.curate.duplicates import normal
 from genloss.domains.reasoning import held_out
 from genloss.domains.reasoning.tasks import Problem, Task
@@ -68,16 +69,19 @@ class Schooled(Scratch):
 
     def base(self, fit: Fit) -> Path:
         """The folder of the base for the tokenizer and the splits in `fit.data`; made if it is not in the store."""
+        from genloss.core.places import store_root
         from genloss.language.training import TextTrainer, train
-        from genloss.workflow.compose import store_root
 
         text = "genloss.language"
         parts = {
-            "config": asdict(self), "code": [code_hash(m) for m in (__name__, f"{text}.training", f"{text}.packing", f"{text}.model")],
-            "families": self.fingerprint(), "tokenizer": folder_hash(fit.data / "tokenizer"),
-            "splits": [sha256_file(fit.data / f"{name}.parquet") for name in ("train", *held_out(fit.data))], "context": fit.options["context"],
+            "config": asdict(self),
+            "code": [code_hash(m) for m in (__name__, f"{text}.training", f"{text}.packing", f"{text}.model")],
+            "families": self.fingerprint(),
+            "tokenizer": folder_hash(fit.data / "tokenizer"),
+            "splits": [sha256_file(fit.data / f"{name}.parquet") for name in ("train", *held_out(fit.data))],
+            "context": fit.options["context"],
             "libraries": [version(name) for name in ("torch", "transformers", "tokenizers", "numpy")],
-        }  # fmt: skip
+        }
         folder = store_root() / "bases" / sha256_text(canonical(parts))[:16]
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_name(f".{folder.name}.lock")):  # arms that begin together make it once
@@ -87,8 +91,17 @@ class Schooled(Scratch):
                 aside.mkdir()
                 records.write(self.problems(fit.data), aside / "school.parquet")
                 trainer = TextTrainer(self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
-                train(replace(fit, trainer=trainer, shards=[aside / "school.parquet"], weights=[1.0], start=None, out=aside,
-                              seed=seed_of(self.school_seed, "school")))  # fmt: skip
+                train(
+                    replace(
+                        fit,
+                        trainer=trainer,
+                        shards=[aside / "school.parquet"],
+                        weights=[1.0],
+                        start=None,
+                        out=aside,
+                        seed=seed_of(self.school_seed, "school"),
+                    )
+                )
                 (aside / "model").rename(folder)
                 shutil.rmtree(aside)
         return folder

@@ -21,7 +21,7 @@ from genloss.generate import Recipe, Request
 from genloss.generate.sample import Sample
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 def decoding(n: int, context: int, chunk: int, **options: Any) -> Sample:
@@ -48,25 +48,34 @@ class Solve(Recipe):
         require(self.n >= 1, "n", self.n, "at least 1 problem a round")
         require(self.samples >= 1, "samples", self.samples, "at least 1 response to each problem")
         require(
-            self.samples == 1 or self.bias > 0, "samples", self.samples,
+            self.samples == 1 or self.bias > 0,
+            "samples",
+            self.samples,
             "1 where bias=0: greedy decoding gives the same response every time",
-        )  # fmt: skip
+        )
         self._options(8)  # refuses the rest
 
     def _options(self, context: int) -> Sample:
         return decoding(
-            self.n * self.samples, context, self.chunk, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
+            self.n * self.samples,
+            context,
+            self.chunk,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
             bias=self.bias,
-        )  # fmt: skip
+        )
 
     def check(self, experiment: Experiment) -> None:
         pool = getattr(experiment.domain, "pool", None)
         if pool is None:
             raise UserError("recipe", self.name, f"needs problems to solve, and {experiment.domain.name} has none")
         require(
-            self.n * experiment.rounds <= pool, "recipe.n", self.n,
+            self.n * experiment.rounds <= pool,
+            "recipe.n",
+            self.n,
             f"at most {pool // max(1, experiment.rounds)}: domain.pool={pool} fresh problems for {experiment.rounds} rounds",
-        )  # fmt: skip
+        )
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         first = (request.round - 1) * self.n
@@ -74,10 +83,16 @@ class Solve(Recipe):
         problems = pool.take(pa.array(np.repeat(np.arange(self.n), self.samples)))
         options = self._options(request.domain.config("generate")["context"])
         sampling = Sampling(
-            model=request.model, data=request.data, n=options.n, seed=request.seed, options=options,
-            prompts=problems.column("prompt").to_pylist(), scratch=request.scratch, runtime=request.runtime,
+            model=request.model,
+            data=request.data,
+            n=options.n,
+            seed=request.seed,
+            options=options,
+            prompts=problems.column("prompt").to_pylist(),
+            scratch=request.scratch,
+            runtime=request.runtime,
             report=request.report,
-        )  # fmt: skip
+        )
         responses, tokens = request.domain.respond(sampling)  # type: ignore[attr-defined]
         payload: dict[str, Any] = {"prompt": problems.column("prompt"), "response": responses}
         payload |= {key: problems.column(key) for key in ("answer", "task", "difficulty")}

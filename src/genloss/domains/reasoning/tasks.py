@@ -110,17 +110,21 @@ class Gym(Task):
         answer = pa.array([str(entry["answer"])])
         if self.compare != "scorer" and not self.verify(answer, answer).right[0]:
             raise UserError(
-                "compare", self.compare, f"does not fit the answers of {self.family}, such as {str(entry['answer'])[:40]!r}; "
+                "compare",
+                self.compare,
+                f"does not fit the answers of {self.family}, such as {str(entry['answer'])[:40]!r}; "
                 f"choose another of {', '.join(COMPARE)}",
-            )  # fmt: skip
+            )
         if self.compare == "scorer" and self.family not in SCORERS:
             from reasoning_gym.dataset import ProceduralDataset
 
             if type(made).score_answer is not ProceduralDataset.score_answer:
                 raise UserError(
-                    "compare", "scorer", f"is not for {self.family}: its scorer was not found safe for text that a model wrote; "
+                    "compare",
+                    "scorer",
+                    f"is not for {self.family}: its scorer was not found safe for text that a model wrote; "
                     "use compare=text or integer",
-                )  # fmt: skip
+                )
 
     def _dataset(self, seed: int, size: int) -> Any:
         try:

@@ -18,15 +18,15 @@ import pyarrow as pa
 from genloss.core import records
 from genloss.core.contracts import Domain, Fit, Report, Runtime, Sampling, silent
 from genloss.core.errors import UserError, require
+from genloss.core.hashes import folder_hash
 from genloss.core.plugin import build
 from genloss.core.seeds import generator
-from genloss.core.store import folder_hash
 from genloss.curate.duplicates import normal
-from genloss.domains.text.corpus import Corpus
+from genloss.language.corpus import Corpus
 from genloss.language.tokenizer import train_bpe, use_saved
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 SPLITS = ("train", "validation", "test", "prompts")
 
@@ -76,9 +76,11 @@ class Text(Domain):
         require(self.context >= 8, "context", self.context, "at least 8 tokens")
         require(self.min_characters >= 1, "min_characters", self.min_characters, "at least 1")
         require(
-            self.max_characters > self.min_characters, "max_characters", self.max_characters,
+            self.max_characters > self.min_characters,
+            "max_characters",
+            self.max_characters,
             f"more than min_characters={self.min_characters}",
-        )  # fmt: skip
+        )
         for key in ("validation", "test", "prompts"):
             require(0 < getattr(self, key) < 1, key, getattr(self, key), "a share of the documents in (0, 1)")
         shares = self.validation + self.test + self.prompts
@@ -173,9 +175,11 @@ class Text(Domain):
             seen |= own
             if not mine:
                 raise UserError(
-                    "domain.corpus", split, f"this split has no passage of {self.min_characters} characters or more that is not "
+                    "domain.corpus",
+                    split,
+                    f"this split has no passage of {self.min_characters} characters or more that is not "
                     "in another split; give more text or lower domain.min_characters",
-                )  # fmt: skip
+                )
             shuffle = generator(self.split_seed, split).permutation(len(mine))
             splits[split] = [mine[i][1] for i in shuffle]
             table = records.make_table(

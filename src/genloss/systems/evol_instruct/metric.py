@@ -14,7 +14,7 @@ from genloss.evaluate import Evidence, Metric
 from genloss.systems.evol_instruct.reward import needs_expressions
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 @dataclass

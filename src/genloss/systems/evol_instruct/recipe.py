@@ -21,7 +21,6 @@ The loop of WizardLM (Xu et al. 2023, arXiv 2304.12244) with the downward evolut
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,151 +36,18 @@ from genloss.domains.reasoning.arithmetic import Arithmetic, Tree, expression, l
 from genloss.domains.reasoning.arithmetic import value as exact
 from genloss.domains.reasoning.solve import decoding
 from genloss.generate import Recipe, Request
+from genloss.systems.evol_instruct.edits import DOWN, OPERATORS, UP, canonical, careless
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
-UP = ("add_constraint", "deepen", "concretize", "reasoning", "complicate", "breadth")
-DOWN = ("easier", "easier_topic")
 RULES = ("no_information", "beyond", "empty", "copies")
 LABELS = ("policy", "exact")
-CARELESS = ("broken", "blank", "unbounded")
 SEED = "seed"  # the first word of every lineage
-BLANK = "?"  # an operand that is not given
 ATTEMPTS = 20  # of one edit, until it is within the limits
-SHORTEST = 1  # operations that a problem has at least
 
 
 # -- edits of trees --------------------------------------------------------------------------------------------------------
-
-
-def leaves(tree: Tree) -> Iterator[tuple[int, ...]]:
-    """The paths (1: left, 2: right) of all numbers, from left to right."""
-    if isinstance(tree, int):
-        yield ()
-    else:
-        for side in (1, 2):
-            for path in leaves(tree[side]):  # type: ignore[arg-type]
-                yield (side, *path)
-
-
-def innermost(tree: Tree) -> Iterator[tuple[int, ...]]:
-    """The paths of all operations on two numbers."""
-    if not isinstance(tree, int):
-        if isinstance(tree[1], int) and isinstance(tree[2], int):
-            yield ()
-        for side in (1, 2):
-            for path in innermost(tree[side]):  # type: ignore[arg-type]
-                yield (side, *path)
-
-
-def at(tree: Tree, path: tuple[int, ...]) -> Tree:
-    return tree if not path else at(tree[path[0]], path[1:])  # type: ignore[index, arg-type]
-
-
-def put(tree: Tree, path: tuple[int, ...], new: Tree) -> Tree:
-    """The tree with `new` in place of what is at `path`."""
-    if not path:
-        return new
-    assert not isinstance(tree, int)
-    operator, left, right = tree
-    if path[0] == 1:
-        return operator, put(left, path[1:], new), right
-    return operator, left, put(right, path[1:], new)
-
-
-def canonical(tree: Tree) -> str:
-    """Equal for trees that differ in the order and the grouping of sums and products, or by adding 0 or multiplying by 1."""
-    if isinstance(tree, int):
-        return str(tree)
-    if tree[0] == "*":
-        factors = sorted(f for f in _factors(tree) if f != "1")
-        return factors[0] if len(factors) == 1 else f"*({','.join(factors)})" if factors else "1"
-    terms = sorted(f"{sign}{canonical(t)}" for sign, t in _terms(tree, "+") if canonical(t) != "0")
-    if not terms:
-        return "0"
-    return terms[0][1:] if len(terms) == 1 and terms[0][0] == "+" else f"+({','.join(terms)})"
-
-
-def _factors(tree: Tree) -> list[str]:
-    if isinstance(tree, int) or tree[0] != "*":
-        return [canonical(tree)]
-    return _factors(tree[1]) + _factors(tree[2])
-
-
-def _terms(tree: Tree, sign: str) -> list[tuple[str, Tree]]:
-    if isinstance(tree, int) or tree[0] == "*":
-        return [(sign, tree)]
-    other = sign if tree[0] == "+" else {"+": "-", "-": "+"}[sign]
-    return _terms(tree[1], sign) + _terms(tree[2], other)
-
-
-Edit = Callable[[Tree, np.random.Generator, Arithmetic], Tree]
-
-
-def _number(rng: np.random.Generator, family: Arithmetic) -> int:
-    return int(rng.integers(0, family.operand + 1))
-
-
-def _operator(rng: np.random.Generator, family: Arithmetic) -> str:
-    return family.operators[int(rng.integers(len(family.operators)))]
-
-
-def _any(rng: np.random.Generator, paths: Iterator[tuple[int, ...]]) -> tuple[int, ...]:
-    found = list(paths)
-    return found[int(rng.integers(len(found)))]
-
-
-def add_constraint(tree: Tree, rng: np.random.Generator, family: Arithmetic) -> Tree:
-    sums = [o for o in family.operators if o in "+-"] or list(family.operators)
-    return sums[int(rng.integers(len(sums)))], tree, _number(rng, family)
-
-
-def deepen(tree: Tree, rng: np.random.Generator, family: Arithmetic) -> Tree:
-    return _operator(rng, family), _number(rng, family), tree
-
-
-def concretize(tree: Tree, rng: np.random.Generator, family: Arithmetic) -> Tree:
-    path = _any(rng, leaves(tree))
-    wanted = exact(at(tree, path))
-    found: list[Tree] = []
-    for operator in family.operators:
-        for a in range(family.operand + 1):
-            b = {"+": wanted - a, "-": a - wanted, "*": wanted // a if a and wanted % a == 0 else -1}[operator]
-            if 0 <= b <= family.operand:
-                found.append((operator, a, b))
-    return put(tree, path, found[int(rng.integers(len(found)))]) if found else tree
-
-
-def reasoning(tree: Tree, rng: np.random.Generator, family: Arithmetic) -> Tree:
-    return put(tree, _any(rng, leaves(tree)), family.draw(rng, 2))
-
-
-def complicate(tree: Tree, rng: np.random.Generator, family: Arithmetic) -> Tree:
-    low = min(family.operand + 1, family.bound)
-    return put(tree, _any(rng, leaves(tree)), int(rng.integers(low, family.bound + 1)))
-
-
-def breadth(tree: Tree, rng: np.random.Generator, family: Arithmetic) -> Tree:
-    return family.draw(rng, max(SHORTEST, operations(tree)))
-
-
-def easier(tree: Tree, rng: np.random.Generator, family: Arithmetic) -> Tree:
-    if operations(tree) <= SHORTEST:
-        return put(tree, _any(rng, leaves(tree)), _number(rng, family))  # no shorter one: smaller numbers
-    path = _any(rng, innermost(tree))
-    known = exact(at(tree, path))
-    return put(tree, path, known if 0 <= known <= family.operand else _number(rng, family))
-
-
-def easier_topic(tree: Tree, rng: np.random.Generator, family: Arithmetic) -> Tree:
-    return family.draw(rng, max(SHORTEST, operations(tree) - 1))
-
-
-OPERATORS: dict[str, Edit] = {
-    "add_constraint": add_constraint, "deepen": deepen, "concretize": concretize, "reasoning": reasoning,
-    "complicate": complicate, "breadth": breadth, "easier": easier, "easier_topic": easier_topic,
-}  # fmt: skip
 
 
 # -- the evolver -----------------------------------------------------------------------------------------------------------
@@ -203,23 +69,6 @@ class Evolved(NamedTuple):
     operator: str
     prompt: str
     eliminated: str  # "" if it is kept
-
-
-def careless(tree: Tree, rng: np.random.Generator, family: Arithmetic) -> str:
-    """The text of an edit that went wrong: an operation lost one of its numbers (broken), a number is not given (blank), or the
-    results grow beyond the bound (unbounded)."""
-    kind = CARELESS[int(rng.integers(len(CARELESS)))]
-    if kind == "unbounded":
-        while largest(tree) <= family.bound:
-            tree = ("*" if exact(tree) else "+", tree, max(2, _number(rng, family)))
-        return prompt(tree)
-    text = prompt(tree)
-    digits = [i for i, c in enumerate(text) if c.isdigit() and not text[i - 1 : i].isdigit()]  # where numbers begin
-    first = digits[int(rng.integers(len(digits)))]
-    last = first
-    while text[last].isdigit():
-        last += 1
-    return text[:first] + (BLANK if kind == "blank" else "") + text[last:]
 
 
 @dataclass
@@ -272,9 +121,7 @@ class EvolInstruct(Recipe):
         self._options(self.n, 8)  # refuses the rest
 
     def _options(self, n: int, context: int) -> Any:
-        return decoding(
-            n, context, self.chunk, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
-        )  # fmt: skip
+        return decoding(n, context, self.chunk, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
     def check(self, experiment: Experiment) -> None:
         families = getattr(experiment.domain, "families", {})
@@ -364,9 +211,11 @@ class EvolInstruct(Recipe):
         counts |= {f"eliminated/{name}": count for name, count in sorted(struck.items())}
         if not new:
             raise UserError(
-                "recipe.operators", self.operators, f"evolved none of {len(pool)} problems in round {request.round} "
+                "recipe.operators",
+                self.operators,
+                f"evolved none of {len(pool)} problems in round {request.round} "
                 f"({dict(struck)}); raise recipe.most or domain.context, or lower recipe.noise",
-            )  # fmt: skip
+            )
         rows = [pair for pair in new for _ in range(self.samples)]
         prompts = [e.prompt for _, e in rows]
         trees = [expression(text) for text in prompts]
@@ -374,24 +223,35 @@ class EvolInstruct(Recipe):
         if self.label == "policy":
             responses, tokens = self._ask(request, prompts, context)
         payload: dict[str, Any] = {
-            "prompt": prompts, "response": responses,
+            "prompt": prompts,
+            "response": responses,
             "answer": [str(exact(t)) if t is not None else "" for t in trees],
             "task": [p.task for p, _ in rows],
             "difficulty": [f"operations={operations(t)}" if t is not None else "" for t in trees],
             "lineage": [f"{p.lineage}>{e.operator}" for p, e in rows],
             "evolved_from": [p.prompt for p, _ in rows],
-        }  # fmt: skip
+        }
         table = records.make_table(
-            payload, origin=records.SYNTHETIC, generation=request.round, recipe=self.name,
+            payload,
+            origin=records.SYNTHETIC,
+            generation=request.round,
+            recipe=self.name,
             parents=[[p.id] for p, _ in rows],
-        )  # fmt: skip
+        )
         return table, {"tokens": tokens, "counts": counts}
 
     def _ask(self, request: Request, prompts: list[str], context: int) -> tuple[list[str], int]:
         """The last model's responses, and how many tokens they took."""
         options = self._options(len(prompts), context)
         sampling = Sampling(
-            model=request.model, data=request.data, n=options.n, seed=request.seed, options=options, prompts=prompts,
-            scratch=request.scratch, runtime=request.runtime, report=request.report,
-        )  # fmt: skip
+            model=request.model,
+            data=request.data,
+            n=options.n,
+            seed=request.seed,
+            options=options,
+            prompts=prompts,
+            scratch=request.scratch,
+            runtime=request.runtime,
+            report=request.report,
+        )
         return request.domain.respond(sampling)  # type: ignore[attr-defined]

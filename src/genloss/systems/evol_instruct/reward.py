@@ -17,24 +17,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from genloss.core.contracts import Runtime
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.hashes import code_hash
 from genloss.core.seeds import generator
-from genloss.core.store import code_hash
-from genloss.curate import Context, Curator, Verdict, verdict
 from genloss.domains.reasoning.arithmetic import Arithmetic, Step, Tree, expression, largest, read_steps
 from genloss.domains.reasoning.arithmetic import value as exact
-from genloss.systems.evol_instruct.recipe import BLANK, canonical
-from genloss.systems.shepherd.curator import find
+from genloss.systems.evol_instruct.edits import BLANK, canonical
+from genloss.systems.shepherd.judge import find
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 FACTORS = ("outcome", "instruction", "process", "critic", "random")
 COMBINE = ("minimum", "product")
-SELECT = ("best", "sample")
 
 
 # -- what is judged --------------------------------------------------------------------------------------------------------
@@ -232,59 +229,3 @@ def needs_expressions(experiment: Experiment, key: str) -> None:
 
 
 # -- the curator -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class EvolReward(Reward, Curator):
-    """Select by r.
-
-    best     of the responses to one problem the one with the highest r; of these the `keep` highest (null: all)
-    sample   rejection sampling: keep with probability r / max r; with `keep` draw that many, with weights r, none twice
-
-    Nothing with r = 0 is kept, and of equal rewards any.
-    """
-
-    select: str = "best"
-    keep: int | None = None  # records, at most
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("select", self.select, SELECT)
-        require(self.keep is None or self.keep >= 1, "keep", self.keep, "at least 1 record (null: all)")
-
-    def check(self, experiment: Experiment) -> None:
-        needs_expressions(experiment, "_target_")
-        self.check_critic()
-        samples: int = getattr(experiment.recipe, "samples", 1)
-        if self.select == "best" and samples < 2:
-            raise UserError(
-                "select", "best", f"has nothing to choose from with recipe.samples={samples}; set it to 2 or more, or "
-                "select=sample",
-            )  # fmt: skip
-
-    def judge(self, table: pa.Table, context: Context) -> Verdict:
-        prompts, responses = (table.column(key).to_pylist() for key in ("prompt", "response"))
-        parents = table.column("evolved_from").to_pylist() if "evolved_from" in table.column_names else None
-        r = self.of(prompts, responses, context.seed, parents, context.runtime)
-        rng = generator(context.seed, "select")
-        why = np.where(r > 0, "not chosen", "no reward").astype(object)
-        keep = r > 0
-        order = rng.permutation(len(r))  # decides between equals
-        if self.select == "best":
-            problem = np.asarray(table.column("prompt").combine_chunks().dictionary_encode().indices)
-            ranked = order[np.lexsort((-r[order], problem[order]))]
-            best = np.zeros(len(r), dtype=bool)
-            best[ranked[np.flatnonzero(np.diff(problem[ranked], prepend=-1))]] = True
-            keep &= best
-            value = r
-        elif self.keep is None:
-            keep &= rng.random(len(r)) < r / max(r.max(), 1e-300)
-            value = r
-        else:  # the k largest of log(u) / r: a weighted draw without replacement (Efraimidis & Spirakis 2006)
-            value = np.log(rng.random(len(r))) / np.maximum(r, 1e-300)
-        if self.keep is not None and keep.sum() > self.keep:
-            ranked = order[np.argsort(-value[order], kind="stable")]
-            allowed = np.zeros(len(r), dtype=bool)
-            allowed[ranked[keep[ranked]][: self.keep]] = True
-            keep &= allowed
-        return verdict(keep, r, why)

@@ -25,19 +25,19 @@ import pyarrow as pa
 from genloss.core import records
 from genloss.core.contracts import Sampling
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.plugin import build
+from genloss.core.files import write_atomic
+from genloss.core.hashes import code_hash
+from genloss.core.plugin import build, plain
 from genloss.core.seeds import generator
-from genloss.core.store import code_hash, write_atomic
 from genloss.curate.duplicates import normal
 from genloss.domains.reasoning import held_out
 from genloss.domains.reasoning.solve import decoding
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Recipe, Request
 from genloss.systems.llm2llm.teachers import Ask, Teacher
-from genloss.workflow.compose import plain
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 COLUMNS = ("prompt", "response", "answer", "task", "difficulty")
 
@@ -120,24 +120,35 @@ class LLM2LLM(Recipe):
             said = ", ".join(f"{n} {key}" for key, n in sorted(total(slots).items()) if key.startswith("rejected"))
             more = "run again for as many more" if self.tutor.paid else "raise it"
             raise UserError(
-                "recipe.attempts", self.attempts, f"is not enough: {missing} of {sum(s.want for s in slots)} new problems are "
+                "recipe.attempts",
+                self.attempts,
+                f"is not enough: {missing} of {sum(s.want for s in slots)} new problems are "
                 f"missing ({said or 'nothing was offered'}); {more}, or set recipe.shortfall=accept",
-            )  # fmt: skip
+            )
         counts = {
-            "seed_accuracy": float(right[: len(seeds)].mean()), "wrong_seeds": int((~right[: len(seeds)]).sum()),
-            "wrong": int((~right).sum()), "parents": len(slots), "wanted": sum(s.want for s in slots),
-            "missing": missing, **total(slots),
-        }  # fmt: skip
+            "seed_accuracy": float(right[: len(seeds)].mean()),
+            "wrong_seeds": int((~right[: len(seeds)]).sum()),
+            "wrong": int((~right).sum()),
+            "parents": len(slots),
+            "wanted": sum(s.want for s in slots),
+            "missing": missing,
+            **total(slots),
+        }
         made = [(slot, problem) for slot in slots for problem in slot.kept]
         payload = {
-            "prompt": [p.prompt for _, p in made], "response": [p.solution or p.answer for _, p in made],
-            "answer": [p.answer for _, p in made], "task": [slot.task for slot, _ in made],
+            "prompt": [p.prompt for _, p in made],
+            "response": [p.solution or p.answer for _, p in made],
+            "answer": [p.answer for _, p in made],
+            "task": [slot.task for slot, _ in made],
             "difficulty": [p.difficulty for _, p in made],
-        }  # fmt: skip
+        }
         table = records.make_table(
             {key: pa.array(values, pa.string()) for key, values in payload.items()},
-            origin=records.SYNTHETIC, generation=request.round, recipe=self.name, parents=[[slot.id] for slot, _ in made],
-        )  # fmt: skip
+            origin=records.SYNTHETIC,
+            generation=request.round,
+            recipe=self.name,
+            parents=[[slot.id] for slot, _ in made],
+        )
         return table, {"tokens": tokens, "counts": counts}
 
     def examine(self, pool: pa.Table, request: Request) -> tuple[np.ndarray, int]:
@@ -145,10 +156,16 @@ class LLM2LLM(Recipe):
         domain: Any = request.domain
         options = decoding(len(pool), domain.config("generate")["context"], self.chunk, bias=0.0)
         sampling = Sampling(
-            model=request.model, data=request.data, n=len(pool), seed=request.seed, options=options,
-            prompts=pool.column("prompt").to_pylist(), scratch=request.scratch / "student", runtime=request.runtime,
+            model=request.model,
+            data=request.data,
+            n=len(pool),
+            seed=request.seed,
+            options=options,
+            prompts=pool.column("prompt").to_pylist(),
+            scratch=request.scratch / "student",
+            runtime=request.runtime,
             report=request.report,
-        )  # fmt: skip
+        )
         said, tokens = domain.respond(sampling)
         tasks, labels = pool.column("task").to_pylist(), pool.column("response").to_pylist()
         gold = [domain.families[task].final(label) for task, label in zip(tasks, labels, strict=True)]

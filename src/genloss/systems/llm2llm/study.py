@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genloss.replicate.study import Contrast, Panel, Study, Value
+from genloss.observatory.compare import Contrast, Panel, Study, Value
 
 FIVE, THREE = "seed=0,1,2,3,4", "seed=0,1,2"
 ERRORS_ONLY = "recipe.choose=errors"
@@ -17,9 +17,15 @@ RARE_TASKS = ("domain/tasks=skills", "domain.tasks.sums.share=9")  # one seed in
 def arm(**options: Any) -> dict[str, Any]:
     """What selects an arm: the experiment's values, and `options` with _ for a dot."""
     usual = {
-        "recipe_choose": "errors", "recipe_errors": "seeds", "recipe_n": 200, "recipe_teacher_noise": 0.0,
-        "mixing_init": "cold", "mixing": "accumulate", "domain_tasks_sums_share": None, "domain_probes_sums_share": None,
-    }  # fmt: skip
+        "recipe_choose": "errors",
+        "recipe_errors": "seeds",
+        "recipe_n": 200,
+        "recipe_teacher_noise": 0.0,
+        "mixing_init": "cold",
+        "mixing": "accumulate",
+        "domain_tasks_sums_share": None,
+        "domain_probes_sums_share": None,
+    }
     return {key.replace("_", "."): value for key, value in (usual | options).items()}
 
 
@@ -52,7 +58,14 @@ STUDY = Study(
         (ERRORS_ONLY, *ONE_ROUND, "mixing=real_only", THREE),
         (ERRORS_ONLY, "recipe.n=null", THREE),
         ("recipe.choose=errors,random", "mixing.init=warm", THREE),
-        (ERRORS_ONLY, f"+domain.probes.sums={SUMS}", f"+domain.probes.long={LONG}", "domain.context=64", "mixing.init=cold,warm", THREE),
+        (
+            ERRORS_ONLY,
+            f"+domain.probes.sums={SUMS}",
+            f"+domain.probes.long={LONG}",
+            "domain.context=64",
+            "mixing.init=cold,warm",
+            THREE,
+        ),
     ),
     (
         # the rare skill after one round: later all seeds are right, nothing is added, and budgets differ
@@ -67,22 +80,30 @@ STUDY = Study(
         ),
         Contrast("errors beat random seeds, continued training", accuracy(ERRORS_WARM), accuracy(RANDOM_WARM)),
         Contrast(
-            "a skill that one seed in ten needs: errors beat random seeds", accuracy(RARE, 1, "products"),
+            "a skill that one seed in ten needs: errors beat random seeds",
+            accuracy(RARE, 1, "products"),
             accuracy(RARE_RANDOM, 1, "products"),
         ),
         Contrast(
-            "the skill of the other nine", accuracy(RARE, 1, "sums"), accuracy(RARE_RANDOM, 1, "sums"),
+            "the skill of the other nine",
+            accuracy(RARE, 1, "sums"),
+            accuracy(RARE_RANDOM, 1, "sums"),
         ),
         Contrast("all of that test together", accuracy(RARE, 1), accuracy(RARE_RANDOM, 1)),
         Contrast("parents among the seeds beat parents among all data", accuracy(ERRORS), accuracy(ALL)),
         Contrast("three small rounds beat one large one", accuracy(ERRORS), accuracy(ONCE)),
         Contrast("training from the base beats continued training", accuracy(ERRORS), accuracy(ERRORS_WARM)),
         Contrast(
-            "sums, that the base was schooled on and nothing since: forgotten from round 0 to 3", probed(PROBED, "sums", 0),
+            "sums, that the base was schooled on and nothing since: forgotten from round 0 to 3",
+            probed(PROBED, "sums", 0),
             probed(PROBED, "sums"),
         ),
         Contrast("the same, continued training", probed(PROBED_WARM, "sums", 0), probed(PROBED_WARM, "sums")),
-        Contrast("four operations, one more than in training: better after round 3", probed(PROBED, "long"), probed(PROBED, "long", 0)),
+        Contrast(
+            "four operations, one more than in training: better after round 3",
+            probed(PROBED, "long"),
+            probed(PROBED, "long", 0),
+        ),
         Contrast("20 % wrong labels cost accuracy", accuracy(ERRORS), accuracy(NOISY)),
         Contrast("50 % cost more", accuracy(NOISY), accuracy(COIN)),
         Contrast("even with 50 % it beats fine-tuning on the seeds", accuracy(COIN), accuracy(COIN, 0)),
@@ -91,16 +112,25 @@ STUDY = Study(
         Panel(
             "accuracy",
             {
-                "seeds": accuracy(RULE, 0), "seeds, longer": accuracy(LONGER), "LLM2LLM": accuracy(RULE),
-                "errors": accuracy(ERRORS), "random": accuracy(RANDOM), "all errors": accuracy(ALL),
-                "one batch": accuracy(ONCE), "20 % noise": accuracy(NOISY), "50 % noise": accuracy(COIN),
+                "seeds": accuracy(RULE, 0),
+                "seeds, longer": accuracy(LONGER),
+                "LLM2LLM": accuracy(RULE),
+                "errors": accuracy(ERRORS),
+                "random": accuracy(RANDOM),
+                "all errors": accuracy(ALL),
+                "one batch": accuracy(ONCE),
+                "20 % noise": accuracy(NOISY),
+                "50 % noise": accuracy(COIN),
             },
-            published={"seeds": 0.0152, "LLM2LLM": 0.2570}, published_title="published: GSM8K, 2 % seeds",
+            published={"seeds": 0.0152, "LLM2LLM": 0.2570},
+            published_title="published: GSM8K, 2 % seeds",
         ),
         Panel(
             "accuracy by round",
             {
-                "errors": accuracy(ERRORS), "random": accuracy(RANDOM), "errors, continued": accuracy(ERRORS_WARM),
+                "errors": accuracy(ERRORS),
+                "random": accuracy(RANDOM),
+                "errors, continued": accuracy(ERRORS_WARM),
                 "random, continued": accuracy(RANDOM_WARM),
             },
             rounds=True,
@@ -118,9 +148,10 @@ STUDY = Study(
             "nine sums to a product",
             {
                 f"{task}, {name}": accuracy(where, task=task)
-                for task in ("sums", "products") for name, where in (("errors", RARE), ("random", RARE_RANDOM))
+                for task in ("sums", "products")
+                for name, where in (("errors", RARE), ("random", RARE_RANDOM))
             },
             rounds=True,
         ),
     ),
-)  # fmt: skip
+)

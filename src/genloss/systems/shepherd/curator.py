@@ -16,190 +16,20 @@ A critic that works with a reference solves each problem greedily before it judg
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.contracts import Report, Runtime, Sampling, silent
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.store import canonical, code_hash, folder_hash, sha256_text
 from genloss.curate import Context, Curator, Verdict, verdict
-from genloss.domains.reasoning.arithmetic import Arithmetic
-from genloss.systems.shepherd.task import STEPS, Critique, Said, question, read
+from genloss.systems.shepherd.judge import find, worked
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
-MAKE = "make one with `genloss run experiment=critic`"
-LONGEST = 200  # characters of a solution that a critic reads
 SELECT = ("accepted", "best")
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A trained critic."""
-
-    model: Path
-    data: Path  # the data of its run, for the tokenizer
-    context: int  # of its model, in tokens
-    reference: bool  # whether it solves the problem itself first
-    chunk: int = 512  # critiques written together; part of the identity, since kernels differ between batch sizes
-
-    def fingerprint(self) -> str:
-        """Hash of the model, of its tokenizer, and of the code that asks it."""
-        code = [code_hash(f"genloss.{name}") for name in ("systems.shepherd.curator", "systems.shepherd.task")]
-        return sha256_text(
-            canonical(
-                [folder_hash(self.model), folder_hash(self.data / "tokenizer"), self.reference, self.chunk, *code]
-            )
-        )
-
-    def critiques(
-        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent,
-        asked: list[str] | None = None,
-    ) -> list[Said | None]:  # fmt: skip
-        """What the critic says of each solution, decoding greedily; None where it is no critique, or the solution is too long to
-        be read. asked: what `asked` gave, if it is known."""
-        asked = self.asked(problems, solutions, runtime, report) if asked is None else asked
-        return [read(text) for text in self._write(asked, runtime, report)]
-
-    def asked(
-        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent
-    ) -> list[str]:
-        """What the critic is asked, its own solutions included. These are of the problems alone: each is solved once."""
-        short = [s[: LONGEST + 1] for s in solutions]
-        if not self.reference:
-            return [question(p, s) for p, s in zip(problems, short, strict=True)]
-        different = list(dict.fromkeys(problems))
-        own = dict(zip(different, self._write(different, runtime, report), strict=True))
-        return [question(p, s, own[p] or "") for p, s in zip(problems, short, strict=True)]
-
-    def _write(self, prompts: list[str], runtime: Runtime | None, report: Report) -> list[str | None]:
-        """Greedy responses; None to a prompt that is longer than the context."""
-        from genloss.domains.reasoning.solve import decoding
-        from genloss.language.sampling import sample
-        from genloss.language.tokenizer import load_codec
-
-        lengths = [len(ids) for ids in load_codec(self.data / "tokenizer").encode(prompts)]
-        short = [i for i, n in enumerate(lengths) if n < self.context]
-        found: list[str | None] = [None] * len(prompts)
-        if not short:
-            return found
-        options = decoding(len(short), self.context, self.chunk, bias=0.0)
-        with tempfile.TemporaryDirectory() as scratch:
-            request = Sampling(
-                model=self.model, data=self.data, n=len(short), seed=0, options=options,
-                prompts=[prompts[i] for i in short], scratch=Path(scratch), runtime=runtime or Runtime(), report=report,
-            )  # fmt: skip
-            said = [text for columns, _ in sample(request) for text in columns["text"]]
-        for i, text in zip(short, said, strict=True):
-            found[i] = text
-        return found
-
-    def log_ok(
-        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent,
-        asked: list[str] | None = None,
-    ) -> np.ndarray:  # fmt: skip
-        """log P(the critique is "ok") of each solution [n]; -inf of one that is too long to be read."""
-        asked = self.asked(problems, solutions, runtime, report) if asked is None else asked
-        return self._score(asked, ["ok"] * len(asked), True, runtime, report)
-
-    def step_rewards(
-        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent
-    ) -> list[np.ndarray]:
-        """For step k of a solution (its parts between semicolons): the probability that the critic says "ok" or names a step
-        after k, which is that it finds nothing wrong up to k. It falls from step to step; one more number, P(ok), says that
-        nothing is missing at the end either."""
-        counts = [min(s.count(";") + 1, STEPS - 1) for s in solutions]
-        asked = self.asked(problems, solutions, runtime, report)
-        rows = [(i, k) for i, n in enumerate(counts) for k in range(1, n + 2)]
-        texts = ["ok"] * len(asked) + [f"bad {k}" for _, k in rows]
-        whole = np.arange(len(texts)) < len(asked)
-        logs = self._score([*asked, *(asked[i] for i, _ in rows)], texts, whole, runtime, report)
-        named = iter(np.exp(logs[len(asked) :]))
-        found = []
-        for ok, n in zip(np.exp(logs[: len(asked)]), counts, strict=True):
-            each = np.array([next(named) for _ in range(n + 1)])
-            found.append(np.minimum(1.0, ok + np.append(each[::-1].cumsum()[::-1][1:], 0.0)))
-        return found
-
-    def _score(
-        self, asked: list[str], said: list[str], whole: bool | np.ndarray, runtime: Runtime | None, report: Report
-    ) -> np.ndarray:
-        """log P(the critique of asked[i] is said[i]), or begins with it where `whole` is false; [n]."""
-        from genloss.language.scoring import Window, score
-        from genloss.language.tokenizer import load_codec
-
-        codec = load_codec(self.data / "tokenizer")
-        ends = np.broadcast_to(whole, len(asked))
-        windows = [
-            Window(i, [codec.begin, *a, *s, *([codec.end] if end else [])], len(a))
-            for i, (a, s, end) in enumerate(zip(codec.encode(asked), codec.encode(said), ends, strict=True))
-        ]
-        windows = [w for w in windows if len(w.ids) <= self.context + 1]
-        fits = np.zeros(len(asked), dtype=bool)
-        fits[[w.record for w in windows]] = True
-        nats, _ = score(self.model, codec, windows, len(asked), self.context, runtime, report)
-        return np.where(fits, -nats, -np.inf)
-
-
-def find(path: str, chunk: int = 512, key: str = "path") -> Judge:
-    """The critic of the run directory that `path` names (a pattern may, if it matches one); relative to the project. key:
-    what an error calls it."""
-    from genloss.core.plugin import build
-    from genloss.domains.reasoning import Reasoning
-    from genloss.workflow.compose import load_params, plain, project_root
-
-    root = Path(path) if Path(path).is_absolute() else project_root() / path
-    matches = sorted(p for p in Path(root.anchor).glob(str(root.relative_to(root.anchor))) if p.is_dir())
-    if not matches:
-        raise UserError(key, path, f"is no run directory; {MAKE}")
-    if len(matches) > 1:
-        names = ", ".join(p.name for p in matches[:3])
-        raise UserError(
-            key, path, f"names {len(matches)} folders ({names}{', ...' if len(matches) > 3 else ''}); name one"
-        )
-    (folder,) = matches
-    if not (folder / "params.yaml").is_file():
-        raise UserError(key, path, f"is no run directory (no params.yaml); {MAKE}")
-    config = plain(load_params(folder / "params.yaml").domain)
-    families = [str(task.get("_target_", "")).rpartition(".")[2] for task in (config.get("tasks") or {}).values()]
-    if Critique.__name__ not in families:
-        raise UserError(
-            key, path, f"is a run of {', '.join(sorted(set(families))) or config['name']}, not of a critic; {MAKE}"
-        )
-    domain = build(config, Reasoning, "domain")
-    (family, *_) = (f for f in domain.families.values() if isinstance(f, Critique))
-    judge = Judge(folder / "rounds" / "00" / "model", folder / "data", domain.context, family.reference, chunk)
-    for needed in (judge.model / "config.json", judge.data / "tokenizer" / "tokenizer.json"):
-        if not needed.is_file():
-            raise UserError(
-                key, path, f"has no {needed.relative_to(folder)}: its round 0 is not finished; run it again"
-            )
-    size = _json(judge.model / "config.json").get("vocab_size")
-    tokens = _json(judge.data / "tokenizer" / "tokenizer.json").get("model", {}).get("vocab", {})
-    if size != len(tokens):
-        raise UserError(key, path, f"has a model of {size} tokens and a tokenizer of {len(tokens)}; {MAKE}")
-    return judge
-
-
-def _json(path: Path) -> dict:
-    import json
-
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def worked(experiment: Experiment) -> None:
-    """Refuse problems without worked solutions: a critic has learned to read those of `arithmetic` alone."""
-    families = getattr(experiment.domain, "families", {})
-    if not families or not all(isinstance(f, Arithmetic) and f.solutions for f in families.values()):
-        name = ", ".join(families) or experiment.domain.name
-        raise UserError("_target_", None, f"needs worked solutions, and {name} has none; use domain/tasks=arithmetic")
 
 
 @dataclass

@@ -18,11 +18,11 @@ from genloss.core.seeds import seed_of
 from genloss.domains.reasoning.arithmetic import Arithmetic
 from genloss.domains.reasoning.tasks import BLOCK, Problem
 from genloss.evaluate import Evidence, Metric
-from genloss.systems.shepherd.curator import Judge
+from genloss.systems.shepherd.judge import Judge
 from genloss.systems.shepherd.task import TYPES, Critique, Said, parts, read
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 SPOKEN = ("ok", *TYPES, "unparseable")  # what a critic may say
 
@@ -153,10 +153,14 @@ class Refinement(Metric):
         said = table.column("critiques").to_pylist()
         accepted, finally_ = (np.array([each[at] == "ok" for each in said]) for at in (0, -1))
         found = {
-            "before": before.mean(), "after": after.mean(), "gain": after.mean() - before.mean(),
-            "fixed": (~before & after).mean(), "broken": (before & ~after).mean(),
-            "samples": np.mean(table.column("attempts").to_numpy()), "accepted": finally_.mean(),
-        }  # fmt: skip
+            "before": before.mean(),
+            "after": after.mean(),
+            "gain": after.mean() - before.mean(),
+            "fixed": (~before & after).mean(),
+            "broken": (before & ~after).mean(),
+            "samples": np.mean(table.column("attempts").to_numpy()),
+            "accepted": finally_.mean(),
+        }
         if before.any():
             found["phi"] = accepted[before].mean()
         if not before.all():

@@ -19,15 +19,15 @@ import pyarrow as pa
 from genloss.core import records
 from genloss.core.contracts import Sampling
 from genloss.core.errors import one_of, require
+from genloss.core.hashes import code_hash
 from genloss.core.seeds import generator, seed_of
-from genloss.core.store import code_hash
 from genloss.domains.reasoning.solve import Solve
 from genloss.generate import Request
-from genloss.systems.shepherd.curator import Judge, find, worked
+from genloss.systems.shepherd.judge import Judge, find, worked
 from genloss.systems.shepherd.task import Said
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 RESTART = ("step", "start", "random")
 
@@ -86,9 +86,12 @@ class Refine(Solve):
         payload |= {key: table.column(key) for key in ("answer", "task", "difficulty")}
         payload |= {"first": first, "critiques": critiques, "attempts": [len(c) for c in critiques]}
         made = records.make_table(
-            payload, origin=records.SYNTHETIC, generation=request.round, recipe=self.name,
+            payload,
+            origin=records.SYNTHETIC,
+            generation=request.round,
+            recipe=self.name,
             parents=table.column("parents").to_pylist(),
-        )  # fmt: skip
+        )
         return made, {"tokens": tokens, "counts": {"attempts": sum(payload["attempts"]), "rejected": len(left)}}
 
     @staticmethod
@@ -119,7 +122,14 @@ class Refine(Solve):
         scratch = request.scratch / f"revision-{attempt:02d}"
         scratch.mkdir(parents=True, exist_ok=True)
         sampling = Sampling(
-            model=request.model, data=request.data, n=len(prompts), seed=seed_of(request.seed, "revision", attempt),
-            options=options, prompts=prompts, scratch=scratch, runtime=request.runtime, report=request.report,
-        )  # fmt: skip
+            model=request.model,
+            data=request.data,
+            n=len(prompts),
+            seed=seed_of(request.seed, "revision", attempt),
+            options=options,
+            prompts=prompts,
+            scratch=scratch,
+            runtime=request.runtime,
+            report=request.report,
+        )
         return request.domain.respond(sampling)  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """Shepherd (Wang et al. 2023): a critic trained on typed errors as a verifier, and to refine with. conf/experiment/shepherd.yaml."""
 
-from genloss.replicate.study import Contrast, Panel, Study, Trend, Value
+from genloss.observatory.compare import Contrast, Panel, Study, Trend, Value
 
 SEEDS = "seed=3,4,5,6,7"  # 0 to 2 were looked at while the critic was settled
 OWN = "runs/{}-replace-none-s${{seed}}-*"  # the critic of the same seed
@@ -39,10 +39,14 @@ BEST = (
 )
 REFINE = (
     (
-        SEEDS, "curation=critic", "recipe=refine", "metrics=[accuracy,refinement]", "recipe.n=1500",
+        SEEDS,
+        "curation=critic",
+        "recipe=refine",
+        "metrics=[accuracy,refinement]",
+        "recipe.n=1500",
         "recipe.restart=step,start,random",
     ),
-)  # fmt: skip
+)
 
 
 def selected(curation: str, metric: str = "accuracy", control: str = "none") -> Value:
@@ -71,9 +75,14 @@ def trained(name: str, metric: str) -> Value:
 
 ARMS = ("none", "weak_critic", "critic", "noisy", "exact")
 TYPES = {
-    "coherence (omission)": "omission", "commonsense (order)": "order", "redundancy (repetition)": "repetition",
-    "arithmetic": "arithmetic", "veracity (operator)": "operator", "context (operand)": "operand", "no error": "ok",
-}  # fmt: skip
+    "coherence (omission)": "omission",
+    "commonsense (order)": "order",
+    "redundancy (repetition)": "repetition",
+    "arithmetic": "arithmetic",
+    "veracity (operator)": "operator",
+    "context (operand)": "operand",
+    "no error": "ok",
+}
 PUBLISHED = dict(zip(TYPES, (875, 226, 178, 161, 143, 120, 0), strict=True))
 
 STUDY = Study(
@@ -83,23 +92,44 @@ STUDY = Study(
     lines=(
         Contrast(
             "critiques without right solutions teach to reject everything (the released ones have none): φ, half against none",
-            trained("critic", "critique/phi"), trained("wrong-critic", "critique/phi"),
+            trained("critic", "critique/phi"),
+            trained("wrong-critic", "critique/phi"),
         ),
-        Contrast("the critic accepts right solutions more than wrong ones", trained("critic", "critique/phi"),
-                 trained("critic", "critique/psi")),
-        Contrast("a fresh model is better with the critic's choice than with equally many at random", selected("critic"),
-                 selected("critic", control="random")),
+        Contrast(
+            "the critic accepts right solutions more than wrong ones",
+            trained("critic", "critique/phi"),
+            trained("critic", "critique/psi"),
+        ),
+        Contrast(
+            "a fresh model is better with the critic's choice than with equally many at random",
+            selected("critic"),
+            selected("critic", control="random"),
+        ),
         Contrast("and than with all", selected("critic"), selected("none")),
         Contrast("the truth is at least as good a critic", selected("exact"), selected("critic")),
         Contrast("a better critic is a better verifier", selected("critic"), selected("weak_critic")),
-        Contrast("errors at random with the critic's φ and ψ cost as much", selected("noisy"), selected("critic"), "same", 0.05),
+        Contrast(
+            "errors at random with the critic's φ and ψ cost as much",
+            selected("noisy"),
+            selected("critic"),
+            "same",
+            0.05,
+        ),
         Trend("p* orders the arms", tuple(selected(a, "p_star") for a in ARMS), tuple(selected(a) for a in ARMS)),
-        Contrast("of four samples, the critic's best is better than any", best("critic", select="best"),
-                 best("best_of", selector="random")),
-        Contrast("the truth's best is at least as good", best("best_of", selector="exact"), best("critic", select="best")),
+        Contrast(
+            "of four samples, the critic's best is better than any",
+            best("critic", select="best"),
+            best("best_of", selector="random"),
+        ),
+        Contrast(
+            "the truth's best is at least as good", best("best_of", selector="exact"), best("critic", select="best")
+        ),
         Contrast("refining makes more solutions right", refined("step", "after"), refined("step", "before")),
-        Contrast("its steps help: from the step that it names against from the start", refined("step", "after"),
-                 refined("start", "after")),
+        Contrast(
+            "its steps help: from the step that it names against from the start",
+            refined("step", "after"),
+            refined("start", "after"),
+        ),
         Contrast("against from any step", refined("step", "after"), refined("random", "after")),
     ),
     panels=(
@@ -112,7 +142,8 @@ STUDY = Study(
         Panel(
             "critic accepts (share)",
             {
-                "right": trained("critic", "critique/phi"), "wrong": trained("critic", "critique/psi"),
+                "right": trained("critic", "critique/phi"),
+                "wrong": trained("critic", "critique/psi"),
                 "right, weak critic": trained("weak-critic", "critique/phi"),
                 "wrong, weak critic": trained("weak-critic", "critique/psi"),
                 "right, wrong ones alone": trained("wrong-critic", "critique/phi"),
@@ -122,19 +153,26 @@ STUDY = Study(
         Panel(
             "accuracy of the next model",
             {
-                "none": selected("none"), "random, as many": selected("critic", control="random"),
-                "weak critic": selected("weak_critic"), "critic": selected("critic"), "noisy, its φ, ψ": selected("noisy"),
-                "exact": selected("exact"), "of 4: any": best("best_of", selector="random"),
-                "of 4: wrong critic": best("wrong_critic", select="best"), "of 4: critic": best("critic", select="best"),
+                "none": selected("none"),
+                "random, as many": selected("critic", control="random"),
+                "weak critic": selected("weak_critic"),
+                "critic": selected("critic"),
+                "noisy, its φ, ψ": selected("noisy"),
+                "exact": selected("exact"),
+                "of 4: any": best("best_of", selector="random"),
+                "of 4: wrong critic": best("wrong_critic", select="best"),
+                "of 4: critic": best("critic", select="best"),
                 "of 4: exact": best("best_of", selector="exact"),
             },
         ),
         Panel(
             "right solutions, refined",
             {
-                "first try": refined("step", "before"), "from the step": refined("step", "after"),
-                "from the start": refined("start", "after"), "from any step": refined("random", "after"),
+                "first try": refined("step", "before"),
+                "from the step": refined("step", "after"),
+                "from the start": refined("start", "after"),
+                "from any step": refined("random", "after"),
             },
         ),
     ),
-)  # fmt: skip
+)

@@ -20,7 +20,7 @@ from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 UNPARSEABLE = "unparseable"
 

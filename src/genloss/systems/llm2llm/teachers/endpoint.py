@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from genloss.core.errors import UserError, require
-from genloss.core.store import write_atomic
+from genloss.core.files import write_atomic
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
 from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 LARGEST = 1 << 18  # bytes of a reply that are read
 LISTS = 20  # beginnings of a list in a reply that are tried
@@ -56,10 +56,14 @@ Correct answer:
 6 * 4 = 24. 24 - 5 = 19. The answer is 19.
 Write 1 new problem."""
 
-EXAMPLE_TOLD = json.dumps([{
-    "problem": "A hall has 7 rows of 8 chairs, and 9 chairs are broken. How many can be used?",
-    "answer": "7 * 8 = 56. 56 - 9 = 47. The answer is 47.",
-}])  # fmt: skip
+EXAMPLE_TOLD = json.dumps(
+    [
+        {
+            "problem": "A hall has 7 rows of 8 chairs, and 9 chairs are broken. How many can be used?",
+            "answer": "7 * 8 = 56. 56 - 9 = 47. The answer is 47.",
+        }
+    ]
+)
 
 
 class Passing(Exception):
@@ -172,8 +176,9 @@ class Endpoint(Teacher):
         attempts = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_before_delay(left),
             wait=tenacity.wait_random_exponential(multiplier=self.pause, max=60),
-            retry=tenacity.retry_if_exception_type(Passing), reraise=True,
-        )  # fmt: skip
+            retry=tenacity.retry_if_exception_type(Passing),
+            reraise=True,
+        )
         try:
             return attempts(self.post, ask)
         except Passing as trouble:
@@ -199,9 +204,14 @@ class Endpoint(Teacher):
         wait = max(0.1, limit - time.monotonic())
         try:
             with requests.post(
-                address, json=body | self.options, auth=self.sign, timeout=wait, stream=True, allow_redirects=False,
+                address,
+                json=body | self.options,
+                auth=self.sign,
+                timeout=wait,
+                stream=True,
+                allow_redirects=False,
                 headers={"Accept-Encoding": "identity"},
-            ) as reply:  # fmt: skip
+            ) as reply:
                 if reply.status_code in PASSING:
                     raise Passing(f"HTTP {reply.status_code}")
                 if reply.status_code != 200:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from genloss.core.contracts import Sampling
 from genloss.core.errors import UserError, require
+from genloss.core.hashes import folder_hash
 from genloss.core.seeds import seed_of
-from genloss.core.store import folder_hash
 from genloss.domains.reasoning.solve import decoding
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
 from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
 
 if TYPE_CHECKING:
-    from genloss.workflow.compose import Experiment
+    from genloss.experiment import Experiment
 
 
 @dataclass
@@ -42,8 +42,10 @@ class Written(Teacher):
         between, response, after = rest.partition("{response}")
         require(
             bool(middle and response and between) and "{prompt}" not in rest and "{response}" not in before + after,
-            "template", self.template, "a text with {prompt}, then something, then {response}, each once",
-        )  # fmt: skip
+            "template",
+            self.template,
+            "a text with {prompt}, then something, then {response}, each once",
+        )
         self.parts = before, between, after
         decoding(1, self.max_tokens, self.chunk, temperature=self.temperature, top_p=self.top_p)  # refuses the rest
 
@@ -71,14 +73,17 @@ class Written(Teacher):
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
         shown = [self.show(ask) for ask in asks for _ in range(ask.n)]
         attempt = asks[0].attempt
-        options = decoding(
-            len(shown), self.max_tokens, self.chunk, temperature=self.temperature, top_p=self.top_p
-        )  # fmt: skip
+        options = decoding(len(shown), self.max_tokens, self.chunk, temperature=self.temperature, top_p=self.top_p)
         sampling = Sampling(
-            model=Path(self.path), data=self._data(request), n=len(shown),
-            seed=seed_of(request.seed, "teacher", attempt), options=options, prompts=shown,
-            scratch=request.scratch / "teacher" / str(attempt), runtime=request.runtime,
-        )  # fmt: skip
+            model=Path(self.path),
+            data=self._data(request),
+            n=len(shown),
+            seed=seed_of(request.seed, "teacher", attempt),
+            options=options,
+            prompts=shown,
+            scratch=request.scratch / "teacher" / str(attempt),
+            runtime=request.runtime,
+        )
         written = iter([text for columns, _ in request.domain.sample(sampling) for text in columns["response"]])
         for i, ask in enumerate(asks):
             found = [self.parse(next(written)) for _ in range(ask.n)]

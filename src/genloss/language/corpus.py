@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genloss.core.errors import UserError, nearest, require
-from genloss.core.store import sha256_file, tree_hash
+from genloss.core.hashes import sha256_file, tree_hash
 
 
 class Corpus(ABC):
@@ -56,7 +56,7 @@ class Folder(Corpus):
     pattern: str = "*.txt"
 
     def _root(self) -> Path:
-        from genloss.workflow.compose import project_root
+        from genloss.core.places import project_root
 
         return project_root() / self.path
 
@@ -113,7 +113,7 @@ class Table(Corpus):
     column: str = "text"
 
     def _file(self) -> Path:
-        from genloss.workflow.compose import project_root
+        from genloss.core.places import project_root
 
         return project_root() / self.path
 
@@ -190,7 +190,7 @@ class Datasets(Corpus):
             raise UserError("domain/corpus", "datasets", "needs the extra: pip install 'genloss[datasets]'")
 
     def fingerprint(self) -> str:
-        from genloss.workflow.compose import project_root
+        from genloss.core.places import project_root
 
         folder = project_root() / self.path
         if folder.is_dir():
@@ -200,7 +200,7 @@ class Datasets(Corpus):
     def documents(self) -> Iterator[tuple[str, str]]:
         import datasets
 
-        from genloss.workflow.compose import project_root
+        from genloss.core.places import project_root
 
         folder = project_root() / self.path
         try:

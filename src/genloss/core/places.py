@@ -1,0 +1,58 @@
+"""Places: the project, its conf/, the store, the params of a run directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from genloss.core.errors import UserError
+
+
+def project_root() -> Path:
+    """The project that owns conf/, the store and mlruns/: the nearest folder upwards that has conf/config.yaml.
+
+    Inside `dvc exp run --temp` or `--queue`, DVC copies the project away and names the real one in DVC_ROOT.
+    """
+    override = os.environ.get("GENLOSS_PROJECT") or (
+        os.environ.get("DVC_ROOT") if ".dvc/tmp/exps" in Path.cwd().as_posix() else None
+    )
+    if override:
+        return Path(override).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "conf" / "config.yaml").is_file():
+            return folder
+    return here
+
+
+def conf_dir() -> Path:
+    """conf/ of the project, else the one that the package ships."""
+    for folder in (
+        project_root() / "conf",
+        Path(__file__).parents[1] / "conf",  # a wheel
+        Path(__file__).resolve().parents[3] / "conf",  # a checkout, installed editable
+    ):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError("conf", str(project_root() / "conf"), "no config.yaml there; run genloss inside its project")
+
+
+def store_root() -> Path:
+    return Path(os.environ.get("GENLOSS_STORE") or project_root() / ".genloss" / "store")
+
+
+def load_params(path: Path) -> DictConfig:
+    """params.yaml of a run directory."""
+    try:
+        cfg = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(
+            str(path), None, "not there; name a run directory, or write it with `genloss compose`"
+        ) from None
+    except Exception as error:
+        raise UserError(str(path), None, f"is not readable YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(cfg, DictConfig):
+        raise UserError(str(path), None, "must hold a mapping; write it with `genloss compose`")
+    return cfg

@@ -1,0 +1,57 @@
+"""Finished rounds as numbers: the arms of a sweep, and the metrics of every round."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from genloss.core.contracts import Domain
+from genloss.core.errors import UserError
+from genloss.core.places import load_params
+from genloss.core.plugin import locate
+
+
+def sweep_entries(folder: Path) -> list[dict[str, Any]]:
+    """The arms of a sweep, in their order: name, state, dir (relative to the sweep), error."""
+    try:
+        order = json.loads((folder / "sweep.json").read_text())["arms"]
+        return [json.loads((folder / "arms" / f"{a}.json").read_text()) for a in order]
+    except (OSError, ValueError, KeyError):
+        raise UserError(str(folder), None, "is no sweep, or a damaged one; run its command again") from None
+
+
+Arm = tuple[str, Path]  # name, folder
+
+
+def rounds_of(folder: Path) -> dict[int, dict[str, float]]:
+    """{round: metrics} of a run directory; without rounds that an earlier, longer config left there."""
+    params = folder / "params.yaml"
+    last = load_params(params).get("rounds") if params.is_file() else None
+    found = {}
+    for path in sorted((folder / "rounds").glob("[0-9]*/metrics.json")):
+        if last is not None and int(path.parent.name) > last:
+            continue
+        try:
+            found[int(path.parent.name)] = json.loads(path.read_text())
+        except ValueError:
+            raise UserError(str(path), None, "is damaged; delete it and run again (nothing computed is lost)") from None
+    return found
+
+
+def arms_of(folder: Path) -> list[Arm]:
+    """The arms of a sweep, or the one of a run directory."""
+    folder = folder.resolve()
+    if (folder / "sweep.json").is_file():
+        from genloss.observatory.results import sweep_entries
+
+        return [(e["name"], (folder / e["dir"]).resolve()) for e in sweep_entries(folder)]
+    if not (folder / "params.yaml").is_file():
+        raise UserError(str(folder), None, "is neither a run directory (params.yaml) nor a sweep (sweep.json)")
+    return [(folder.name, folder)]
+
+
+def shown(params: Path) -> list[str]:
+    """The metrics that the domain of a run is about, the most important one first."""
+    domain = locate(str(load_params(params).domain._target_), Domain, "domain")  # type: ignore[type-abstract]
+    return [domain.headline, *domain.panels]

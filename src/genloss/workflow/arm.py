@@ -1,0 +1,92 @@
+"""Running one arm to its end, or one round of it for DVC."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from genloss.core.errors import UserError
+from genloss.core.files import write_atomic
+from genloss.core.places import load_params, project_root, store_root
+from genloss.core.plugin import plain
+from genloss.core.progress import Progress
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
+from genloss.experiment import Experiment
+from genloss.loop import Loop
+from genloss.workflow.compose import to_yaml
+from genloss.workflow.identity import arm_id, differences, label
+from genloss.workflow.params import rounds_for_dvc
+
+
+def arm_dir(cfg: DictConfig) -> Path:
+    return project_root() / "runs" / f"{label(cfg)}-{arm_id(cfg)}"
+
+
+def open_run(folder: Path, cfg: DictConfig) -> RunDir:
+    """The run directory of `cfg`; a folder that holds another config is refused."""
+    run = RunDir(folder, Store(store_root()))
+    params = folder / "params.yaml"
+    if params.is_file():
+        there = load_params(params)
+        if arm_id(there) != arm_id(cfg):
+            keys = ", ".join(differences([there, cfg])[0]) or "keys"
+            raise UserError(
+                str(folder),
+                None,
+                f"belongs to another config (it differs in {keys}); use another folder or delete it",
+            )
+    else:
+        write_atomic(params, to_yaml(cfg))
+    return run
+
+
+def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None, sweep: Path | None = None) -> Path:
+    """Run one arm to its end, or find that it is finished; returns its folder."""
+    from genloss.workflow import dvc as versioning
+    from genloss.workflow import tracking as track
+
+    experiment = Experiment(cfg)
+    folder = arm_dir(cfg)
+    run = open_run(folder, cfg)
+    progress = Progress(
+        name or label(cfg),
+        experiment.rounds,
+        states / f"{arm_id(cfg)}.json" if states else None,
+        lines=not sys.stderr.isatty(),
+    )
+    loop = Loop(experiment, run, progress)
+    tracker = track.Tracker(folder, cfg, sweep)
+    try:
+        loop.run(after_round=tracker.round)
+        versioning.commit(folder)
+        tracker.finish()
+    except BaseException:
+        progress.end("failed")
+        raise
+    progress.end("finished")
+    return folder
+
+
+def one_round(folder: Path, number: int) -> int:
+    """`genloss round N`: what a DVC stage calls, in its run directory."""
+    folder = folder.resolve()
+    cfg = load_params(folder / "params.yaml")
+    if plain(cfg.dvc) != plain(rounds_for_dvc(cfg)):
+        raise UserError(
+            str(folder / "params.yaml"),
+            None,
+            f"dvc.rounds is not what rounds and schedule say; `genloss compose --dir {os.path.relpath(folder)}` writes it",
+        )
+    experiment = Experiment(cfg)
+    if not 0 <= number <= experiment.rounds:
+        raise UserError("round", number, f"must lie in 0..{experiment.rounds} (rounds={experiment.rounds})")
+    run = RunDir(folder, Store(store_root()))
+    loop = Loop(experiment, run, Progress(f"round {number}", experiment.rounds))
+    if number == 0:
+        loop.prepare()
+    loop.round(number)
+    return 0
