@@ -30,7 +30,7 @@ from genloss.domains.reasoning.arithmetic import (
 from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.systems.evol_instruct.reward import Reward
-from genloss.systems.shepherd.judge import find
+from genloss.systems.shepherd.critic import find
 from genloss.systems.shepherd.metric import confusion
 from genloss.systems.shepherd.task import NEED_TWO, TYPES, Critique, Said, inject, parts, question, read, rotations
 from genloss.workflow.compose import compose
@@ -388,7 +388,7 @@ def test_reinforcement_by_a_critic(critic: Path, tmp_path: Path) -> None:
         "trainer.reward.factors=[critic]",
         f"trainer.reward.critic={critic}",
         "trainer.updates=3",
-        "mixing.init=warm",
+        "trainer.start=previous",
     ]
     done = run(tmp_path / "run", [*grpo, *SOLVER])
     with (done.dir.round(1) / "training.csv").open() as file:
@@ -529,7 +529,7 @@ def test_bad_critiques(overrides: list[str], words: list[str]) -> None:
             ["curation.evol_reward.critic", "is needed by the factor"],
         ),
         (
-            ["trainer=grpo", "mixing.init=warm", "trainer.reward.factors=[critic]"],
+            ["trainer=grpo", "trainer.start=previous", "trainer.reward.factors=[critic]"],
             ["trainer.reward.critic=runs/critic-", "no run directory"],
         ),
         (["recipe=refine", "recipe.critic=nowhere"], ["recipe.critic=nowhere", "genloss run experiment=critic"]),

@@ -38,7 +38,7 @@ EASY = [
     "recipe.n=20",
     "curation=evol_reward",
     "mixing=accumulate",
-    "mixing.init=warm",
+    "trainer.start=previous",
     "rounds=1",
     "trainer=grpo",
     "trainer.steps=40",
@@ -253,7 +253,7 @@ def test_problems_come_once_with_their_parents(trained: tuple[Experiment, Path, 
         (["trainer.clip_ratio=0"], ["trainer.clip_ratio=0", "greater than 0"]),
         (["trainer.scale=var"], ["trainer.scale=var", "std"]),
         (["trainer.reward.factors=[result]"], ["trainer.reward.factors=result", "outcome"]),
-        (["mixing.init=cold"], ["trainer._target_=Grpo", "mixing.init=warm"]),
+        (["trainer.start=base"], ["trainer._target_=Grpo", "trainer.start=previous"]),
         (["runtime.devices=2"], ["trainer._target_=Grpo", "one device"]),
         (["domain/tasks=gcd", "recipe=solve", "recipe.n=1", "curation=exact"], ["trainer.reward", "expressions"]),
     ],
@@ -273,4 +273,6 @@ def test_bad_input(overrides: list[str], words: list[str]) -> None:
 def test_it_is_a_trainer_of_the_domain_alone() -> None:
     assert isinstance(Experiment(compose(EASY)).trainer, Grpo)
     with pytest.raises(UserError, match="expressions"):
-        Experiment(compose(["trainer=grpo", "mixing.init=warm", "domain=text"])).trainer.check(Experiment(compose([])))
+        Experiment(compose(["trainer=grpo", "trainer.start=previous", "domain=text"])).trainer.check(
+            Experiment(compose([]))
+        )

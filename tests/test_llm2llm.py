@@ -25,9 +25,9 @@ import pytest
 from genloss.core import records
 from genloss.core.contracts import Fit, Runtime, Sampling
 from genloss.core.errors import UserError
+from genloss.core.records import normal
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
-from genloss.curate.duplicates import normal
 from genloss.domains.reasoning.arithmetic import Arithmetic, expression
 from genloss.domains.reasoning.schooled import Schooled
 from genloss.domains.reasoning.solve import decoding
@@ -692,7 +692,7 @@ def test_a_kill_loses_no_reply(group: Class, tmp_path: Path) -> None:
         (["recipe.shortfall=ignore"], ["recipe.shortfall", "accept"]),
         (["recipe.k=0"], ["recipe.k=0", "at least 1"]),
         (["recipe.n=0"], ["recipe.n=0", "null"]),
-        (["recipe.seeds=16"], ["recipe.seeds=16", "mixing.real.n=32"]),
+        (["recipe.seed_problems=16"], ["recipe.seed_problems=16", "mixing.real.n=32"]),
         (["recipe.teacher.noise=2"], ["recipe.teacher.noise=2", "[0, 1]"]),
         (["recipe.teacher._target_=genloss.domains.reasoning.solve.Solve"], ["recipe.teacher._target_", "Teacher"]),
         (["recipe/teacher=model", "recipe.teacher.path=nowhere"], ["recipe.teacher.path=nowhere", "config.json"]),

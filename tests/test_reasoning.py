@@ -15,10 +15,10 @@ import pytest
 from genloss.core import records
 from genloss.core.contracts import Fit, Sampling
 from genloss.core.errors import UserError
+from genloss.core.records import normal
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.curate import Context, curate, rates
-from genloss.curate.duplicates import normal
 from genloss.domains.reasoning.checks import expressions, integers, spectra, texts
 from genloss.domains.reasoning.solve import decoding
 from genloss.experiment import Experiment

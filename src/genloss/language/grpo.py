@@ -1,7 +1,7 @@
 """GRPO: a small policy reinforced by a reward, group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300, section 4).
 
-    genloss run ... recipe=evol_instruct trainer=grpo mixing.init=warm
-    genloss run -m ... trainer=grpo mixing.init=warm 'trainer.reward.factors=[outcome],[instruction,process],[random]'
+    genloss run ... recipe=evol_instruct trainer=grpo trainer.start=previous
+    genloss run -m ... trainer=grpo trainer.start=previous 'trainer.reward.factors=[outcome],[instruction,process],[random]'
 
     step: `prompts` problems of the training set -> `group` responses each -> r -> A = (r - mean) / std of the group
           -> clipped policy gradient, with a penalty for leaving the model that the round began with
@@ -15,26 +15,23 @@ acts only where it is 0; with scale=none (Liu et al. 2025, arXiv 2503.20783) it 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genloss.core import records
-from genloss.core.contracts import Fit
+from genloss.core.contracts import Decoding, Experiment, Fit
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.hashes import code_hash
 from genloss.core.seeds import generator, seed_of, uniforms
-from genloss.domains.reasoning.solve import decoding
 from genloss.language.tokenizer import Codec, load_codec
 from genloss.language.training import TextTrainer
 from genloss.language.training import train as train_supervised
-from genloss.systems.evol_instruct.reward import Reward, needs_expressions
+from genloss.systems.evol_instruct.reward import Reward
 
 if TYPE_CHECKING:
     import torch
 
-    from genloss.experiment import Experiment
 
 SCALE = ("std", "none")
 
@@ -69,36 +66,19 @@ class Grpo(TextTrainer):
         one_of("scale", self.scale, SCALE)
 
     def check(self, experiment: Experiment) -> None:
-        needs_expressions(experiment, "reward")
-        try:
-            self.reward.check_critic()
-        except UserError as error:
-            raise error.under("reward") from None
-        if experiment.mixing.init != "warm":
+        self.reward.check(experiment)
+        if self.start != "previous":
             raise UserError(
                 "_target_",
                 type(self).__name__,
-                f"continues from the model before: set mixing.init=warm (it is {experiment.mixing.init})",
+                f"continues from the model before: set trainer.start=previous (it is {self.start})",
             )
         one = experiment.runtime.devices == 1 and experiment.runtime.num_nodes == 1
         if not one:
             raise UserError("_target_", type(self).__name__, "runs on one device; set runtime.devices=1")
 
-    def fingerprint(self) -> str:
-        modules = (
-            "genloss.systems.evol_instruct.reward",
-            "genloss.systems.evol_instruct.recipe",
-            "genloss.domains.reasoning.arithmetic",
-            "genloss.language.sampling",
-            "genloss.language.decode",
-            "genloss.language.tokenizer",
-        )
-        return "".join(code_hash(m) for m in modules) + self.reward.fingerprint()
-
     def train(self, fit: Fit) -> dict[str, Any]:
-        base = getattr(fit.model, "base", None)  # model=schooled begins round 0 with it
-        first = fit.start is None or (base is not None and fit.start == base(replace(fit, start=None)))
-        return train_supervised(fit) if first else reinforce(self, fit)
+        return train_supervised(fit) if fit.start is None else reinforce(self, fit)
 
 
 # -- the objective -----------------------------------------------------------------------------------------------------------
@@ -189,7 +169,7 @@ def reinforce(trainer: Grpo, fit: Fit) -> dict[str, Any]:
         network.set_attn_implementation("genloss_one_query")
     adam = torch.optim.Adam(model.parameters(), lr=trainer.step_size, betas=(trainer.beta1, trainer.beta2))
     rows = trainer.prompts * trainer.group
-    options = decoding(rows, context, rows, temperature=trainer.temperature)
+    options = Decoding(context, temperature=trainer.temperature, chunk=rows)
     curve = np.zeros((trainer.updates, 3))  # loss, reward, divergence
     tokens = 0
     queue: list[int] = []

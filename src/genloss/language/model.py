@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
-from genloss.core.contracts import Model, Runtime
+from genloss.core.capabilities import Tokenized, able
+from genloss.core.contracts import Experiment, Model, Runtime
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.hashes import folder_hash
-
-if TYPE_CHECKING:
-    from genloss.domains.text import Text
 
 
 class TextModel(Model):
     """`fresh` gives the model that a cold start begins with."""
 
-    def check(self, domain: Text) -> None: ...
+    needs: ClassVar[tuple[type, ...]] = (Tokenized,)
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         raise NotImplementedError
@@ -108,10 +106,11 @@ class Pretrained(TextModel):
     def fingerprint(self) -> str:
         return folder_hash(Path(self.path)) if Path(self.path).is_dir() else ""
 
-    def check(self, domain: Text) -> None:
+    def check(self, experiment: Experiment) -> None:
+        domain = able(experiment.domain, Tokenized)
         looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
         if looks_local and not (Path(self.path) / "config.json").is_file():
-            raise UserError("model.path", self.path, "holds no saved model (no config.json)")
+            raise UserError("path", self.path, "holds no saved model (no config.json)")
         if domain.tokenizer == "bpe":
             raise UserError(
                 "domain.tokenizer",

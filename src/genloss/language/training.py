@@ -58,6 +58,7 @@ class TextTrainer(Trainer):
     validation_rows: int = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for key in ("steps", "batch", "accumulate", "threads", "validate_every", "validation_rows"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         require(self.tokens is None or self.tokens >= 1, "tokens", self.tokens, "at least 1 token")
@@ -75,6 +76,9 @@ class TextTrainer(Trainer):
             f"a divisor of batch={self.batch}",
         )
         one_of("precision", self.precision, ("32-true", "bf16-mixed", "16-mixed", "bf16-true"))
+
+    def train(self, fit: Fit) -> dict[str, Any]:
+        return train(fit)
 
     def budget(self, context: int) -> int:
         """Steps of the optimiser."""
@@ -172,7 +176,8 @@ def _fit(fit: Fit) -> dict[str, Any]:
     codec = load_codec(fit.data / "tokenizer")
     context = fit.options["context"]
     steps = trainer.budget(context)
-    model = load(fit.start) if fit.start else definition.fresh(codec.size, codec.begin, codec.end, context, fit.seed)
+    start = fit.start or definition.base(fit)
+    model = load(start) if start else definition.fresh(codec.size, codec.begin, codec.end, context, fit.seed)
     model.train()
     rows_a_pass = trainer.batch // trainer.accumulate
 

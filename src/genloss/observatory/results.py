@@ -53,5 +53,5 @@ def arms_of(folder: Path) -> list[Arm]:
 
 def shown(params: Path) -> list[str]:
     """The metrics that the domain of a run is about, the most important one first."""
-    domain = locate(str(load_params(params).domain._target_), Domain, "domain")  # type: ignore[type-abstract]
+    domain = locate(str(load_params(params).domain._target_), Domain, "domain")
     return [domain.headline, *domain.panels]

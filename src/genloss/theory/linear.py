@@ -23,7 +23,7 @@ from genloss.core.errors import UserError
 from genloss.theory.pairs import NoPrediction
 
 if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+    from genloss.core.contracts import Experiment
 
 Group = Any  # the number of the round that made a synthetic set; anything else that is hashable is a real set
 Noises = dict[Group, float]  # coefficients of the groups' noises

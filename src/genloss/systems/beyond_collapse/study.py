@@ -29,7 +29,7 @@ REGIMES = (
 def judge(name: str) -> str:
     """A curator of its own name: what the model of that name and of the same seed answers too."""
     path = f"runs/{name}-replace-none-s${{seed}}-*/rounds/00/model"
-    return f"+curation.agree_{name}={{_target_: genloss.domains.reasoning.answers.Agree, judge_model: '{path}'}}"
+    return f"+curation.agree_{name}={{_target_: genloss.domains.reasoning.answers.Agree, judge: '{path}'}}"
 
 
 def arm(curation: str = "none", options: dict[str, Any] | None = None, control: str = "none") -> dict[str, Any]:

@@ -20,15 +20,14 @@ import numpy as np
 
 from genloss.core.contracts import Runtime
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.hashes import code_hash
 from genloss.core.seeds import generator
-from genloss.domains.reasoning.arithmetic import Arithmetic, Step, Tree, expression, largest, read_steps
+from genloss.domains.reasoning.arithmetic import Step, Tree, expression, largest, needs_expressions, read_steps
 from genloss.domains.reasoning.arithmetic import value as exact
 from genloss.systems.evol_instruct.edits import BLANK, canonical
-from genloss.systems.shepherd.judge import find
+from genloss.systems.shepherd.critic import find
 
 if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+    from genloss.core.contracts import Experiment
 
 FACTORS = ("outcome", "instruction", "process", "critic", "random")
 COMBINE = ("minimum", "product")
@@ -133,15 +132,15 @@ class Reward:
         if "critic" in self.factors and not self.critic:
             raise UserError("critic", None, "is needed by the factor critic; name its run directory")
 
-    def check_critic(self) -> None:
-        """Raises UserError where the critic is not there, or is none."""
+    def check(self, experiment: Experiment) -> None:
+        needs_expressions(experiment, "_target_", "judges expressions")
         if "critic" in self.factors:
             find(str(self.critic), key="critic")
 
     def fingerprint(self) -> str:
         """Hash of what judges besides the options: code, and the critic."""
         judge = find(str(self.critic)).fingerprint() if "critic" in self.factors else ""
-        return code_hash("genloss.systems.evol_instruct.recipe") + judge  # `canonical` is there
+        return judge
 
     def scores(self, right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The noisy checker's scores of right and wrong steps (or answers)."""
@@ -220,12 +219,3 @@ class Reward:
             else:
                 r = r * getattr(self, name)(prompts, responses, seed)
         return r
-
-
-def needs_expressions(experiment: Experiment, key: str) -> None:
-    families = getattr(experiment.domain, "families", {})
-    if not families or not all(isinstance(f, Arithmetic) for f in families.values()):
-        raise UserError(key, None, "judges expressions; use domain=reasoning domain/tasks=arithmetic")
-
-
-# -- the curator -----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from genloss.generate import Request
 from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
 
 if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+    from genloss.core.contracts import Experiment
 
 LARGEST = 1 << 18  # bytes of a reply that are read
 LISTS = 20  # beginnings of a list in a reply that are tried
