@@ -171,7 +171,7 @@ def main(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 
 @dataclass(frozen=True)
-class Lab:
+class Trained:
     """Prepared data, and a tiny llama and a tiny gpt2 that were trained on it."""
 
     domain: object
@@ -182,13 +182,13 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def lab(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from genloss.core.contracts import Fit
     from genloss.domains.text import Text
     from genloss.language.model import Scratch
     from genloss.language.training import TextTrainer, train
 
-    root = tmp_path_factory.mktemp("lab")
+    root = tmp_path_factory.mktemp("trained")
     domain = Text(
         corpus={"_target_": "genloss.language.corpus.Folder", "path": str(corpus)},
         vocabulary=300,
@@ -214,4 +214,4 @@ def lab(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
         )
         train(fit)
         models[arch] = out / "model"
-    return Lab(domain, data, models["llama"], models["gpt2"], 48)
+    return Trained(domain, data, models["llama"], models["gpt2"], 48)

@@ -30,14 +30,14 @@ class Result:
 
 
 @dataclass
-class Lab:
+class Project:
     """A project in a folder of its own, and the ways to run something in it."""
 
     root: Path
     env: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, root: Path, **env: str) -> Lab:
+    def make(cls, root: Path, **env: str) -> Project:
         root.mkdir(parents=True)
         shutil.copytree(REPOSITORY / "conf", root / "conf")
         return cls(root, {"GENLOSS_PROJECT": str(root), "GENLOSS_STORE": str(root / ".genloss" / "store"), **env})

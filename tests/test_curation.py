@@ -23,8 +23,8 @@ def table(texts: list[str]) -> pa.Table:
 
 
 @pytest.fixture
-def context(lab) -> Context:
-    return Context(lab.domain, 1, 17, lab.data, lab.llama, lab.gpt2)
+def context(trained) -> Context:
+    return Context(trained.domain, 1, 17, trained.data, trained.llama, trained.gpt2)
 
 
 def run(
@@ -75,8 +75,8 @@ def test_repeated_share_by_hand() -> None:
     assert repeated_share("a b", 3) == 0 and repeated_share("", 3) == 0
 
 
-def test_exact_duplicates(context: Context, lab) -> None:
-    real = records.read(lab.data / "train.parquet")["text"][0].as_py()
+def test_exact_duplicates(context: Context, trained) -> None:
+    real = records.read(trained.data / "train.parquet")["text"][0].as_py()
     texts = ["One record.", "one   RECORD.", "Another.", f" {real.upper()}", "Another."]
     _, _, reasons = run({"dedup": Exact()}, texts, context)
     assert reasons == ["kept", "dedup: copy", "kept", "dedup: copy of real", "dedup: copy"]
@@ -113,8 +113,8 @@ def test_near_duplicates(context: Context) -> None:
     ]
 
 
-def test_near_duplicates_of_real_data(context: Context, lab) -> None:
-    real = records.read(lab.data / "train.parquet")["text"][5].as_py()
+def test_near_duplicates_of_real_data(context: Context, trained) -> None:
+    real = records.read(trained.data / "train.parquet")["text"][5].as_py()
     _, _, reasons = run({"near": Near(ngram=1, threshold=0.6, real=True)}, ["Nothing like it", real + " more"], context)
     assert reasons == ["kept", "near: near copy of real"]
 
@@ -156,13 +156,13 @@ def test_top_fraction(context: Context) -> None:
 
 
 @pytest.mark.parametrize("judge", ["round0", "last", "folder"])
-def test_perplexity(context: Context, lab, judge: str) -> None:
-    texts = records.read(lab.data / "test.parquet")["text"].to_pylist()[:9]
+def test_perplexity(context: Context, trained, judge: str) -> None:
+    texts = records.read(trained.data / "test.parquet")["text"].to_pylist()[:9]
     texts[3] = texts[3][::-1]  # improbable
-    model = {"round0": lab.llama, "last": lab.gpt2, "folder": lab.gpt2}[judge]
-    nats, tokens = losses(model, lab.data, texts, lab.context)
+    model = {"round0": trained.llama, "last": trained.gpt2, "folder": trained.gpt2}[judge]
+    nats, tokens = losses(model, trained.data, texts, trained.context)
     loss = nats / tokens
-    setting = str(lab.gpt2) if judge == "folder" else judge
+    setting = str(trained.gpt2) if judge == "folder" else judge
 
     def chosen(keep: str, fraction: float) -> set[str]:
         kept, rejected, _ = run({"p": Perplexity(keep, fraction, setting)}, texts, context)
@@ -180,10 +180,10 @@ def test_perplexity(context: Context, lab, judge: str) -> None:
     assert chosen("middle", 1 / 3) == set(by_distance[:3])
 
 
-def test_the_judge_is_named_to_the_loop(lab) -> None:
+def test_the_judge_is_named_to_the_loop(trained) -> None:
     assert Perplexity(judge="round0").reads == ("data", "round0")
     assert Perplexity(judge="last").reads == ("data", "last")
-    a, b = Perplexity(judge=str(lab.llama)), Perplexity(judge=str(lab.gpt2))
+    a, b = Perplexity(judge=str(trained.llama)), Perplexity(judge=str(trained.gpt2))
     assert a.fingerprint() != b.fingerprint() and len(a.fingerprint()) == 64
 
 

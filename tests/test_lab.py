@@ -25,7 +25,7 @@ from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.mix import Mixing
 from genloss.workflow.compose import compose
-from support import Lab, Result, hashes
+from support import Project, Result, hashes
 from test_theory import cases
 
 GAUSSIAN = ("domain=gaussian", "tracking=none")
@@ -189,13 +189,13 @@ def test_same_bytes_through_dvc(tmp_path: Path) -> None:
     arguments = ("run", *GAUSSIAN, "mixing=accumulate_subsample", "rounds=2", "size=100", "domain.chains=20")
     found = []
     for workers in (2, 1):
-        lab = Lab.make(tmp_path / f"project{workers}")
-        folder = lab.ok(*arguments, f"runtime.workers={workers}").folder
+        home = Project.make(tmp_path / f"project{workers}")
+        folder = home.ok(*arguments, f"runtime.workers={workers}").folder
         found.append(hashes(folder))
     assert found[0] == found[1] and any("kept" in name for name in found[0])
-    for path in [*folder.glob("rounds/*/*.parquet"), lab.store]:
+    for path in [*folder.glob("rounds/*/*.parquet"), home.store]:
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    lab.dvc("repro", "--force", cwd=folder)
+    home.dvc("repro", "--force", cwd=folder)
     assert hashes(folder) == found[0]
 
 

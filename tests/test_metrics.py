@@ -129,10 +129,10 @@ def test_compression_by_hand(tmp_path: Path) -> None:
 # -- losses --------------------------------------------------------------------------------------------------------
 
 
-def test_heldout_is_total_bits_over_total_bytes(lab) -> None:
-    x = Evidence(lab.domain, 0, 7, 48, 48, lab.data, lab.gpt2, lab.llama, None)
-    texts = records.read(lab.data / "test.parquet")["text"].to_pylist()[:10]
-    nats, tokens = losses(lab.gpt2, lab.data, texts, lab.context)
+def test_heldout_is_total_bits_over_total_bytes(trained) -> None:
+    x = Evidence(trained.domain, 0, 7, 48, 48, trained.data, trained.gpt2, trained.llama, None)
+    texts = records.read(trained.data / "test.parquet")["text"].to_pylist()[:10]
+    nats, tokens = losses(trained.gpt2, trained.data, texts, trained.context)
     found = HeldOut(max_records=10).measure(x)
     assert found["heldout_loss"] == pytest.approx(nats.sum() / tokens.sum())
     assert found["heldout_perplexity"] == pytest.approx(math.exp(nats.sum() / tokens.sum()))
@@ -142,7 +142,7 @@ def test_heldout_is_total_bits_over_total_bytes(lab) -> None:
     assert found["heldout_tokens"] == tokens.sum()
 
 
-def test_tails_are_under_the_frozen_judge(lab, tmp_path: Path) -> None:
+def test_tails_are_under_the_frozen_judge(trained, tmp_path: Path) -> None:
     generated = records.make_table(
         {"text": ["The old river keeps the bright market.", "zq zq zq", ""] * 5},
         origin="synthetic",
@@ -150,9 +150,11 @@ def test_tails_are_under_the_frozen_judge(lab, tmp_path: Path) -> None:
         recipe="s",
     )
     records.write(generated, tmp_path / "generated.parquet")
-    x = Evidence(lab.domain, 1, 7, 48, 48, lab.data, lab.gpt2, lab.llama, tmp_path / "generated.parquet")
+    x = Evidence(
+        trained.domain, 1, 7, 48, 48, trained.data, trained.gpt2, trained.llama, tmp_path / "generated.parquet"
+    )
     assert x.sample is not None and len(x.sample) == 15 == len(x.floor)
-    nats, tokens = losses(lab.llama, lab.data, x.sample["text"].to_pylist(), lab.context)
+    nats, tokens = losses(trained.llama, trained.data, x.sample["text"].to_pylist(), trained.context)
     found = Tails().measure(x)
     assert found["loss_under_round0"] == pytest.approx((nats / tokens).mean())
     assert found["loss_under_round0_p50"] == pytest.approx(np.median(nats / tokens))
