@@ -10,11 +10,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from support import Result
+
+if TYPE_CHECKING:
+    from genloss.domains.text import Text
 
 settings.register_profile("genloss", deadline=None)  # tests are not timed: a busy machine is not a bug
 settings.load_profile("genloss")
@@ -131,16 +135,14 @@ Command = Callable[..., subprocess.CompletedProcess]
 def genloss(project: Path) -> Command:
     """`genloss("run", ...)` runs the command in a process of its own, in `project`."""
 
-    def run(*arguments: str, timeout: float = 300, **options: object) -> subprocess.CompletedProcess:
+    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-m", "genloss", *arguments],
             capture_output=True,
             text=True,
             timeout=timeout,
-            cwd=options.pop("cwd", project),
-            env={**os.environ, **options.pop("env", {})},
+            cwd=project,
             check=False,
-            **options,
         )
 
     return run
@@ -174,7 +176,7 @@ def main(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 class Trained:
     """Prepared data, and a tiny llama and a tiny gpt2 that were trained on it."""
 
-    domain: object
+    domain: Text
     data: Path
     llama: Path
     gpt2: Path

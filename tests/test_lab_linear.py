@@ -351,7 +351,10 @@ def test_bad_input(overrides: list[str], words: list[str]) -> None:
 
 @pytest.mark.parametrize("curation", ["verifier", "linear_verifier"])
 def test_verifiers_need_labels(tmp_path: Path, curation: str) -> None:
-    with pytest.raises(UserError, match=rf"curation\.{curation}\.\w+: needs labelled points, and regression has none"):
+    words = (
+        rf"curation\.{curation}=\w+: needs points with labels.*domain=regression has none; use domain=classification"
+    )
+    with pytest.raises(UserError, match=words):
         run(tmp_path, "domain=regression", f"curation={curation}", "rounds=1", "domain.chains=10")
 
 
