@@ -178,9 +178,16 @@ class Trained:
 
     domain: Text
     data: Path
-    llama: Path
-    gpt2: Path
+    models: dict[str, Path]  # by their arch
     context: int
+
+    @property
+    def llama(self) -> Path:
+        return self.models["llama"]
+
+    @property
+    def gpt2(self) -> Path:
+        return self.models["gpt2"]
 
 
 @pytest.fixture(scope="session")
@@ -216,4 +223,4 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         )
         train(fit)
         models[arch] = out / "model"
-    return Trained(domain, data, models["llama"], models["gpt2"], 48)
+    return Trained(domain, data, models, context=48)

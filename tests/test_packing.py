@@ -117,7 +117,7 @@ def test_weights_follow_the_shard_of_the_record(trained, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 def test_losses_equal_a_plain_loop_over_texts(trained, arch: str) -> None:
-    folder = getattr(trained, arch)
+    folder = trained.models[arch]
     codec, model = load_codec(trained.data / "tokenizer"), load(folder)
     texts = records.read(trained.data / "test.parquet").column("text").to_pylist()[:20]
     texts += ["", "a", " ".join(texts[:4])]  # empty, short, and longer than the context
