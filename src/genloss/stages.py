@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,7 +30,7 @@ from genloss.generate import Request
 from genloss.mix.shards import mix
 
 # Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their code is not in its key.
-BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "reads", "needs"})
+BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "needs"})
 NOT_CALLED = BEFORE_WORK | {
     "prepare",
     "curate",
@@ -82,6 +82,7 @@ class Job:
     n: int
     run: RunDir
     report: Report
+    config: Mapping[str, Any] = field(default_factory=dict)  # `Stage.config`, which is in the key
 
     @property
     def data(self) -> Path:
@@ -145,7 +146,7 @@ class Stage(ABC):
             seed=self.seed(job),
             code=reached.modules(),
             libraries=reached.versions(),
-            execute=lambda out, scratch: self.execute(job, out, scratch),
+            execute=lambda out, scratch: self.execute(replace(job, config=config), out, scratch),
         )
 
 
@@ -324,7 +325,7 @@ class Train(Stage):
             start=job.model(job.n - 1) if self.continues(job) else None,
             seed=self.seed(job),
             out=out,
-            options=x.domain.config("train"),
+            options=job.config["domain"],
             domain=x.domain if x.trainer.uses_domain else None,
             runtime=x.runtime,
             report=job.report,

@@ -119,6 +119,10 @@ def _read(body: Iterable[ast.stmt], module: Module) -> None:
             )
             continue
         names = _defines(statement)
+        if not names:  # what a loop leaves at the top of a module is there too
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    module.definitions.setdefault(node.id, []).append(statement)
         for name in names:
             module.definitions.setdefault(name, []).append(statement)
         docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
@@ -264,6 +268,8 @@ def _reach(roots: tuple[tuple[str, str], ...], without: tuple[tuple[tuple[str, s
             want(*_place(*known.imports[name]))
         elif name and known.package and is_module(f"{module}.{name}"):
             want(f"{module}.{name}", "*")
+        elif name and not name.startswith("__"):
+            raise LookupError(f"{module} has no {name}")
 
     for module, name in roots:
         want(module, name.partition(".")[0])
