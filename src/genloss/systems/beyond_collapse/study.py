@@ -26,7 +26,7 @@ REGIMES = (
 )
 
 
-def judge(name: str) -> str:
+def agreement(name: str) -> str:
     """A curator of its own name: what the model of that name and of the same seed answers too."""
     path = f"runs/{name}-replace-none-s${{seed}}-*/rounds/00/model"
     return f"+curation.agree_{name}={{_target_: genloss.domains.reasoning.answers.Agree, judge_model: '{path}'}}"
@@ -102,7 +102,7 @@ STUDY = Study(
         ),
         ("curation=none", "recipe.bias=1", "recipe.n=500", UNTRAINED, SEEDS),
         *(("curation=none", "rounds=0", f"domain.name={name}", f"size={size}", SEEDS) for name, size in JUDGES.items()),
-        *(("curation=none", judge(name), "control=none,random", SEEDS) for name in JUDGES),
+        *(("curation=none", agreement(name), "control=none,random", SEEDS) for name in JUDGES),
         ("experiment=beyond_collapse_rounds", SEEDS),
         ("experiment=eigenvalues", SEEDS),
     ),
