@@ -5,8 +5,8 @@ theory gives, against what the chains of the arms say.
 
     Check("E v of replace, n = 10", "(9/10)^6", 0.9**6, mean("replace", 5, "diversity"))
 
-`mean`, `spread`, `slope` ... are functions of an arm, rounds and a metric's name; each gives the function that takes the
-number from finished `Results`.
+`mean`, `spread`, `slope` ... are functions of an arm, rounds and a metric's name; each gives the function that takes
+the number from finished `Results`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Results:
         return self._domains[arm].measure(self.model(arm, n), self.truth(arm))[name]
 
 
-# -- ways to measure and to expect --------------------------------------------------------------------------------------
+# -- ways to measure and to expect -------------------------------------------------------------------------------------
 
 
 def of(values: np.ndarray) -> Estimate:

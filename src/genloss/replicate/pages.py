@@ -83,9 +83,9 @@ def table(lines: Sequence[Line]) -> str:
 def explained(lines: Sequence[Line]) -> str:
     return (
         f"{summary(lines)}. Every line was run by the loop of `genloss run experiment=CASE`; a prediction is a formula "
-        "or the engine of genloss.theory, never a fit; ± is one standard error over independent chains. A claim's bound is "
-        "Bonferroni's over all claims, at 1 % for the whole table. Another reading need not hold: its verdict says whether "
-        "the chains exclude it."
+        "or the engine of genloss.theory, never a fit; ± is one standard error over independent chains. A claim's "
+        "bound is Bonferroni's over all claims, at 1 % for the whole table. Another reading need not hold: its verdict "
+        "says whether the chains exclude it."
     )
 
 

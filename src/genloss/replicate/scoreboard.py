@@ -3,8 +3,8 @@
     lines = run_cases(select(["mad_bias"]), Path(".genloss/replicate"), jobs=2, fresh=False)
     all(line.ok for line in lines)
 
-A case lives in a folder of its name: its arms, and a store of its own, so that finished stages are not computed again and
-`fresh` forgets this case alone. All of them take two minutes on two cores, and 3 GB of disk.
+A case lives in a folder of its name: its arms, and a store of its own, so that finished stages are not computed again
+and `fresh` forgets this case alone. All of them take two minutes on two cores, and 3 GB of disk.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     genloss replicate llm2llm                  # run its sweeps (finished arms are kept), print its table
     genloss replicate llm2llm --write          # also into docs/llm2llm.md and docs/llm2llm.png
 
-A study is an experiment of conf/experiment/, the sweeps that make its arms, and lines. A line compares arms of equal seeds
-(`Contrast`), or follows one number over arms (`Trend`); a panel of the figure shows ours beside what was published. It is
-one file, systems/NAME/study.py, with a constant STUDY; genloss.observatory.compare has what it is made of.
+A study is an experiment of conf/experiment/, the sweeps that make its arms, and lines. A line compares arms of equal
+seeds (`Contrast`), or follows one number over arms (`Trend`); a panel of the figure shows ours beside what was
+published. It is one file, systems/NAME/study.py, with a constant STUDY; genloss.observatory.compare has what it is
+made of.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Beyond Model Collapse: what is a selection of a generator's answers worth, after one round and after five? And the best of k?"""
+"""Beyond Model Collapse (Feng et al. 2025): what is a selection of a generator's answers worth, after one round and
+after five? And the best of k?"""
 
 from __future__ import annotations
 

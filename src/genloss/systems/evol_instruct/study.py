@@ -1,4 +1,5 @@
-"""Evol-Instruct (Xu et al. 2023) with the rewards of WizardMath (Luo et al. 2023): which selection, which operators, which mixture."""
+"""Evol-Instruct (Xu et al. 2023) with the rewards of WizardMath (Luo et al. 2023): which selection, which
+operators, which mixture?"""
 
 from __future__ import annotations
 
