@@ -66,7 +66,7 @@ class Trend:
     y: tuple[Value, ...]
 
 
-Line = Contrast | Trend
+Statement = Contrast | Trend
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Study:
     name: str  # also of its conf/experiment/NAME.yaml
     paper: str  # first author, year, arXiv id
     sweeps: tuple[tuple[str, ...], ...]  # overrides of each multirun; `seed` among them unless the experiment sweeps it
-    lines: tuple[Line, ...]
+    lines: tuple[Statement, ...]
     panels: tuple[Panel, ...] = ()
 
 
@@ -154,7 +154,7 @@ class Arms:
 class Outcome:
     """A line that was measured: a mean over seeds, its 95 % interval, a one-sided p, a verdict."""
 
-    line: Line
+    line: Statement
     mean: float
     low: float
     high: float
@@ -163,7 +163,7 @@ class Outcome:
     verdict: str
 
 
-def measure(line: Line, arms: Arms) -> Outcome:
+def measure(line: Statement, arms: Arms) -> Outcome:
     """Test a line over the seeds that all of its values have; UserError if they are fewer than SEEDS."""
     found = differences(line, arms) if isinstance(line, Contrast) else trends(line, arms)
     if len(found) < SEEDS:
