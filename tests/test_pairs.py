@@ -3,14 +3,13 @@ or one tiny round runs to its end and every field that can be changed changes th
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from genloss.core.contracts import Plugin, silent
+from genloss.core.contracts import silent
 from genloss.core.errors import UserError
 from genloss.core.plugin import plain
 from genloss.core.rundir import RunDir
@@ -25,7 +24,7 @@ STAGE = {
     "model": TRAIN, "trainer": TRAIN, "recipe": GENERATE, "recipe/teacher": GENERATE, "curation": CURATE, "mixing": MIX,
     "metrics": EVALUATE,
 }  # fmt: skip
-LAB = ["size=24", "domain.chains=16", "recipe.n=24"]
+LAB = ["size=32", "domain.chains=16"]
 SMALL = {
     "gaussian": LAB,
     "categorical": LAB,
@@ -34,13 +33,13 @@ SMALL = {
     "classification": [*LAB, "domain.dimension=3"],
     "reasoning": [
         "domain/tasks=arithmetic", "domain.tasks.arithmetic.operations=[1]", "domain.context=48", "domain.vocabulary=300",
-        "domain.examples=32", "domain.validation=8", "domain.test=16", "domain.pool=32", "size=32",
+        "domain.examples=64", "domain.validation=8", "domain.test=16", "domain.pool=48", "size=32",
     ],
 }  # fmt: skip
 # What makes an option of a group tiny, where the config has the key
 TINY = {
     "trainer.steps": 4, "trainer.batch": 4, "trainer.updates": 2, "trainer.prompts": 2, "trainer.group": 2,
-    "recipe.n": 16, "recipe.chunk": 16, "metrics.accuracy.chunk": 16, "metrics.accuracy.max_records": 8,
+    "recipe.n": 48, "recipe.chunk": 16, "metrics.accuracy.chunk": 16, "metrics.accuracy.max_records": 8,
     "metrics.evolution.max_records": 8, "metrics.evolution.chunk": 8, "metrics.critique.max_records": 8,
     "model.examples": 16, "model.batch": 4, "curation.agree.chunk": 16, "recipe.max_tokens": 32,
 }  # fmt: skip
@@ -85,8 +84,6 @@ def config(domain: str, choice: str, tiny: list[str]) -> DictConfig:
             OmegaConf.update(cfg, key, value)
     if OmegaConf.select(cfg, "recipe.seed_problems"):
         cfg.recipe.seed_problems = cfg.size
-    if domain != "text" and cfg.recipe.get("n") and domain != "reasoning":
-        cfg.recipe.n = 24
     return cfg
 
 
@@ -101,11 +98,12 @@ def others(value: Any) -> list[Any]:
     """Other values of the same kind, near at hand."""
     if isinstance(value, bool):
         return [not value]
+    near: list[Any] = []
     if isinstance(value, int):
-        return [value + 1, value * 2, value - 1]
-    if isinstance(value, float):
-        return [value * 0.9, value * 1.1, 0.5, value + 1]
-    return []
+        near = [value + 1, value * 2, value - 1]
+    elif isinstance(value, float):
+        near = [value * 0.9, value * 1.1, 0.5, value + 1]
+    return [v for v in near if v != value]
 
 
 def changed(cfg: DictConfig, key: str) -> list[tuple[str, Experiment]]:
@@ -154,10 +152,6 @@ def tried(domain: str, choice: str, tiny: list[str], folder: Path, store: Store)
     return f"ran, {len(fields)} fields"
 
 
-def plugin_of(x: Experiment, group: str) -> Plugin | None:
-    return {"model": x.model, "trainer": x.trainer, "recipe": x.recipe, "mixing": x.mixing}.get(group)
-
-
 @pytest.mark.parametrize("group", STAGE)
 @pytest.mark.parametrize("domain", ["text", *SMALL])
 def test_an_option_is_used_or_refused(domain: str, group: str, tiny: list[str], tmp_path: Path, store: Store) -> None:
@@ -167,15 +161,6 @@ def test_an_option_is_used_or_refused(domain: str, group: str, tiny: list[str], 
     print(domain, group, found)
     ran = [o for o, what in found.items() if what.startswith("ran")]
     assert ran or group == "recipe/teacher"
-    assert (
-        all(
-            dataclasses.is_dataclass(p)
-            for p in [plugin_of(Experiment(config(domain, f"{group}={ran[0]}", tiny)), group)]
-            if p
-        )
-        if ran
-        else True
-    )
 
 
 def test_the_trainer_of_another_domain_is_refused() -> None:

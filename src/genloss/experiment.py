@@ -95,7 +95,7 @@ class Experiment(contracts.Experiment):
                 wrong = f"is no {key} of domain={self.domain.name}, which takes {names}"
                 raise UserError(key, type(plugin).__name__, wrong)
         for key, plugin in self.plugins():
-            for capability in plugin.needs:
+            for capability in (c for part in whole(plugin) for c in part.needs):
                 if not isinstance(self.domain, capability):
                     raise UserError(key, type(plugin).__name__, lacking(self.domain, capability))
 
@@ -136,6 +136,13 @@ def check_numbers(cfg: DictConfig) -> None:
     for n in cfg.schedule or {}:
         ok = str(n).isdigit() and 1 <= int(n) <= cfg.rounds
         require(ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}")
+
+
+def whole(plugin: Plugin) -> Iterator[Plugin]:
+    """A plug-in and all of its parts."""
+    yield plugin
+    for part in plugin.parts().values():
+        yield from whole(part)
 
 
 def lacking(domain: Domain, capability: type) -> str:

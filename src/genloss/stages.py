@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -25,7 +25,7 @@ from genloss.core.store import Work
 from genloss.curate import Context
 from genloss.curate import write as write_curated
 from genloss.evaluate import Evidence, evaluate
-from genloss.experiment import Experiment
+from genloss.experiment import Experiment, whole
 from genloss.generate import Request
 from genloss.mix.shards import mix
 
@@ -148,13 +148,6 @@ class Stage(ABC):
             libraries=reached.versions(),
             execute=lambda out, scratch: self.execute(replace(job, config=config), out, scratch),
         )
-
-
-def whole(plugin: Plugin) -> Iterator[Plugin]:
-    """A plug-in and all of its parts."""
-    yield plugin
-    for part in plugin.parts().values():
-        yield from whole(part)
 
 
 def _read_by(plugins: list[Plugin], n: int) -> dict[str, Artifact]:

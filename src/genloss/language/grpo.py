@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genloss.core import records
+from genloss.core.capabilities import Responds
 from genloss.core.contracts import Decoding, Experiment, Fit
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.seeds import generator, seed_of, uniforms
@@ -54,6 +55,7 @@ class Grpo(TextTrainer):
     scale: str = "std"  # std: A has unit variance in its group; none: it has not
     temperature: float = 1.0  # of the responses
     reward: Reward = field(default_factory=Reward)
+    needs = (Responds,)
 
     def __post_init__(self) -> None:
         super().__post_init__()

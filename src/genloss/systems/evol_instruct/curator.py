@@ -12,6 +12,7 @@ from genloss.core.errors import one_of, require
 from genloss.core.seeds import generator
 from genloss.curate import Context, Decision, RecordCurator, decision
 from genloss.curate.choose import best_of_each, needs_several
+from genloss.domains.reasoning import Reasoning
 from genloss.systems.evol_instruct.reward import Reward
 
 SELECT = ("best", "sample")
@@ -29,6 +30,7 @@ class EvolReward(Reward, RecordCurator):
 
     select: str = "best"
     keep: int | None = None  # records, at most
+    needs = (Reasoning,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
