@@ -34,7 +34,7 @@ from genloss.domains.reasoning.solve import decoding
 from genloss.domains.reasoning.tasks import Eigenvalues, Gym, Problem
 from genloss.experiment import Experiment
 from genloss.generate import Request
-from genloss.language.training import TextTrainer
+from genloss.language.trainer import Supervised
 from genloss.loop import Loop
 from genloss.systems.llm2llm.recipe import LLM2LLM
 from genloss.systems.llm2llm.teachers import Ask, Teacher
@@ -190,7 +190,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Class:
     folder = tmp_path_factory.mktemp("llm2llm")
     x = Experiment(compose(TINY))
     x.domain.prepare(folder / "data")
-    assert isinstance(x.trainer, TextTrainer)
+    assert isinstance(x.trainer, Supervised)
     seeds = records.read(folder / "data" / "train.parquet").slice(0, 32)
     records.write(seeds.slice(0, 16), folder / "seeds.parquet")  # the others are wrong, most of them
     fit = Fit(
@@ -738,7 +738,7 @@ def test_a_schooled_student_starts_from_one_base(group: Class, tmp_path: Path, m
     from safetensors.numpy import load_file
 
     x = Experiment(compose([*TINY, *SCHOOL]))
-    assert isinstance(x.model, Schooled) and isinstance(x.trainer, TextTrainer)
+    assert isinstance(x.model, Schooled) and isinstance(x.trainer, Supervised)
     found = []
     for name, seed in (("a", 1), ("b", 2)):  # another seed of the run, another store: the same base
         monkeypatch.setenv("GENLOSS_STORE", str(tmp_path / name))

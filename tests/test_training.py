@@ -15,19 +15,20 @@ from genloss.core.contracts import Fit, Runtime
 from genloss.core.hashes import sha256_file
 from genloss.language.model import Scratch, load
 from genloss.language.scoring import losses
-from genloss.language.training import TextTrainer, train
+from genloss.language.trainer import Supervised
+from genloss.language.training import train
 
 
 @pytest.fixture
 def fit(lab, tmp_path: Path):
     """`fit("name", seed=3)` trains a tiny model; returns (its folder, the result)."""
 
-    def go(name: str, *, trainer: TextTrainer | None = None, arch: str = "llama", **changes) -> tuple[Path, dict]:
+    def go(name: str, *, trainer: Supervised | None = None, arch: str = "llama", **changes) -> tuple[Path, dict]:
         out = tmp_path / name
         out.mkdir()
         job = Fit(
             model=Scratch(arch=arch, width=32, feed_forward=64),
-            trainer=trainer or TextTrainer(steps=6, batch=4),
+            trainer=trainer or Supervised(steps=6, batch=4),
             data=lab.data,
             shards=[lab.data / "train.parquet"],
             weights=[1.0],
@@ -66,7 +67,7 @@ def test_the_seed_decides_every_bit(fit, arch: str) -> None:
 
 
 def test_training_learns_and_writes_its_curve(fit, lab) -> None:
-    trainer = TextTrainer(steps=20, batch=8, validate_every=10, validation_rows=16)
+    trainer = Supervised(steps=20, batch=8, validate_every=10, validation_rows=16)
     folder, result = fit("a", trainer=trainer)
     with (folder / "training.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -82,7 +83,7 @@ def test_training_learns_and_writes_its_curve(fit, lab) -> None:
 
 
 def test_rate_warms_up_and_decays() -> None:
-    trainer = TextTrainer(warmup=0.1, final_lr=0.05)
+    trainer = Supervised(warmup=0.1, final_lr=0.05)
     rates = [trainer.rate(s, 100) for s in range(100)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)]) and rates[10] == 1
     assert rates[10:] == sorted(rates[10:], reverse=True) and 0.05 < rates[-1] < 0.06
@@ -90,17 +91,17 @@ def test_rate_warms_up_and_decays() -> None:
 
 
 def test_a_token_budget_overrides_steps(fit, lab) -> None:
-    assert TextTrainer(steps=300, batch=4, tokens=4 * 48 * 5).budget(48) == 5
-    assert TextTrainer(tokens=1).budget(128) == 1
-    _, result = fit("a", trainer=TextTrainer(steps=300, batch=4, tokens=4 * lab.context * 5))
+    assert Supervised(steps=300, batch=4, tokens=4 * 48 * 5).budget(48) == 5
+    assert Supervised(tokens=1).budget(128) == 1
+    _, result = fit("a", trainer=Supervised(steps=300, batch=4, tokens=4 * lab.context * 5))
     assert result["steps"] == 5 and result["tokens"] == 4 * lab.context * 5
 
 
 def test_accumulated_batches_are_the_same_batch(fit) -> None:
     """Half the rows at a time: the same rows, so nearly the same model (each part is a mean of its own)."""
-    a, _ = fit("a", trainer=TextTrainer(steps=3, batch=8))
-    b, _ = fit("b", trainer=TextTrainer(steps=3, batch=8, accumulate=2))
-    c, _ = fit("c", trainer=TextTrainer(steps=3, batch=4))
+    a, _ = fit("a", trainer=Supervised(steps=3, batch=8))
+    b, _ = fit("b", trainer=Supervised(steps=3, batch=8, accumulate=2))
+    c, _ = fit("c", trainer=Supervised(steps=3, batch=4))
     with (b / "training.csv").open() as file:
         assert len([r for r in csv.DictReader(file) if r["loss"]]) == 3
     first, halves, fewer = (losses_of(f) for f in (a, b, c))
@@ -123,7 +124,7 @@ def two_languages(folder: Path) -> list[Path]:
 
 def test_loss_weights(fit, lab, tmp_path: Path) -> None:
     shards = two_languages(tmp_path)
-    trainer = TextTrainer(steps=15, batch=8)
+    trainer = Supervised(steps=15, batch=8)
 
     def bits(folder: Path) -> tuple[float, float]:
         nats, tokens = losses(folder / "model", lab.data, ["aaa bbb aaa bbb", "yyy zzz yyy zzz"], lab.context)
@@ -143,7 +144,7 @@ def test_loss_weights(fit, lab, tmp_path: Path) -> None:
 
 
 def test_warm_start_goes_on_from_the_last_model(fit, lab) -> None:
-    trainer = TextTrainer(steps=2, batch=4, lr=1e-6)
+    trainer = Supervised(steps=2, batch=4, lr=1e-6)
     warm, _ = fit("warm", start=lab.llama, trainer=trainer)
     cold, _ = fit("cold", trainer=trainer)
     before = load(lab.llama).state_dict()
@@ -169,12 +170,12 @@ def test_no_model_ever_trains_on_held_out_text(fit, lab, tmp_path: Path) -> None
 
 def test_two_devices(fit, lab) -> None:
     """Lightning DDP on two CPU processes: saved, loadable, trained on the same rows as one process."""
-    trainer = TextTrainer(steps=4, batch=8)
+    trainer = Supervised(steps=4, batch=8)
     one, single = fit("one", trainer=trainer)
     two, result = fit("two", trainer=trainer, runtime=Runtime(devices=2, strategy="ddp"))
     assert result["steps"] == single["steps"] and result["tokens"] == single["tokens"]
     assert sorted(p.name for p in two.iterdir()) == ["model", "training.csv"]
-    fewer, _ = fit("fewer", trainer=TextTrainer(steps=4, batch=4))
+    fewer, _ = fit("fewer", trainer=Supervised(steps=4, batch=4))
     assert difference(one, two) < 0.2 * difference(one, fewer)
     config = json.loads((two / "model" / "config.json").read_text())
     assert config["model_type"] == "llama"

@@ -7,7 +7,7 @@
           -> clipped policy gradient, with a penalty for leaving the model that the round began with
 
 Only the problems of the training set are used; their responses are the policy's own, made anew at each step. Round 0 has no model to
-start from: it is trained on worked solutions, by the options of TextTrainer. WizardMath (arXiv 2308.09583) uses PPO with r = r_I * r_A;
+start from: it is trained on worked solutions, by the options of Supervised. WizardMath (arXiv 2308.09583) uses PPO with r = r_I * r_A;
 GRPO needs no model of the value. What this changes: within a group all responses share r_I, so that it cancels in A. With scale=std it
 acts only where it is 0; with scale=none (Liu et al. 2025, arXiv 2503.20783) it weights its problem.
 """
@@ -27,7 +27,7 @@ from genloss.core.hashes import code_hash
 from genloss.core.seeds import generator, seed_of, uniforms
 from genloss.domains.reasoning.solve import decoding
 from genloss.language.tokenizer import Codec, load_codec
-from genloss.language.training import TextTrainer
+from genloss.language.trainer import Supervised
 from genloss.language.training import train as train_supervised
 from genloss.systems.evol_instruct.reward import Reward, needs_expressions
 
@@ -40,8 +40,8 @@ SCALE = ("std", "none")
 
 
 @dataclass
-class Grpo(TextTrainer):
-    """`steps` and the other options of TextTrainer are those of round 0; `updates` and what follows those of the rounds after it.
+class Grpo(Supervised):
+    """`steps` and the other options of Supervised are those of round 0; `updates` and what follows those of the rounds after it.
 
     A step sees prompts * group responses: with updates = steps and prompts * group = batch it is as large as a supervised one.
     Adam without weight decay: the penalty holds the policy where it came from.

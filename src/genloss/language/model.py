@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genloss.core.contracts import Model, Runtime
+from genloss.core.contracts import Fit, Model, Runtime
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.hashes import folder_hash
 
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 
 class TextModel(Model):
-    """`fresh` gives the model that a cold start begins with."""
+    """`fresh` gives the model that a training without a `start` begins with."""
 
     def check(self, domain: Text) -> None: ...
+
+    def base(self, fit: Fit) -> Path | None:
+        """The folder of the model that a training without a `start` begins with in place of a fresh one; None: there is none."""
+        return None
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         raise NotImplementedError
@@ -158,6 +162,12 @@ def load(folder: Path) -> Any:
             str(folder), None, f"cannot be loaded ({str(error).splitlines()[0]}); delete it and run again"
         ) from None
     return model.eval()
+
+
+def save(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """Save a model to be sampled from: its own weights, or `weights` where a strategy of Lightning holds them."""
+    model.generation_config.do_sample = True
+    model.save_pretrained(folder, state_dict=weights)
 
 
 def device_of(runtime: Runtime) -> str:

@@ -90,11 +90,11 @@ class Reasoning(Domain):
         from genloss.evaluate import SampleMetric
         from genloss.evaluate.loss import HeldOut
         from genloss.language.model import TextModel
-        from genloss.language.training import TextTrainer
+        from genloss.language.trainer import Supervised
 
         if not isinstance(experiment.model, TextModel):
             raise UserError("model", type(experiment.model).__name__, "is not a model of the reasoning domain")
-        if not isinstance(experiment.trainer, TextTrainer):
+        if not isinstance(experiment.trainer, Supervised):
             raise UserError("trainer", type(experiment.trainer).__name__, "is not a trainer of the reasoning domain")
         if not experiment.recipe.problems:
             raise UserError("recipe", experiment.cfg.recipe.name, "makes no problems with answers; use recipe=solve")

@@ -70,7 +70,8 @@ class Schooled(Scratch):
     def base(self, fit: Fit) -> Path:
         """The folder of the base for the tokenizer and the splits in `fit.data`; made if it is not in the store."""
         from genloss.core.places import store_root
-        from genloss.language.training import TextTrainer, train
+        from genloss.language.trainer import Supervised
+        from genloss.language.training import train
 
         text = "genloss.language"
         parts = {
@@ -90,7 +91,7 @@ class Schooled(Scratch):
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir()
                 records.write(self.problems(fit.data), aside / "school.parquet")
-                trainer = TextTrainer(self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
+                trainer = Supervised(steps=self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
                 train(
                     replace(
                         fit,

@@ -90,11 +90,11 @@ class Text(Domain):
     def check(self, experiment: Experiment) -> None:
         from genloss.curate import Curator
         from genloss.language.model import TextModel
-        from genloss.language.training import TextTrainer
+        from genloss.language.trainer import Supervised
 
         if not isinstance(experiment.model, TextModel):
             raise UserError("model", type(experiment.model).__name__, "is not a model of the text domain")
-        if not isinstance(experiment.trainer, TextTrainer):
+        if not isinstance(experiment.trainer, Supervised):
             raise UserError("trainer", type(experiment.trainer).__name__, "is not a trainer of the text domain")
         for name, curator in experiment.curators.items():
             if type(curator).judge is Curator.judge:

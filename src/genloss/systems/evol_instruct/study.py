@@ -10,7 +10,7 @@ SEEDS = "seed=0,1,2"
 FRESH = "seed=3,4,5,6,7"  # of the weaker base, which was added when seeds 0 to 2 of the other had been seen
 UP = ["add_constraint", "deepen", "concretize", "reasoning", "complicate", "breadth"]
 BOTH = [*UP, "easier", "easier_topic"]
-SUPERVISED, GRPO = "genloss.language.training.TextTrainer", "genloss.language.grpo.Grpo"
+SUPERVISED, GRPO = "genloss.language.trainer.Supervised", "genloss.language.grpo.Grpo"
 TWO = ("instruction", "process")
 FACTORS = "curation.evol_reward.factors"
 PRODUCT = f"{FACTORS}=[instruction,process]"

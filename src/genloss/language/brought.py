@@ -1,0 +1,88 @@
+"""What users bring to a training: the Lightning callbacks and loggers of `trainer.callbacks` and `trainer.logger`.
+
+`known` refuses, before any work, what is no such class or has no such arguments; `brought` makes them when a training begins.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from genloss.core.errors import UserError
+from genloss.language.trainer import Supervised
+
+T = TypeVar("T", Callback, Logger)
+BASES: dict[str, type] = {"callbacks": Callback, "logger": Logger}
+
+
+def known(trainer: Supervised) -> None:
+    """Raises UserError, its key relative to the trainer's, where a node names no class of its kind, or arguments that it lacks."""
+    for key, base in BASES.items():
+        for name, node in getattr(trainer, key).items():
+            cls = _locate(node["_target_"], base, f"{key}.{name}")
+            arguments = {k: v for k, v in node.items() if not k.startswith("_")}
+            if _wants_folder(cls):
+                arguments.setdefault("save_dir", "")
+            try:
+                inspect.signature(cls).bind(*node.get("_args_", ()), **arguments)
+            except TypeError as error:
+                raise UserError(f"{key}.{name}", node["_target_"], f"{error}; see its arguments") from None
+
+
+def brought(trainer: Supervised, out: Path) -> tuple[list[Callback], list[Logger]]:
+    """(callbacks, loggers), in the order of the config; a logger without a `save_dir` writes to `out`."""
+    callbacks = [_made(node, Callback, f"callbacks.{name}", out) for name, node in trainer.callbacks.items()]
+    loggers = [_made(node, Logger, f"logger.{name}", out) for name, node in trainer.logger.items()]  # type: ignore[type-abstract]
+    return callbacks, loggers
+
+
+@contextmanager
+def in_one_line(trainer: Supervised) -> Iterator[None]:
+    """Lightning's complaints about settings of callbacks and loggers, such as a metric to monitor that nobody logs, as UserError."""
+    try:
+        yield
+    except (MisconfigurationException, RuntimeError) as error:
+        meant = isinstance(error, MisconfigurationException) or "conditioned on metric" in str(error)
+        if not (meant and (trainer.callbacks or trainer.logger)):
+            raise
+        keys = [f"trainer.{key}" for key in BASES if getattr(trainer, key)]
+        raise UserError(" or ".join(keys), None, " ".join(str(error).split())) from None
+
+
+def _locate(target: str, base: type, key: str) -> type:
+    try:
+        cls = get_class(target)
+    except Exception as error:  # whatever an import of the user's module raises
+        raise UserError(f"{key}._target_", target, f"cannot be imported ({str(error).splitlines()[0]})") from None
+    if not issubclass(cls, base):
+        raise UserError(
+            f"{key}._target_",
+            target,
+            f"must be a class derived from {base.__module__.partition('.')[0]}'s {base.__name__}",
+        )
+    return cls
+
+
+def _wants_folder(cls: type) -> bool:
+    return issubclass(cls, Logger) and "save_dir" in inspect.signature(cls).parameters
+
+
+def _made(node: dict[str, Any], base: type[T], key: str, out: Path) -> T:
+    cls = _locate(node["_target_"], base, f"trainer.{key}")
+    folder = {"save_dir": str(out)} if _wants_folder(cls) and "save_dir" not in node else {}
+    try:
+        made = instantiate(node, **folder)
+    except InstantiationException as error:
+        raise UserError(f"trainer.{key}", node["_target_"], str(error.__cause__ or error).splitlines()[0]) from None
+    if not isinstance(made, base):  # _partial_, say
+        raise UserError(f"trainer.{key}", node["_target_"], f"makes no {base.__name__}; leave out _partial_")
+    return made
