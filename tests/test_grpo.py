@@ -15,10 +15,10 @@ from genloss.core import records
 from genloss.core.contracts import Fit
 from genloss.core.errors import UserError
 from genloss.experiment import Experiment
-from genloss.language.grpo import Grpo, advantages, distinct, logs, objective, tensors
+from genloss.language.grpo import Grpo
 from genloss.language.model import load
+from genloss.language.reinforcement import advantages, distinct, logs, objective, tensors
 from genloss.language.tokenizer import load_codec
-from genloss.systems.evol_instruct.reward import Reward
 from genloss.workflow.compose import compose
 
 EASY = [
@@ -134,6 +134,10 @@ def fit(x: Experiment, data: Path, start: Path | None, out: Path, **options: obj
     return job, x.domain.train(job)
 
 
+def reward(**options: object) -> dict[str, object]:
+    return {"_target_": "genloss.systems.evol_instruct.reward.ResponseReward", **options}
+
+
 def digest(out: Path) -> list[str]:
     return [hashlib.sha256((out / n).read_bytes()).hexdigest() for n in ("model/model.safetensors", "training.csv")]
 
@@ -166,7 +170,7 @@ def test_a_random_reward_teaches_nothing(trained: tuple[Experiment, Path, Path],
     from genloss.domains.reasoning.solve import decoding
 
     x, data, start = trained
-    after, _ = fit(x, data, start, tmp_path / "random", reward=Reward(["random"]))
+    after, _ = fit(x, data, start, tmp_path / "random", reward=reward(factors=["random"]))
     taught, _ = fit(x, data, start, tmp_path / "taught")
     table = records.read(data / "train.parquet")
     table = table.take(np.repeat(np.arange(len(table)), 20))
@@ -199,7 +203,7 @@ def test_round_0_is_supervised_also_from_a_schooled_base(tmp_path: Path, monkeyp
 def test_no_reward_no_change(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
     """Where every response has r = 0 there is no advantage, and where the policy is the reference there is no penalty."""
     x, data, start = trained
-    nothing = Reward(["process"], phi=1.0, psi=0.0)
+    nothing = reward(factors=["process"], phi=1.0, psi=0.0)
     table = records.read(data / "train.parquet")
     prompts = [f"{p[:-1]}?:" for p in table.column("prompt").to_pylist()]  # no expression: every step is wrong
     records.write(table.set_column(table.column_names.index("prompt"), "prompt", [prompts]), tmp_path / "bad.parquet")

@@ -11,7 +11,7 @@ import pyarrow as pa
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.seeds import generator
 from genloss.curate import Context, Curator, Verdict, verdict
-from genloss.systems.evol_instruct.reward import Reward, needs_expressions
+from genloss.systems.evol_instruct.reward import ResponseReward
 
 if TYPE_CHECKING:
     from genloss.experiment import Experiment
@@ -21,7 +21,7 @@ SELECT = ("best", "sample")
 
 
 @dataclass
-class EvolReward(Reward, Curator):
+class EvolReward(ResponseReward, Curator):
     """Select by r.
 
     best     of the responses to one problem the one with the highest r; of these the `keep` highest (null: all)
@@ -39,8 +39,7 @@ class EvolReward(Reward, Curator):
         require(self.keep is None or self.keep >= 1, "keep", self.keep, "at least 1 record (null: all)")
 
     def check(self, experiment: Experiment) -> None:
-        needs_expressions(experiment, "_target_")
-        self.check_critic()
+        super().check(experiment)
         samples: int = getattr(experiment.recipe, "samples", 1)
         if self.select == "best" and samples < 2:
             raise UserError(

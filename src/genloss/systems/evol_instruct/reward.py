@@ -6,7 +6,7 @@
     genloss run ... curation=evol_reward 'curation.evol_reward.factors=[instruction,critic]'   # after: genloss run experiment=critic
 
 r_I rates the problem (is it well formed, new, answerable?), r_A the worked solution step by step; both are judged with noise that
-is set here. trainer=grpo reinforces by the same `Reward`.
+is set here. trainer=grpo reinforces by the same `ResponseReward`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from genloss.core.hashes import code_hash
 from genloss.core.seeds import generator
 from genloss.domains.reasoning.arithmetic import Arithmetic, Step, Tree, expression, largest, read_steps
 from genloss.domains.reasoning.arithmetic import value as exact
+from genloss.language.grpo import Reward
 from genloss.systems.evol_instruct.edits import BLANK, canonical
 from genloss.systems.shepherd.judge import find
 
@@ -93,7 +94,7 @@ def quality(prompt: str, evolved_from: str | None, twice: bool, bound: int) -> d
 
 
 @dataclass
-class Reward:
+class ResponseReward(Reward):
     """r in [0, 1] of n responses: the product of `factors`, so it is 0 where one of them is 0.
 
     instruction (r_I): the product of `quality`'s four parts. With probability `noise` the judge gives a problem a number uniform in
@@ -133,15 +134,17 @@ class Reward:
         if "critic" in self.factors and not self.critic:
             raise UserError("critic", None, "is needed by the factor critic; name its run directory")
 
-    def check_critic(self) -> None:
-        """Raises UserError where the critic is not there, or is none."""
-        if "critic" in self.factors:
+    def check(self, experiment: Experiment) -> None:
+        needs_expressions(experiment, "_target_")
+        if "critic" in self.factors:  # that it is there, and is one
             find(str(self.critic), key="critic")
 
     def fingerprint(self) -> str:
         """Hash of what judges besides the options: code, and the critic."""
-        judge = find(str(self.critic)).fingerprint() if "critic" in self.factors else ""
-        return code_hash("genloss.systems.evol_instruct.recipe") + judge  # `canonical` is there
+        code = "".join(
+            code_hash(f"genloss.{m}") for m in ("systems.evol_instruct.edits", "domains.reasoning.arithmetic")
+        )
+        return code + (find(str(self.critic)).fingerprint() if "critic" in self.factors else "")
 
     def scores(self, right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The noisy checker's scores of right and wrong steps (or answers)."""
@@ -226,6 +229,3 @@ def needs_expressions(experiment: Experiment, key: str) -> None:
     families = getattr(experiment.domain, "families", {})
     if not families or not all(isinstance(f, Arithmetic) for f in families.values()):
         raise UserError(key, None, "judges expressions; use domain=reasoning domain/tasks=arithmetic")
-
-
-# -- the curator -----------------------------------------------------------------------------------------------------------
