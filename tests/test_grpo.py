@@ -54,7 +54,7 @@ EASY = [
 ]
 
 
-# -- the objective -----------------------------------------------------------------------------------------------------------
+# -- the objective -----------------------------------------------------------------------------------------------------
 
 
 def test_advantages_by_hand() -> None:
@@ -95,7 +95,8 @@ def test_objective_and_gradient_by_hand() -> None:
 def test_gradient_of_the_policy_is_that_of_reinforce(
     trained: tuple[Experiment, Path, Path], kl: float, passes: int
 ) -> None:
-    """On the responses that it was sampled with, the gradient of the weights is -mean A grad log p / length, whatever ε and β."""
+    """On the responses that it was sampled with, the gradient of the weights is -mean A grad log p / length, whatever ε
+    and β."""
     _, data, start = trained
     codec = load_codec(data / "tokenizer")
     rows = codec.encode(["1+2:1+2=3", "1+2:1+2=4", "4+4:4+4=8"])
@@ -115,7 +116,7 @@ def test_gradient_of_the_policy_is_that_of_reinforce(
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-3)
 
 
-# -- the loop on a real policy -------------------------------------------------------------------------------------------------
+# -- the loop on a real policy -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +181,8 @@ def test_a_random_reward_teaches_nothing(trained: tuple[Experiment, Path, Path],
         scratch = tmp_path / f"scratch-{model.parent.name}"
         sampling = Sampling(model, data, len(table), 7, options, table.column("prompt").to_pylist(), scratch)
         said = [r for columns, _ in x.domain.sample(sampling) for r in columns["response"]]
-        at = table.column_names.index("response")
-        return float(x.domain.verify(table.set_column(at, "response", [said])).right.mean())  # type: ignore[attr-defined]
+        answered = table.set_column(table.column_names.index("response"), "response", [said])
+        return float(x.domain.verify(answered).right.mean())  # type: ignore[attr-defined]
 
     before = right(start)  # of round 0, 40 steps
     assert right(taught.out / "model") > before + 0.15
@@ -201,7 +202,8 @@ def test_round_0_is_supervised_also_from_a_schooled_base(tmp_path: Path, monkeyp
 
 
 def test_no_reward_no_change(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
-    """Where every response has r = 0 there is no advantage, and where the policy is the reference there is no penalty."""
+    """Where every response has r = 0 there is no advantage, and where the policy is the reference there is no
+    penalty."""
     x, data, start = trained
     nothing = reward(factors=["process"], phi=1.0, psi=0.0)
     table = records.read(data / "train.parquet")
@@ -245,7 +247,7 @@ def test_problems_come_once_with_their_parents(trained: tuple[Experiment, Path, 
     assert list(found.values())[2:] == [None] * 18
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

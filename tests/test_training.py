@@ -4,19 +4,59 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from genloss.core import records
 from genloss.core.contracts import Fit, Runtime
+from genloss.core.errors import UserError
 from genloss.core.hashes import sha256_file
+from genloss.experiment import Experiment
 from genloss.language.model import Scratch, load
 from genloss.language.scoring import losses
 from genloss.language.trainer import Supervised
-from genloss.language.training import train
+from genloss.language.training import CausalLM, train
+from genloss.workflow.compose import compose
+
+
+class Stop(Callback):
+    """Ends the training after `after` steps."""
+
+    def __init__(self, after: int):
+        self.after = after
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        trainer.should_stop = trainer.global_step >= self.after
+
+
+class Broken(Callback):
+    def __init__(self) -> None:
+        raise ValueError("two\nlines")
+
+
+class Halved(CausalLM):
+    """A subclass of a user: another loss, and a parameter of its own."""
+
+    def __init__(self, fit: Fit):
+        super().__init__(fit)
+        self.bias = torch.nn.Parameter(torch.randn(3))
+
+    def nats(self, logits: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+        return super().nats(logits, targets, reduction) / 2 + 0 * self.bias.sum()
+
+
+@dataclass
+class Half(Supervised):
+    def module(self, fit: Fit) -> CausalLM:
+        return Halved(fit)
+
+
+STOP = {"stop": {"_target_": "test_training.Stop", "after": 3}}
+CSV = {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger"}}
 
 
 @pytest.fixture
@@ -184,7 +224,124 @@ def test_two_devices(fit, lab) -> None:
 
 
 def test_two_devices_that_fail_are_one_line(fit, lab, tmp_path: Path) -> None:
-    from genloss.core.errors import UserError
-
     with pytest.raises(UserError, match=r"runtime\.strategy=deepspeed: .*exit code"):
         fit("bad", runtime=Runtime(devices=2, strategy="deepspeed"))
+
+
+# -- what users bring --------------------------------------------------------------------------------------------------
+
+
+def files(folder: Path) -> set[str]:
+    own = ("model/",)
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return {n for n in names if not n.startswith(own)} - {"training.csv"}
+
+
+def test_a_callback_can_end_the_training(fit, lab) -> None:
+    folder, result = fit("a", trainer=Supervised(steps=6, batch=4, callbacks=STOP))
+    assert result["steps"] == 3 and result["tokens"] == 3 * 4 * lab.context
+    with (folder / "training.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if r["loss"]]
+    assert [int(r["step"]) for r in rows] == [1, 2, 3]
+    assert float(rows[-1]["loss"]) == pytest.approx(result["loss"], rel=1e-4)
+    assert files(folder) == set()
+
+
+def test_loggers_and_callbacks_change_no_byte(fit) -> None:
+    plain, result = fit("plain", trainer=Supervised(steps=6, batch=4, validate_every=3))
+    trainer = Supervised(
+        steps=6, batch=4, validate_every=3, logger=CSV, callbacks={"stop": STOP["stop"] | {"after": 9}}
+    )
+    logged, again = fit("logged", trainer=trainer)
+    assert digest(plain) == digest(logged) and result == again
+    assert (plain / "training.csv").read_bytes() == (logged / "training.csv").read_bytes()
+    assert files(logged) == {f"lightning_logs/version_0/{n}" for n in ("metrics.csv", "hparams.yaml")}
+    with (logged / "lightning_logs/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float([r["loss"] for r in rows if r["loss"]][-1]) == pytest.approx(result["loss"], rel=1e-4)
+    assert len([r for r in rows if r["validation_loss"]]) == 2
+
+
+def test_checkpoints_of_a_callback_lie_beside_the_model(fit) -> None:
+    best = {
+        "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "monitor": "validation_loss",
+        "save_top_k": 2,
+        "filename": "{step}",
+    }
+    folder, _ = fit("a", trainer=Supervised(steps=6, batch=4, validate_every=3, callbacks={"best": best}))
+    assert files(folder) == {"checkpoints/step=3.ckpt", "checkpoints/step=6.ckpt"}
+    state = torch.load(folder / "checkpoints/step=6.ckpt", weights_only=True)["state_dict"]
+    saved = load(folder / "model").state_dict()
+    assert all(torch.equal(state[f"model.{k}"], v) for k, v in saved.items())
+
+
+def test_early_stopping_sees_the_validation_loss(fit) -> None:
+    stop = {
+        "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+        "monitor": "validation_loss",
+        "min_delta": 100.0,
+        "patience": 2,
+    }
+    _, result = fit("a", trainer=Supervised(steps=9, batch=4, validate_every=1, callbacks={"stop": stop}))
+    assert result["steps"] == 3
+    stop |= {"monitor": "accuracy"}
+    with pytest.raises(UserError, match=r"trainer\.callbacks: .*accuracy.* not available"):
+        fit("b", trainer=Supervised(steps=9, batch=4, callbacks={"stop": stop}))
+
+
+def test_a_subclass_trains_with_a_loss_of_its_own(fit) -> None:
+    plain, one = fit("plain")
+    half, two = fit("half", trainer=Half(steps=6, batch=4))
+    again, _ = fit("again", trainer=Half(steps=6, batch=4))
+    assert digest(plain) != digest(half) == digest(again)
+    assert two["loss"] < 0.6 * one["loss"] and files(half) == set()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["+trainer.callbacks={a: {after: 3}}"], ["trainer.callbacks.a", "needs a _target_"]),
+        (
+            ["+trainer.callbacks={a: {_target_: nowhere.Stop}}"],
+            ["trainer.callbacks.a._target_=nowhere.Stop", "imported"],
+        ),
+        (
+            ["+trainer.callbacks={a: {_target_: pathlib.Path}}"],
+            ["trainer.callbacks.a._target_", "lightning", "Callback"],
+        ),
+        (["+trainer.logger={a: {_target_: test_training.Stop, after: 3}}"], ["trainer.logger.a._target_", "Logger"]),
+        (["+trainer.callbacks={a: {_target_: test_training.Stop}}"], ["trainer.callbacks.a", "missing", "after"]),
+        (["+trainer.callbacks={a: {_target_: test_training.Stop, afte: 3}}"], ["trainer.callbacks.a", "afte"]),
+        (
+            ["+trainer.logger={a: {_target_: lightning.pytorch.loggers.CSVLogger, dir: x}}"],
+            ["trainer.logger.a", "'dir'"],
+        ),
+    ],
+)
+def test_what_is_no_callback_is_refused(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        x = Experiment(compose(overrides))
+        try:
+            x.trainer.check(x)
+        except UserError as own:
+            raise own.under("trainer") from None
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_what_cannot_be_made_is_refused_before_the_first_step(fit, tmp_path: Path) -> None:
+    partial = {"_target_": "test_training.Stop", "_partial_": True, "after": 3}
+    for node in (partial, {"_target_": "test_training.Broken"}):
+        with pytest.raises(UserError, match=r"^trainer\.callbacks\.a=test_training") as error:
+            fit(node["_target_"][-3:], trainer=Supervised(callbacks={"a": node}))
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("training.csv"))
+
+
+def test_they_travel_to_several_devices(fit) -> None:
+    trainer = Half(steps=6, batch=4, logger=CSV, callbacks=STOP)
+    folder, result = fit("two", trainer=trainer, runtime=Runtime(devices=2, strategy="ddp"))
+    assert result["steps"] == 3 and result["loss"] < 4
+    assert files(folder) == {f"lightning_logs/version_0/{n}" for n in ("metrics.csv", "hparams.yaml")}

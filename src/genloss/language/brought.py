@@ -1,6 +1,7 @@
 """What users bring to a training: the Lightning callbacks and loggers of `trainer.callbacks` and `trainer.logger`.
 
-`known` refuses, before any work, what is no such class or has no such arguments; `brought` makes them when a training begins.
+`known` refuses, before any work, what is no such class or has no such arguments; `brought` makes them when a training
+begins.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
@@ -20,12 +21,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from genloss.core.errors import UserError
 from genloss.language.trainer import Supervised
 
-T = TypeVar("T", Callback, Logger)
 BASES: dict[str, type] = {"callbacks": Callback, "logger": Logger}
 
 
 def known(trainer: Supervised) -> None:
-    """Raises UserError, its key relative to the trainer's, where a node names no class of its kind, or arguments that it lacks."""
+    """Raises UserError, its key relative to the trainer's, where a node names no class of its kind, or not its
+    arguments."""
     for key, base in BASES.items():
         for name, node in getattr(trainer, key).items():
             cls = _locate(node["_target_"], base, f"{key}.{name}")
@@ -40,14 +41,16 @@ def known(trainer: Supervised) -> None:
 
 def brought(trainer: Supervised, out: Path) -> tuple[list[Callback], list[Logger]]:
     """(callbacks, loggers), in the order of the config; a logger without a `save_dir` writes to `out`."""
-    callbacks = [_made(node, Callback, f"callbacks.{name}", out) for name, node in trainer.callbacks.items()]
-    loggers = [_made(node, Logger, f"logger.{name}", out) for name, node in trainer.logger.items()]  # type: ignore[type-abstract]
+    callbacks, loggers = (
+        [_made(key, name, node, out) for name, node in getattr(trainer, key).items()] for key in ("callbacks", "logger")
+    )
     return callbacks, loggers
 
 
 @contextmanager
 def in_one_line(trainer: Supervised) -> Iterator[None]:
-    """Lightning's complaints about settings of callbacks and loggers, such as a metric to monitor that nobody logs, as UserError."""
+    """As UserError: Lightning's complaints about callbacks and loggers, such as a metric to monitor that nobody
+    logs."""
     try:
         yield
     except (MisconfigurationException, RuntimeError) as error:
@@ -76,13 +79,14 @@ def _wants_folder(cls: type) -> bool:
     return issubclass(cls, Logger) and "save_dir" in inspect.signature(cls).parameters
 
 
-def _made(node: dict[str, Any], base: type[T], key: str, out: Path) -> T:
-    cls = _locate(node["_target_"], base, f"trainer.{key}")
+def _made(key: str, name: str, node: dict[str, Any], out: Path) -> Any:
+    base, where, target = BASES[key], f"trainer.{key}.{name}", node["_target_"]
+    cls = _locate(target, base, where)
     folder = {"save_dir": str(out)} if _wants_folder(cls) and "save_dir" not in node else {}
     try:
         made = instantiate(node, **folder)
     except InstantiationException as error:
-        raise UserError(f"trainer.{key}", node["_target_"], str(error.__cause__ or error).splitlines()[0]) from None
+        raise UserError(where, target, str(error.__cause__ or error).splitlines()[0]) from None
     if not isinstance(made, base):  # _partial_, say
-        raise UserError(f"trainer.{key}", node["_target_"], f"makes no {base.__name__}; leave out _partial_")
+        raise UserError(where, target, f"makes no {base.__name__}; leave out _partial_")
     return made

@@ -1,4 +1,5 @@
-"""GRPO: a small policy reinforced by a reward, group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300, section 4).
+"""GRPO: a small policy reinforced by a reward, group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300,
+section 4).
 
     genloss run ... recipe=evol_instruct trainer=grpo mixing.init=warm
     genloss run -m ... trainer=grpo mixing.init=warm 'trainer.reward.factors=[outcome],[instruction,process],[random]'
@@ -6,13 +7,14 @@
     step: `prompts` problems of the training set -> `group` responses each -> r -> A = (r - mean) / std of the group
           -> clipped policy gradient, with a penalty for leaving the model that the round began with
 
-Only the problems of the training set are used; their responses are the policy's own, made anew at each step. Round 0 has no model to
-start from: it is trained on worked solutions, by the options of Supervised. WizardMath (arXiv 2308.09583) uses PPO with r = r_I * r_A;
-GRPO needs no model of the value. What this changes: within a group all responses share r_I, so that it cancels in A. With scale=std it
-acts only where it is 0; with scale=none (Liu et al. 2025, arXiv 2503.20783) it weights its problem.
+Only the problems of the training set are used; their responses are the policy's own, made anew at each step. Round 0
+has no model to start from: it is trained on worked solutions, by the options of Supervised. WizardMath (arXiv
+2308.09583) uses PPO with r = r_I * r_A; GRPO needs no model of the value. What this changes: within a group all
+responses share r_I, so that it cancels in A. With scale=std it acts only where it is 0; with scale=none (Liu et al.
+2025, arXiv 2503.20783) it weights its problem.
 
-A reward of your own is a dataclass derived from Reward, and its name in the config (`trainer.reward._target_`). The steps themselves are
-genloss.language.reinforcement.
+A reward of your own is a dataclass derived from Reward, and its name in the config (`trainer.reward._target_`). The
+steps themselves are genloss.language.reinforcement.
 """
 
 from __future__ import annotations
@@ -49,11 +51,12 @@ class Reward(ABC):
         evolved_from: Sequence[str | None] | None = None,
         runtime: Runtime | None = None,
     ) -> np.ndarray:
-        """r [n] of n responses, each to the prompt in its place. A function of its arguments: what is drawn is drawn from `seed`.
-        evolved_from: the texts that the prompts were made from, None where there is none."""
+        """r [n] of n responses, each to the prompt in its place. A function of its arguments: what is drawn is drawn
+        from `seed`. evolved_from: the texts that the prompts were made from, None where there is none."""
 
     def check(self, experiment: Experiment) -> None:
-        """Refuse, before any work, what cannot run with the rest of the config (UserError); keys are relative to the reward's own."""
+        """Refuse, before any work, what cannot run with the rest of the config (UserError); keys are relative to the
+        reward's own."""
 
     def fingerprint(self) -> str:
         """Hash of what the reward depends on outside the config and its own module; '' if there is nothing."""
@@ -62,10 +65,11 @@ class Reward(ABC):
 
 @dataclass
 class Grpo(Supervised):
-    """`steps` and the other options of Supervised are those of round 0; `updates` and what follows those of the rounds after it.
+    """`steps` and the other options of Supervised are those of round 0; `updates` and what follows those of the rounds
+    after it.
 
-    A step sees prompts * group responses: with updates = steps and prompts * group = batch it is as large as a supervised one.
-    Adam without weight decay: the penalty holds the policy where it came from.
+    A step sees prompts * group responses: with updates = steps and prompts * group = batch it is as large as a
+    supervised one. Adam without weight decay: the penalty holds the policy where it came from.
     """
 
     updates: int = 100  # steps of reinforcement

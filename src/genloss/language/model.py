@@ -25,7 +25,7 @@ class TextModel(Model):
     def check(self, domain: Text) -> None: ...
 
     def base(self, fit: Fit) -> Path | None:
-        """The folder of the model that a training without a `start` begins with in place of a fresh one; None: there is none."""
+        """The folder of the model that a training without a `start` begins with; None: it begins with a fresh one."""
         return None
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
@@ -34,10 +34,10 @@ class TextModel(Model):
 
 @dataclass
 class Scratch(TextModel):
-    """A random decoder-only transformer of `transformers`: arch llama (Touvron et al. 2023) or gpt2 (Radford et al. 2019).
+    """A random decoder-only transformer: arch llama (Touvron et al. 2023) or gpt2 (Radford et al. 2019).
 
-    `initial_std` matters at this size: with the library's 0.02 a width of 64 stays on the plateau of the loss for hundreds
-    of steps, and when it leaves is luck. 0.08 settles for every seed (docs/decisions.md, "Settled training").
+    `initial_std` matters at this size: with the library's 0.02 a width of 64 stays on the plateau of the loss for
+    hundreds of steps, and when it leaves is luck. 0.08 settles for every seed (docs/decisions.md, "Settled training").
     """
 
     arch: str = "llama"
@@ -100,8 +100,8 @@ class Scratch(TextModel):
 
 @dataclass
 class Pretrained(TextModel):
-    """Any saved `AutoModelForCausalLM`, a folder or a hub name. Safetensors only, no remote code; every cold start begins from
-    it. Its tokenizer must be the domain's: set domain.tokenizer to the same path."""
+    """Any saved `AutoModelForCausalLM`, a folder or a hub name. Safetensors only, no remote code; every cold start
+    begins from it. Its tokenizer must be the domain's: set domain.tokenizer to the same path."""
 
     path: str = "???"
     dtype: str = "float32"

@@ -2,8 +2,8 @@
 
     Reinforcement(trainer, fit).run()
 
-The model seen so far is the reference. A step's problems, responses and verdicts have random streams of their own, so that the same seed
-gives the same bytes.
+The model seen so far is the reference. A step's problems, responses and verdicts have random streams of their own, so
+that the same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from genloss.language.sampling import sample_chunk
 from genloss.language.tokenizer import Codec, load_codec
 from genloss.language.trainer import write_curve
 
-# -- the objective -----------------------------------------------------------------------------------------------------------
+# -- the objective -----------------------------------------------------------------------------------------------------
 
 
 def advantages(reward: np.ndarray, scale: str) -> np.ndarray:
-    """A of rewards [problems, group]: above the mean of the group, in its standard deviations if scale=std. 0 where all are equal."""
+    """A of rewards [problems, group]: above the mean of the group, in its standard deviations if scale=std. 0 where all
+    are equal."""
     centred = reward - reward.mean(axis=1, keepdims=True)
     # a mean of equal numbers need not be that number
     centred = np.where(np.ptp(reward, axis=1, keepdims=True) == 0, 0.0, centred)
@@ -46,9 +47,9 @@ def objective(
     clip_ratio: float,
     kl: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss, divergence) of log probabilities [rows, tokens] of the chosen tokens under the policy, the policy that sampled, and the
-    reference; advantage [rows]; mask [rows, tokens]: 1 for tokens of the response. Equation 3 of the paper with its unbiased
-    estimate of the divergence (equation 4), each response averaged over its own tokens."""
+    """(loss, divergence) of log probabilities [rows, tokens] of the chosen tokens under the policy, the policy that
+    sampled, and the reference; advantage [rows]; mask [rows, tokens]: 1 for tokens of the response. Equation 3 of the
+    paper with its unbiased estimate of the divergence (equation 4), each response averaged over its own tokens."""
     ratio = torch.exp(new - old)
     a = advantage[:, None]
     gain = torch.minimum(ratio * a, ratio.clamp(1 - clip_ratio, 1 + clip_ratio) * a)
@@ -63,8 +64,8 @@ def objective(
 def tensors(
     rows: list[list[int]], given: list[int], longest: int, codec: Codec
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(inputs, targets, mask) [rows, tokens] of records of token ids whose first `given` are the prompt; the end is a token of the
-    response, unless it was cut off at `longest`."""
+    """(inputs, targets, mask) [rows, tokens] of records of token ids whose first `given` are the prompt; the end is a
+    token of the response, unless it was cut off at `longest`."""
     sequences = [[codec.begin, *ids, *([codec.end] if len(ids) < longest else [])] for ids in rows]
     width = max(len(s) for s in sequences) - 1
     inputs = torch.full((len(rows), width), codec.end, dtype=torch.long)
@@ -84,7 +85,7 @@ def logs(model: Any, inputs: torch.Tensor, targets: torch.Tensor, temperature: f
     return logits.log_softmax(dim=-1).gather(-1, targets[..., None])[..., 0]
 
 
-# -- the problems ------------------------------------------------------------------------------------------------------------
+# -- the problems ------------------------------------------------------------------------------------------------------
 
 
 def distinct(fit: Fit) -> dict[str, str | None]:
@@ -99,7 +100,7 @@ def distinct(fit: Fit) -> dict[str, str | None]:
     return found
 
 
-# -- the loop ----------------------------------------------------------------------------------------------------------------
+# -- the loop ----------------------------------------------------------------------------------------------------------
 
 
 class Responses(NamedTuple):
@@ -130,7 +131,8 @@ class Reinforcement:
         self.adam = torch.optim.Adam(self.policy.parameters(), lr=trainer.step_size, betas=betas)
 
     def run(self) -> dict[str, Any]:
-        """Write `model/` and `training.csv` (with reward and kl) to `fit.out`; returns means over the first and last tenth of steps."""
+        """Write `model/` and `training.csv` (with reward and kl) to `fit.out`; returns means over the first and last
+        tenth of steps."""
         updates = self.trainer.updates
         curve = np.zeros((updates, 3))  # loss, reward, divergence
         for step in range(updates):

@@ -1,9 +1,9 @@
-"""How a causal language model is trained: the options, without the libraries that train (they load in seconds; configs in
-milliseconds). The training itself is genloss.language.training.
+"""How a causal language model is trained: the options, without the libraries that train (they load in seconds; configs
+in milliseconds). The training itself is genloss.language.training.
 
     genloss run trainer.steps=600 trainer.batch=32
-    genloss run 'trainer.callbacks={stop: {_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: validation_loss}}'
-    genloss run 'trainer.logger={csv: {_target_: lightning.pytorch.loggers.CSVLogger}}'
+    genloss run '+trainer.logger={csv: {_target_: lightning.pytorch.loggers.CSVLogger}}'
+    genloss run '+trainer.callbacks={mine: {_target_: mylab.callbacks.Mine, after: 100}}'
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ BROUGHT = ("callbacks", "logger")  # fields that are nodes of the user's own Lig
 
 @dataclass
 class Supervised(Trainer):
-    """AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay, clipping. The budget is in steps or, if `tokens` is set, in
-    tokens of context; it is the same for every arm, whatever the size of its training set.
+    """AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay, clipping. The budget is in steps or, if `tokens`
+    is set, in tokens of context; it is the same for every arm, whatever the size of its training set.
 
-    callbacks, logger: Lightning's or your own, by name, each a Hydra node with a `_target_`. They see `loss` at every step and
-    `validation_loss` at every validation. Checkpoints of a ModelCheckpoint, and what a logger without a `save_dir` writes, lie
-    beside the model, in the folder of the round. Both are part of the arm's identity.
+    callbacks, logger: Lightning's or your own, by name, each a Hydra node with a `_target_`. They see `loss` at every
+    step and `validation_loss` at every validation. Checkpoints of a ModelCheckpoint, and what a logger without a
+    `save_dir` writes, lie beside the model, in the folder of the round. Both are part of the arm's identity.
     """
 
     steps: int = 300
@@ -93,10 +93,11 @@ class Supervised(Trainer):
         done = (step - rise) / max(1, steps - rise)
         return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    # -- the training: imported when used. A subclass that trains otherwise overrides one of these ------------------------
+    # -- the training: imported when used. A subclass that trains otherwise overrides one of these ---------------------
 
     def train(self, fit: Fit) -> dict[str, Any]:
-        """Train `fit.model`; write `model/` and `training.csv` to `fit.out`. Returns steps, tokens, loss and parameters."""
+        """Train `fit.model`; write `model/` and `training.csv` to `fit.out`. Returns steps, tokens, loss and
+        parameters."""
         from genloss.language.training import train
 
         return train(fit)

@@ -7,20 +7,21 @@ With one device it runs in this process. With several, Lightning starts a proces
 
     python -m genloss.language.training JOB.json
 
-Everything is a class that a subclass can change, and the trainer (genloss.language.trainer) says which classes are used:
+Everything is a class that a subclass can change, and the trainer (genloss.language.trainer) says which classes are
+used:
 
-    class Smoothed(CausalLM):                                   # mylab/training.py
+    class Smoothed(CausalLM):                             # mylab/training.py
         def nats(self, logits, targets, reduction):
-            return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction, label_smoothing=0.1)
+            return 0.9 * super().nats(logits, targets, reduction) + ...
 
-    @dataclass                                                  # mylab/trainer.py, light: imports `mylab.training` when called
+    @dataclass                                            # mylab/trainer.py: without torch, so that configs are quick
     class SmoothedTrainer(Supervised):
         def module(self, fit):
             from mylab.training import Smoothed
 
             return Smoothed(fit)
 
-    _target_: mylab.trainer.SmoothedTrainer                     # conf/trainer/smoothed.yaml, with the fields of Supervised
+    _target_: mylab.trainer.SmoothedTrainer               # conf/trainer/smoothed.yaml; its other keys are the fields
 """
 
 from __future__ import annotations
@@ -58,19 +59,20 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # inputs, targets, weig
 
 
 def train(fit: Fit) -> dict[str, Any]:
-    """Train one model; write `model/` and `training.csv` to `fit.out`. Returns the steps that were taken, the tokens of context
-    that they saw, the loss of the last one and the number of parameters. UserError if a process of several devices fails."""
+    """Train one model; write `model/` and `training.csv` to `fit.out`. Returns the steps that were taken, the tokens of
+    context that they saw, the loss of the last one and the number of parameters. UserError if a process of several
+    devices fails."""
     runtime = fit.runtime
     alone = runtime.devices == 1 and runtime.num_nodes == 1 and runtime.strategy == "auto"
     return train_here(fit) if alone else train_apart(fit)
 
 
-# -- what is trained -----------------------------------------------------------------------------------------------------
+# -- what is trained ---------------------------------------------------------------------------------------------------
 
 
 class CausalLM(lightning.LightningModule):
-    """Next-token prediction by `fit.model`, or by the model at `fit.start`: mean loss in nats over the targets of a batch, each
-    weighted by its shard's weight. AdamW and the schedule of `fit.trainer`."""
+    """Next-token prediction by `fit.model`, or by the model at `fit.start`: mean loss in nats over the targets of a
+    batch, each weighted by its shard's weight. AdamW and the schedule of `fit.trainer`."""
 
     def __init__(self, fit: Fit):
         super().__init__()
@@ -90,7 +92,8 @@ class CausalLM(lightning.LightningModule):
         return self.model(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
 
     def nats(self, logits: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
-        """Loss of targets [rows, context], those that are IGNORE left out: its `mean`, or `none`: each, [rows * context]."""
+        """Loss of targets [rows, context], those that are IGNORE left out: its `mean`, or `none`: each, [rows *
+        context]."""
         return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)
 
     def loss(self, batch: Batch) -> torch.Tensor:
@@ -154,7 +157,7 @@ def initial(fit: Fit) -> Any:
     return fit.model.fresh(codec.size, codec.begin, codec.end, fit.options["context"], fit.seed).train()
 
 
-# -- what it is trained on -----------------------------------------------------------------------------------------------
+# -- what it is trained on ---------------------------------------------------------------------------------------------
 
 
 class PackedData(lightning.LightningDataModule):
@@ -180,8 +183,8 @@ class PackedData(lightning.LightningDataModule):
 
 
 class Batches(IterableDataset[Batch]):
-    """Batches of `size` packed rows, without end; or the first `limit` of one epoch. Of every batch, each process of a distributed
-    run takes its own rows."""
+    """Batches of `size` packed rows, without end; or the first `limit` of one epoch. Of every batch, each process of a
+    distributed run takes its own rows."""
 
     def __init__(self, rows: Rows, size: int, limit: int | None = None):
         self.rows, self.size, self.limit = rows, size, limit
@@ -199,7 +202,7 @@ class Batches(IterableDataset[Batch]):
             yield inputs, targets, weights
 
 
-# -- training in this process --------------------------------------------------------------------------------------------
+# -- training in this process ------------------------------------------------------------------------------------------
 
 
 def train_here(fit: Fit) -> dict[str, Any]:
@@ -209,6 +212,8 @@ def train_here(fit: Fit) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     with in_one_line(options):
         engine = engine_of(fit)
+        for logger in engine.loggers:
+            logger.log_hyperparams(dataclasses.asdict(options) | {"seed": fit.seed})
         torch.manual_seed(fit.seed)  # for what a subclass adds to the model
         module, data = options.module(fit), options.batches(fit)
         torch.manual_seed(fit.seed)
@@ -228,8 +233,8 @@ def train_here(fit: Fit) -> dict[str, Any]:
 
 
 def engine_of(fit: Fit) -> lightning.Trainer:
-    """Lightning's own trainer for this training. Of a Lightning user's habits only those are on that were asked for: no logger,
-    checkpoint, bar or summary but by `trainer.callbacks` and `trainer.logger`."""
+    """Lightning's own trainer for this training. Of a Lightning user's habits only those are on that were asked for: no
+    logger, checkpoint, bar or summary but by `trainer.callbacks` and `trainer.logger`."""
     options, runtime = options_of(fit), fit.runtime
     steps = options.budget(fit.options["context"])
     accelerator = {"cuda": "gpu"}.get(runtime.accelerator, runtime.accelerator)
@@ -280,7 +285,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
 
-# -- training in processes of its own ------------------------------------------------------------------------------------
+# -- training in processes of its own ----------------------------------------------------------------------------------
 
 
 def train_apart(fit: Fit) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""Selection by the rewards of reinforced Evol-Instruct (WizardMath: Luo et al. 2023, arXiv 2308.09583, section 2): r = r_I * r_A.
+"""Selection by the rewards of reinforced Evol-Instruct (WizardMath: Luo et al. 2023, arXiv 2308.09583, section 2):
+r = r_I * r_A.
 
     genloss run ... recipe=evol_instruct curation=evol_reward
     genloss run -m ... recipe=evol_instruct curation=instruction_reward,process_reward,evol_reward
     genloss run ... curation=evol_reward 'curation.evol_reward.factors=[outcome]' curation.evol_reward.select=sample
-    genloss run ... curation=evol_reward 'curation.evol_reward.factors=[instruction,critic]'   # after: genloss run experiment=critic
+    genloss run experiment=critic       # then it can judge:
+    genloss run ... curation=evol_reward 'curation.evol_reward.factors=[instruction,critic]'
 
-r_I rates the problem (is it well formed, new, answerable?), r_A the worked solution step by step; both are judged with noise that
-is set here. trainer=grpo reinforces by the same `ResponseReward`.
+r_I rates the problem (is it well formed, new, answerable?), r_A the worked solution step by step; both are judged with
+noise that is set here. trainer=grpo reinforces by the same `ResponseReward`.
 """
 
 from __future__ import annotations
@@ -35,12 +37,13 @@ FACTORS = ("outcome", "instruction", "process", "critic", "random")
 COMBINE = ("minimum", "product")
 
 
-# -- what is judged --------------------------------------------------------------------------------------------------------
+# -- what is judged ----------------------------------------------------------------------------------------------------
 
 
 def check_steps(tree: Tree, said: Sequence[Step]) -> tuple[list[bool], bool]:
-    """(is each step right?, is the problem done after them?). A step is right if it computes rightly an operation that stands in
-    what is left of the problem; what it claims is then put in that place, so a later step is judged on its own."""
+    """(is each step right?, is the problem done after them?). A step is right if it computes rightly an operation that
+    stands in what is left of the problem; what it claims is then put in that place, so a later step is judged on its
+    own."""
     verdicts = []
     for step in said:
         reduced = _reduce(tree, step)
@@ -70,8 +73,8 @@ def final(response: str) -> str:
 
 
 def quality(prompt: str, evolved_from: str | None, twice: bool, bound: int) -> dict[str, float]:
-    """What r_I is made of, each in [0, 1]. The paper has definition, precision and integrity; novelty is ours (the paper's
-    elimination asks for it):
+    """What r_I is made of, each in [0, 1]. The paper has definition, precision and integrity; novelty is ours (the
+    paper's elimination asks for it):
 
     definition  1 if the text is an expression, blanks taken for numbers, else 0
     integrity   0 if a number of it is not given, else 1
@@ -97,18 +100,19 @@ def quality(prompt: str, evolved_from: str | None, twice: bool, bound: int) -> d
 class ResponseReward(Reward):
     """r in [0, 1] of n responses: the product of `factors`, so it is 0 where one of them is 0.
 
-    instruction (r_I): the product of `quality`'s four parts. With probability `noise` the judge gives a problem a number uniform in
-    [0, 1] instead; all responses to one problem have the same r_I.
+    instruction (r_I): the product of `quality`'s four parts. With probability `noise` the judge gives a problem a
+    number uniform in [0, 1] instead; all responses to one problem have the same r_I.
 
-    process (r_A): each step is accepted with probability phi if it is right and psi if it is wrong, and scored by how likely it is
-    to be right given that verdict, both being equally likely before: phi / (phi + psi) if accepted, (1 - phi) / (2 - phi - psi) if
-    rejected. `combine` takes the minimum or the product of the steps' scores; WizardMath's first version does not say which (the
-    product prefers short solutions). Whether the problem is done is judged like one more step. A response that cannot be read as
-    steps has r_A = 0.
+    process (r_A): each step is accepted with probability phi if it is right and psi if it is wrong, and scored by how
+    likely it is to be right given that verdict, both being equally likely before: phi / (phi + psi) if accepted, (1 -
+    phi) / (2 - phi - psi) if rejected. `combine` takes the minimum or the product of the steps' scores; WizardMath's
+    first version does not say which (the product prefers short solutions). Whether the problem is done is judged like
+    one more step. A response that cannot be read as steps has r_A = 0.
 
-    critic: a trained one judges the steps, and the end, in place of the noisy checker: each is scored by the probability that it
-    is right given that those before it are (from Judge.step_rewards of genloss.systems.shepherd.curator), so that their product is P(ok).
-    Its errors are its own; phi and psi do not touch it.
+    critic: a trained one judges the steps, and the end, in place of the noisy checker: each is scored by the
+    probability that it is right given that those before it are (from Judge.step_rewards of
+    genloss.systems.shepherd.curator), so that their product is P(ok). Its errors are its own; phi and psi do not touch
+    it.
 
     outcome: one such verdict on the final answer alone. random: uniform, whatever the response; a control.
     """
