@@ -211,17 +211,8 @@ def test_no_reward_no_change(trained: tuple[Experiment, Path, Path], tmp_path: P
     records.write(table.set_column(table.column_names.index("prompt"), "prompt", [prompts]), tmp_path / "bad.parquet")
     out = tmp_path / "fit"
     out.mkdir()
-    job = Fit(
-        x.model,
-        replace(x.trainer, reward=nothing, updates=5),
-        data,
-        [tmp_path / "bad.parquet"],
-        [1.0],
-        start,
-        1,
-        out,  # type: ignore[type-var]
-        x.domain.config("train"),
-    )
+    trainer = replace(x.trainer, reward=nothing, updates=5)  # type: ignore[type-var]
+    job = Fit(x.model, trainer, data, [tmp_path / "bad.parquet"], [1.0], start, 1, out, x.domain.config("train"))
     found = x.domain.train(job)
     assert found["reward_first"] == found["reward_last"] == 0
     before, after = (load(folder).state_dict() for folder in (start, out / "model"))
@@ -259,6 +250,7 @@ def test_problems_come_once_with_their_parents(trained: tuple[Experiment, Path, 
         (["trainer.clip_ratio=0"], ["trainer.clip_ratio=0", "greater than 0"]),
         (["trainer.scale=var"], ["trainer.scale=var", "std"]),
         (["trainer.reward.factors=[result]"], ["trainer.reward.factors=result", "outcome"]),
+        (["trainer.reward._target_=genloss.domains.reasoning.solve.Solve"], ["trainer.reward._target_", "Reward"]),
         (["mixing.init=cold"], ["trainer._target_=Grpo", "mixing.init=warm"]),
         (["runtime.devices=2"], ["trainer._target_=Grpo", "one device"]),
         (["domain/tasks=gcd", "recipe=solve", "recipe.n=1", "curation=exact"], ["trainer.reward", "expressions"]),

@@ -6,6 +6,7 @@ begins.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -61,17 +62,16 @@ def in_one_line(trainer: Supervised) -> Iterator[None]:
         raise UserError(" or ".join(keys), None, " ".join(str(error).split())) from None
 
 
-def _locate(target: str, base: type, key: str) -> type:
+def _locate(target: Any, base: type, key: str) -> type:
+    module, _, name = str(target).rpartition(".")
     try:
-        cls = get_class(target)
-    except Exception as error:  # whatever an import of the user's module raises
-        raise UserError(f"{key}._target_", target, f"cannot be imported ({str(error).splitlines()[0]})") from None
-    if not issubclass(cls, base):
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
-            f"{key}._target_",
-            target,
-            f"must be a class derived from {base.__module__.partition('.')[0]}'s {base.__name__}",
-        )
+            f"{key}._target_", target, f"cannot be imported ({error}); name a class as package.module.Class"
+        ) from None
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        raise UserError(f"{key}._target_", target, f"must be a class derived from lightning.pytorch's {base.__name__}")
     return cls
 
 

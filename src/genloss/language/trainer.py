@@ -32,8 +32,9 @@ class Supervised(Trainer):
     is set, in tokens of context; it is the same for every arm, whatever the size of its training set.
 
     callbacks, logger: Lightning's or your own, by name, each a Hydra node with a `_target_`. They see `loss` at every
-    step and `validation_loss` at every validation. Checkpoints of a ModelCheckpoint, and what a logger without a
-    `save_dir` writes, lie beside the model, in the folder of the round. Both are part of the arm's identity.
+    step and `validation_loss` at every validation. What a ModelCheckpoint saves (which holds paths, so that its hash is
+    that of one run alone), and what a logger without a `save_dir` writes, lie beside the model, in the folder of the
+    round. Both are part of the arm's identity.
     """
 
     steps: int = 300

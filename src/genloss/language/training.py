@@ -345,7 +345,10 @@ def from_json(value: dict[str, Any]) -> Fit:
 def main(path: Path) -> None:
     """One process of several: train what `train_apart` wrote; the first leaves the result."""
     fit = from_json(json.loads(path.read_text()))
-    result = train_here(fit)
+    try:
+        result = train_here(fit)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
     rank_zero_only(lambda: (fit.out / "result.json").write_text(json.dumps(result), encoding="utf-8"))()
 
 
