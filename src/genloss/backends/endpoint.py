@@ -18,7 +18,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +84,9 @@ class Endpoint:
 
     # -- many requests -------------------------------------------------------------------------------------------------
 
-    def replies(self, asked: Mapping[int, Messages], folder: Path, workers: int = 0) -> Iterator[tuple[int, str]]:
+    def replies(
+        self, asked: Mapping[int, Messages], folder: Path, workers: int = 0
+    ) -> Generator[tuple[int, str], None, None]:
         """(number, text of the reply) of every conversation in `asked`, once, in the order in which the replies come;
         `workers` at a time (0: THREADS). A reply lies in `folder` from when it is received until the next one is asked
         of this iterator. After a failure, the requests on their way are waited for and kept; then it is raised, as
@@ -151,7 +153,8 @@ class Endpoint:
         """One attempt; raises Passing where another may help."""
         import requests
 
-        body = {"model": self.model, "messages": messages, "temperature": self.temperature, "top_p": self.top_p}
+        body: dict[str, Any] = {"model": self.model, "messages": messages}
+        body |= {"temperature": self.temperature, "top_p": self.top_p}
         limit = min(time.monotonic() + self.timeout, self.end)
         try:
             with requests.post(
