@@ -173,12 +173,12 @@ def test_gradient_comes_from_responses_alone(trained: tuple[Experiment, Path, Pa
     """The first loss of a training is the mean loss of the responses, as `losses` has it, and prompts are not in it."""
     from dataclasses import replace
 
-    from genloss.language.training import TextTrainer
+    from genloss.language.trainer import Supervised
 
     x, data, model = trained
     table = records.read(data / "train.parquet").slice(0, 16)
     records.write(table, tmp_path / "some.parquet")
-    assert isinstance(x.trainer, TextTrainer)
+    assert isinstance(x.trainer, Supervised)
     trainer = replace(x.trainer, steps=1, batch=16)
     out = tmp_path / "fit"
     out.mkdir()

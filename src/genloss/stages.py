@@ -30,7 +30,7 @@ from genloss.generate import Request
 from genloss.mix.shards import mix
 
 # Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their code is not in its key.
-BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "needs"})
+BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "classes", "needs"})
 NOT_CALLED = BEFORE_WORK | {
     "prepare",
     "curate",
@@ -127,7 +127,8 @@ class Stage(ABC):
 
     def code(self, x: Experiment) -> code.Reach:
         """What it can execute: itself, its plug-ins and their parts; of the domain's methods those that are called here."""
-        classes = {type(part) for plugin in self.plugins(x) for part in whole(plugin)}
+        parts = [part for plugin in self.plugins(x) for part in whole(plugin)]
+        classes = {c for part in parts for c in (type(part), *part.classes())}
         without = {c: NOT_CALLED - self.calls if issubclass(c, Domain) else BEFORE_WORK for c in classes}
         return code.reach([type(self), *classes], without)
 

@@ -86,6 +86,10 @@ class Plugin:
         """Hash of files outside the run that the result depends on; '' if there are none."""
         return ""
 
+    def classes(self) -> tuple[type, ...]:
+        """Classes that it executes besides its own and those of its parts: the user's Lightning callbacks."""
+        return ()
+
     def parts(self) -> Mapping[str, Plugin]:
         """The plug-ins that it is made of, by their keys below its own."""
         return {}

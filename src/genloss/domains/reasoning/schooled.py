@@ -34,7 +34,7 @@ from genloss.core.seeds import seed_of
 from genloss.domains.reasoning import held_out
 from genloss.domains.reasoning.tasks import Problem, Task, distinct
 from genloss.language.model import Scratch
-from genloss.language.training import TextTrainer
+from genloss.language.trainer import Supervised
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Schooled(Scratch):
 
     def base(self, fit: Fit) -> Path:
         """The folder of the base for the tokenizer and the splits in `fit.data`; made if it is not in the store."""
-        reached = code.reach([Schooled, TextTrainer, *map(type, self.families.values())])
+        reached = code.reach([Schooled, Supervised, *map(type, self.families.values())])
         parts = {
             "config": named(asdict(self)),
             "code": reached.modules(),
@@ -89,7 +89,7 @@ class Schooled(Scratch):
         shard = out / "school.parquet"
         records.write(self.problems(fit.data), shard)
         random = Scratch(**{f.name: getattr(self, f.name) for f in fields(Scratch)})
-        trainer = TextTrainer(steps=self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
+        trainer = Supervised(steps=self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
         seed = seed_of(self.school_seed, "school")
         trainer.train(
             replace(fit, model=random, trainer=trainer, shards=[shard], weights=[1.0], start=None, out=out, seed=seed)

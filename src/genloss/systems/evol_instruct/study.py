@@ -52,7 +52,7 @@ def arm(
         "mixing": mixing,
         "control": control,
         "recipe.label": label,
-        "trainer": "TextTrainer",
+        "trainer": "Supervised",
         "model.steps": base,
         "rounds": rounds,
         "curation.evol_reward.phi": phi or (1.0 if label == "exact" else 0.9),

@@ -25,6 +25,7 @@ from genloss.core.places import find_folder, load_params
 from genloss.core.plugin import build, plain
 from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.arithmetic import needs_expressions
+from genloss.domains.reasoning.critics import StepCritic
 from genloss.language.tokenizer import load_codec
 from genloss.systems.shepherd.task import STEPS, Critique, Said, question, read
 
@@ -166,3 +167,23 @@ def _json(path: Path) -> dict:
 def worked(experiment: Experiment) -> None:
     """Refuse problems without worked solutions: a critic has learned to read those of `arithmetic` alone."""
     needs_expressions(experiment, "_target_", "needs worked solutions", solutions=True)
+
+
+@dataclass
+class StepRewards(StepCritic):
+    """A trained critic as the factor `critic` of a reward."""
+
+    path: str = (
+        "???"  # run directory of a critic, relative to the project; * may stand for what is not known of its name
+    )
+
+    def check(self, experiment: Experiment) -> None:
+        find(self.path)
+
+    def fingerprint(self) -> str:
+        return find(self.path).fingerprint()
+
+    def step_rewards(
+        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None
+    ) -> list[np.ndarray]:
+        return find(self.path).step_rewards(problems, solutions, runtime)
