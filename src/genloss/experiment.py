@@ -7,8 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from genloss.core.errors import UserError, nearest, require
 from genloss.core.plugin import build, fill, plain
 
-# Keys that change how a run is carried out, never what it computes.
-OPERATIONAL = ("runtime", "tracking", "dvc")
+# Keys that change how a run is carried out, never what it computes; dots lead into a group.
+OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger")
 KEYS = (
     "size",
     "rounds",
@@ -22,7 +22,7 @@ KEYS = (
     "trainer",
     "metrics",
     "schedule",
-    *OPERATIONAL,
+    *(key for key in OPERATIONAL if "." not in key),
 )
 
 

@@ -77,6 +77,22 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
+def named(config: Any) -> Any:
+    """A copy of plain config in which an option of genloss is its class's name; where that class lies is no part of what it is.
+
+    A `_target_` outside genloss keeps its path: nobody keeps the names of others apart.
+    """
+    if isinstance(config, Mapping):
+        return {k: _name(v) if k == "_target_" else named(v) for k, v in config.items()}
+    if isinstance(config, list):
+        return [named(item) for item in config]
+    return config
+
+
+def _name(target: Any) -> Any:
+    return target.rpartition(".")[2] if isinstance(target, str) and target.startswith("genloss.") else target
+
+
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """[("mixing.real.n", 10), ...]; empty mappings stay as they are."""
     if isinstance(value, Mapping) and value:

@@ -28,7 +28,7 @@ def _real(context: Context) -> Iterator[str]:
 
 
 @dataclass
-class Exact(Curator):
+class Deduplicate(Curator):
     """Drop every record whose normalised text came before, in this round or (`real`) in the real training data."""
 
     real: bool = True
