@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -15,8 +14,7 @@ from genloss.core.places import load_params
 from genloss.experiment import Experiment
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import names_of
-from genloss.workflow.sweep import expand
-from support import REPOSITORY, Lab
+from support import REPOSITORY, Lab, arms
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +234,6 @@ def test_every_experiment_begins_with_its_command() -> None:
 
 def test_module_is_the_command(lab: Lab) -> None:
     assert lab.spawn("genloss", "--version").out.startswith("genloss ")
-    assert os.environ.get("GENLOSS_SWEEP") is None
 
 
 @pytest.mark.parametrize(
@@ -267,4 +264,4 @@ def test_module_is_the_command(lab: Lab) -> None:
     ],
 )
 def test_arms_are_named_by_what_was_chosen(overrides: list[str], names: list[str]) -> None:
-    assert names_of(expand(overrides)) == names
+    assert names_of(arms(overrides)) == names

@@ -3,7 +3,7 @@
     genloss report runs/sweep-1234abcd                      # writes report.md, rounds.csv, rounds.png there
     genloss report runs/text-replace-* --metric distinct_2  # any metric, any runs
 
-Also rebuilds the MLflow view of what it reads: files are the truth.
+The command then also rebuilds the MLflow view of what was read: files are the truth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
-from genloss.core.places import load_params, project_root
+from genloss.core.places import project_root
 from genloss.observatory.figures import PANELS, figure
 from genloss.observatory.results import Arm, arms_of, rounds_of, shown
 from genloss.observatory.tables import rounds_csv, table
@@ -60,16 +60,10 @@ def next_commands(folder: Path) -> str:
 
 def report(folders: Sequence[Path], metric: str | None, out: Path | None) -> int:
     """`genloss report`."""
-    from genloss.workflow import tracking as track
-
     arms = [arm for folder in folders for arm in arms_of(folder)]
     target = out or (folders[0].resolve() if len(folders) == 1 else project_root() / "report")
     if out is None and len(folders) == 1 and not (target / "sweep.json").is_file():
         target = target / "report"
     print(write_report(arms, target, metric))
     print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png")
-    for folder in folders:
-        sweep = folder.resolve() if (folder / "sweep.json").is_file() else None
-        for _, arm in arms_of(folder):
-            track.rebuild(arm, load_params(arm / "params.yaml"), sweep)
     return 0
