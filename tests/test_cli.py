@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import time
@@ -47,6 +48,13 @@ def test_help(lab: Lab) -> None:
 def test_help_imports_nothing_heavy(lab: Lab) -> None:
     code = "import sys; from genloss.cli import main; main([{}]); print([m for m in ('torch','mlflow','hydra') if m in sys.modules])"
     assert lab.spawn("python", "-c", code.format("'--help'")).out.splitlines()[-1] == "[]"
+
+
+def test_what_the_warm_process_imports_is_there() -> None:
+    from genloss.workflow.warm import PRELOAD
+
+    for module in PRELOAD:  # a wrong name would only make every round slower
+        assert importlib.util.find_spec(module) is not None, module
 
 
 def test_unknown_verb_suggests(lab: Lab) -> None:
