@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -159,7 +159,7 @@ def test_a_folder_of_ones_own(lab: Lab) -> None:
 class Keep(Callback):
     """Keeps what jobs return, for the test below."""
 
-    returned: list[Any] = []
+    returned: ClassVar[list[Any]] = []
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
         self.returned.append(job_return.return_value)
