@@ -119,7 +119,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(REPOSITORY / "conf", root / "conf")
     monkeypatch.setenv("GENLOSS_PROJECT", str(root))
     monkeypatch.setenv("GENLOSS_STORE", str(root / ".genloss" / "store"))
-    monkeypatch.delenv("GENLOSS_SWEEP", raising=False)
     monkeypatch.chdir(root)
     return root
 
@@ -163,7 +162,7 @@ def main(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
             code = int(exit.code or 0)
         finally:
             os.environ.clear()
-            os.environ.update(environment)  # a sweep announces itself to its jobs there
+            os.environ.update(environment)  # `run` tells Hydra there to raise its errors
         captured = capsys.readouterr()
         return Result(code, captured.out, captured.err)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -15,8 +15,7 @@ from genloss.core.places import load_params
 from genloss.experiment import Experiment
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import names_of
-from genloss.workflow.sweep import expand
-from support import REPOSITORY, Lab
+from support import REPOSITORY, Lab, arms
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +48,13 @@ def test_help(lab: Lab) -> None:
 def test_help_imports_nothing_heavy(lab: Lab) -> None:
     code = "import sys; from genloss.cli import main; main([{}]); print([m for m in ('torch','mlflow','hydra') if m in sys.modules])"
     assert lab.spawn("python", "-c", code.format("'--help'")).out.splitlines()[-1] == "[]"
+
+
+def test_what_the_warm_process_imports_is_there() -> None:
+    from genloss.workflow.warm import PRELOAD
+
+    for module in PRELOAD:  # a wrong name would only make every round slower
+        assert importlib.util.find_spec(module) is not None, module
 
 
 def test_unknown_verb_suggests(lab: Lab) -> None:
@@ -236,7 +242,6 @@ def test_every_experiment_begins_with_its_command() -> None:
 
 def test_module_is_the_command(lab: Lab) -> None:
     assert lab.spawn("genloss", "--version").out.startswith("genloss ")
-    assert os.environ.get("GENLOSS_SWEEP") is None
 
 
 @pytest.mark.parametrize(
@@ -267,4 +272,4 @@ def test_module_is_the_command(lab: Lab) -> None:
     ],
 )
 def test_arms_are_named_by_what_was_chosen(overrides: list[str], names: list[str]) -> None:
-    assert names_of(expand(overrides)) == names
+    assert names_of(arms(overrides)) == names

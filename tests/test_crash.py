@@ -40,6 +40,7 @@ LIBRARIES = (
     "mlflow.store.tracking.sqlalchemy_store",
     "matplotlib.pyplot",
     "genloss.workflow.hydra_app",
+    "genloss.workflow.sweep",
     "genloss.observatory.report",
     "genloss.workflow.dvc",
     "genloss.workflow.verify",

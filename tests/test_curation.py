@@ -12,7 +12,7 @@ from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.curate import Context, Curator, curate
 from genloss.curate.choose import Random, TopFraction
-from genloss.curate.duplicates import Exact, Near
+from genloss.curate.duplicates import Deduplicate, Near
 from genloss.curate.perplexity import Perplexity
 from genloss.curate.rules import Rules, repeated_share
 from genloss.language.scoring import losses
@@ -78,9 +78,9 @@ def test_repeated_share_by_hand() -> None:
 def test_exact_duplicates(context: Context, lab) -> None:
     real = records.read(lab.data / "train.parquet")["text"][0].as_py()
     texts = ["One record.", "one   RECORD.", "Another.", f" {real.upper()}", "Another."]
-    _, _, reasons = run({"dedup": Exact()}, texts, context)
+    _, _, reasons = run({"dedup": Deduplicate()}, texts, context)
     assert reasons == ["kept", "dedup: copy", "kept", "dedup: copy of real", "dedup: copy"]
-    _, _, reasons = run({"dedup": Exact(real=False)}, texts, context)
+    _, _, reasons = run({"dedup": Deduplicate(real=False)}, texts, context)
     assert reasons == ["kept", "dedup: copy", "kept", "kept", "dedup: copy"]
 
 
@@ -192,10 +192,10 @@ def test_the_judge_is_named_to_the_loop(lab) -> None:
 
 def test_a_chain_runs_in_its_order(context: Context) -> None:
     texts = ["longest of them all", "longest of them all", "middle one", "tiny"]
-    first = {"dedup": Exact(real=False), "top": TopFraction(2 / 3, "length")}
+    first = {"dedup": Deduplicate(real=False), "top": TopFraction(2 / 3, "length")}
     _, _, reasons = run(first, texts, context)
     assert reasons == ["kept", "dedup: copy", "kept", "top: low length"]
-    half = {"top": TopFraction(0.5, "length"), "dedup": Exact(real=False)}
+    half = {"top": TopFraction(0.5, "length"), "dedup": Deduplicate(real=False)}
     _, _, reasons = run(half, texts, context)
     assert reasons == ["kept", "dedup: copy", "top: low length", "top: low length"]
     _, _, reasons = run(dict(reversed(half.items())), texts, context)

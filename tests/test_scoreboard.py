@@ -22,9 +22,8 @@ from genloss.replicate.scoreboard import FAR, bound, check_case, run_cases, sele
 from genloss.replicate.study import studies
 from genloss.theory.linear import ridge_accuracy
 from genloss.workflow.compose import compose
-from genloss.workflow.hydra_app import _configs
 from genloss.workflow.identity import arm_id
-from support import Lab
+from support import Lab, experiment_arms
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEW = ("mad_bias", "truncation", "he_golden")
@@ -113,7 +112,7 @@ def test_an_experiment_runs_the_arms_of_its_case(case) -> None:
         cfg = compose([f"experiment={case.name}", *overrides])
         Experiment(cfg)
         arms[arm] = arm_id(cfg)
-    swept = {arm_id(cfg) for cfg in _configs([f"experiment={case.name}"], False)[0]}
+    swept = {arm_id(cfg) for cfg in experiment_arms(case.name)}
     assert swept <= set(arms.values())
     assert len(set(arms.values())) == len(arms)
     text = (REPOSITORY / f"conf/experiment/{case.name}.yaml").read_text().splitlines()

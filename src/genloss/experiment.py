@@ -25,8 +25,8 @@ from genloss.evaluate import Metric
 from genloss.generate import Recipe
 from genloss.mix import Mixing
 
-# Keys that change how a run is carried out, never what it computes.
-OPERATIONAL = ("runtime", "tracking", "dvc")
+# Keys that change how a run is carried out, never what it computes; dots lead into a group.
+OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger")
 KEYS = (
     "size",
     "rounds",
@@ -40,7 +40,7 @@ KEYS = (
     "trainer",
     "metrics",
     "schedule",
-    *OPERATIONAL,
+    *(key for key in OPERATIONAL if "." not in key),
 )
 
 

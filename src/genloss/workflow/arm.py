@@ -17,6 +17,7 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.loop import Loop
+from genloss.observatory.results import rounds_of, shown
 from genloss.workflow.compose import to_yaml
 from genloss.workflow.identity import arm_id, differences, label
 from genloss.workflow.params import rounds_for_dvc
@@ -69,6 +70,12 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
         raise
     progress.end("finished")
     return folder
+
+
+def headline(folder: Path) -> float | None:
+    """The metric that the run's domain names first, after the last round; None if it is not among the run's metrics."""
+    rounds = rounds_of(folder)
+    return rounds[max(rounds)].get(shown(folder / "params.yaml")[0]) if rounds else None
 
 
 def one_round(folder: Path, number: int) -> int:

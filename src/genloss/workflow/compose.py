@@ -75,7 +75,8 @@ def compose(overrides: Sequence[str] = (), *, raw: bool = False) -> DictConfig:
 
 
 def resolve(cfg: DictConfig) -> DictConfig:
-    """A copy with every interpolation resolved and every `???` refused."""
+    """A copy without the node `hydra`, with every interpolation resolved and every `???` refused."""
+    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     if "schedule" not in cfg:  # `~schedule` drops the overrides of an experiment, not the key
         cfg = OmegaConf.merge({"schedule": {}}, cfg)  # type: ignore[assignment]
     try:
@@ -84,7 +85,7 @@ def resolve(cfg: DictConfig) -> DictConfig:
         key = getattr(error, "full_key", None) or "config"
         raise UserError(str(key), None, str(error).splitlines()[0]) from None
     assert isinstance(container, dict)
-    return OmegaConf.create({k: v for k, v in container.items() if k != "hydra"})
+    return OmegaConf.create(container)
 
 
 def to_yaml(cfg: DictConfig) -> str:

@@ -23,9 +23,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from genloss.core.hashes import tree_hash
-from genloss.core.places import project_root
+from genloss.core.places import load_params, project_root
 from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
+from genloss.observatory.results import arms_of, rounds_of
 from genloss.workflow.identity import arm_id, arm_identity, label
 
 ARM, SWEEP_TAG = "genloss.arm", "genloss.sweep"
@@ -157,12 +158,18 @@ class Tracker:
 
 def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None) -> None:
     """Write everything that MLflow lacks of a run directory."""
-    from genloss.observatory.results import rounds_of
-
     tracker = Tracker(folder, cfg, sweep)
     for n in rounds_of(folder):
         tracker.round(n)
     tracker.finish()
+
+
+def rebuild_all(folders: Sequence[Path]) -> None:
+    """Write everything that MLflow lacks of run directories and sweeps."""
+    for folder in folders:
+        sweep = folder.resolve() if (folder / "sweep.json").is_file() else None
+        for _, arm in arms_of(folder):
+            rebuild(arm, load_params(arm / "params.yaml"), sweep)
 
 
 class View:
