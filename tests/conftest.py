@@ -10,11 +10,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from support import Result
+
+if TYPE_CHECKING:
+    from genloss.domains.text import Text
 
 settings.register_profile("genloss", deadline=None)  # tests are not timed: a busy machine is not a bug
 settings.load_profile("genloss")
@@ -130,16 +134,14 @@ Command = Callable[..., subprocess.CompletedProcess]
 def genloss(project: Path) -> Command:
     """`genloss("run", ...)` runs the command in a process of its own, in `project`."""
 
-    def run(*arguments: str, timeout: float = 300, **options: object) -> subprocess.CompletedProcess:
+    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-m", "genloss", *arguments],
             capture_output=True,
             text=True,
             timeout=timeout,
-            cwd=options.pop("cwd", project),
-            env={**os.environ, **options.pop("env", {})},
+            cwd=project,
             check=False,
-            **options,
         )
 
     return run
@@ -170,25 +172,32 @@ def main(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 
 @dataclass(frozen=True)
-class Lab:
+class Trained:
     """Prepared data, and a tiny llama and a tiny gpt2 that were trained on it."""
 
-    domain: object
+    domain: Text
     data: Path
-    llama: Path
-    gpt2: Path
+    models: dict[str, Path]  # by their arch
     context: int
+
+    @property
+    def llama(self) -> Path:
+        return self.models["llama"]
+
+    @property
+    def gpt2(self) -> Path:
+        return self.models["gpt2"]
 
 
 @pytest.fixture(scope="session")
-def lab(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from genloss.core.contracts import Fit
     from genloss.domains.text import Text
     from genloss.language.model import Scratch
     from genloss.language.trainer import Supervised
     from genloss.language.training import train
 
-    root = tmp_path_factory.mktemp("lab")
+    root = tmp_path_factory.mktemp("trained")
     domain = Text(
         corpus={"_target_": "genloss.language.corpus.Folder", "path": str(corpus)},
         vocabulary=300,
@@ -214,4 +223,4 @@ def lab(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
         )
         train(fit)
         models[arch] = out / "model"
-    return Lab(domain, data, models["llama"], models["gpt2"], 48)
+    return Trained(domain, data, models, context=48)

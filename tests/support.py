@@ -13,6 +13,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genloss.core.contracts import Fit
+    from genloss.domains.lab import LabModel
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -39,14 +44,14 @@ class Result:
 
 
 @dataclass
-class Lab:
+class Project:
     """A project in a folder of its own, and the ways to run something in it."""
 
     root: Path
     env: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, root: Path, **env: str) -> Lab:
+    def make(cls, root: Path, **env: str) -> Project:
         root.mkdir(parents=True)
         shutil.copytree(REPOSITORY / "conf", root / "conf")
         return cls(root, {"GENLOSS_PROJECT": str(root), "GENLOSS_STORE": str(root / ".genloss" / "store"), **env})
@@ -126,11 +131,20 @@ def arms(overrides: Sequence[str], params: Mapping[str, str] | None = None) -> l
     return [compose(job) for job in expand(OverridesParser.create(), params or {}, overrides)]
 
 
-def experiment_arms(name: str) -> list[DictConfig]:
-    """The configs of the arms that `genloss run experiment=NAME` runs."""
+def experiment_arms(name: str, *overrides: str) -> list[DictConfig]:
+    """The configs of the arms that `genloss run experiment=NAME OVERRIDES` runs."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         node = hydra.compose("config", [f"experiment={name}"], return_hydra_config=True).hydra
-    return arms([f"experiment={name}"], node.sweeper.params if node.mode == RunMode.MULTIRUN else None)
+    return arms([f"experiment={name}", *overrides], node.sweeper.params if node.mode == RunMode.MULTIRUN else None)
+
+
+def fit_of(model: LabModel) -> Fit:
+    """A fit of points that lie in memory: `Lab.estimate` reads none of the paths."""
+    from genloss.core.contracts import Fit
+    from genloss.domains.lab import ClosedForm
+
+    nowhere = Path()
+    return Fit(model, ClosedForm(), data=nowhere, shards=[], weights=[], start=None, seed=0, out=nowhere)
 
 
 def hashes(folder: Path, rounds: int | None = None) -> dict[str, str]:

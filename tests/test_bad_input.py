@@ -32,7 +32,7 @@ def check_line(outcome, *words: str) -> str:
     return lines[0]
 
 
-def trained(project: Path) -> int:
+def trainings(project: Path) -> int:
     """Trainings in the store, finished or begun."""
     store = project / ".genloss" / "store"
     return len(list(store.glob("stages/train/*"))) + len(list(store.glob("scratch/*/out/model")))
@@ -118,7 +118,7 @@ BAD = {
 def test_bad_config(main, project: Path, tiny: list[str], case: str) -> None:
     overrides, words = BAD[case]
     check_line(main("run", *tiny_without(tiny, overrides), *overrides), *words)
-    assert trained(project) == 0
+    assert trainings(project) == 0
     assert not (project / "runs").exists()
 
 
@@ -131,13 +131,13 @@ def tiny_without(tiny: list[str], overrides: list[str]) -> list[str]:
 
 def test_bad_arm_of_a_sweep_is_refused_before_the_good_ones_run(main, project: Path, tiny: list[str]) -> None:
     check_line(main("run", "-m", *tiny, "recipe.top_p=0.9,2"), "recipe.top_p=2", "(0, 1]")
-    assert trained(project) == 0
+    assert trainings(project) == 0
 
 
 def test_what_the_schedule_would_do_in_a_late_round_is_checked_first(main, project: Path, tiny: list[str]) -> None:
     outcome = main("run", *tiny, "+schedule.2.recipe.max_tokens=99")
     check_line(outcome, "schedule.2", "max_tokens=99", "context")
-    assert trained(project) == 0
+    assert trainings(project) == 0
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_bad_text_file(main, project, tiny, corpus, name: str, content: bytes, w
     (folder / name).write_bytes(content)
     command = ["run", *tiny, "domain.corpus.path=texts", "rounds=1"]
     check_line(main(*command), "domain.corpus.path", *words)
-    assert trained(project) == 0
+    assert trainings(project) == 0
     if "iconv" in words:  # the remedy works
         (folder / name).write_text(content.decode("latin-1"), encoding="utf-8")
         assert main(*command).code == 0
@@ -197,7 +197,7 @@ def test_bad_table(main, project: Path, tiny, name: str, content: bytes, options
     (project / name).write_bytes(content)
     own = tiny_without(tiny, ["domain/corpus=table"])
     check_line(main("run", *own, "domain/corpus=table", f"domain.corpus.path={name}", *options), *words)
-    assert trained(project) == 0
+    assert trainings(project) == 0
 
 
 def test_table_of_numbers(main, project: Path, tiny) -> None:
@@ -205,7 +205,7 @@ def test_table_of_numbers(main, project: Path, tiny) -> None:
     own = tiny_without(tiny, ["domain/corpus=table"])
     outcome = main("run", *own, "domain/corpus=table", "domain.corpus.path=x.parquet")
     check_line(outcome, "domain.corpus.column=text", "int", "not text")
-    assert trained(project) == 0
+    assert trainings(project) == 0
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_table_of_numbers(main, project: Path, tiny) -> None:
 )
 def test_more_real_records_than_exist(main, project: Path, tiny, overrides: list[str], words: list[str]) -> None:
     check_line(main("run", *tiny, *overrides), *words)
-    assert trained(project) == 0
+    assert trainings(project) == 0
 
 
 # -- what only a later round can know ------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_a_curator_that_keeps_nothing(main, project: Path, tiny) -> None:
     before = manifests(folder)
     assert set(before) == {"00/data", "00/mix", "00/train", "00/evaluate", "01/generate"}
     check_line(main(*command), "kept none")  # again at once: nothing was trained twice
-    assert trained(project) == 1 and manifests(folder) == before
+    assert trainings(project) == 1 and manifests(folder) == before
     assert main(*command[:-1], "curation.rules.min_characters=1").code == 0  # the remedy
 
 
@@ -354,10 +354,10 @@ def test_damaged_manifest(main, project: Path, finished, content: str) -> None:
     path = folder / "rounds" / "01" / "manifest.json"
     path.write_text(content)
     line = check_line(main(*command), str(path), "damaged", "nothing computed is lost")
-    models = trained(project)
+    models = trainings(project)
     follow(line, project)
     assert main(*command).code == 0
-    assert manifests(folder) == before and trained(project) == models
+    assert manifests(folder) == before and trainings(project) == models
 
 
 @pytest.mark.parametrize("content", ["{", "", "[]", '{"key": 1}'])

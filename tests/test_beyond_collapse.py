@@ -1,4 +1,5 @@
-"""Beyond Model Collapse: verification by another model, best of k, noisy verifiers and fast verification of expressions."""
+"""Beyond Model Collapse: verification by another model, best of k, noisy verifiers and fast verification of
+expressions."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def selected(run: Loop, *overrides: str):
     return curate(records.read(run.dir.round(1) / "generated.parquet"), x.curators, "none", context)
 
 
-# -- another model as the verifier -----------------------------------------------------------------------------------------
+# -- another model as the verifier -------------------------------------------------------------------------------------
 
 
 def test_agree_keeps_what_the_judge_answers_too(ran: Loop, tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_bad_judges_are_refused(ran: Loop, tmp_path: Path) -> None:
     refused(f"{tmp_path}/run/rounds/00/model", "tokenizer.json is missing")
 
 
-# -- what a selection is worth ---------------------------------------------------------------------------------------------
+# -- what a selection is worth -----------------------------------------------------------------------------------------
 
 
 def test_likelihood_keeps_the_likeliest_half(ran: Loop) -> None:
@@ -177,7 +178,7 @@ def test_unparseable_answers_have_a_reason_of_their_own(ran: Loop, tmp_path: Pat
     assert dropped == (~parsed).sum() if curation == "exact" else 0 < dropped <= (~parsed).sum()
 
 
-# -- expressions -----------------------------------------------------------------------------------------------------------
+# -- expressions -------------------------------------------------------------------------------------------------------
 
 
 def a_numeral(rng: random.Random) -> str:

@@ -15,39 +15,39 @@ from genloss.core.places import load_params
 from genloss.experiment import Experiment
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import names_of
-from support import REPOSITORY, Lab, arms
+from support import REPOSITORY, Project, arms
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab.make(tmp_path_factory.mktemp("cli") / "project")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project.make(tmp_path_factory.mktemp("cli") / "project")
 
 
 @pytest.fixture(scope="module")
-def run(lab: Lab, tiny: list[str]) -> Path:
-    return lab.ok("run", *tiny).folder
+def run(home: Project, tiny: list[str]) -> Path:
+    return home.ok("run", *tiny).folder
 
 
-# -- help, completion, what it prints -------------------------------------------------------------------------------------------
+# -- help, completion, what it prints ----------------------------------------------------------------------------------
 
 
-def test_help(lab: Lab) -> None:
+def test_help(home: Project) -> None:
     began = time.monotonic()
-    result = lab.spawn("genloss", "--help")
+    result = home.spawn("genloss", "--help")
     assert result.code == 0 and "genloss run rounds=1" in result.out
     assert time.monotonic() - began < 5  # a fraction of that on an idle machine
     for verb in ("compose", "round", "report", "trace", "verify", "ui"):
         assert verb in result.out
-        assert lab.call(verb, "--help").code == 0
-    help = lab.ok("run", "--help").out
+        assert home.call(verb, "--help").code == 0
+    help = home.ok("run", "--help").out
     for group in ("mixing: ", "curation: ", "domain: ", "experiment: "):
         assert group in help
     assert "accumulate" in help and "size: " in help
 
 
-def test_help_imports_nothing_heavy(lab: Lab) -> None:
+def test_help_imports_nothing_heavy(home: Project) -> None:
     code = "import sys; from genloss.cli import main; main([{}]); print([m for m in ('torch','mlflow','hydra') if m in sys.modules])"
-    assert lab.spawn("python", "-c", code.format("'--help'")).out.splitlines()[-1] == "[]"
+    assert home.spawn("python", "-c", code.format("'--help'")).out.splitlines()[-1] == "[]"
 
 
 def test_what_the_warm_process_imports_is_there() -> None:
@@ -57,21 +57,21 @@ def test_what_the_warm_process_imports_is_there() -> None:
         assert importlib.util.find_spec(module) is not None, module
 
 
-def test_unknown_verb_suggests(lab: Lab) -> None:
-    result = lab.call("rnu")
+def test_unknown_verb_suggests(home: Project) -> None:
+    result = home.call("rnu")
     assert result.code == 2 and "did you mean run?" in result.err and len(result.err.splitlines()) == 1
 
 
-def test_config_is_shown(lab: Lab) -> None:
-    out = lab.ok("run", "--cfg", "job", "mixing=accumulate", "size=77").out
+def test_config_is_shown(home: Project) -> None:
+    out = home.ok("run", "--cfg", "job", "mixing=accumulate", "size=77").out
     assert "name: accumulate" in out and "size: 77" in out
 
 
-def test_completion(lab: Lab) -> None:
+def test_completion(home: Project) -> None:
     line = "genloss run mixing=re"
-    result = lab.spawn("genloss", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    result = home.spawn("genloss", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
     assert {"mixing=replace", "mixing=replace_keep", "mixing=real_only"} <= set(result.out.split()), result
-    installed = lab.spawn("genloss", "run", "-sc", "install=bash")
+    installed = home.spawn("genloss", "run", "-sc", "install=bash")
     assert "complete" in installed.out
 
 
@@ -79,13 +79,13 @@ def test_last_line(run: Path) -> None:
     assert run.is_dir() and (run / "rounds/02/metrics.json").is_file()
 
 
-# -- verify, trace --------------------------------------------------------------------------------------------------------------
+# -- verify, trace -----------------------------------------------------------------------------------------------------
 
 
-def test_verify(lab: Lab, tiny: list[str], tmp_path: Path) -> None:
-    run = lab.ok("run", *tiny, "rounds=1").folder
-    assert lab.call("verify", str(run)).code == 0
-    assert lab.call("verify", str(run), "--round", "1").code == 0
+def test_verify(home: Project, tiny: list[str], tmp_path: Path) -> None:
+    run = home.ok("run", *tiny, "rounds=1").folder
+    assert home.call("verify", str(run)).code == 0
+    assert home.call("verify", str(run), "--round", "1").code == 0
     tampered = tmp_path / run.name
     shutil.copytree(run, tampered)
     victim = tampered / "rounds/01/model/model.safetensors"
@@ -93,49 +93,49 @@ def test_verify(lab: Lab, tiny: list[str], tmp_path: Path) -> None:
     data[-1] ^= 1
     victim.unlink()
     victim.write_bytes(data)
-    result = lab.call("verify", str(tampered))
+    result = home.call("verify", str(tampered))
     assert result.code == 1 and "round 1 train model/model.safetensors: was edited" in result.out
     other = tmp_path / "other"  # the files are those of the manifest, but not what its config computes
     shutil.copytree(run, other)
     (other / "params.yaml").write_text((other / "params.yaml").read_text().replace("seed: 0\n", "seed: 5\n"))
-    result = lab.call("verify", str(other))
+    result = home.call("verify", str(other))
     assert result.code == 1 and "differ" in result.out
 
 
-def test_trace(lab: Lab, tiny: list[str]) -> None:
+def test_trace(home: Project, tiny: list[str]) -> None:
     from genloss.core import records
 
-    folder = lab.ok("run", *tiny, "recipe.prompts=real", "recipe.prompt_tokens=4", "mixing=accumulate").folder
+    folder = home.ok("run", *tiny, "recipe.prompts=real", "recipe.prompt_tokens=4", "mixing=accumulate").folder
     row = records.read(folder / "rounds/01/kept.parquet").to_pylist()[0]
-    out = lab.ok("trace", str(folder), row["id"]).out
+    out = home.ok("trace", str(folder), row["id"]).out
     assert "made in round 1 by model 0" in out
     assert "trained on in rounds: 1, 2" in out
     assert row["parents"][0] in out and "real data" in out
-    nothing = lab.call("trace", str(folder), "nosuchid")
+    nothing = home.call("trace", str(folder), "nosuchid")
     assert nothing.code == 2 and "nosuchid" in nothing.err
 
 
-# -- sweeps ---------------------------------------------------------------------------------------------------------------------
+# -- sweeps ------------------------------------------------------------------------------------------------------------
 
 
-def test_curators_chain_in_order_and_in_sweeps(lab: Lab, tiny: list[str]) -> None:
-    one = lab.ok("run", *tiny, "rounds=1", "curation=[dedup,random]").folder
+def test_curators_chain_in_order_and_in_sweeps(home: Project, tiny: list[str]) -> None:
+    one = home.ok("run", *tiny, "rounds=1", "curation=[dedup,random]").folder
     assert list(load_params(one / "params.yaml").curation) == ["dedup", "random"]
-    two = lab.ok("run", *tiny, "rounds=1", "curation=[random,dedup]").folder
+    two = home.ok("run", *tiny, "rounds=1", "curation=[random,dedup]").folder
     assert list(load_params(two / "params.yaml").curation) == ["random", "dedup"] and one != two
-    result = lab.ok("run", "-m", *tiny, "rounds=1", "curation=none,[dedup,random]")
+    result = home.ok("run", "-m", *tiny, "rounds=1", "curation=none,[dedup,random]")
     assert result.out.splitlines()[-1] == f"sweep: {result.folder}"
     states = [json.loads(p.read_text()) for p in result.folder.glob("arms/*.json")]
     assert {s["name"] for s in states} == {"none", "dedup+random"}
     assert one.name in {Path(s["dir"]).name for s in states}
 
 
-def test_a_failing_arm_does_not_stop_the_others(lab: Lab, tiny: list[str]) -> None:
+def test_a_failing_arm_does_not_stop_the_others(home: Project, tiny: list[str]) -> None:
     command = ["run", "-m", *tiny, "rounds=1", "mixing=accumulate,replace,fresh"]
-    arm = lab.ok("run", *tiny, "rounds=1", "mixing=replace").folder
+    arm = home.ok("run", *tiny, "rounds=1", "mixing=replace").folder
     shutil.rmtree(arm)
     arm.write_text("a file where a folder should be")  # one arm cannot write
-    result = lab.call(*command)
+    result = home.call(*command)
     assert result.code == 1, result.err
     lines = result.err.splitlines()
     assert any(line.startswith("genloss: failed: replace") for line in lines), result.err
@@ -144,27 +144,27 @@ def test_a_failing_arm_does_not_stop_the_others(lab: Lab, tiny: list[str]) -> No
     assert result.out.splitlines()[-1].startswith("sweep: ")
     assert "accumulate" in result.out and "fresh" in result.out
     arm.unlink()
-    again = lab.ok(*command)
+    again = home.ok(*command)
     assert again.folder == result.folder
     assert "replace" in again.out
 
 
-def test_finished_sweeps_are_skipped_without_heavy_imports(lab: Lab, tiny: list[str]) -> None:
+def test_finished_sweeps_are_skipped_without_heavy_imports(home: Project, tiny: list[str]) -> None:
     command = ["run", "-m", *tiny, "rounds=1", "mixing=replace,accumulate"]
-    lab.ok(*command)
+    home.ok(*command)
     code = (
         "import sys, time; began = time.time(); from genloss.cli import main; main(sys.argv[1:]);"
         "print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules], file=sys.stderr)"
     )
     began = time.monotonic()
-    result = lab.spawn("python", "-c", code, *command)
+    result = home.spawn("python", "-c", code, *command)
     assert result.code == 0
     assert result.err.splitlines()[-1] == "[]"
     assert time.monotonic() - began < 15
     assert "round 0" not in result.err  # no stage ran
 
 
-# -- every config ---------------------------------------------------------------------------------------------------------------
+# -- every config ------------------------------------------------------------------------------------------------------
 
 GROUPS = sorted(
     str(p.relative_to(REPOSITORY / "conf").with_suffix(""))
@@ -240,8 +240,8 @@ def test_every_experiment_begins_with_its_command() -> None:
         assert f"genloss run experiment={path.stem}" in head, path
 
 
-def test_module_is_the_command(lab: Lab) -> None:
-    assert lab.spawn("genloss", "--version").out.startswith("genloss ")
+def test_module_is_the_command(home: Project) -> None:
+    assert home.spawn("genloss", "--version").out.startswith("genloss ")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The curator in CONTRIBUTING.md works as it is printed: its files, written to a project, compose, judge and pass their test."""
+"""The curator in CONTRIBUTING.md works as it is printed: its files, written to a project, compose, judge and pass their
+test."""
 
 from __future__ import annotations
 

@@ -2,9 +2,8 @@
 
     python tests/test_crash.py FOLDER KILLS SEED OVERRIDE...      # the driver, alone
 
-The driver imports the heavy libraries once and forks the processes that it kills, so that a kill costs what is lost by it
-and not seven seconds of imports.
-"""
+The driver imports the heavy libraries once and forks the processes that it kills, so that a kill costs what is lost by
+it and not seven seconds of imports."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from genloss.core.hashes import code_hash
-from support import Lab, frozen, hashes
+from support import Project, frozen, hashes
 
 KILLS = 32
 LIBRARIES = (
@@ -51,9 +50,9 @@ LIBRARIES = (
 
 
 def test_killed_at_random_moments(tmp_path: Path, tiny: list[str]) -> None:
-    lab = Lab.make(tmp_path / "unused")
+    home = Project.make(tmp_path / "unused")
     overrides = [*tiny, "rounds=2", "trainer.steps=30", "tracking=mlflow"]
-    result = lab.spawn(sys.executable, __file__, str(tmp_path), str(KILLS), "0", *overrides)
+    result = home.spawn(sys.executable, __file__, str(tmp_path), str(KILLS), "0", *overrides)
     assert result.code == 0, result.err
     found = json.loads(result.out.splitlines()[-1])
     print({k: found[k] for k in ("kills", "projects", "seconds", "delays", "interrupted")})
@@ -67,21 +66,21 @@ def test_killed_at_random_moments(tmp_path: Path, tiny: list[str]) -> None:
     assert found["interrupted"]  # some kills hit a stage at work
 
 
-# -- the driver ----------------------------------------------------------------------------------------------------------------
+# -- the driver --------------------------------------------------------------------------------------------------------
 
 
-def child(lab: Lab, arguments: list[str]) -> int:
-    """Fork a process that runs genloss in `lab`; returns its id."""
+def child(home: Project, arguments: list[str]) -> int:
+    """Fork a process that runs genloss in `home`; returns its id."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
     with contextlib.suppress(BaseException):
-        with (lab.root.parent / "child.log").open("a") as log:
+        with (home.root.parent / "child.log").open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        os.environ.update(lab.env)
-        os.chdir(lab.root)
+        os.environ.update(home.env)
+        os.chdir(home.root)
         from genloss import cli
 
         try:
@@ -96,30 +95,32 @@ def child(lab: Lab, arguments: list[str]) -> int:
     os._exit(code)
 
 
-def finish(lab: Lab, arguments: list[str]) -> float:
+def finish(home: Project, arguments: list[str]) -> float:
     """Run to the end, undisturbed; returns the seconds it took."""
     began = time.perf_counter()
-    code = os.waitstatus_to_exitcode(os.waitpid(child(lab, arguments), 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(child(home, arguments), 0)[1])
     if code:
-        sys.exit(f"a run that was left alone ended with {code}:\n{(lab.root.parent / 'child.log').read_text()[-3000:]}")
+        sys.exit(
+            f"a run that was left alone ended with {code}:\n{(home.root.parent / 'child.log').read_text()[-3000:]}"
+        )
     return time.perf_counter() - began
 
 
-def records(lab: Lab) -> list[str]:
-    return sorted(str(p.relative_to(lab.store)) for p in lab.store.glob("stages/*/*.json"))
+def records(home: Project) -> list[str]:
+    return sorted(str(p.relative_to(home.store)) for p in home.store.glob("stages/*/*.json"))
 
 
-def working_since(lab: Lab, began: float) -> bool:
+def working_since(home: Project, began: float) -> bool:
     """Whether a stage began after that time."""
-    for path in lab.store.glob("scratch/*/out"):
+    for path in home.store.glob("scratch/*/out"):
         with contextlib.suppress(FileNotFoundError):  # it has just ended
             if path.stat().st_mtime > began:
                 return True
     return False
 
 
-def run_dir(lab: Lab) -> Path:
-    return next(p.parent for p in lab.root.glob("runs/*/params.yaml"))
+def run_dir(home: Project) -> Path:
+    return next(p.parent for p in home.root.glob("runs/*/params.yaml"))
 
 
 def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
@@ -128,26 +129,27 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
             importlib.import_module(name)
     for name in [name for name in sys.modules if name.startswith("genloss.")]:
         code_hash(name)  # remembered, so that an edit while this runs does not make two programs of one
-    gc.freeze()  # a stage collects garbage; what the parent imported is none, and copying its pages to see so takes long
-    calm = Lab.make(folder / "calm")
-    seconds = min(finish(calm, arguments), finish(Lab.make(folder / "calm again"), arguments))
+    # a stage collects garbage; what the parent imported is none, and copying its pages to see so takes long
+    gc.freeze()
+    calm = Project.make(folder / "calm")
+    seconds = min(finish(calm, arguments), finish(Project.make(folder / "calm again"), arguments))
     undisturbed, of = hashes(run_dir(calm)), records(calm)
     rng = random.Random(seed)
     killed, rewritten, interrupted, delays = 0, [], Counter(), []
     projects = 0
     while killed < kills:  # a run that gets to its end before enough kills is followed by a new one, from nothing
-        lab = Lab.make(folder / f"wild{projects}")
+        home = Project.make(folder / f"wild{projects}")
         projects += 1
         before: dict[str, tuple[int, int]] = {}
         while killed < kills:
-            pid = child(lab, arguments)
+            pid = child(home, arguments)
             delay = rng.uniform(0.05, 0.35 * seconds)
             wait = killed % 2 == 1  # every other kill waits for a stage to begin, however slow the machine is
             deadline = time.monotonic() + delay
             ended, began = False, time.time()
             while not ended and time.monotonic() < deadline:
                 ended = os.waitpid(pid, os.WNOHANG)[0] == pid
-                if wait and not working_since(lab, began):
+                if wait and not working_since(home, began):
                     deadline = time.monotonic() + delay / 10
                 time.sleep(0.002)
             if ended:
@@ -156,17 +158,17 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
             os.waitpid(pid, 0)
             killed += 1
             delays.append(round(delay, 2))
-            after = frozen(lab.store)
+            after = frozen(home.store)
             rewritten += [k for k, v in before.items() if after.get(k) != v]
             finished = {Path(k).stem for k in after}
-            for scratch in lab.store.glob("scratch/*"):
+            for scratch in home.store.glob("scratch/*"):
                 if scratch.name not in finished:
                     interrupted[scratch.name] += 1
             before = after
-        finish(lab, arguments)
-        after = frozen(lab.store)
+        finish(home, arguments)
+        after = frozen(home.store)
         rewritten += [k for k, v in before.items() if after.get(k) != v]
-        if hashes(run_dir(lab)) != undisturbed or records(lab) != of:
+        if hashes(run_dir(home)) != undisturbed or records(home) != of:
             break
     stage_of = {Path(name).stem: Path(name).parent.name for name in of}
     return {
@@ -176,19 +178,19 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
         "delays": delays,
         "rewritten": rewritten,
         "interrupted": dict(Counter(stage_of.get(key, "?") for key in interrupted)),
-        "hashes": hashes(run_dir(lab)),
+        "hashes": hashes(run_dir(home)),
         "undisturbed": undisturbed,
-        "records": records(lab),
+        "records": records(home),
         "undisturbed_records": of,
-        "points": points(lab),
+        "points": points(home),
     }
 
 
-def points(lab: Lab) -> dict[str, int]:
+def points(home: Project) -> dict[str, int]:
     """How often MLflow holds each point of round/*."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{lab.root / 'mlruns' / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=f"sqlite:///{home.root / 'mlruns' / 'mlflow.db'}")
     [experiment] = [e for e in client.search_experiments() if e.name == "genloss"]
     [run] = client.search_runs([experiment.experiment_id])
     found = Counter()

@@ -1,4 +1,5 @@
-"""Critics of worked solutions: injected errors, critiques, selection and refinement by a trained critic, what is refused."""
+"""Critics of worked solutions: injected errors, critiques, selection and refinement by a trained critic, what is
+refused."""
 
 from __future__ import annotations
 
@@ -101,7 +102,7 @@ def critic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# -- errors ----------------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -169,7 +170,8 @@ def test_shares_of_types_and_of_right_solutions() -> None:
     for share in (0.0, 0.25, 0.5, 1.0):
         made = Critique(share_right=share).problems(1)
         assert sum(p.answer == "ok" for p in made) == round(1000 * share)
-    kinds = [read(p.answer).kind for seed in range(4) for p in Critique(share_right=0).problems(seed)]  # type: ignore[union-attr]
+    # type: ignore[union-attr]
+    kinds = [read(p.answer).kind for seed in range(4) for p in Critique(share_right=0).problems(seed)]
     for kind in TYPES:
         assert abs(kinds.count(kind) / 4000 - 1 / 6) < 4 * np.sqrt(5 / 36 / 4000)
     for p in Critique().problems(2)[:200]:
@@ -183,7 +185,7 @@ def test_shares_of_types_and_of_right_solutions() -> None:
     assert Critique().problems(3) == Critique().problems(3) != Critique().problems(4)
 
 
-# -- critiques -------------------------------------------------------------------------------------------------------------
+# -- critiques ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ def test_confusion_by_hand() -> None:
     assert nothing["critique/psi"] == 0 and "critique/phi" not in nothing and "critique/p_star" not in nothing
 
 
-# -- a trained critic --------------------------------------------------------------------------------------------------------
+# -- a trained critic --------------------------------------------------------------------------------------------------
 
 PROBLEMS = ["3+4:", "9+5:", "2+2+6:", "8+1:"]
 RIGHT = ["3+4=7", "9+5=14", "2+2=4;4+6=10", "8+1=9"]
@@ -402,7 +404,7 @@ def test_the_weakest_step_counts(reached: list[float], r: float) -> None:
     assert ResponseReward(["critic"], combine="product", critic="x").weigh(np.array(reached)) == reached[-1]
 
 
-# -- refinement ----------------------------------------------------------------------------------------------------------------
+# -- refinement --------------------------------------------------------------------------------------------------------
 
 
 def refined(folder: Path, critic: Path, *overrides: str) -> tuple[pa.Table, dict[str, float]]:
@@ -462,7 +464,7 @@ def test_what_is_kept_of_a_rejected_response() -> None:
     assert {d: drawn.count(d) > 60 for d in set(drawn)} == {"": True, "a": True, "a;b": True}
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

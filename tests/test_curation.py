@@ -1,16 +1,19 @@
-"""Curators on hand-made records with their exact verdicts; chains; the random control; nothing is lost."""
+"""Curators on hand-made records with their exact decisions; chains; the random control; nothing is lost."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from conftest import Trained
 from genloss.core import records
+from genloss.core.contracts import LAST, ROUND0, Inputs
 from genloss.core.errors import UserError
-from genloss.curate import Context, Curator, curate
+from genloss.curate import Context, Curator, Decision, curate
 from genloss.curate.choose import Random, TopFraction
 from genloss.curate.duplicates import Deduplicate, Near
 from genloss.curate.perplexity import Perplexity
@@ -23,12 +26,13 @@ def table(texts: list[str]) -> pa.Table:
 
 
 @pytest.fixture
-def context(lab) -> Context:
-    return Context(lab.domain, 1, 17, lab.data, lab.llama, lab.gpt2)
+def context(trained: Trained) -> Context:
+    inputs = Inputs({ROUND0: (trained.llama,), LAST: (trained.gpt2,)})
+    return Context(trained.domain, 1, 17, trained.data, inputs)
 
 
 def run(
-    curators: dict[str, Curator], texts: list[str], context: Context, control: str = "none"
+    curators: Mapping[str, Curator], texts: list[str], context: Context, control: str = "none"
 ) -> tuple[pa.Table, pa.Table, list[str]]:
     """(kept, rejected, reasons in the order of the texts)"""
     made = table(texts)
@@ -75,8 +79,8 @@ def test_repeated_share_by_hand() -> None:
     assert repeated_share("a b", 3) == 0 and repeated_share("", 3) == 0
 
 
-def test_exact_duplicates(context: Context, lab) -> None:
-    real = records.read(lab.data / "train.parquet")["text"][0].as_py()
+def test_exact_duplicates(context: Context, trained: Trained) -> None:
+    real = records.read(trained.data / "train.parquet")["text"][0].as_py()
     texts = ["One record.", "one   RECORD.", "Another.", f" {real.upper()}", "Another."]
     _, _, reasons = run({"dedup": Deduplicate()}, texts, context)
     assert reasons == ["kept", "dedup: copy", "kept", "dedup: copy of real", "dedup: copy"]
@@ -113,8 +117,8 @@ def test_near_duplicates(context: Context) -> None:
     ]
 
 
-def test_near_duplicates_of_real_data(context: Context, lab) -> None:
-    real = records.read(lab.data / "train.parquet")["text"][5].as_py()
+def test_near_duplicates_of_real_data(context: Context, trained: Trained) -> None:
+    real = records.read(trained.data / "train.parquet")["text"][5].as_py()
     _, _, reasons = run({"near": Near(ngram=1, threshold=0.6, real=True)}, ["Nothing like it", real + " more"], context)
     assert reasons == ["kept", "near: near copy of real"]
 
@@ -138,7 +142,7 @@ def test_random_keeps_its_fraction(context: Context) -> None:
     kept, _, reasons = run({"random": Random(fraction=0.3)}, texts, context)
     assert len(kept) == 60 and set(reasons) == {"kept", "random: not drawn"}
     again, _, _ = run({"random": Random(fraction=0.3)}, texts, context)
-    other, _, _ = run({"random": Random(0.3)}, texts, Context(**{**vars(context), "seed": 18}))
+    other, _, _ = run({"random": Random(0.3)}, texts, context.seeded(18))
     assert again.equals(kept) and not other["id"].equals(kept["id"])
     assert len(run({"random": Random(fraction=0.001)}, texts, context)[0]) == 1  # never none
 
@@ -156,13 +160,13 @@ def test_top_fraction(context: Context) -> None:
 
 
 @pytest.mark.parametrize("judge", ["round0", "last", "folder"])
-def test_perplexity(context: Context, lab, judge: str) -> None:
-    texts = records.read(lab.data / "test.parquet")["text"].to_pylist()[:9]
+def test_perplexity(context: Context, trained: Trained, judge: str) -> None:
+    texts = records.read(trained.data / "test.parquet")["text"].to_pylist()[:9]
     texts[3] = texts[3][::-1]  # improbable
-    model = {"round0": lab.llama, "last": lab.gpt2, "folder": lab.gpt2}[judge]
-    nats, tokens = losses(model, lab.data, texts, lab.context)
+    model = {"round0": trained.llama, "last": trained.gpt2, "folder": trained.gpt2}[judge]
+    nats, tokens = losses(model, trained.data, texts, trained.context)
     loss = nats / tokens
-    setting = str(lab.gpt2) if judge == "folder" else judge
+    setting = str(trained.gpt2) if judge == "folder" else judge
 
     def chosen(keep: str, fraction: float) -> set[str]:
         kept, rejected, _ = run({"p": Perplexity(keep, fraction, setting)}, texts, context)
@@ -180,11 +184,12 @@ def test_perplexity(context: Context, lab, judge: str) -> None:
     assert chosen("middle", 1 / 3) == set(by_distance[:3])
 
 
-def test_the_judge_is_named_to_the_loop(lab) -> None:
-    assert Perplexity(judge="round0").reads == ("data", "round0")
-    assert Perplexity(judge="last").reads == ("data", "last")
-    a, b = Perplexity(judge=str(lab.llama)), Perplexity(judge=str(lab.gpt2))
+def test_the_judge_is_named_to_the_loop(trained: Trained) -> None:
+    assert Perplexity(judge="round0").reads() == (ROUND0,)
+    assert Perplexity(judge="last").reads() == (LAST,)
+    a, b = Perplexity(judge=str(trained.llama)), Perplexity(judge=str(trained.gpt2))
     assert a.fingerprint() != b.fingerprint() and len(a.fingerprint()) == 64
+    assert a.reads() == b.reads() == ()
 
 
 # -- chains --------------------------------------------------------------------------------------------------------
@@ -216,10 +221,7 @@ def test_random_control_has_the_size_of_the_chain(context: Context) -> None:
     assert not control["id"].equals(chosen["id"])
     assert set(rejected["reason"].to_pylist()) == {"control: random"} and reasons.count("kept") == 10
     # the choice is blind to the score: over seeds, the longest is kept about as often as it would be by chance
-    longest = sum(
-        texts[-1] in run(chain, texts, Context(**{**vars(context), "seed": s}), "random")[0]["text"].to_pylist()
-        for s in range(60)
-    )
+    longest = sum(texts[-1] in run(chain, texts, context.seeded(s), "random")[0]["text"].to_pylist() for s in range(60))
     assert 4 <= longest <= 28  # binomial(60, 1/4): beyond 3.3 standard deviations otherwise
 
 
@@ -230,10 +232,10 @@ def test_a_chain_that_keeps_nothing_says_why(context: Context) -> None:
 
 def test_a_curator_of_ones_own_that_miscounts_is_a_bug_and_not_bad_data(context: Context) -> None:
     class Wrong(Random):
-        def judge(self, table: pa.Table, context: Context):
-            return super().judge(table.slice(1), context)
+        def decide(self, table: pa.Table, context: Context) -> Decision:
+            return super().decide(table.slice(1), context)
 
-    with pytest.raises(ValueError, match="returned 2 verdicts for 3 records"):
+    with pytest.raises(ValueError, match="curator wrong decided on 2 of 3 records"):
         curate(table(["a", "b", "c"]), {"wrong": Wrong()}, "none", context)
 
 

@@ -12,18 +12,18 @@ import yaml
 
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.dvc import dvc_yaml
-from support import REPOSITORY, Lab, hashes
+from support import REPOSITORY, Project, hashes
 
 
-def plain_lab(root: Path, **env: str) -> Lab:
+def plain_project(root: Path, **env: str) -> Project:
     """A project with a DVC root as the repository has it; found by its conf/, not by a variable."""
-    lab = Lab.make(root, **env)
-    del lab.env["GENLOSS_PROJECT"]
+    home = Project.make(root, **env)
+    del home.env["GENLOSS_PROJECT"]
     for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(REPOSITORY / name, root / name)
     shutil.copytree(REPOSITORY / "src/genloss", root / "src/genloss", ignore=shutil.ignore_patterns("__pycache__"))
-    return lab
+    return home
 
 
 def ran(output: str) -> list[str]:
@@ -31,10 +31,10 @@ def ran(output: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[Lab, Path]:
+def base(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[Project, Path]:
     """A finished run of three rounds, not by DVC."""
-    lab = Lab.make(tmp_path_factory.mktemp("base") / "project")
-    return lab, lab.ok("run", *tiny, "rounds=3").folder
+    home = Project.make(tmp_path_factory.mktemp("base") / "project")
+    return home, home.ok("run", *tiny, "rounds=3").folder
 
 
 def test_committed_params_and_pipeline_are_current() -> None:
@@ -45,40 +45,40 @@ def test_committed_params_and_pipeline_are_current() -> None:
 
 
 def test_compose_check(tmp_path: Path) -> None:
-    lab = Lab.make(tmp_path / "project")
-    assert lab.call("compose", "--check").code == 1
-    lab.ok("compose")
-    assert lab.call("compose", "--check").code == 0
-    assert lab.call("compose", "--check", "rounds=9").code == 1
+    home = Project.make(tmp_path / "project")
+    assert home.call("compose", "--check").code == 1
+    home.ok("compose")
+    assert home.call("compose", "--check").code == 0
+    assert home.call("compose", "--check", "rounds=9").code == 1
 
 
 def test_repro_from_nothing_adds_rounds_and_reuses_the_prefix(
-    base: tuple[Lab, Path], tmp_path: Path, tiny: list[str]
+    base: tuple[Project, Path], tmp_path: Path, tiny: list[str]
 ) -> None:
-    lab = plain_lab(tmp_path / "project")
-    lab.dvc("config", "core.no_scm", "true")
-    lab.ok("compose", *tiny, "rounds=1")
-    assert ran(lab.dvc("repro")) == ["round-0", "round@01", "report"]
-    assert hashes(lab.root) == hashes(base[1], 1)
-    assert "up to date" in lab.dvc("repro")
-    lab.ok("compose", *tiny, "rounds=2")
-    assert ran(lab.dvc("repro")) == ["round@02", "report"]
-    assert hashes(lab.root) == hashes(base[1], 2)
-    assert "heldout_bits_per_byte" in lab.dvc("metrics", "show", "--md")
-    assert "round@02" in lab.dvc("dag", "--mermaid")
-    lab.dvc("plots", "show", "--out", "plots")
-    assert "heldout_bits_per_byte" in (lab.root / "plots/index.html").read_text()
+    home = plain_project(tmp_path / "project")
+    home.dvc("config", "core.no_scm", "true")
+    home.ok("compose", *tiny, "rounds=1")
+    assert ran(home.dvc("repro")) == ["round-0", "round@01", "report"]
+    assert hashes(home.root) == hashes(base[1], 1)
+    assert "up to date" in home.dvc("repro")
+    home.ok("compose", *tiny, "rounds=2")
+    assert ran(home.dvc("repro")) == ["round@02", "report"]
+    assert hashes(home.root) == hashes(base[1], 2)
+    assert "heldout_bits_per_byte" in home.dvc("metrics", "show", "--md")
+    assert "round@02" in home.dvc("dag", "--mermaid")
+    home.dvc("plots", "show", "--out", "plots")
+    assert "heldout_bits_per_byte" in (home.root / "plots/index.html").read_text()
 
 
-def test_push_pull_and_what_if(base: tuple[Lab, Path], tmp_path: Path, tiny: list[str]) -> None:
-    there = plain_lab(tmp_path / "there", GENLOSS_STORE=base[0].env["GENLOSS_STORE"])  # spares the computing
+def test_push_pull_and_what_if(base: tuple[Project, Path], tmp_path: Path, tiny: list[str]) -> None:
+    there = plain_project(tmp_path / "there", GENLOSS_STORE=base[0].env["GENLOSS_STORE"])  # spares the computing
     there.git("init", "-q")
     there.dvc("remote", "add", "-d", "shelf", str(tmp_path / "shelf"))
     sweep = there.ok("run", "-m", *tiny, "rounds=3", "mixing=replace,accumulate").folder
     arms = [there.root / "runs" / p.name for p in sorted((there.root / "runs").glob("text-*"))]
     assert sweep.is_dir() and len(arms) == 2
     small = ("params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config")
-    clone = plain_lab(tmp_path / "clone")
+    clone = plain_project(tmp_path / "clone")
     for arm in arms:
         there.dvc("push", cwd=arm)
         for name in small:
@@ -108,22 +108,24 @@ def test_push_pull_and_what_if(base: tuple[Lab, Path], tmp_path: Path, tiny: lis
     assert refused.code == 2 and "genloss compose --dir ." in refused.err
 
 
-def test_an_edited_folder_is_not_taken_for_the_old_arm(base: tuple[Lab, Path], tmp_path: Path, tiny: list[str]) -> None:
-    lab = Lab.make(tmp_path / "project", GENLOSS_STORE=base[0].env["GENLOSS_STORE"])
-    folder = lab.ok("run", *tiny).folder
-    lab.ok("compose", "--dir", str(folder), "+schedule.2.recipe.temperature=0.7")
-    refused = lab.call("run", *tiny)
+def test_an_edited_folder_is_not_taken_for_the_old_arm(
+    base: tuple[Project, Path], tmp_path: Path, tiny: list[str]
+) -> None:
+    home = Project.make(tmp_path / "project", GENLOSS_STORE=base[0].env["GENLOSS_STORE"])
+    folder = home.ok("run", *tiny).folder
+    home.ok("compose", "--dir", str(folder), "+schedule.2.recipe.temperature=0.7")
+    refused = home.call("run", *tiny)
     assert refused.code == 2 and "schedule" in refused.err and str(folder) in refused.err
 
 
-def test_experiments_in_a_clone(base: tuple[Lab, Path], tmp_path: Path, tiny: list[str]) -> None:
-    origin = plain_lab(tmp_path / "origin", GENLOSS_STORE=base[0].env["GENLOSS_STORE"])
+def test_experiments_in_a_clone(base: tuple[Project, Path], tmp_path: Path, tiny: list[str]) -> None:
+    origin = plain_project(tmp_path / "origin", GENLOSS_STORE=base[0].env["GENLOSS_STORE"])
     origin.ok("compose", *tiny, "rounds=2")
     origin.git("init", "-q")
     origin.git("add", ".")
     origin.git("commit", "-qm", "project")
     origin.git("clone", "-q", str(origin.root), str(tmp_path / "clone"))
-    clone = Lab(tmp_path / "clone", dict(origin.env))
+    clone = Project(tmp_path / "clone", dict(origin.env))
     settings = [part for override in tiny if not override.startswith("rounds") for part in ("-S", override)]
     clone.dvc("exp", "run", *settings, "-S", "rounds=1", "-n", "one")
     assert hashes(clone.root) == hashes(base[1], 1)
@@ -133,25 +135,25 @@ def test_experiments_in_a_clone(base: tuple[Lab, Path], tmp_path: Path, tiny: li
     assert "two" in clone.dvc("exp", "show", "--csv")
 
 
-def test_parallel_commits_share_a_cache(base: tuple[Lab, Path], tmp_path: Path) -> None:
+def test_parallel_commits_share_a_cache(base: tuple[Project, Path], tmp_path: Path) -> None:
     """24 at a time, the number that failed most often when arms were stages of one DVC project."""
     from genloss.workflow import dvc as versioning
 
-    lab = Lab.make(tmp_path / "project")
+    home = Project.make(tmp_path / "project")
     folders = []
     for i in range(24):
-        folder = lab.root / "runs" / f"arm-{i}"
+        folder = home.root / "runs" / f"arm-{i}"
         shutil.copytree(base[1], folder, ignore=shutil.ignore_patterns(".dvc", "dvc.lock"))
         (folder / "rounds/03/rejected.parquet").unlink()
         (folder / "rounds/03/rejected.parquet").write_text(str(i))
         folders.append(folder)
-    with lab.here():
+    with home.here():
         for folder in folders:
             versioning.configure(folder)
             (folder / "dvc.yaml").write_text(dvc_yaml(folder / "params.yaml", code=False))
         began = time.monotonic()
         with ThreadPoolExecutor(len(folders)) as pool:
-            codes = list(pool.map(lambda f: lab.spawn(*versioning.COMMIT, cwd=f).code, folders))
+            codes = list(pool.map(lambda f: home.spawn(*versioning.COMMIT, cwd=f).code, folders))
         assert codes == [0] * len(folders)
         print(f"{len(folders)} commits in {time.monotonic() - began:.1f} s")
         assert all(versioning.committed(folder) for folder in folders)
@@ -159,4 +161,4 @@ def test_parallel_commits_share_a_cache(base: tuple[Lab, Path], tmp_path: Path) 
     assert len(set(shared)) <= 2  # one copy in the cache, linked to by every arm (a race may leave another)
     for folder in folders[:2]:
         assert yaml.safe_load((folder / "dvc.lock").read_text())["stages"]["round@03"]["outs"]
-        assert "up to date" in lab.dvc("status", cwd=folder)
+        assert "up to date" in home.dvc("status", cwd=folder)

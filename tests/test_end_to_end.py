@@ -10,18 +10,18 @@ import pytest
 
 from genloss.core.places import load_params
 from genloss.core.store import Store
-from support import Lab, hashes
+from support import Project, hashes
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[Lab, Path]:
+def base(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[Project, Path]:
     """A finished run of two rounds."""
-    lab = Lab.make(tmp_path_factory.mktemp("base") / "project")
-    return lab, lab.ok("run", *tiny).folder
+    home = Project.make(tmp_path_factory.mktemp("base") / "project")
+    return home, home.ok("run", *tiny).folder
 
 
-def test_run_directory(base: tuple[Lab, Path]) -> None:
-    lab, folder = base
+def test_run_directory(base: tuple[Project, Path]) -> None:
+    home, folder = base
     names = {str(p.relative_to(folder)) for p in folder.glob("rounds/*/*")}
     for n in ("01", "02"):
         expected = [
@@ -44,49 +44,51 @@ def test_run_directory(base: tuple[Lab, Path]) -> None:
             assert found[f"rounds/02/{name}"] == digest
     # the run directory, the store and DVC's cache hold one copy
     path = folder / "rounds/02/model/model.safetensors"
-    assert path.samefile(Store(lab.store).blob(manifest["stages"]["train"]["files"]["model/model.safetensors"]))
-    assert any(path.samefile(cached) for cached in lab.root.glob(".dvc/cache/files/md5/*/*"))
+    assert path.samefile(Store(home.store).blob(manifest["stages"]["train"]["files"]["model/model.safetensors"]))
+    assert any(path.samefile(cached) for cached in home.root.glob(".dvc/cache/files/md5/*/*"))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_same_bytes_from_an_empty_store(base: tuple[Lab, Path], tmp_path: Path, tiny: list[str], workers: int) -> None:
-    again = Lab.make(tmp_path / "again")
+def test_same_bytes_from_an_empty_store(
+    base: tuple[Project, Path], tmp_path: Path, tiny: list[str], workers: int
+) -> None:
+    again = Project.make(tmp_path / "again")
     folder = again.ok("run", *tiny, f"runtime.workers={workers}").folder
     assert folder.name == base[1].name  # how it is run is no part of what it is
     assert hashes(folder) == hashes(base[1])
 
 
-def test_another_seed_is_other_data(base: tuple[Lab, Path], tiny: list[str]) -> None:
-    lab, folder = base
-    other = hashes(lab.ok("run", *tiny, "seed=1").folder)
+def test_another_seed_is_other_data(base: tuple[Project, Path], tiny: list[str]) -> None:
+    home, folder = base
+    other = hashes(home.ok("run", *tiny, "seed=1").folder)
     mine = hashes(folder)
     differing = {name for name in mine if mine[name] != other.get(name)}
     assert {"rounds/00/model/model.safetensors", "rounds/01/generated.parquet"} <= differing
     assert not any(name.startswith("data/") for name in differing)
 
 
-def test_run_directory_resumes_without_its_store(base: tuple[Lab, Path], tmp_path: Path, tiny: list[str]) -> None:
+def test_run_directory_resumes_without_its_store(base: tuple[Project, Path], tmp_path: Path, tiny: list[str]) -> None:
     """A directory that came by copy is as good as one that was computed here."""
     _, folder = base
-    lab = Lab.make(tmp_path / "elsewhere")
-    shutil.copytree(folder, lab.root / "runs" / folder.name)
-    shutil.rmtree(lab.root / "runs" / folder.name / "rounds" / "02")
-    assert lab.ok("run", *tiny).folder.name == folder.name
-    assert hashes(lab.root / "runs" / folder.name) == hashes(folder)
+    home = Project.make(tmp_path / "elsewhere")
+    shutil.copytree(folder, home.root / "runs" / folder.name)
+    shutil.rmtree(home.root / "runs" / folder.name / "rounds" / "02")
+    assert home.ok("run", *tiny).folder.name == folder.name
+    assert hashes(home.root / "runs" / folder.name) == hashes(folder)
 
 
 ARMS = ["mixing=replace,accumulate", "curation=none,dedup", "rounds=1"]
 
 
-def check_sharing(lab: Lab, sweep: Path) -> dict[str, dict[str, str]]:
+def check_sharing(home: Project, sweep: Path) -> dict[str, dict[str, str]]:
     arms = [json.loads(p.read_text()) for p in sorted((sweep / "arms").glob("*.json"))]
     assert len(arms) == 4 and {a["state"] for a in arms} == {"finished"}
     folders = [(sweep / a["dir"]).resolve() for a in arms]
     keys = [json.loads((f / "rounds/00/manifest.json").read_text())["stages"]["train"]["key"] for f in folders]
     assert len(set(keys)) == 1
-    assert lab.stages()["data"] == 1
-    assert lab.stages()["generate"] == 1  # the four models 1 learn from what the one model 0 wrote
-    assert lab.stages()["train"] <= 1 + 4  # fewer where `dedup` drops nothing
+    assert home.stages()["data"] == 1
+    assert home.stages()["generate"] == 1  # the four models 1 learn from what the one model 0 wrote
+    assert home.stages()["train"] <= 1 + 4  # fewer where `dedup` drops nothing
     found = {}
     for folder in folders:
         cfg = load_params(folder / "params.yaml")
@@ -95,7 +97,7 @@ def check_sharing(lab: Lab, sweep: Path) -> dict[str, dict[str, str]]:
 
 
 def test_round_0_is_trained_once_serially_and_in_parallel(tmp_path: Path, tiny: list[str]) -> None:
-    serial, parallel = Lab.make(tmp_path / "serial"), Lab.make(tmp_path / "parallel")
+    serial, parallel = Project.make(tmp_path / "serial"), Project.make(tmp_path / "parallel")
     one = check_sharing(serial, serial.ok("run", "-m", *tiny, *ARMS).folder)
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     result = parallel.spawn("genloss", "run", "-m", *tiny, *ARMS, *launcher)

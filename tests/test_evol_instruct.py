@@ -1,4 +1,5 @@
-"""Evol-Instruct: edits of expressions, elimination, lineages; rewards of problems and of steps, and the selection by them."""
+"""Evol-Instruct: edits of expressions, elimination, lineages; rewards of problems and of steps, and the selection by
+them."""
 
 from __future__ import annotations
 
@@ -161,7 +162,7 @@ def test_operators_are_drawn_uniformly() -> None:
     assert stats.chisquare(list(drawn.values())).pvalue > 0.001
 
 
-# -- rewards -------------------------------------------------------------------------------------------------------------
+# -- rewards -----------------------------------------------------------------------------------------------------------
 
 
 def test_steps_are_checked_one_by_one() -> None:
@@ -213,7 +214,8 @@ def test_exact_rewards_by_hand() -> None:
     # two steps and the end, all right: the minimum is that of an accepted step if all three are accepted
     assert set(found.round(6)) == {round(yes, 6), round(no, 6)}
     assert np.mean(found > no) == pytest.approx(0.8**3, abs=0.03)
-    product = ResponseReward(["process"], combine="product", **noisy).of(TEXTS[:1] * 500, SAID[:1] * 500, 0)  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    product = ResponseReward(["process"], combine="product", **noisy).of(TEXTS[:1] * 500, SAID[:1] * 500, 0)
     assert {round(v, 6) for v in product} == {round(yes**k * no ** (3 - k), 6) for k in range(4)}
 
 
@@ -244,7 +246,7 @@ def test_the_reward_is_zero_where_a_factor_is(
     assert all(len(values) == 1 for values in by_text.values())  # a problem is judged once
 
 
-# -- selection -------------------------------------------------------------------------------------------------------------
+# -- selection ---------------------------------------------------------------------------------------------------------
 
 
 def table_of(texts: list[str], said: list[str]) -> pa.Table:
@@ -258,7 +260,8 @@ def table_of(texts: list[str], said: list[str]) -> pa.Table:
         "lineage": ["seed>deepen"] * n,
         "evolved_from": ["0-99:"] * n,
     }
-    return records.make_table(payload, origin="synthetic", generation=1, recipe="evol_instruct")  # type: ignore[arg-type]
+    # type: ignore[arg-type]
+    return records.make_table(payload, origin="synthetic", generation=1, recipe="evol_instruct")
 
 
 def select(table: pa.Table, tmp_path: Path, *overrides: str, seed: int = 0) -> pa.Table:
@@ -301,7 +304,7 @@ def test_sampling_keeps_with_probability_proportional_to_r(tmp_path: Path) -> No
     assert np.mean(few == 1) == pytest.approx(2 / 3, abs=0.06)
 
 
-# -- the loop --------------------------------------------------------------------------------------------------------------
+# -- the loop ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +389,7 @@ def test_exact_labels_are_the_worked_solutions(ran: Loop, tmp_path: Path) -> Non
     assert again.equals(table)
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

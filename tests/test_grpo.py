@@ -93,11 +93,11 @@ def test_objective_and_gradient_by_hand() -> None:
 
 @pytest.mark.parametrize(("kl", "passes"), [(0.0, 1), (0.3, 1)])
 def test_gradient_of_the_policy_is_that_of_reinforce(
-    trained: tuple[Experiment, Path, Path], kl: float, passes: int
+    solver: tuple[Experiment, Path, Path], kl: float, passes: int
 ) -> None:
     """On the responses that it was sampled with, the gradient of the weights is -mean A grad log p / length, whatever ε
     and β."""
-    _, data, start = trained
+    _, data, start = solver
     codec = load_codec(data / "tokenizer")
     rows = codec.encode(["1+2:1+2=3", "1+2:1+2=4", "4+4:4+4=8"])
     a = torch.tensor([1.0, -1.0, 0.5])
@@ -120,7 +120,7 @@ def test_gradient_of_the_policy_is_that_of_reinforce(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path, Path]:
+def solver(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path, Path]:
     """(experiment, data, model): sums of two digits by a policy that is right sometimes; round 0 of trainer=grpo."""
     folder = tmp_path_factory.mktemp("grpo")
     x = Experiment(compose(EASY))
@@ -144,9 +144,9 @@ def digest(out: Path) -> list[str]:
 
 
 def test_reward_rises_and_the_same_seed_gives_the_same_bytes(
-    trained: tuple[Experiment, Path, Path], tmp_path: Path
+    solver: tuple[Experiment, Path, Path], tmp_path: Path
 ) -> None:
-    x, data, start = trained
+    x, data, start = solver
     job, found = fit(x, data, start, tmp_path / "a")
     reward = rewards(job)
     assert len(reward) == 25 and 0.05 < np.mean(reward[:3]) < 0.8
@@ -165,12 +165,12 @@ def rewards(job: Fit) -> list[float]:
         return [float(row["reward"]) for row in csv.DictReader(file)]
 
 
-def test_a_random_reward_teaches_nothing(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
+def test_a_random_reward_teaches_nothing(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
     """The share of right answers, which the reward of the other test raises, does not rise."""
     from genloss.core.contracts import Sampling
     from genloss.domains.reasoning.solve import decoding
 
-    x, data, start = trained
+    x, data, start = solver
     after, _ = fit(x, data, start, tmp_path / "random", reward=reward(factors=["random"]))
     taught, _ = fit(x, data, start, tmp_path / "taught")
     table = records.read(data / "train.parquet")
@@ -201,10 +201,10 @@ def test_round_0_is_supervised_also_from_a_schooled_base(tmp_path: Path, monkeyp
     assert found["steps"] == 2 and "reward_last" in found
 
 
-def test_no_reward_no_change(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
+def test_no_reward_no_change(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
     """Where every response has r = 0 there is no advantage, and where the policy is the reference there is no
     penalty."""
-    x, data, start = trained
+    x, data, start = solver
     nothing = reward(factors=["process"], phi=1.0, psi=0.0)
     table = records.read(data / "train.parquet")
     prompts = [f"{p[:-1]}?:" for p in table.column("prompt").to_pylist()]  # no expression: every step is wrong
@@ -219,15 +219,15 @@ def test_no_reward_no_change(trained: tuple[Experiment, Path, Path], tmp_path: P
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_several_passes_and_the_penalty(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
-    x, data, start = trained
+def test_several_passes_and_the_penalty(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
+    x, data, start = solver
     _, free = fit(x, data, start, tmp_path / "free", kl=0.0, passes=2, updates=15)
     _, held = fit(x, data, start, tmp_path / "held", kl=5.0, passes=2, updates=15)
     assert held["kl"] < free["kl"]
 
 
-def test_problems_come_once_with_their_parents(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
-    x, data, _ = trained
+def test_problems_come_once_with_their_parents(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
+    x, data, _ = solver
     table = records.read(data / "train.parquet", columns=["prompt"]).slice(0, 2)
     twice = records.concat([table, table]).append_column("evolved_from", [["1:", "2:", "3:", "4:"]])
     records.write(twice, tmp_path / "a.parquet")

@@ -179,7 +179,7 @@ def test_the_comparison_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert ("genloss.domains.lab.curate", "curate_chains") in curate  # which the hand-written lists had missed
 
 
-# -- what a key does and does not depend on ------------------------------------------------------------------------------
+# -- what a key does and does not depend on ----------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.mix import Mixing
 from genloss.workflow.compose import compose
-from support import Lab, Result, hashes
+from support import Project, Result, hashes
 from test_theory import cases
 
 GAUSSIAN = ("domain=gaussian", "tracking=none")
@@ -54,7 +54,7 @@ def distances(metrics: list[dict[str, float]], expected: list[dict[str, float]] 
     return found
 
 
-# -- the loop does what the theory says ------------------------------------------------------------------------------------
+# -- the loop does what the theory says --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -135,7 +135,7 @@ def test_sums_are_points_in_distribution(tmp_path: Path) -> None:
                 assert abs(points[n][name] - sums[n][name]) < 4 * error
 
 
-# -- chains ----------------------------------------------------------------------------------------------------------------
+# -- chains ------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60)
@@ -181,7 +181,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         assert sorted(parts[~np.isnan(parts)]) == sorted(made[:, c, 0])
 
 
-# -- like any other domain ---------------------------------------------------------------------------------------------------
+# -- like any other domain ---------------------------------------------------------------------------------------------
 
 
 def test_same_bytes_through_dvc(tmp_path: Path) -> None:
@@ -189,13 +189,13 @@ def test_same_bytes_through_dvc(tmp_path: Path) -> None:
     arguments = ("run", *GAUSSIAN, "mixing=accumulate_subsample", "rounds=2", "size=100", "domain.chains=20")
     found = []
     for workers in (2, 1):
-        lab = Lab.make(tmp_path / f"project{workers}")
-        folder = lab.ok(*arguments, f"runtime.workers={workers}").folder
+        home = Project.make(tmp_path / f"project{workers}")
+        folder = home.ok(*arguments, f"runtime.workers={workers}").folder
         found.append(hashes(folder))
     assert found[0] == found[1] and any("kept" in name for name in found[0])
-    for path in [*folder.glob("rounds/*/*.parquet"), lab.store]:
+    for path in [*folder.glob("rounds/*/*.parquet"), home.store]:
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    lab.dvc("repro", "--force", cwd=folder)
+    home.dvc("repro", "--force", cwd=folder)
     assert hashes(folder) == found[0]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +13,12 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.domains.lab import load, stream
 from genloss.domains.lab.categorical import Categorical, CategoricalModel
+from genloss.domains.lab.draw import Draw
 from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.theory.curation import extinct
 from genloss.workflow.compose import compose
+from support import fit_of
 
 CATEGORICAL = ("domain=categorical", "tracking=none")
 Metrics = list[dict[str, float]]
@@ -42,7 +43,8 @@ def distances(metrics: Metrics, *names: str) -> list[float]:
 
 
 def test_support_of_zipf(tmp_path: Path) -> None:
-    """Tokens that are left of 1000 when 1000 are drawn a round: the exact absorption of a binomial chain. The n-th fit is round n-1."""
+    """Tokens that are left of 1000 when 1000 are drawn a round: the exact absorption of a binomial chain. The n-th fit
+    is round n-1."""
     metrics = run(tmp_path, "mixing=replace", "rounds=9")
     for fits, expected in ((1, 333.75), (5, 150.63), (10, 96.48)):
         values = metrics[fits - 1]
@@ -120,7 +122,7 @@ def test_temperature_and_nucleus() -> None:
         (0.5, 1.0, [[0.25 / 0.38, 0.09 / 0.38, 0.04 / 0.38, 0], [0, 0.01 / 0.82, 0, 0.81 / 0.82]]),
         (1.0, 0.6, [[0.625, 0.375, 0, 0], [0, 0, 0, 1]]),
     ):
-        options = SimpleNamespace(temperature=temperature, top_p=top_p)
+        options = Draw(temperature=temperature, top_p=top_p)
         found = domain.draw(model, stream(1, "test"), 40_000, options, {})[..., 0]
         for chain in range(2):
             share = np.bincount(found[:, chain].astype(int), minlength=4) / 40_000
@@ -178,14 +180,14 @@ def test_bigram_model() -> None:
     domain = Categorical(chains=2, vocabulary=3, length=4)
     points = np.array([[[0, 1, 0, 1], [2, 2, 2, 2]], [[0, 0, 1, 1], [2, 2, 2, 2]]], dtype=float)
     weights = np.array([[1.0, 1.0], [3.0, 1.0]])
-    model = domain.estimate(points, weights, SimpleNamespace(model=CategoricalModel(order=2)), {})
+    model = domain.estimate(points, weights, fit_of(CategoricalModel(order=2)), {})
     assert model["p"][0] == pytest.approx([0.5, 0.5, 0]) and model["first"].tolist() == [[1, 0, 0], [0, 0, 1]]
     assert model["next"][0, 0] == pytest.approx([3 / 8, 5 / 8, 0]) and model["next"][0, 1] == pytest.approx(
         [0.25, 0.75, 0]
     )
     assert model["next"][0, 2] == pytest.approx(model["p"][0])
     assert model["distinct_pairs"].tolist() == [4, 1]
-    drawn = domain.draw(model, stream(0, "t"), 20_000, SimpleNamespace(temperature=1.0, top_p=1.0), {})
+    drawn = domain.draw(model, stream(0, "t"), 20_000, Draw(), {})
     assert drawn.shape == (20_000, 2, 4) and (drawn[:, 1] == 2).all() and (drawn[:, 0, 0] == 0).all()
     assert (drawn[:, 0, 1] == 1).mean() == pytest.approx(5 / 8, abs=0.02)
     after = drawn[:, 0, 2][drawn[:, 0, 1] == 1]
@@ -202,9 +204,7 @@ def test_heldout_loss_is_that_of_real_sequences() -> None:
         seen, at = seen + at, at @ truth["next"]
     truth["pairs"] = seen[:, None] * truth["next"]
     real = domain.real(stream(0, "real"), 4000, truth)
-    model = domain.estimate(
-        real, np.ones((4000, 2)), SimpleNamespace(model=CategoricalModel(order=2, smoothing=1.0)), truth
-    )
+    model = domain.estimate(real, np.ones((4000, 2)), fit_of(CategoricalModel(order=2, smoothing=1.0)), truth)
     test = domain.real(stream(1, "real"), 20_000, truth)[:, 0].astype(int)
     loss = -np.log(model["first"][0, test[:, 0]]) - np.log(model["next"][0, test[:, :-1], test[:, 1:]]).sum(axis=1)
     assert domain.measure(model, truth)["heldout_loss"][0] == pytest.approx(loss.mean() / 5, abs=0.005)
@@ -214,9 +214,9 @@ def test_weights_are_counts() -> None:
     domain = Categorical(chains=2, vocabulary=3)
     points = np.array([[0, 1], [1, 1], [2, 0]], dtype=float)[..., None]
     weights = np.array([[2, 1], [1, 1], [0, 1]], dtype=float)
-    fit = SimpleNamespace(model=CategoricalModel())
+    fit = fit_of(CategoricalModel())
     assert domain.estimate(points, weights, fit, {})["p"] == pytest.approx(np.array([[2, 1, 0], [1, 2, 0]]) / 3)
-    fit = SimpleNamespace(model=CategoricalModel(smoothing=1.0))
+    fit = fit_of(CategoricalModel(smoothing=1.0))
     assert domain.estimate(points, weights, fit, {})["p"] == pytest.approx(np.array([[3, 2, 1], [2, 3, 1]]) / 6)
 
 
@@ -243,7 +243,7 @@ def test_weights_are_counts() -> None:
         (["model.smoothing=-1"], "model.smoothing=-1"),
         (["recipe.bias=0.5"], "recipe.bias=0.5: is no option of the domain categorical"),
         (["recipe.temperature=0"], "recipe.temperature=0"),
-        (["model=gaussian"], "model=GaussianModel: is not a model of the domain categorical"),
+        (["model=gaussian"], "model=GaussianModel: is no model of domain=categorical, which takes CategoricalModel"),
         (
             ["domain.distribution=text", "domain/corpus=folder", "domain.corpus.path=nowhere"],
             "domain.corpus.path=nowhere",

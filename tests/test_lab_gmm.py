@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +12,12 @@ from genloss.core.errors import UserError
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.domains.lab import stream
+from genloss.domains.lab.draw import Draw
 from genloss.domains.lab.gmm import Gmm, GmmModel
 from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.workflow.compose import compose
+from support import fit_of
 
 GMM = ("domain=gmm", "tracking=none")
 
@@ -27,10 +28,6 @@ def run(folder: Path, *overrides: str) -> list[dict[str, float]]:
     Loop(experiment, RunDir(folder / "run", Store(folder / "store"))).run()
     rounds = range(experiment.rounds + 1)
     return [json.loads((folder / f"run/rounds/{n:02d}/metrics.json").read_text()) for n in rounds]
-
-
-def fit_of(**options: float) -> SimpleNamespace:
-    return SimpleNamespace(model=GmmModel(**options), seed=0, start=None)
 
 
 def test_modes(tmp_path: Path) -> None:
@@ -48,7 +45,7 @@ def test_em_finds_the_truth() -> None:
     domain = Gmm(chains=4)
     truth = domain.truth()
     points = domain.real(stream(0, "points"), 4000, truth)
-    model = domain.estimate(points, np.ones((4000, 4)), fit_of(components=25, iterations=30), truth)
+    model = domain.estimate(points, np.ones((4000, 4)), fit_of(GmmModel(components=25, iterations=30)), truth)
     found = domain.measure(model, truth)
     assert (found["modes"] == 25).all() and found["recall"].min() > 0.97
     assert model["weights"] == pytest.approx(np.full((4, 25), 1 / 25), abs=0.015)
@@ -56,7 +53,7 @@ def test_em_finds_the_truth() -> None:
     x = truth["test"][:, None] - truth["centres"]
     real = np.log(np.exp(-(x**2).sum(axis=2) / 0.02).mean(axis=1) / (2 * np.pi * 0.01)).mean()
     assert found["log_likelihood"] == pytest.approx(np.full(4, real), abs=0.05)
-    drawn = domain.draw(model, stream(1, "drawn"), 20_000, None, truth)
+    drawn = domain.draw(model, stream(1, "drawn"), 20_000, Draw(), truth)
     assert np.var(drawn, axis=0).sum(axis=1) == pytest.approx(found["diversity"], rel=0.03)
     assert drawn.mean(axis=0) == pytest.approx(np.einsum("ck,ckd->cd", model["weights"], model["means"]), abs=0.05)
 
@@ -68,18 +65,18 @@ def test_absent_points_do_not_count() -> None:
     weights = np.ones((80, 2))
     weights[60:] = 0
     more = np.concatenate([points, np.zeros((20, 2, 2))])
-    options = {"components": 4, "iterations": 10}
-    one = domain.measure(domain.estimate(points, weights[:60], fit_of(**options), {}), domain.truth())
-    two = domain.measure(domain.estimate(more, weights, fit_of(**options), {}), domain.truth())
+    fit = fit_of(GmmModel(components=4, iterations=10))
+    one = domain.measure(domain.estimate(points, weights[:60], fit, {}), domain.truth())
+    two = domain.measure(domain.estimate(more, weights, fit, {}), domain.truth())
     assert one["log_likelihood"] == pytest.approx(two["log_likelihood"], rel=1e-6)
 
 
 def test_more_components_than_places() -> None:
     """Points on one spot: components without a point have weight 0, and nothing is nan."""
     domain = Gmm(chains=2, modes=1)
-    model = domain.estimate(np.ones((10, 2, 2)), np.ones((10, 2)), fit_of(components=3, iterations=5), {})
+    model = domain.estimate(np.ones((10, 2, 2)), np.ones((10, 2)), fit_of(GmmModel(components=3, iterations=5)), {})
     assert all(np.isfinite(v).all() for v in domain.measure(model, domain.truth()).values())
-    assert np.isfinite(domain.draw(model, stream(0, "x"), 50, None, {})).all()
+    assert np.isfinite(domain.draw(model, stream(0, "x"), 50, Draw(), {})).all()
 
 
 @pytest.mark.parametrize(

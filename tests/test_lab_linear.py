@@ -204,7 +204,8 @@ def test_verifier_crosses_one_half(tmp_path: Path, kind: str, error: float, rise
 
 
 def test_unverified_labels(tmp_path: Path) -> None:
-    """Without a verifier, the same labels teach the opposite: it is the verifier that moves the threshold from 1/2 to 3/4."""
+    """Without a verifier, the same labels teach the opposite: it is the verifier that moves the threshold from 1/2 to
+    3/4."""
     found = run(tmp_path, *FENG, "domain.error=0.7", "size=2000")[1]
     assert found["theory/accuracy_limit"] == pytest.approx(normal_cdf(-2))
     assert abs(z(found, "accuracy", found["theory/accuracy_asymptotic"])) < 4
@@ -212,8 +213,9 @@ def test_unverified_labels(tmp_path: Path) -> None:
 
 
 def test_finite_size(tmp_path: Path) -> None:
-    """Ridge on what a verifier keeps: .695 by the reduction to kept points; the code released for "Maximizing the Potential of
-    Synthetic Data" (Firdoussi et al. 2024) gives .647, since its fixed point counts the kept share twice."""
+    """Ridge on what a verifier keeps: .695 by the reduction to kept points; the code released for "Maximizing the
+    Potential of Synthetic Data" (Firdoussi et al. 2024) gives .647, since its fixed point counts the kept share
+    twice."""
     settings = [
         "size=600",
         "domain.dimension=200",
@@ -349,7 +351,10 @@ def test_bad_input(overrides: list[str], words: list[str]) -> None:
 
 @pytest.mark.parametrize("curation", ["verifier", "linear_verifier"])
 def test_verifiers_need_labels(tmp_path: Path, curation: str) -> None:
-    with pytest.raises(UserError, match=rf"curation\.{curation}\.\w+: needs labelled points, and regression has none"):
+    words = (
+        rf"curation\.{curation}=\w+: needs points with labels.*domain=regression has none; use domain=classification"
+    )
+    with pytest.raises(UserError, match=words):
         run(tmp_path, "domain=regression", f"curation={curation}", "rounds=1", "domain.chains=10")
 
 

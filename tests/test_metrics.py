@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import Trained
 from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.domains.text import Text
@@ -19,8 +20,10 @@ from genloss.evaluate.diversity import Compression, Diversity, Overlap, RareWord
 from genloss.evaluate.loss import HeldOut, Tails
 from genloss.language.scoring import losses
 
+TEXT = Text(corpus={"_target_": "genloss.language.corpus.Sotu"})  # whose records hold a text
 
-def evidence(folder: Path, real: list[str], held_out: list[str], generated: list[str] | None, **more) -> Evidence:
+
+def evidence(folder: Path, real: list[str], held_out: list[str], generated: list[str] | None, **more: int) -> Evidence:
     """Evidence from hand-made texts; its models are never read by the metrics that only look at texts."""
 
     def put(name: str, texts: list[str]) -> Path:
@@ -32,7 +35,7 @@ def evidence(folder: Path, real: list[str], held_out: list[str], generated: list
     put("train", real), put("test", held_out[: len(held_out) // 2]), put("validation", held_out[len(held_out) // 2 :])
     path = put("generated", generated) if generated is not None else None
     settings = {"size": 1000, "n_real": len(real)} | more
-    return Evidence(Text, 1, 7, settings["size"], settings["n_real"], folder, folder, folder, path)  # type: ignore[arg-type]
+    return Evidence(TEXT, 1, 7, settings["size"], settings["n_real"], folder, folder, folder, path)
 
 
 # -- by hand -------------------------------------------------------------------------------------------------------
@@ -64,10 +67,12 @@ def test_diversity_uses_equally_many_words_of_both(tmp_path: Path) -> None:
     """Distinct-n falls with length: a long sample is cut to the words of the shorter one."""
     short = ["one two three four", "five six seven eight"]  # 8 words, all distinct
     long = [" ".join(f"w{i}" for i in range(200)), "again " * 50]
-    found = Diversity(max_n=1).measure(evidence(tmp_path, ["x"], short, [long[0], long[1]]))
-    assert found["distinct_1"] <= 1 and found["distinct_1_floor"] == 1
-    # whichever record comes first, eight words are counted: eight different ones, or one
-    assert found["entropy_1"] in (pytest.approx(found["entropy_1_floor"]), 0.0)
+    # of the first record, eight words are counted: eight different ones, or one
+    for generated, distinct, entropy in ((long, 1, 3 + 7 / 16 / math.log(2)), (long[::-1], 1 / 8, 0)):
+        found = Diversity(max_n=1).measure(evidence(tmp_path, ["x"], short, generated))
+        assert found["distinct_1"] == pytest.approx(distinct) and found["distinct_1_floor"] == 1
+        assert found["entropy_1"] == pytest.approx(entropy)
+        assert found["entropy_1_floor"] == pytest.approx(3 + 7 / 16 / math.log(2))
     cut = Diversity(max_n=1, n_words=4).measure(evidence(tmp_path, ["x"], short, short))
     assert cut["entropy_1"] == pytest.approx(2 + 3 / 8 / math.log(2))
 
@@ -129,10 +134,10 @@ def test_compression_by_hand(tmp_path: Path) -> None:
 # -- losses --------------------------------------------------------------------------------------------------------
 
 
-def test_heldout_is_total_bits_over_total_bytes(lab) -> None:
-    x = Evidence(lab.domain, 0, 7, 48, 48, lab.data, lab.gpt2, lab.llama, None)
-    texts = records.read(lab.data / "test.parquet")["text"].to_pylist()[:10]
-    nats, tokens = losses(lab.gpt2, lab.data, texts, lab.context)
+def test_heldout_is_total_bits_over_total_bytes(trained: Trained) -> None:
+    x = Evidence(trained.domain, 0, 7, 48, 48, trained.data, trained.gpt2, trained.llama, None)
+    texts = records.read(trained.data / "test.parquet")["text"].to_pylist()[:10]
+    nats, tokens = losses(trained.gpt2, trained.data, texts, trained.context)
     found = HeldOut(max_records=10).measure(x)
     assert found["heldout_loss"] == pytest.approx(nats.sum() / tokens.sum())
     assert found["heldout_perplexity"] == pytest.approx(math.exp(nats.sum() / tokens.sum()))
@@ -142,7 +147,7 @@ def test_heldout_is_total_bits_over_total_bytes(lab) -> None:
     assert found["heldout_tokens"] == tokens.sum()
 
 
-def test_tails_are_under_the_frozen_judge(lab, tmp_path: Path) -> None:
+def test_tails_are_under_the_frozen_reference_model(trained: Trained, tmp_path: Path) -> None:
     generated = records.make_table(
         {"text": ["The old river keeps the bright market.", "zq zq zq", ""] * 5},
         origin="synthetic",
@@ -150,9 +155,11 @@ def test_tails_are_under_the_frozen_judge(lab, tmp_path: Path) -> None:
         recipe="s",
     )
     records.write(generated, tmp_path / "generated.parquet")
-    x = Evidence(lab.domain, 1, 7, 48, 48, lab.data, lab.gpt2, lab.llama, tmp_path / "generated.parquet")
+    x = Evidence(
+        trained.domain, 1, 7, 48, 48, trained.data, trained.gpt2, trained.llama, tmp_path / "generated.parquet"
+    )
     assert x.sample is not None and len(x.sample) == 15 == len(x.floor)
-    nats, tokens = losses(lab.llama, lab.data, x.sample["text"].to_pylist(), lab.context)
+    nats, tokens = losses(trained.llama, trained.data, x.sample["text"].to_pylist(), trained.context)
     found = Tails().measure(x)
     assert found["loss_under_round0"] == pytest.approx((nats / tokens).mean())
     assert found["loss_under_round0_p50"] == pytest.approx(np.median(nats / tokens))
@@ -168,6 +175,7 @@ def test_sample_and_floor_have_one_size(tmp_path: Path) -> None:
         x = evidence(
             tmp_path, ["r"], [f"h{i}" for i in range(held_out)], [f"g{i}" for i in range(generated)], size=size
         )
+        assert x.sample is not None
         assert x.n_samples == len(x.floor) == len(x.sample) == expected
         assert len(set(x.texts(x.floor))) == len(set(x.texts(x.sample))) == expected
 

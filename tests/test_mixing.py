@@ -1,4 +1,5 @@
-"""Mixing: counts add up for every config of the schema, the presets are the named regimes, and whole shards are hard links."""
+"""Mixing: counts add up for every config of the schema, the presets are the named regimes, and whole shards are hard
+links."""
 
 from __future__ import annotations
 
@@ -13,18 +14,21 @@ from hypothesis import strategies as st
 
 from genloss.core import records
 from genloss.core.errors import UserError
+from genloss.domains.text import Text
 from genloss.experiment import Experiment
 from genloss.mix import Budget, Mixing, Real, Synthetic
+from genloss.mix.shards import mix
 from genloss.workflow.compose import compose
 
 REAL = 40  # real training records
+TEXT = Text(corpus={"_target_": "genloss.language.corpus.Sotu"})  # whose records are mixed one by one
 
 
 def make(folder: Path, real: int, kept: list[int]) -> tuple[Path, dict[int, Path]]:
     """Files of real records r0, r1, ... and of each round's kept records g1-0, g1-1, ..."""
-    data = folder / "data"
+    data = folder / "data" / "train.parquet"
     table = records.make_table({"text": [f"r{i}" for i in range(real)]}, origin="real", generation=0, recipe="c")
-    records.write(table, data / "train.parquet")
+    records.write(table, data)
     paths = {}
     for j, n in enumerate(kept, 1):
         texts = [f"g{j}-{i}" for i in range(n)]
@@ -38,7 +42,7 @@ def make(folder: Path, real: int, kept: list[int]) -> tuple[Path, dict[int, Path
 def mixed(mixing: Mixing, n: int, data: Path, kept: dict[int, Path], out: Path, seed: int = 0) -> tuple[dict, list]:
     """(mix.json, [(shard entry, texts)])"""
     window = mixing.rounds_in_window(n) if n else []
-    result = mixing.mix(n, data, {j: kept[j] for j in window}, out, seed)
+    result = mix(mixing, TEXT, n, data, {j: kept[j] for j in window}, out, seed)
     assert json.loads((out / "mix.json").read_text()) == result
     found = [(s, records.read(out / s["file"], columns=["text"])["text"].to_pylist()) for s in result["shards"]]
     assert sorted(p.name for p in out.iterdir()) == sorted(["mix.json", *(s["file"] for s in result["shards"])])
@@ -83,7 +87,7 @@ def test_any_mixing(tmp_path_factory, mixing: Mixing, kept: list[int], seed: int
     folder = tmp_path_factory.mktemp("mix")
     data, paths = make(folder, REAL, kept)
     try:
-        mixing.check(REAL, n, REAL)
+        mixing.check_available(REAL, n, REAL)
         result, shards = mixed(mixing, n, data, paths, folder / "train", seed)
     except UserError as error:
         event("refused")
@@ -128,23 +132,24 @@ def test_any_mixing(tmp_path_factory, mixing: Mixing, kept: list[int], seed: int
     if mixing.budget.kind == "fixed":
         assert len(texts) == mixing.budget.n == result["requested"]
     elif mixing.budget.kind == "schedule":
-        assert len(texts) == max(1, round(mixing.budget.n * n**mixing.budget.power)) == result["requested"]
+        assert len(texts) == max(1, round((mixing.budget.n or 0) * n**mixing.budget.power)) == result["requested"]
     # the meaning of `value`
+    value = mixing.value or 0.0
     if mixing.by == "fraction":
-        assert len(real) == round(mixing.value * len(texts))
+        assert len(real) == round(value * len(texts))
     if mixing.budget.kind == "grow":
         if mixing.by in ("counts", "weight"):
             assert len(real) == len(reach) and len(synthetic) == sum(per_round.values())
         if mixing.by == "ratio":
-            assert len(real) == len(reach) and len(synthetic) == round(mixing.value * len(real))
-        if mixing.by == "fraction" and 0 < mixing.value < 1:  # as large as the scarcer side allows
+            assert len(real) == len(reach) and len(synthetic) == round(value * len(real))
+        if mixing.by == "fraction" and 0 < value < 1:  # as large as the scarcer side allows
             one_more = len(texts) + 2
-            assert one_more * mixing.value > len(reach) or one_more * (1 - mixing.value) > sum(per_round.values())
+            assert one_more * value > len(reach) or one_more * (1 - value) > sum(per_round.values())
     if mixing.by == "weight":
         weight = {o: sum(s["weight"] * len(t) for s, t in shards if s["origin"] == o) for o in ("real", "synthetic")}
         assert weight["real"] + weight["synthetic"] == pytest.approx(len(texts), abs=1e-6 * len(texts))
         if real and synthetic:  # else one side alone is all of the loss
-            assert weight["real"] / len(texts) == pytest.approx(mixing.value, abs=1e-9)
+            assert weight["real"] / len(texts) == pytest.approx(value, abs=1e-9)
     else:
         assert all(s["weight"] == 1 for s, _ in shards)
     # the same seed, the same set; round 0 is the same real slice whatever the regime
@@ -170,7 +175,7 @@ def preset(name: str, *more: str) -> Mixing:
 
 def run_preset(tmp_path: Path, mixing: Mixing) -> list[list[tuple[dict, list]]]:
     data, kept = make(tmp_path, 5 * N, [N, N, N])
-    mixing.check(5 * N, 3, N)
+    mixing.check_available(5 * N, 3, N)
     return [mixed(mixing, n, data, kept, tmp_path / "rounds" / f"{n:02d}" / "train")[1] for n in range(4)]
 
 
@@ -233,7 +238,7 @@ def test_all_presets_share_round_zero_and_its_key(project: Path) -> None:
     shas = set()
     for i, name in enumerate(sorted(EXACT | DRAWN)):
         data, _ = make(project / str(i), 5 * N, [N])
-        preset(name).mix(0, data, {}, project / str(i) / "train", i)
+        mix(preset(name), TEXT, 0, data, {}, project / str(i) / "train", i)
         files = sorted((project / str(i) / "train").iterdir())
         shas.add(tuple((f.name, f.read_bytes()) for f in files))
     assert len(shas) == 1
@@ -262,7 +267,7 @@ def test_replacement_draws_with_replacement(tmp_path: Path) -> None:
 def test_fresh_never_uses_a_record_twice(tmp_path: Path) -> None:
     data, kept = make(tmp_path, 40, [5, 5, 5])
     mixing = Mixing(real=Real("fresh", 10), window="last")
-    mixing.check(40, 3, 10)
+    mixing.check_available(40, 3, 10)
     used = [
         sets([p for p in mixed(mixing, n, data, kept, tmp_path / str(n))[1] if p[0]["origin"] == "real"])
         for n in range(4)
@@ -270,7 +275,7 @@ def test_fresh_never_uses_a_record_twice(tmp_path: Path) -> None:
     assert all(len(u) == 10 for u in used)
     assert not any(a & b for a, b in itertools.combinations(used, 2))
     with pytest.raises(UserError, match="needs 50 real training records"):
-        mixing.check(40, 4, 10)
+        mixing.check_available(40, 4, 10)
 
 
 def test_schedule_grows_with_its_power(tmp_path: Path) -> None:
@@ -289,7 +294,7 @@ def test_whole_shards_are_hard_links(tmp_path: Path) -> None:
     for n in range(5):
         result, _ = mixed(mixing, n, data, kept, tmp_path / "train" / str(n))
         for shard in result["shards"]:
-            source = data / "train.parquet" if shard["origin"] == "real" else kept[shard["generation"]]
+            source = data if shard["origin"] == "real" else kept[shard["generation"]]
             assert (tmp_path / "train" / str(n) / shard["file"]).samefile(source)
     shards = list((tmp_path / "train").rglob("*.parquet"))
     assert len(shards) == 15  # O(n^2) names,

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from support import Lab
+from support import Project
 
 ROUNDS = 1
 
 
-def view(lab: Lab) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def view(home: Project) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """(the sweep's run, {arm: everything that MLflow knows of it}), without ids and times."""
-    client = MlflowClient(tracking_uri=f"sqlite:///{lab.root / 'mlruns' / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=f"sqlite:///{home.root / 'mlruns' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("genloss").experiment_id
     runs = client.search_runs([experiment])
     [parent] = [r for r in runs if "genloss.sweep" in r.data.tags]
@@ -51,9 +51,9 @@ def without_tracking(tiny: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[Lab, Path, list[str]]:
+def swept(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[Project, Path, list[str]]:
     """Four arms by four parallel jobs on a fresh database."""
-    lab = Lab.make(tmp_path_factory.mktemp("mlflow") / "project")
+    home = Project.make(tmp_path_factory.mktemp("mlflow") / "project")
     command = [
         "run",
         "-m",
@@ -62,11 +62,11 @@ def swept(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> tuple[La
         "mixing=replace,accumulate",
         "curation=none,random",
     ]
-    lab.ok(*command, "tracking=none")  # the jobs then do little else than to write to the database, all at once
-    result = lab.spawn("genloss", *command, "hydra/launcher=joblib", "hydra.launcher.n_jobs=4")
+    home.ok(*command, "tracking=none")  # the jobs then do little else than to write to the database, all at once
+    result = home.spawn("genloss", *command, "hydra/launcher=joblib", "hydra.launcher.n_jobs=4")
     assert result.code == 0, result.err
     assert "warning" not in result.err
-    return lab, result.folder, command
+    return home, result.folder, command
 
 
 def metrics_of(folder: Path) -> Mapping[str, list[tuple[int, float]]]:
@@ -77,14 +77,14 @@ def metrics_of(folder: Path) -> Mapping[str, list[tuple[int, float]]]:
     return found
 
 
-def test_parallel_jobs_lose_nothing(swept: tuple[Lab, Path, list[str]]) -> None:
-    lab, sweep, _ = swept
-    parent, arms = view(lab)
+def test_parallel_jobs_lose_nothing(swept: tuple[Project, Path, list[str]]) -> None:
+    home, sweep, _ = swept
+    parent, arms = view(home)
     assert parent == {"name": sweep.name, "status": "FINISHED", "runs": 5}
     assert len(arms) == 4
     regimes = set()
     for arm in arms.values():
-        folder = lab.root / arm["tags"]["genloss.dir"]
+        folder = home.root / arm["tags"]["genloss.dir"]
         expected = metrics_of(folder)
         assert {k: v for k, v in arm["points"].items() if k.startswith("round/")} == expected
         assert arm["points"]["train/loss"]
@@ -100,23 +100,23 @@ def test_parallel_jobs_lose_nothing(swept: tuple[Lab, Path, list[str]]) -> None:
     assert len({arm["models"][0] for arm in arms.values()}) == 1
 
 
-def test_again_adds_nothing_and_a_lost_database_comes_back(swept: tuple[Lab, Path, list[str]]) -> None:
-    lab, sweep, command = swept
-    before = view(lab)
-    lab.ok(*command)
-    lab.ok("report", str(sweep))
-    assert view(lab) == before
-    shutil.rmtree(lab.root / "mlruns")
-    lab.ok("report", str(sweep))
-    assert view(lab) == before
+def test_again_adds_nothing_and_a_lost_database_comes_back(swept: tuple[Project, Path, list[str]]) -> None:
+    home, sweep, command = swept
+    before = view(home)
+    home.ok(*command)
+    home.ok("report", str(sweep))
+    assert view(home) == before
+    shutil.rmtree(home.root / "mlruns")
+    home.ok("report", str(sweep))
+    assert view(home) == before
 
 
 def test_a_server_that_is_down_costs_a_warning(tmp_path: Path, tiny: list[str]) -> None:
-    lab = Lab.make(tmp_path / "project")
-    lab.ok("run", *tiny, "rounds=1", "tracking=none")
-    shutil.rmtree(lab.root / "runs")  # the rest takes no time: what is measured is the wait for the server
+    home = Project.make(tmp_path / "project")
+    home.ok("run", *tiny, "rounds=1", "tracking=none")
+    shutil.rmtree(home.root / "runs")  # the rest takes no time: what is measured is the wait for the server
     began = time.monotonic()
-    result = lab.call("run", *tiny, "rounds=1", "tracking=mlflow", "tracking.uri=http://127.0.0.1:9")
+    result = home.call("run", *tiny, "rounds=1", "tracking=mlflow", "tracking.uri=http://127.0.0.1:9")
     assert result.code == 0
     assert "warning: MLflow is not reached" in result.err
     assert time.monotonic() - began < 20

@@ -60,8 +60,8 @@ def sequences(inputs: np.ndarray, targets: np.ndarray, begin: int) -> list[list[
     seed=st.integers(0, 9),
     epoch=st.integers(0, 2),
 )
-def test_an_epoch_holds_every_token_of_every_record_once(lab, tmp_path, texts, seed, epoch) -> None:
-    codec = load_codec(lab.data / "tokenizer")
+def test_an_epoch_holds_every_token_of_every_record_once(trained, tmp_path, texts, seed, epoch) -> None:
+    codec = load_codec(trained.data / "tokenizer")
     context = 24
     rows = list(Rows(shards(tmp_path, texts), [1.0], codec, context, seed).epoch(epoch))
     assert all(len(part) == context for row in rows for part in row)
@@ -84,11 +84,11 @@ def test_an_epoch_holds_every_token_of_every_record_once(lab, tmp_path, texts, s
         assert got == wanted and whole_starts == len(rows)
 
 
-def test_rows_depend_on_seed_and_epoch_alone(lab) -> None:
-    codec = load_codec(lab.data / "tokenizer")
+def test_rows_depend_on_seed_and_epoch_alone(trained) -> None:
+    codec = load_codec(trained.data / "tokenizer")
 
     def rows(seed: int, epoch: int) -> np.ndarray:
-        data = Rows([lab.data / "train.parquet"], [1.0], codec, 48, seed)
+        data = Rows([trained.data / "train.parquet"], [1.0], codec, 48, seed)
         return np.stack([r[0] for r in data.epoch(epoch)])
 
     same, other_seed, other_epoch = rows(3, 1), rows(4, 1), rows(3, 2)
@@ -96,13 +96,13 @@ def test_rows_depend_on_seed_and_epoch_alone(lab) -> None:
     n = min(len(same), len(other_seed), len(other_epoch))
     assert not np.array_equal(same[:n], other_seed[:n]) and not np.array_equal(same[:n], other_epoch[:n])
     # iterating is the epochs one after the other
-    endless = iter(Rows([lab.data / "train.parquet"], [1.0], codec, 48, 3))
+    endless = iter(Rows([trained.data / "train.parquet"], [1.0], codec, 48, 3))
     first = [next(endless)[0] for _ in range(len(rows(3, 0)) + 2)]
     assert np.array_equal(np.stack(first[-2:]), same[:2])
 
 
-def test_weights_follow_the_shard_of_the_record(lab, tmp_path: Path) -> None:
-    codec = load_codec(lab.data / "tokenizer")
+def test_weights_follow_the_shard_of_the_record(trained, tmp_path: Path) -> None:
+    codec = load_codec(trained.data / "tokenizer")
     a, b = ["aaa aaa aaa"] * 5, ["bbb bbb"] * 7
     data = Rows(shards(tmp_path, a, b), [0.25, 2.0], codec, 32, 0)
     weight: Counter[float] = Counter()
@@ -116,27 +116,27 @@ def test_weights_follow_the_shard_of_the_record(lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
-def test_losses_equal_a_plain_loop_over_texts(lab, arch: str) -> None:
-    folder = getattr(lab, arch)
-    codec, model = load_codec(lab.data / "tokenizer"), load(folder)
-    texts = records.read(lab.data / "test.parquet").column("text").to_pylist()[:20]
+def test_losses_equal_a_plain_loop_over_texts(trained, arch: str) -> None:
+    folder = trained.models[arch]
+    codec, model = load_codec(trained.data / "tokenizer"), load(folder)
+    texts = records.read(trained.data / "test.parquet").column("text").to_pylist()[:20]
     texts += ["", "a", " ".join(texts[:4])]  # empty, short, and longer than the context
-    nats, tokens = losses(folder, lab.data, texts, lab.context)
+    nats, tokens = losses(folder, trained.data, texts, trained.context)
     for i, ids in enumerate(codec.encode(texts)):
         whole = [codec.begin, *ids, codec.end]
         expected = 0.0
-        for at in range(0, len(whole) - 1, lab.context):
-            window = torch.tensor([whole[at : at + lab.context + 1]])
+        for at in range(0, len(whole) - 1, trained.context):
+            window = torch.tensor([whole[at : at + trained.context + 1]])
             with torch.inference_mode():
                 logp = torch.log_softmax(model(window[:, :-1]).logits[0].double(), dim=-1)
             expected -= float(logp.gather(1, window[0, 1:, None]).sum())
         assert tokens[i] == len(whole) - 1
         assert nats[i] == pytest.approx(expected, rel=1e-4)
-    assert tokens.max() > lab.context  # one of them needed windows
+    assert tokens.max() > trained.context  # one of them needed windows
 
 
-def test_the_trained_model_prefers_its_language(lab) -> None:
-    held_out = records.read(lab.data / "test.parquet").column("text").to_pylist()[:10]
+def test_the_trained_model_prefers_its_language(trained) -> None:
+    held_out = records.read(trained.data / "test.parquet").column("text").to_pylist()[:10]
     backwards = [t[::-1] for t in held_out]
-    (a, n), (b, m) = (losses(lab.llama, lab.data, t, lab.context) for t in (held_out, backwards))
+    (a, n), (b, m) = (losses(trained.llama, trained.data, t, trained.context) for t in (held_out, backwards))
     assert a.sum() / n.sum() + 0.5 < b.sum() / m.sum()

@@ -1,5 +1,6 @@
-"""Nothing is ignored in silence: for every domain and every option of every group, either the option is refused in one line before any work,
-or one tiny round runs to its end and every field that can be changed changes the key of the stage that uses the option."""
+"""Nothing is ignored in silence: for every domain and every option of every group, either the option is refused in one
+line before any work, or one tiny round runs to its end and every field that can be changed changes the key of the stage
+that uses the option."""
 
 from __future__ import annotations
 

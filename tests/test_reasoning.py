@@ -58,7 +58,7 @@ def prepared(folder: Path, *overrides: str) -> tuple[Experiment, Path]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path, Path]:
+def solver(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path, Path]:
     """(experiment, data, model): a generator that is right sometimes."""
     folder = tmp_path_factory.mktemp("reasoning")
     x, data = prepared(folder / "data")
@@ -151,8 +151,8 @@ def test_digits_are_single_tokens(tmp_path: Path) -> None:
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-def test_only_responses_are_targets(trained: tuple[Experiment, Path, Path]) -> None:
-    x, data, _ = trained
+def test_only_responses_are_targets(solver: tuple[Experiment, Path, Path]) -> None:
+    x, data, _ = solver
     codec = load_codec(data / "tokenizer")
     context = x.domain.config("train")["context"]
     table = records.read(data / "train.parquet")
@@ -169,13 +169,13 @@ def test_only_responses_are_targets(trained: tuple[Experiment, Path, Path]) -> N
         assert (weights[asked] == 1).all()
 
 
-def test_gradient_comes_from_responses_alone(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
+def test_gradient_comes_from_responses_alone(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
     """The first loss of a training is the mean loss of the responses, as `losses` has it, and prompts are not in it."""
     from dataclasses import replace
 
     from genloss.language.trainer import Supervised
 
-    x, data, model = trained
+    x, data, model = solver
     table = records.read(data / "train.parquet").slice(0, 16)
     records.write(table, tmp_path / "some.parquet")
     assert isinstance(x.trainer, Supervised)
@@ -190,7 +190,7 @@ def test_gradient_comes_from_responses_alone(trained: tuple[Experiment, Path, Pa
     assert tokens.tolist() == lengths
 
 
-# -- verification --------------------------------------------------------------------------------------------------------
+# -- verification ------------------------------------------------------------------------------------------------------
 
 
 HOSTILE = [
@@ -262,7 +262,7 @@ def test_expressions() -> None:
     assert parsed[:5].tolist() == [True, True, True, False, False]
 
 
-# -- curation ------------------------------------------------------------------------------------------------------------
+# -- curation ----------------------------------------------------------------------------------------------------------
 
 
 def answered(responses: list[str], answers: list[str], prompts: list[str] | None = None) -> pa.Table:
@@ -314,8 +314,8 @@ def test_best_of_keeps_one_of_each_problem(tmp_path: Path) -> None:
     assert kept["prompt"].to_pylist() == ["a =", "b ="]
 
 
-def test_likelihood_is_the_generators_own(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
-    _, data, model = trained
+def test_likelihood_is_the_generators_own(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
+    _, data, model = solver
     test = records.read(data / "test.parquet").slice(0, 4)
     prompts, answers = (test.column(key).to_pylist() for key in ("prompt", "answer"))
     said = [r for a in answers for r in (a, "=" * 6)]
@@ -327,13 +327,13 @@ def test_likelihood_is_the_generators_own(trained: tuple[Experiment, Path, Path]
     assert sorted(kept["response"].to_pylist()) == sorted(answers)
 
 
-# -- sampling and the loop -------------------------------------------------------------------------------------------------
+# -- sampling and the loop ---------------------------------------------------------------------------------------------
 
 
-def test_same_bytes_for_any_number_of_workers(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
+def test_same_bytes_for_any_number_of_workers(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
     from genloss.core.contracts import Runtime
 
-    x, data, model = trained
+    x, data, model = solver
     prompts = records.read(data / "prompts.parquet").column("prompt").to_pylist()[:70]
     found = []
     for workers in (1, 2):
@@ -431,10 +431,10 @@ def test_a_noisy_selection_keeps_what_theory_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gpt_neox"])
-def test_any_saved_causal_language_model_solves_problems(kind: str, trained: tuple, tmp_path: Path) -> None:
+def test_any_saved_causal_language_model_solves_problems(kind: str, solver: tuple, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    _, data, _ = trained
+    _, data, _ = solver
     saved = tmp_path / "saved"
     shutil.copytree(data / "tokenizer", saved)
     ids = {name: load_codec(saved).begin for name in ("bos_token_id", "eos_token_id")}
@@ -466,7 +466,7 @@ def test_any_saved_causal_language_model_solves_problems(kind: str, trained: tup
     assert learned["model_type"] == kind
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genloss.core.contracts import LAST, Inputs
 from genloss.core.errors import UserError
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.curate import Context
 from genloss.domains.lab import load, save
 from genloss.domains.lab.gaussian import Gaussian
-from genloss.domains.lab.rewards import Adversarial, BestOfK, BradleyTerry, Reward, TopReward, Truncate
+from genloss.domains.lab.rewards import Adversarial, BestOfK, BradleyTerry, TopReward, Truncate
 from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.theory.curation import bradley_terry, tilt, verifier_odds
@@ -43,7 +44,7 @@ def run(folder: Path, *overrides: str) -> np.ndarray:
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    return Context(Gaussian(chains=2), 1, 17, tmp_path, tmp_path, tmp_path)
+    return Context(Gaussian(chains=2), 1, 17, tmp_path, Inputs({LAST: (tmp_path,)}))
 
 
 def best_of_k(p: list[float] | np.ndarray, reward: list[float], k: int) -> np.ndarray:
@@ -74,7 +75,8 @@ def test_bradley_terry_is_the_sum_over_groups(k: int) -> None:
 
 
 def test_limits() -> None:
-    """Ferbach et al. 2024: two of six outcomes five times; endlessly many candidates tilt by e^r. Feng et al. 2025: odds."""
+    """Ferbach et al. 2024: two of six outcomes five times; endlessly many candidates tilt by e^r. Feng et al. 2025:
+    odds."""
     p = np.full(6, 1 / 6)
     for _ in range(5):
         p = bradley_terry(p, SIX, 2)
@@ -98,7 +100,7 @@ def test_limits() -> None:
 def test_loop_follows_the_exact_iteration(tmp_path: Path, name: str) -> None:
     """10 000 records of six tokens: chance moves p by less than 1/N a round, which 60 chains do not see."""
     size, rounds = 10_000, 5 if name != "best_of_k" else 2
-    options = (f"size={size}", f"recipe.n={2 * size}", f"rounds={rounds}", f"curation={name}")
+    options: tuple[str, ...] = (f"size={size}", f"recipe.n={2 * size}", f"rounds={rounds}", f"curation={name}")
     options += (f"curation.{name}.values={SIX}".replace(" ", ""),)
     if name == "adversarial":
         options += ("curation.adversarial.epsilon=0.2",)
@@ -133,42 +135,39 @@ ALL = np.ones((4, 2), dtype=bool)
 
 
 def test_best_of_each_group(context: Context) -> None:
-    assert BestOfK().judge_points(POINTS, ALL, context).tolist() == [
+    assert BestOfK().decide_points(POINTS, ALL, context).tolist() == [
         [True, False],
         [False, True],
         [True, False],
         [False, True],
     ]
-    lowest = BestOfK(linear=0, quadratic=-1.0).judge_points(POINTS, ALL, context)
+    lowest = BestOfK(linear=0, quadratic=-1.0).decide_points(POINTS, ALL, context)
     assert lowest.tolist() == [[False, True], [True, False], [True, True], [False, False]]
     left = ALL.copy()
     left[0, 0] = left[2:, 1] = False  # what an earlier curator dropped is no candidate
-    kept = BestOfK().judge_points(np.where(left[..., None], POINTS, np.nan), left, context)
+    kept = BestOfK().decide_points(np.where(left[..., None], POINTS, np.nan), left, context)
     assert kept.tolist() == [[False, False], [True, True], [True, False], [False, False]]
 
 
 def test_a_strong_preference_is_the_best(context: Context) -> None:
-    best = BestOfK().judge_points(POINTS, ALL, context)
-    assert (BradleyTerry(linear=1e6).judge_points(POINTS, ALL, context) == best).all()
-    worst = Adversarial(linear=1e6, epsilon=1.0).judge_points(POINTS, ALL, context)
+    best = BestOfK().decide_points(POINTS, ALL, context)
+    assert (BradleyTerry(linear=1e6).decide_points(POINTS, ALL, context) == best).all()
+    worst = Adversarial(linear=1e6, epsilon=1.0).decide_points(POINTS, ALL, context)
     assert (worst == ~best).all()
-    assert (Adversarial(linear=1e6, epsilon=0.0).judge_points(POINTS, ALL, context) == best).all()
+    assert (Adversarial(linear=1e6, epsilon=0.0).decide_points(POINTS, ALL, context) == best).all()
 
 
 def test_top_and_truncate(context: Context) -> None:
-    assert TopReward(fraction=0.25).judge_points(POINTS, ALL, context).tolist() == [
+    assert TopReward(fraction=0.25).decide_points(POINTS, ALL, context).tolist() == [
         [True, False],
         [False, True],
         [False, False],
         [False, False],
     ]
     model = {"mean": np.array([[0.0], [1.0]]), "covariance": np.array([[[4.0]], [[1.0]]])}
-    save(model, context.last / "model.safetensors")
-    kept = Truncate(c=1.5).judge_points(POINTS, ALL, context)
+    save(model, context.inputs[LAST] / "model.safetensors")
+    kept = Truncate(c=1.5).decide_points(POINTS, ALL, context)
     assert kept.tolist() == [[False, False], [True, True], [True, True], [False, True]]
-    save({"p": np.ones((2, 3))}, context.last / "model.safetensors")
-    with pytest.raises(UserError, match="needs a model with one mean"):
-        Truncate().judge_points(POINTS, ALL, context)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +181,14 @@ def test_top_and_truncate(context: Context) -> None:
         (["curation=top_reward", "curation.top_reward.fraction=0"], "curation.top_reward.fraction=0"),
         (["curation=truncate", "curation.truncate.c=0"], "curation.truncate.c=0"),
         (["curation=adversarial", "curation.adversarial.epsilon=2"], "curation.adversarial.epsilon=2"),
+        (
+            ["domain=categorical", "curation=truncate"],
+            "curation.truncate=Truncate: needs models with one mean.*domain=categorical has none; use domain=gaussian",
+        ),
+        (
+            ["domain=text", "curation=top_reward"],
+            "curation.top_reward=TopReward: needs records that are points.*domain=text has none; use domain=.*gaussian",
+        ),
     ],
 )
 def test_refused(overrides: list[str], words: str) -> None:
@@ -192,7 +199,5 @@ def test_refused(overrides: list[str], words: str) -> None:
 def test_refused_in_the_loop(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"curation.best_of_k.values=\[2 numbers\]: must be as long as"):
         run(tmp_path / "a", *TOKENS, "size=10", "rounds=1", "curation=best_of_k", "curation.best_of_k.values=[0,1]")
-    with pytest.raises(UserError, match="works on chains of points, not on text"):
-        Reward().judge(None, Context(Gaussian(name="text"), 1, 0, tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"curation\.best_of_k\.k=4: must be a divisor of recipe.n=10"):
         run(tmp_path / "b", *TOKENS, "size=10", "rounds=1", "curation=best_of_k", "curation.best_of_k.k=4")

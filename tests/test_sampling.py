@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import Trained
 from genloss.core import records
-from genloss.core.contracts import Runtime, Sampling
+from genloss.core.contracts import PREVIOUS, Decoding, Inputs, Runtime, Sampling
 from genloss.core.seeds import uniforms
 from genloss.generate import Request
 from genloss.generate.sample import Sample
@@ -22,29 +23,30 @@ from genloss.language.sampling import adjust, draw, sample, sample_chunk
 from genloss.language.tokenizer import load_codec
 
 
-def options(**values) -> SimpleNamespace:
-    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "bias": 1.0}
-    return SimpleNamespace(**(plain | values))
+def options(**values: Any) -> Decoding:
+    return Decoding(**({"max_tokens": 40, "chunk": 8} | values))
 
 
-def texts(lab, scratch: Path, n: int, workers: int = 1, prompts=None, arch: str = "llama", **values) -> list[str]:
-    recipe = Sample(n=n, max_tokens=40, prompt_tokens=6, **({"chunk": 8} | values))
-    request = Sampling(getattr(lab, arch), lab.data, n, 5, recipe, prompts, scratch, Runtime(workers=workers))
+def texts(
+    trained: Trained, scratch: Path, n: int, workers: int = 1, *, seed: int = 5, arch: str = "llama", **values: Any
+) -> list[str]:
+    model, runtime = trained.models[arch], Runtime(workers=workers)
+    request = Sampling(model, trained.data, n, seed, options(**values), None, scratch, runtime)
     scratch.mkdir(exist_ok=True)
-    return [t for payload, _ in sample(request) for t in payload["text"]]
+    return [t for some, _ in sample(request) for t in some]
 
 
 # -- the same records, however they are computed -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
-def test_records_do_not_depend_on_workers_number_or_a_kill(lab, tmp_path: Path, arch: str) -> None:
-    whole = texts(lab, tmp_path / "1", 50, arch=arch)
+def test_records_do_not_depend_on_workers_number_or_a_kill(trained: Trained, tmp_path: Path, arch: str) -> None:
+    whole = texts(trained, tmp_path / "1", 50, arch=arch)
     assert len(whole) == 50 and len(set(whole)) > 40
     for workers in (2, 3):
-        assert texts(lab, tmp_path / str(workers), 50, workers, arch=arch) == whole
+        assert texts(trained, tmp_path / str(workers), 50, workers, arch=arch) == whole
     # a longer request begins with the shorter one
-    assert texts(lab, tmp_path / "n20", 20, 2, arch=arch) == whole[:20]
+    assert texts(trained, tmp_path / "n20", 20, 2, arch=arch) == whole[:20]
     # a kill leaves some chunks in scratch, not always the first ones
     killed = tmp_path / "killed"
     shutil.copytree(tmp_path / "1", killed)
@@ -53,23 +55,18 @@ def test_records_do_not_depend_on_workers_number_or_a_kill(lab, tmp_path: Path, 
     for path in chunks[::2]:
         path.unlink()
     kept = {p: p.stat().st_mtime_ns for p in chunks[1::2]}
-    assert texts(lab, killed, 50, 2, arch=arch) == whole
+    assert texts(trained, killed, 50, 2, arch=arch) == whole
     assert {p: p.stat().st_mtime_ns for p in kept} == kept, "finished chunks were computed again"
 
 
-def test_a_resume_may_ask_for_another_number(lab, tmp_path: Path) -> None:
-    first = texts(lab, tmp_path / "a", 24)
-    other = texts(lab, tmp_path / "b", 50)
+def test_a_resume_may_ask_for_another_number(trained: Trained, tmp_path: Path) -> None:
+    first = texts(trained, tmp_path / "a", 24)
+    other = texts(trained, tmp_path / "b", 50)
     assert other[:24] == first
 
 
-def test_another_seed_gives_other_records(lab, tmp_path: Path) -> None:
-    recipe = Sample(n=16, max_tokens=40, chunk=8)
-    found = []
-    for seed in (1, 2):
-        (tmp_path / str(seed)).mkdir()
-        request = Sampling(lab.llama, lab.data, 16, seed, recipe, None, tmp_path / str(seed), Runtime(workers=1))
-        found.append([t for payload, _ in sample(request) for t in payload["text"]])
+def test_another_seed_gives_other_records(trained: Trained, tmp_path: Path) -> None:
+    found = [texts(trained, tmp_path / str(seed), 16, seed=seed) for seed in (1, 2)]
     assert not set(found[0]) & set(found[1])
 
 
@@ -78,20 +75,20 @@ def test_another_seed_gives_other_records(lab, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_greedy_equals_generate(lab, arch: str, penalty: float) -> None:
-    codec = load_codec(lab.data / "tokenizer")
-    held_out = records.read(lab.data / "prompts.parquet").column("text").to_pylist()[:12]
+def test_greedy_equals_generate(trained: Trained, arch: str, penalty: float) -> None:
+    codec = load_codec(trained.data / "tokenizer")
+    held_out = records.read(trained.data / "prompts.parquet").column("text").to_pylist()[:12]
     lengths = [1, 2, 3, 5, 8] * 3  # ragged: some rows are still reading their prompt while others sample
     prompts = [ids[:n] for ids, n in zip(codec.encode(held_out), lengths, strict=False)]
     u = torch.rand(len(prompts), 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    model = load(getattr(lab, arch))
+    model = load(trained.models[arch])
     model.set_attn_implementation("genloss_one_query")
     mine, count = sample_chunk(model, codec, u, prompts, options(bias=0.0, repetition_penalty=penalty))
-    reference = load(getattr(lab, arch))
+    reference = load(trained.models[arch])
     longest = 0
     for ids, prompt in zip(mine, prompts, strict=True):
         begun = torch.tensor([[codec.begin, *prompt]])
-        extra = {}
+        extra: dict[str, Any] = {}
         if penalty != 1:  # theirs also counts the begin token, which no record contains: mask it out of theirs
             from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
@@ -116,14 +113,14 @@ def test_greedy_equals_generate(lab, arch: str, penalty: float) -> None:
     assert longest >= (10 if penalty == 1 else 4) and count >= longest
 
 
-def test_top_k_one_equals_bias_zero_equals_low_temperature(lab, tmp_path: Path) -> None:
-    greedy = texts(lab, tmp_path / "bias", 8, bias=0.0)
-    assert texts(lab, tmp_path / "top_k", 8, top_k=1) == greedy
-    assert texts(lab, tmp_path / "cold", 8, temperature=1e-4) == greedy
-    assert texts(lab, tmp_path / "top_p", 8, top_p=1e-6) == greedy
-    assert texts(lab, tmp_path / "min_p", 8, min_p=0.999999) == greedy
+def test_top_k_one_equals_bias_zero_equals_low_temperature(trained: Trained, tmp_path: Path) -> None:
+    greedy = texts(trained, tmp_path / "bias", 8, bias=0.0)
+    assert texts(trained, tmp_path / "top_k", 8, top_k=1) == greedy
+    assert texts(trained, tmp_path / "cold", 8, temperature=1e-4) == greedy
+    assert texts(trained, tmp_path / "top_p", 8, top_p=1e-6) == greedy
+    assert texts(trained, tmp_path / "min_p", 8, min_p=0.999999) == greedy
     assert len(set(greedy)) == 1  # no prompts: every record is the one mode
-    assert len(set(texts(lab, tmp_path / "faithful", 8))) == 8
+    assert len(set(texts(trained, tmp_path / "faithful", 8))) == 8
 
 
 # -- options, one at a time, on hand-made logits -------------------------------------------------------------------
@@ -224,9 +221,9 @@ def test_bias_mixes_the_mode_with_the_distribution() -> None:
     assert chi_square(np.bincount(tokens, minlength=3), mixture) < 13.82  # 2 degrees of freedom, p = 0.001
 
 
-def test_first_tokens_of_samples_follow_the_model(lab) -> None:
+def test_first_tokens_of_samples_follow_the_model(trained: Trained) -> None:
     """The whole path, from uniforms to tokens: first tokens of many records against the model's own distribution."""
-    codec, model = load_codec(lab.data / "tokenizer"), load(lab.llama)
+    codec, model = load_codec(trained.data / "tokenizer"), load(trained.llama)
     with torch.inference_mode():
         p = torch.softmax(model(torch.tensor([[codec.begin]])).logits[0, -1, : codec.size].double(), -1).numpy()
     n = 4000
@@ -241,9 +238,9 @@ def test_first_tokens_of_samples_follow_the_model(lab) -> None:
 # -- records end, and prompts --------------------------------------------------------------------------------------
 
 
-def test_records_stay_within_max_tokens(lab, tmp_path: Path) -> None:
-    codec = load_codec(lab.data / "tokenizer")
-    model = load(lab.llama)
+def test_records_stay_within_max_tokens(trained: Trained, tmp_path: Path) -> None:
+    codec = load_codec(trained.data / "tokenizer")
+    model = load(trained.llama)
     for longest in (1, 7):
         ids, count = sample_chunk(model, codec, torch.from_numpy(uniforms(1, 0, 40, longest)), None, options())
         assert max(map(len, ids)) == longest and all(codec.end not in row for row in ids)
@@ -251,24 +248,31 @@ def test_records_stay_within_max_tokens(lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_prompts_are_recorded_as_parents(lab, tmp_path: Path, keep: bool) -> None:
+def test_prompts_are_recorded_as_parents(trained: Trained, tmp_path: Path, keep: bool) -> None:
     recipe = Sample(n=70, max_tokens=40, chunk=16, prompts="real", prompt_tokens=6, keep_prompt=keep)
 
     def request(scratch: str) -> Request:
         (tmp_path / scratch).mkdir()
         return Request(
-            lab.domain, 1, 11, lab.llama, lab.data, lab.data / "train.parquet", tmp_path / scratch, Runtime(1)
+            trained.domain,
+            1,
+            11,
+            trained.llama,
+            trained.data,
+            Inputs({}),
+            tmp_path / scratch,
+            Runtime(1),
         )
 
     table, _ = recipe.generate(request("a"))
     assert len(table) == 70 and set(table["origin"].to_pylist()) == {"synthetic"}
-    pool = records.read(lab.data / "prompts.parquet")
+    pool = records.read(trained.data / "prompts.parquet")
     sources = dict(zip(pool["id"].to_pylist(), pool["text"].to_pylist(), strict=True))
     parents = table["parents"].to_pylist()
     assert all(len(p) == 1 and p[0] in sources for p in parents)
     uses = [sum(p == [i] for p in parents) for i in sources]
     assert max(uses) - min(uses) <= 1  # each prompt as often as the others
-    codec = load_codec(lab.data / "tokenizer")
+    codec = load_codec(trained.data / "tokenizer")
     begins = [codec.decode([codec.encode([sources[p[0]]])[0][:6]])[0] for p in parents]
     same = sum(t.startswith(b) for t, b in zip(table["text"].to_pylist(), begins, strict=True))
     assert same == 70 if keep else same < 10
@@ -279,16 +283,16 @@ def test_prompts_are_recorded_as_parents(lab, tmp_path: Path, keep: bool) -> Non
         ]  # the prompt, and nothing else, was removed
 
 
-def test_previous_prompts_come_from_the_last_round(lab, tmp_path: Path) -> None:
+def test_previous_prompts_come_from_the_last_round(trained: Trained, tmp_path: Path) -> None:
     previous = records.make_table({"text": ["The old garden"]}, origin="synthetic", generation=1, recipe="sample")
     records.write(previous, tmp_path / "kept.parquet")
     recipe = Sample(n=3, max_tokens=40, chunk=4, prompts="previous", prompt_tokens=4, keep_prompt=True)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    table, _ = recipe.generate(
-        Request(lab.domain, 2, 0, lab.llama, lab.data, tmp_path / "kept.parquet", scratch, Runtime(1))
-    )
+    inputs = Inputs({PREVIOUS: (tmp_path / "kept.parquet",)})
+    request = Request(trained.domain, 2, 0, trained.llama, trained.data, inputs, scratch, Runtime(1))
+    table, _ = recipe.generate(request)
     assert table["parents"].to_pylist() == [[previous["id"][0].as_py()]] * 3
-    codec = load_codec(lab.data / "tokenizer")
+    codec = load_codec(trained.data / "tokenizer")
     begin = codec.decode([codec.encode(["The old garden"])[0][:4]])[0]
     assert all(t.startswith(begin) for t in table["text"].to_pylist())

@@ -23,7 +23,7 @@ from genloss.replicate.study import studies
 from genloss.theory.linear import ridge_accuracy
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import arm_id
-from support import Lab, experiment_arms
+from support import Project, experiment_arms
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEW = ("mad_bias", "truncation", "he_golden")
@@ -31,9 +31,9 @@ FEW = ("mad_bias", "truncation", "he_golden")
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory):
-    lab = Lab.make(tmp_path_factory.mktemp("scoreboard") / "project")
-    with lab.here():
-        yield lab, run_cases(select(FEW), lab.root / ".genloss/replicate", jobs=1, fresh=False)
+    home = Project.make(tmp_path_factory.mktemp("scoreboard") / "project")
+    with home.here():
+        yield home, run_cases(select(FEW), home.root / ".genloss/replicate", jobs=1, fresh=False)
 
 
 def test_a_few_cases_with_all_their_checks(few) -> None:
@@ -48,27 +48,27 @@ def test_a_few_cases_with_all_their_checks(few) -> None:
 
 def test_a_wrong_prediction_is_noticed(few) -> None:
     """As a claim it is not reproduced; and a true one that is said to be wrong is not refuted."""
-    lab, _ = few
+    home, _ = few
     case = next(c for c in CASES if c.name == "mad_bias")
     swapped = {CLAIM: WRONG, WRONG: CLAIM}
     turned = dataclasses.replace(
         case, checks=lambda: [dataclasses.replace(c, kind=swapped.get(c.kind, c.kind)) for c in case.checks()]
     )
-    with lab.here():
-        arms = {a: (next((lab.root / ".genloss/replicate/mad_bias").glob(f"{a}-*")), 1.0) for a in case.arms}
+    with home.here():
+        arms = {a: (next((home.root / ".genloss/replicate/mad_bias").glob(f"{a}-*")), 1.0) for a in case.arms}
         found = check_case(turned, arms, bound())
     assert not any(line.ok for line in found)
     assert {line.verdict for line in found} == {"NOT REPRODUCED", "NOT REFUTED"}
 
 
 def test_a_finished_case_is_not_run_again(few) -> None:
-    lab, lines = few
-    notes = {p: p.stat().st_mtime_ns for p in lab.root.glob(".genloss/replicate/mad_bias/*/seconds.json")}
-    with lab.here():
-        again = run_cases(select(["mad_bias"]), lab.root / ".genloss/replicate", jobs=1, fresh=False)
+    home, lines = few
+    notes = {p: p.stat().st_mtime_ns for p in home.root.glob(".genloss/replicate/mad_bias/*/seconds.json")}
+    with home.here():
+        again = run_cases(select(["mad_bias"]), home.root / ".genloss/replicate", jobs=1, fresh=False)
         assert notes == {p: p.stat().st_mtime_ns for p in notes} and notes
         assert [line.measured for line in again] == [line.measured for line in lines if line.case.name == "mad_bias"]
-        forgotten = run_cases(select(["mad_bias"]), lab.root / ".genloss/replicate", jobs=1, fresh=True)
+        forgotten = run_cases(select(["mad_bias"]), home.root / ".genloss/replicate", jobs=1, fresh=True)
     assert all(p.stat().st_mtime_ns > before for p, before in notes.items())
     assert [line.measured for line in forgotten] == [line.measured for line in again]
 
@@ -138,9 +138,9 @@ def test_closed_forms() -> None:
 @pytest.mark.replicate
 @pytest.mark.timeout(1800)
 def test_the_whole_scoreboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lab = Lab.make(tmp_path / "project")
-    with lab.here():
+    home = Project.make(tmp_path / "project")
+    with home.here():
         main(["replicate", "--write"])
     assert "NOT" not in capsys.readouterr().out
-    assert (lab.root / "docs/scoreboard.md").is_file() and (lab.root / ".genloss/replicate/scoreboard.html").is_file()
-    assert all(json.loads(p.read_text()) > 0 for p in lab.root.glob(".genloss/replicate/*/*/seconds.json"))
+    assert (home.root / "docs/scoreboard.md").is_file() and (home.root / ".genloss/replicate/scoreboard.html").is_file()
+    assert all(json.loads(p.read_text()) > 0 for p in home.root.glob(".genloss/replicate/*/*/seconds.json"))

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,13 +44,13 @@ def test_seeds_are_the_same_in_every_process_and_version() -> None:
 
 def test_generators_do_not_touch_shared_state() -> None:
     np.random.seed(0)
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state(legacy=False)["state"]["key"].copy()
     a = generator(1, "x").random(5)
     np.random.random(3)
     assert np.array_equal(generator(1, "x").random(5), a)
     np.random.seed(0)
     generator(1, "x").random(5)
-    assert np.array_equal(np.random.get_state()[1], before)
+    assert np.array_equal(np.random.get_state(legacy=False)["state"]["key"], before)
 
 
 @given(st.integers(0, 1000), st.integers(0, 50), st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
@@ -96,10 +97,12 @@ def test_make_table() -> None:
         {"response": ["r", "s"], "prompt": ["p", "q"]}, origin="synthetic", generation=2, recipe="x"
     )
     assert swapped["id"].to_pylist() == table["id"].to_pylist()  # the order of columns and the parents do not matter
-    for change in ({"origin": "real"}, {"generation": 3}, {"recipe": "y"}):
+    base: dict[str, Any] = {"origin": "synthetic", "generation": 2, "recipe": "x"}
+    changes: list[dict[str, Any]] = [{"origin": "real"}, {"generation": 3}, {"recipe": "y"}]
+    for change in changes:
         other = records.make_table(
             {"prompt": ["p", "q"], "response": ["r", "s"]},
-            **({"origin": "synthetic", "generation": 2, "recipe": "x"} | change),
+            **(base | change),
         )
         assert not set(other["id"].to_pylist()) & set(table["id"].to_pylist())
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,15 +19,17 @@ from genloss.core.hashes import canonical, sha256_file, sha256_text, tree_hash
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store, Work
 
+Execute = Callable[[Path, Path], dict[str, Any]]
 
-def work(execute=None, **changes) -> Work:
-    def write(out: Path, scratch: Path) -> dict:
+
+def work(execute: Execute | None = None, **changes: Any) -> Work:
+    def write(out: Path, scratch: Path) -> dict[str, Any]:
         (out / "sub").mkdir()
         (out / "a.txt").write_text("a")
         (out / "sub" / "b.txt").write_text("b")
         return {"n": 1}
 
-    values = {"stage": "demo", "config": {"x": 1}, "inputs": {}, "seed": 0, "modules": (), "libraries": ()}
+    values: dict[str, Any] = {"stage": "demo", "config": {"x": 1}, "inputs": {}, "seed": 0, "code": {}, "libraries": {}}
     return Work(**(values | changes), execute=execute or write)
 
 
@@ -46,7 +50,7 @@ def execute(out, scratch):
     (out / "a.txt").write_text("".join((scratch / f"part-{i}").read_text() for i in range(5)))
     return {"parts": 5}
 store = Store(root)
-done = store.get(Work("demo", {}, {}, 0, (), (), execute))
+done = store.get(Work("demo", {}, {}, 0, {}, {}, execute))
 print(done.files["a.txt"], store.computed, store.reused)
 """
 
@@ -115,8 +119,8 @@ def test_a_failure_leaves_no_record(tmp_path: Path) -> None:
         {"config": {"x": 2}},
         {"inputs": {"i": "0"}},
         {"seed": 1},
-        {"modules": ("genloss.core.store",)},
-        {"libraries": ("numpy",)},
+        {"code": {"genloss.core.store": "0"}},
+        {"libraries": {"numpy": "2.0"}},
     ],
 )
 def test_everything_that_matters_is_in_the_key(change: dict) -> None:
@@ -125,7 +129,7 @@ def test_everything_that_matters_is_in_the_key(change: dict) -> None:
 
 def test_what_does_not_matter_is_not_in_the_key() -> None:
     assert work(lambda out, scratch: {}).key == work().key
-    assert work(modules=("a", "b")).key == work(modules=("b", "a", "a")).key
+    assert work(code={"a": "1", "b": "2"}).key == work(code={"b": "2", "a": "1"}).key
     assert work(config={"x": 1, "y": 2}).key == work(config={"y": 2, "x": 1}).key
     with pytest.raises(ValueError):
         canonical({"x": float("nan")})
@@ -205,7 +209,7 @@ def test_two_arms_share_one_file(tmp_path: Path) -> None:
 
 
 def test_another_config_replaces_the_files_of_the_stage_and_no_others(tmp_path: Path) -> None:
-    def file(name: str):
+    def file(name: str) -> Execute:
         def execute(out: Path, scratch: Path) -> dict:
             (out / name).write_text(name)
             return {}

@@ -11,12 +11,12 @@ import pytest
 from genloss.core.errors import UserError
 from genloss.observatory.compare import SAME, Arms, Contrast, Panel, Study, Trend, Value, described, fits, measure
 from genloss.replicate.study import insert, replicate_study, studies
-from genloss.workflow.hydra_app import _configs
 from genloss.workflow.identity import arm_id
+from support import experiment_arms
 
 REPLACE, ACCUMULATE = ({"mixing": name} for name in ("replace", "accumulate"))
 DIVERSITY = [Value("diversity", where) for where in (ACCUMULATE, REPLACE)]
-LOSES = Contrast("replacing loses more", *DIVERSITY)
+LOSES = Contrast("replacing loses more", DIVERSITY[0], DIVERSITY[1])
 STUDY = Study(
     "shumailov_gaussian",
     "Shumailov et al. 2024, arXiv 2305.17493",
@@ -89,7 +89,7 @@ def test_a_study_selects_arms_of_its_own_sweeps(study: Study) -> None:
     configs = {}
     for overrides in study.sweeps:
         once = [re.sub(r"^seed=.*", "seed=0", o) for o in overrides]  # seeds differ in nothing else
-        for cfg in _configs([f"experiment={study.name}", *once], True)[0]:
+        for cfg in experiment_arms(study.name, *once):
             configs[arm_id(cfg)] = described(cfg)
     pairs = [(line.first, line.second) if isinstance(line, Contrast) else line.x + line.y for line in study.lines]
     values = [v for pair in pairs for v in pair] + [v for panel in study.panels for v in panel.values.values()]

@@ -54,8 +54,8 @@ def test_passages_by_hand() -> None:
 # -- splits --------------------------------------------------------------------------------------------------------
 
 
-def test_splits_share_no_document_and_no_passage(lab) -> None:
-    tables = splits(lab.data)
+def test_splits_share_no_document_and_no_passage(trained) -> None:
+    tables = splits(trained.data)
     documents = {k: set(t["document"].to_pylist()) for k, t in tables.items()}
     texts = {k: {normal(p) for p in t["text"].to_pylist()} for k, t in tables.items()}
     for a in SPLITS:
@@ -84,13 +84,13 @@ def test_a_passage_of_several_documents_stays_in_one_split(tmp_path: Path) -> No
     assert result["train"] + result["validation"] + result["test"] + result["prompts"] == 11
 
 
-def test_the_split_is_frozen_and_moves_only_with_its_own_seed(corpus: Path, lab, tmp_path: Path) -> None:
+def test_the_split_is_frozen_and_moves_only_with_its_own_seed(corpus: Path, trained, tmp_path: Path) -> None:
     text_domain(corpus).prepare(tmp_path / "again")
     for file in ("train.parquet", "test.parquet", "tokenizer/tokenizer.json"):
-        assert (tmp_path / "again" / file).read_bytes() == (lab.data / file).read_bytes()
+        assert (tmp_path / "again" / file).read_bytes() == (trained.data / file).read_bytes()
     text_domain(corpus, split_seed=1).prepare(tmp_path / "other")
     assert set(splits(tmp_path / "other")["test"]["document"].to_pylist()) != set(
-        splits(lab.data)["test"]["document"].to_pylist()
+        splits(trained.data)["test"]["document"].to_pylist()
     )
 
 
@@ -164,12 +164,12 @@ def test_datasets_from_a_local_folder(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def codec(lab) -> Codec:
-    return load_codec(lab.data / "tokenizer")
+def codec(trained) -> Codec:
+    return load_codec(trained.data / "tokenizer")
 
 
-def test_tokenizer_learned_merges_of_the_training_split(codec: Codec, lab) -> None:
-    texts = splits(lab.data)["train"]["text"].to_pylist()
+def test_tokenizer_learned_merges_of_the_training_split(codec: Codec, trained) -> None:
+    texts = splits(trained.data)["train"]["text"].to_pylist()
     ids = codec.encode(texts)
     assert codec.size == 300
     assert sum(map(len, ids)) < 0.8 * sum(len(t.encode()) for t in texts)
@@ -189,17 +189,17 @@ def test_a_text_that_spells_the_end_does_not_end(codec: Codec) -> None:
     assert codec.decode([ids]) == ["beforeafter"]
 
 
-def test_transformers_reads_the_same_tokenizer(codec: Codec, lab) -> None:
+def test_transformers_reads_the_same_tokenizer(codec: Codec, trained) -> None:
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(lab.data / "tokenizer")
-    texts = splits(lab.data)["test"]["text"].to_pylist()
+    theirs = AutoTokenizer.from_pretrained(trained.data / "tokenizer")
+    texts = splits(trained.data)["test"]["text"].to_pylist()
     assert theirs(texts, add_special_tokens=False)["input_ids"] == codec.encode(texts)
     assert theirs.eos_token_id == codec.end and theirs.bos_token_id == codec.begin
 
 
-def test_a_saved_tokenizer_is_used_as_it_is(corpus: Path, lab, tmp_path: Path) -> None:
-    text_domain(corpus, tokenizer=str(lab.data / "tokenizer")).prepare(tmp_path)
-    mine, theirs = Codec(tmp_path / "tokenizer"), Codec(lab.data / "tokenizer")
+def test_a_saved_tokenizer_is_used_as_it_is(corpus: Path, trained, tmp_path: Path) -> None:
+    text_domain(corpus, tokenizer=str(trained.data / "tokenizer")).prepare(tmp_path)
+    mine, theirs = Codec(tmp_path / "tokenizer"), Codec(trained.data / "tokenizer")
     assert mine.encode(["The old garden."]) == theirs.encode(["The old garden."])
     assert (mine.begin, mine.end, mine.size) == (theirs.begin, theirs.end, theirs.size)

@@ -24,7 +24,10 @@ from hydra_plugins.genloss import golden
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REPLACE = Mixing(real=Real("none", 100))
-close = {"rel": 1e-9}
+
+
+def close(expected: Any) -> Any:
+    return pytest.approx(expected, rel=1e-9)
 
 
 def accumulate(size: int) -> Mixing:
@@ -44,10 +47,8 @@ def test_replace() -> None:
         ),
         1,
     ):
-        assert biased.diversity == pytest.approx(0.99**n, **close) and biased.drift == pytest.approx(
-            1 - 0.99**n, **close
-        )
-        assert fair.diversity == pytest.approx(1, **close) and fair.drift == pytest.approx(n / 100, **close)
+        assert biased.diversity == close(0.99**n) and biased.drift == close(1 - 0.99**n)
+        assert fair.diversity == close(1) and fair.drift == close(n / 100)
     assert biased.diversity == pytest.approx(0.6050, abs=5e-5)
 
 
@@ -57,8 +58,8 @@ def test_sampling_bias(estimator: str) -> None:
     own = 0.99 if estimator == "mle" else 1.0
     found = predict(REPLACE, 10, 100, 100, gaussian(estimator, bias=0.8))
     for n, prediction in enumerate(found):
-        assert prediction.diversity == pytest.approx(own * (0.8 * own) ** n, **close)
-        assert prediction.drift == pytest.approx(sum((0.8 * own) ** i for i in range(n + 1)) / 100, **close)
+        assert prediction.diversity == close(own * (0.8 * own) ** n)
+        assert prediction.drift == close(sum((0.8 * own) ** i for i in range(n + 1)) / 100)
     if estimator == "unbiased":
         assert found[10].diversity == pytest.approx(0.10737, abs=5e-6)
 
@@ -73,8 +74,8 @@ def test_accumulate(size: int, bound: float) -> None:
     product = 1.0
     for i, (a, b) in enumerate(zip(number, token, strict=True), 1):
         product *= 1 - 1 / (size * i * i)
-        assert a.diversity == pytest.approx(product, **close) and b.diversity == pytest.approx(0.7 * product, **close)
-        assert a.drift == pytest.approx(1 - product, **close)
+        assert a.diversity == close(product) and b.diversity == close(0.7 * product)
+        assert a.drift == close(1 - product)
     left = math.exp(-1 / (size * 200.5))  # the factors of the rounds after, to first order
     assert product * left == pytest.approx(bound, rel=1e-5)
 
@@ -88,7 +89,7 @@ def test_accumulate_subsample(size: int, bound: float) -> None:
     for i, prediction in enumerate(found, 1):
         if i > 1:
             product *= 1 - (3 * size - 1) / (i * size * (i * size - 1))
-        assert prediction.diversity == pytest.approx(product, **close) and prediction.points == size
+        assert prediction.diversity == close(product) and prediction.points == size
     left = math.exp(-(3 * size - 1) / size**2 / 200.5)
     assert product * left == pytest.approx(bound, rel=2e-5)
 
@@ -99,8 +100,8 @@ def test_categorical_replace() -> None:
     collision = float(((p / p.sum()) ** 2).sum())
     found = predict(Mixing(real=Real("none", 1000)), 49, 1000, 1000, categorical(collision))
     for n, prediction in enumerate(found, 1):
-        assert prediction.diversity == pytest.approx((1 - collision) * 0.999**n, **close)
-        assert prediction.drift == pytest.approx((1 - collision) * (1 - 0.999**n), **close)
+        assert prediction.diversity == close((1 - collision) * 0.999**n)
+        assert prediction.drift == close((1 - collision) * (1 - 0.999**n))
 
 
 @pytest.mark.parametrize(("m", "bound"), [(1, 0.6656), (5, 0.9078), (20, 0.9743)])
@@ -110,7 +111,7 @@ def test_fresh(m: int, bound: float) -> None:
     found = predict(Mixing(real=Real("fresh", m)), rounds, m * (rounds + 1), made, categorical(start))
     share, f = real / 200, 1 / m + (1 - 1 / m) * start  # round 0 has the real records alone
     for prediction in found:
-        assert prediction.diversity == pytest.approx(1 - f, **close)
+        assert prediction.diversity == close(1 - f)
         f = (
             share**2 * (1 / real + (1 - 1 / real) * start)
             + 2 * share * (1 - share) * start
@@ -135,7 +136,7 @@ def test_batch() -> None:
         many = predict(mixing, 5, 20, 20, gaussian(b, batch=50))
         points = predict(Mixing(real=Real(mixing.real.kind, 1000), window=mixing.window), 5, 1000, 1000, gaussian(b))
         for a, c in zip(many, points, strict=True):
-            assert (a.diversity, a.drift) == pytest.approx((c.diversity, c.drift), **close)
+            assert (a.diversity, a.drift) == close((c.diversity, c.drift))
 
 
 def test_kernel_density() -> None:
@@ -143,7 +144,7 @@ def test_kernel_density() -> None:
     v, total = 0.0, 1.0
     for prediction in predict(REPLACE, 9, 100, 100, gaussian("kde", bandwidth=0.2)):
         v = 0.99 * total + 0.04
-        assert prediction.diversity == pytest.approx(v, **close)
+        assert prediction.diversity == close(v)
         total = v
     with pytest.raises(NoPrediction, match="no single variance"):
         gaussian("kde", bias=0.9)
@@ -164,12 +165,12 @@ def test_golden(real: int, made: int) -> None:
         )[-1]
         assert found.drift == pytest.approx(limit(w, real, made), rel=1e-8) and found.diversity == 1
     weights, predictions = schedule(mixing, 200, available, made, gaussian("known"))
-    assert weights[-1] == pytest.approx(weight(real, made), **close)
-    assert predictions[-1].drift == pytest.approx(weights[-1] / real, **close)
+    assert weights[-1] == close(weight(real, made))
+    assert predictions[-1].drift == close(weights[-1] / real)
     drift = 1 / real
     for w, prediction in zip(weights, predictions[1:], strict=True):  # a Kalman filter: precisions add
         drift = 1 / (real + 1 / (drift + 1 / made))
-        assert prediction.drift == pytest.approx(drift, **close) and w == pytest.approx(drift * real, **close)
+        assert prediction.drift == close(drift) and w == close(drift * real)
     around = [limit(weight(real, made) + step, real, made) for step in (-1e-3, 0, 1e-3)]
     assert min(around) == around[1]
 
@@ -178,20 +179,18 @@ def test_golden_is_the_preset() -> None:
     assert weight(50, 50) == pytest.approx(golden(), rel=1e-12)
     assert weight(50, 50) == pytest.approx(0.61803, abs=5e-6)
     assert limit(weight(50, 50), 50, 50) * 50 == pytest.approx(0.61803, abs=5e-6)
-    assert limit(0.5, 50, 50) * 50 == pytest.approx(2 / 3, **close)  # both pooled
+    assert limit(0.5, 50, 50) * 50 == close(2 / 3)  # both pooled
     assert limit(1, 50, 50) * 50 == 1  # real records alone
-    drawn = Mixing(real=Real("fresh", 10), by="weight", value=0.5, budget=Budget("fixed", 4))
-    weights, predictions = schedule(drawn, 3, 40, 10, gaussian())
+
+    def drawn(value: float) -> Mixing:
+        return Mixing(real=Real("fresh", 10), by="weight", value=value, budget=Budget("fixed", 4))
+
+    weights, predictions = schedule(drawn(0.5), 3, 40, 10, gaussian())
     for n, step in itertools.product((1, 2, 3), (-0.01, 0.01)):
         values = [0.5, *weights]
         values[n] += step
-        other = predict(
-            lambda i, v=values: Mixing(real=Real("fresh", 10), by="weight", value=v[i], budget=Budget("fixed", 4)),
-            n,
-            40,
-            10,
-            gaussian(),
-        )
+        mixings = [drawn(value) for value in values]
+        other = predict(mixings.__getitem__, n, 40, 10, gaussian())
         assert other[n].drift > predictions[n].drift
 
 
@@ -205,7 +204,7 @@ def test_optimal_split(cost: float) -> None:
         for _ in range(12):
             drift = 1 / (real + (1 / (drift + 1 / made) if made else 0))
         drifts[real] = drift
-    assert best.predictions[-1].drift == pytest.approx(min(drifts.values()), **close)
+    assert best.predictions[-1].drift == close(min(drifts.values()))
     assert best.real + cost * best.synthetic <= 40 + 1e-9 and len(best.weights) == 12
     assert (best.real == 40) == (cost == 1)
 
@@ -292,12 +291,12 @@ FAMILIES: list[dict[str, Any]] = [
 def simulate(
     mixings: list[Mixing], available: int, kept: list[int], family: dict[str, Any], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Every round of many independent runs as Mixing.mix does it; samples [round, chain] of each quantity."""
+    """Every round of many independent runs as genloss.mix.shards does it; samples [round, chain] of each quantity."""
     chains, batch, bandwidth = CHAINS, family.get("batch", 1), family.get("bandwidth", 0.0)
     estimator = family.get("estimator", "mle")
 
     def choose(part: Part, replacement: bool) -> np.ndarray:
-        """Mixing._rows"""
+        """genloss.mix.shards._rows"""
         if replacement or part.take > part.size:
             return part.first + rng.integers(0, part.size, (chains, part.take))
         if part.take < part.size:
@@ -321,7 +320,7 @@ def simulate(
             )
             for i in (0, 1)
         )
-        real = np.repeat([p.source == "real" for p in parts], [p.take for p in parts])
+        real: np.ndarray = np.repeat([p.source == "real" for p in parts], [p.take for p in parts])
         real = np.broadcast_to(real, x.shape[:2])
         total, pool = mixing.budget.records(n), x.shape[1]
         if total is not None and mixing.by != "fraction" and n > 0:
@@ -331,8 +330,8 @@ def simulate(
                 drawn = rng.random((chains, pool)).argsort(axis=1)[:, :total]
             x, c = (np.take_along_axis(a, drawn[:, :, None], axis=1) for a in (x, c))
             real = np.take_along_axis(real, drawn, axis=1)
-        w = np.ones(real.shape)
-        if mixing.by == "weight" and n > 0:  # Mixing._weigh
+        w: np.ndarray = np.ones(real.shape)
+        if mixing.by == "weight" and n > 0:  # genloss.mix.shards._weigh
             n_real, n_made = real.sum(axis=1, keepdims=True), (~real).sum(axis=1, keepdims=True)
             value, both = mixing.value or 0.0, (n_real > 0) & (n_made > 0)
             share = np.where(real, value / np.maximum(1, n_real), (1 - value) / np.maximum(1, n_made))
@@ -385,7 +384,7 @@ def possible(mixings: list[Mixing], available: int, kept: list[int]) -> bool:
     counts = dict(enumerate(kept, 1))
     for n, mixing in enumerate(mixings):
         try:
-            mixing.check(available, len(mixings) - 1, 1)
+            mixing.check_available(available, len(mixings) - 1, 1)
             parts = mixing.plan(n, available, counts)
         except UserError:
             return False
@@ -438,7 +437,7 @@ def test_simulation() -> None:
                 ("drawn", m.by, m.replacement, m.budget.kind != "grow"),
             }
         )
-    options = [("real", k) for k in KINDS] + [("window", w) for w in WINDOWS]
+    options: list[tuple[Any, ...]] = [("real", k) for k in KINDS] + [("window", w) for w in WINDOWS]
     options += [("by", b) for b in BY] + [("budget", b) for b in BUDGETS]
     options += [(f, b) for f in ("n", "synthetic", "changes") for b in (True, False)]
     options += [("drawn", b, *d) for b in BY for d in ((False, False), (False, True), (True, True))]

@@ -60,7 +60,7 @@ CSV = {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger"}}
 
 
 @pytest.fixture
-def fit(lab, tmp_path: Path):
+def fit(trained, tmp_path: Path):
     """`fit("name", seed=3)` trains a tiny model; returns (its folder, the result)."""
 
     def go(name: str, *, trainer: Supervised | None = None, arch: str = "llama", **changes) -> tuple[Path, dict]:
@@ -69,13 +69,13 @@ def fit(lab, tmp_path: Path):
         job = Fit(
             model=Scratch(arch=arch, width=32, feed_forward=64),
             trainer=trainer or Supervised(steps=6, batch=4),
-            data=lab.data,
-            shards=[lab.data / "train.parquet"],
+            data=trained.data,
+            shards=[trained.data / "train.parquet"],
             weights=[1.0],
             start=None,
             seed=1,
             out=out,
-            options={"context": lab.context},
+            options={"context": trained.context},
         )
         result = train(replace(job, **changes))
         return out, result
@@ -106,7 +106,7 @@ def test_the_seed_decides_every_bit(fit, arch: str) -> None:
     )
 
 
-def test_training_learns_and_writes_its_curve(fit, lab) -> None:
+def test_training_learns_and_writes_its_curve(fit, trained) -> None:
     trainer = Supervised(steps=20, batch=8, validate_every=10, validation_rows=16)
     folder, result = fit("a", trainer=trainer)
     with (folder / "training.csv").open() as file:
@@ -130,11 +130,11 @@ def test_rate_warms_up_and_decays() -> None:
     assert trainer.rate(100, 100) == pytest.approx(0.05)
 
 
-def test_a_token_budget_overrides_steps(fit, lab) -> None:
+def test_a_token_budget_overrides_steps(fit, trained) -> None:
     assert Supervised(steps=300, batch=4, tokens=4 * 48 * 5).budget(48) == 5
     assert Supervised(tokens=1).budget(128) == 1
-    _, result = fit("a", trainer=Supervised(steps=300, batch=4, tokens=4 * lab.context * 5))
-    assert result["steps"] == 5 and result["tokens"] == 4 * lab.context * 5
+    _, result = fit("a", trainer=Supervised(steps=300, batch=4, tokens=4 * trained.context * 5))
+    assert result["steps"] == 5 and result["tokens"] == 4 * trained.context * 5
 
 
 def test_accumulated_batches_are_the_same_batch(fit) -> None:
@@ -162,12 +162,12 @@ def two_languages(folder: Path) -> list[Path]:
     return paths
 
 
-def test_loss_weights(fit, lab, tmp_path: Path) -> None:
+def test_loss_weights(fit, trained, tmp_path: Path) -> None:
     shards = two_languages(tmp_path)
     trainer = Supervised(steps=15, batch=8)
 
     def bits(folder: Path) -> tuple[float, float]:
-        nats, tokens = losses(folder / "model", lab.data, ["aaa bbb aaa bbb", "yyy zzz yyy zzz"], lab.context)
+        nats, tokens = losses(folder / "model", trained.data, ["aaa bbb aaa bbb", "yyy zzz yyy zzz"], trained.context)
         return tuple(nats / tokens)
 
     plain, _ = fit("plain", shards=shards, weights=[1.0, 1.0], trainer=trainer)
@@ -183,24 +183,24 @@ def test_loss_weights(fit, lab, tmp_path: Path) -> None:
     assert difference(plain, ones) < 0.02  # the weighted path at equal weights is the plain one
 
 
-def test_warm_start_goes_on_from_the_last_model(fit, lab) -> None:
+def test_warm_start_goes_on_from_the_last_model(fit, trained) -> None:
     trainer = Supervised(steps=2, batch=4, lr=1e-6)
-    warm, _ = fit("warm", start=lab.llama, trainer=trainer)
+    warm, _ = fit("warm", start=trained.llama, trainer=trainer)
     cold, _ = fit("cold", trainer=trainer)
-    before = load(lab.llama).state_dict()
+    before = load(trained.llama).state_dict()
     after = load(warm / "model").state_dict()
     moved = max(float((before[k] - after[k]).abs().max()) for k in before)
     assert 0 < moved < 1e-4
     assert losses_of(warm) < losses_of(cold) - 0.5
 
 
-def test_no_model_ever_trains_on_held_out_text(fit, lab, tmp_path: Path) -> None:
+def test_no_model_ever_trains_on_held_out_text(fit, trained, tmp_path: Path) -> None:
     """What is trained on is the shards alone: other validation, test and prompt records change no weight."""
     a, _ = fit("a")
     import shutil
 
     other = tmp_path / "data"
-    shutil.copytree(lab.data, other)
+    shutil.copytree(trained.data, other)
     table = records.make_table({"text": ["Completely different text."] * 50}, origin="real", generation=0, recipe="x")
     for split in ("validation", "test", "prompts"):
         records.write(table, other / f"{split}.parquet")
@@ -208,7 +208,7 @@ def test_no_model_ever_trains_on_held_out_text(fit, lab, tmp_path: Path) -> None
     assert digest(a) == digest(b)
 
 
-def test_two_devices(fit, lab) -> None:
+def test_two_devices(fit, trained) -> None:
     """Lightning DDP on two CPU processes: saved, loadable, trained on the same rows as one process."""
     trainer = Supervised(steps=4, batch=8)
     one, single = fit("one", trainer=trainer)
@@ -219,11 +219,11 @@ def test_two_devices(fit, lab) -> None:
     assert difference(one, two) < 0.2 * difference(one, fewer)
     config = json.loads((two / "model" / "config.json").read_text())
     assert config["model_type"] == "llama"
-    nats, _ = losses(two / "model", lab.data, ["The old garden."], lab.context)
+    nats, _ = losses(two / "model", trained.data, ["The old garden."], trained.context)
     assert nats[0] > 0
 
 
-def test_two_devices_that_fail_are_one_line(fit, lab, tmp_path: Path) -> None:
+def test_two_devices_that_fail_are_one_line(fit, trained, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"runtime\.strategy=deepspeed: .*exit code"):
         fit("bad", runtime=Runtime(devices=2, strategy="deepspeed"))
 
@@ -237,9 +237,9 @@ def files(folder: Path) -> set[str]:
     return {n for n in names if not n.startswith(own)} - {"training.csv"}
 
 
-def test_a_callback_can_end_the_training(fit, lab) -> None:
+def test_a_callback_can_end_the_training(fit, trained) -> None:
     folder, result = fit("a", trainer=Supervised(steps=6, batch=4, callbacks=STOP))
-    assert result["steps"] == 3 and result["tokens"] == 3 * 4 * lab.context
+    assert result["steps"] == 3 and result["tokens"] == 3 * 4 * trained.context
     with (folder / "training.csv").open() as file:
         rows = [r for r in csv.DictReader(file) if r["loss"]]
     assert [int(r["step"]) for r in rows] == [1, 2, 3]
