@@ -133,8 +133,9 @@ def arms(overrides: Sequence[str], params: Mapping[str, str] | None = None) -> l
 
 def experiment_arms(name: str, *overrides: str) -> list[DictConfig]:
     """The configs of the arms that `genloss run experiment=NAME OVERRIDES` runs."""
+    chosen = [f"experiment={name}", *(o for o in overrides if o.startswith("experiment="))][-1]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        node = hydra.compose("config", [f"experiment={name}"], return_hydra_config=True).hydra
+        node = hydra.compose("config", [chosen], return_hydra_config=True).hydra
     return arms([f"experiment={name}", *overrides], node.sweeper.params if node.mode == RunMode.MULTIRUN else None)
 
 
