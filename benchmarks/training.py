@@ -2,7 +2,8 @@
 
     python benchmarks/training.py           # about a minute
 
-The bound: at least 0.95 of the bare loop's tokens per second. Both use one thread, the same optimiser, clipping and schedule.
+The bound: at least 0.95 of the bare loop's tokens per second. Both use one thread, the same optimiser, clipping and
+schedule.
 """
 
 from __future__ import annotations

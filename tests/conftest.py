@@ -185,7 +185,8 @@ def lab(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     from genloss.core.contracts import Fit
     from genloss.domains.text import Text
     from genloss.language.model import Scratch
-    from genloss.language.training import TextTrainer, train
+    from genloss.language.trainer import Supervised
+    from genloss.language.training import train
 
     root = tmp_path_factory.mktemp("lab")
     domain = Text(
@@ -202,7 +203,7 @@ def lab(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
         out.mkdir()
         fit = Fit(
             model=Scratch(arch=arch, width=32, feed_forward=64),
-            trainer=TextTrainer(steps=30, batch=8),
+            trainer=Supervised(steps=30, batch=8),
             data=data,
             shards=[data / "train.parquet"],
             weights=[1.0],

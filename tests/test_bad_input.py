@@ -91,10 +91,10 @@ BAD = {
     "heads that do not divide": (["model.heads=7"], ["model.width=64", "heads=7"]),
     "accumulate that does not divide": (["trainer.accumulate=3"], ["trainer.accumulate=3", "batch=4"]),
     "vocabulary below bytes": (["domain.vocabulary=100"], ["domain.vocabulary=100", "257"]),
-    "shares above one": (["domain.test=0.95"], ["domain.test=0.95", "< 1"]),
+    "shares above one": (["domain.test_share=0.95"], ["domain.test_share=0.95", "less than 1"]),
     "judge that is not there": (
-        ["curation=perplexity_low", "curation.perplexity_low.judge_model=/nowhere"],
-        ["curation.perplexity_low.judge_model=/nowhere", "folder"],
+        ["curation=perplexity_low", "curation.perplexity_low.judge=/nowhere"],
+        ["curation.perplexity_low.judge=/nowhere", "folder"],
     ),
     "target that is not there": (["recipe._target_=nolab.Recipe"], ["recipe._target_=nolab.Recipe", "imported"]),
     "target of another kind": (["recipe._target_=genloss.mix.Mixing"], ["recipe._target_", "derived from Recipe"]),

@@ -82,9 +82,9 @@ def test_agree_keeps_what_the_judge_answers_too(ran: Loop, tmp_path: Path) -> No
 def test_agree_takes_a_model_of_another_run(ran: Loop) -> None:
     folder = ran.dir.root
     own, _, _ = selected(ran, "curation=agree")
-    other, _, _ = selected(ran, "curation=agree", f"curation.agree.judge_model={folder}*/rounds/00/model")
+    other, _, _ = selected(ran, "curation=agree", f"curation.agree.judge={folder}*/rounds/00/model")
     assert own.column("id").to_pylist() == other.column("id").to_pylist()
-    better, _, _ = selected(ran, "curation=agree", f"curation.agree.judge_model={folder}/rounds/01/model")
+    better, _, _ = selected(ran, "curation=agree", f"curation.agree.judge={folder}/rounds/01/model")
     assert own.column("id").to_pylist() != better.column("id").to_pylist()
 
 
@@ -100,9 +100,9 @@ def test_agree_never_looks_at_the_truth(ran: Loop) -> None:
 
 def test_the_key_of_agree_holds_its_judge(ran: Loop, tmp_path: Path) -> None:
     def agree(run: Path):
-        return Experiment(
-            compose([*TINY, "curation=agree", f"curation.agree.judge_model={run}/rounds/00/model"])
-        ).curators["agree"]
+        return Experiment(compose([*TINY, "curation=agree", f"curation.agree.judge={run}/rounds/00/model"])).curators[
+            "agree"
+        ]
 
     for name in ("a", "b"):
         shutil.copytree(ran.dir.root / "rounds/00/model", tmp_path / name / "rounds/00/model")
@@ -112,19 +112,16 @@ def test_the_key_of_agree_holds_its_judge(ran: Loop, tmp_path: Path) -> None:
     config.unlink()
     config.write_text("{}")
     assert agree(tmp_path / "a").fingerprint() != agree(tmp_path / "b").fingerprint()
-    assert (
-        "last"
-        in Experiment(compose([*TINY, "curation=agree", "curation.agree.judge_model=last"])).curators["agree"].reads
-    )
+    assert "last" in Experiment(compose([*TINY, "curation=agree", "curation.agree.judge=last"])).curators["agree"].reads
 
 
 def test_bad_judges_are_refused(ran: Loop, tmp_path: Path) -> None:
     def refused(folder: object, *words: str, context: int = 16) -> None:
         with pytest.raises(UserError) as error:
             Experiment(
-                compose([*TINY, f"domain.context={context}", "curation=agree", f"curation.agree.judge_model={folder}"])
+                compose([*TINY, f"domain.context={context}", "curation=agree", f"curation.agree.judge={folder}"])
             )
-        for word in ("curation.agree.judge_model", *words):
+        for word in ("curation.agree.judge", *words):
             assert word in str(error.value)
 
     refused("none/such", "RUN/rounds/NN/model", "0 have it")

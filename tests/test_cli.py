@@ -191,7 +191,7 @@ NEEDS = {
             "recipe=llm2llm",
             "mixing=accumulate",
             "domain.examples=1500",
-            "recipe.seeds=1500",
+            "recipe.seed_problems=1500",
             *more,
         ]
         for name, more in {
@@ -265,7 +265,7 @@ def test_module_is_the_command(lab: Lab) -> None:
         (["model=llama,gpt2", "model.layers=2,3"], [f"{m} layers={n}" for m in ("llama", "gpt2") for n in (2, 3)]),
         (["experiment=evol_instruct", "recipe=solve,evol_instruct", "hydra.mode=RUN"], ["solve", "evol_instruct"]),
         (
-            ["mixing=replace,accumulate", "mixing.init=cold,warm"],
+            ["mixing=replace,accumulate", "trainer.start=base,previous"],
             [f"{m} init={i}" for m in ("replace", "accumulate") for i in ("cold", "warm")],
         ),
         (["domain=gaussian"], ["gaussian-replace-none-s0"]),

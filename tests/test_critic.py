@@ -29,8 +29,8 @@ from genloss.domains.reasoning.arithmetic import (
 )
 from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.systems.evol_instruct.reward import Reward
-from genloss.systems.shepherd.judge import find
+from genloss.systems.evol_instruct.reward import ResponseReward
+from genloss.systems.shepherd.critic import find
 from genloss.systems.shepherd.metric import confusion
 from genloss.systems.shepherd.task import NEED_TWO, TYPES, Critique, Said, inject, parts, question, read, rotations
 from genloss.workflow.compose import compose
@@ -375,11 +375,11 @@ def test_a_critic_is_a_reward(critic: Path) -> None:
     said = [*RIGHT, *TWICE, "x"]
     asked = [*PROBLEMS, *PROBLEMS, PROBLEMS[0]]
     p_ok = np.exp(find(str(critic)).log_ok(asked, said))
-    product = Reward(["critic"], combine="product", critic=str(critic))
+    product = ResponseReward(["critic"], combine="product", critic=str(critic))
     np.testing.assert_allclose(product.of(asked * 2, said * 2, seed=0), [*p_ok, *p_ok], rtol=1e-6)
-    weakest = Reward(["critic"], critic=str(critic)).of(asked, said, seed=1)
+    weakest = ResponseReward(["critic"], critic=str(critic)).of(asked, said, seed=1)
     assert (weakest >= p_ok - 1e-9).all() and weakest[:4].min() > weakest[4:8].max()
-    assert product.fingerprint() != Reward(["process"]).fingerprint()
+    assert product.fingerprint() != ResponseReward(["process"]).fingerprint()
 
 
 def test_reinforcement_by_a_critic(critic: Path, tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_reinforcement_by_a_critic(critic: Path, tmp_path: Path) -> None:
         "trainer.reward.factors=[critic]",
         f"trainer.reward.critic={critic}",
         "trainer.updates=3",
-        "mixing.init=warm",
+        "trainer.start=previous",
     ]
     done = run(tmp_path / "run", [*grpo, *SOLVER])
     with (done.dir.round(1) / "training.csv").open() as file:
@@ -398,8 +398,8 @@ def test_reinforcement_by_a_critic(critic: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("reached", "r"), [([0.8, 0.4, 0.3], 0.5), ([0.0, 0.0], 0.0), ([0.9], 0.9)])
 def test_the_weakest_step_counts(reached: list[float], r: float) -> None:
-    assert Reward(["critic"], critic="x").weigh(np.array(reached)) == pytest.approx(r)
-    assert Reward(["critic"], combine="product", critic="x").weigh(np.array(reached)) == reached[-1]
+    assert ResponseReward(["critic"], critic="x").weigh(np.array(reached)) == pytest.approx(r)
+    assert ResponseReward(["critic"], combine="product", critic="x").weigh(np.array(reached)) == reached[-1]
 
 
 # -- refinement ----------------------------------------------------------------------------------------------------------------
@@ -529,7 +529,7 @@ def test_bad_critiques(overrides: list[str], words: list[str]) -> None:
             ["curation.evol_reward.critic", "is needed by the factor"],
         ),
         (
-            ["trainer=grpo", "mixing.init=warm", "trainer.reward.factors=[critic]"],
+            ["trainer=grpo", "trainer.start=previous", "trainer.reward.factors=[critic]"],
             ["trainer.reward.critic=runs/critic-", "no run directory"],
         ),
         (["recipe=refine", "recipe.critic=nowhere"], ["recipe.critic=nowhere", "genloss run experiment=critic"]),

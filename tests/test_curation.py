@@ -181,9 +181,9 @@ def test_perplexity(context: Context, lab, judge: str) -> None:
 
 
 def test_the_judge_is_named_to_the_loop(lab) -> None:
-    assert Perplexity(judge_model="round0").reads == ("data", "round0")
-    assert Perplexity(judge_model="last").reads == ("data", "last")
-    a, b = Perplexity(judge_model=str(lab.llama)), Perplexity(judge_model=str(lab.gpt2))
+    assert Perplexity(judge="round0").reads == ("data", "round0")
+    assert Perplexity(judge="last").reads == ("data", "last")
+    a, b = Perplexity(judge=str(lab.llama)), Perplexity(judge=str(lab.gpt2))
     assert a.fingerprint() != b.fingerprint() and len(a.fingerprint()) == 64
 
 

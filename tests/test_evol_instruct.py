@@ -36,7 +36,7 @@ from genloss.generate import Request
 from genloss.loop import Loop
 from genloss.systems.evol_instruct.edits import DOWN, OPERATORS, UP, canonical, careless
 from genloss.systems.evol_instruct.recipe import RULES, EvolInstruct, Parent
-from genloss.systems.evol_instruct.reward import Reward, check_steps, quality
+from genloss.systems.evol_instruct.reward import ResponseReward, check_steps, quality
 from genloss.workflow.compose import compose
 
 FAMILY = Arithmetic(operations=[1, 2, 3], operand=9, bound=99)
@@ -201,7 +201,7 @@ SAID = ["4*2=8;3+8=11", "4*2=9;3+9=12", "eleven", "3+4=7", "3+1=4", "50*2=100", 
 
 def test_exact_rewards_by_hand() -> None:
     def of(*factors: str, **options: Any) -> list[float]:
-        return Reward([*factors], **EXACT | options).of(TEXTS, SAID, 0).round(3).tolist()
+        return ResponseReward([*factors], **EXACT | options).of(TEXTS, SAID, 0).round(3).tolist()
 
     assert of("instruction") == [1, 1, 1, 0, 0, 0.99, 1]
     assert of("process") == [1, 0, 0, 0, 0, 1, 0]
@@ -209,11 +209,11 @@ def test_exact_rewards_by_hand() -> None:
     assert of("instruction", "process") == [1, 0, 0, 0, 0, 0.99, 0]
     noisy = {"phi": 0.8, "psi": 0.4}
     yes, no = 0.8 / 1.2, 0.2 / 0.8
-    found = Reward(["process"], **noisy).of(TEXTS[:1] * 4000, SAID[:1] * 4000, 0)  # type: ignore[arg-type]
+    found = ResponseReward(["process"], **noisy).of(TEXTS[:1] * 4000, SAID[:1] * 4000, 0)  # type: ignore[arg-type]
     # two steps and the end, all right: the minimum is that of an accepted step if all three are accepted
     assert set(found.round(6)) == {round(yes, 6), round(no, 6)}
     assert np.mean(found > no) == pytest.approx(0.8**3, abs=0.03)
-    product = Reward(["process"], combine="product", **noisy).of(TEXTS[:1] * 500, SAID[:1] * 500, 0)  # type: ignore[arg-type]
+    product = ResponseReward(["process"], combine="product", **noisy).of(TEXTS[:1] * 500, SAID[:1] * 500, 0)  # type: ignore[arg-type]
     assert {round(v, 6) for v in product} == {round(yes**k * no ** (3 - k), 6) for k in range(4)}
 
 
@@ -232,7 +232,7 @@ def test_the_reward_is_zero_where_a_factor_is(
     texts, said = (list(side) for side in zip(*made, strict=True))
     options: dict[str, Any] = {"phi": phi, "psi": psi, "noise": noise, "combine": combine}
     one, two, both = (
-        Reward(factors, **options).of(texts, said, seed)
+        ResponseReward(factors, **options).of(texts, said, seed)
         for factors in (["instruction"], ["process"], ["instruction", "process"])
     )
     np.testing.assert_allclose(both, one * two)

@@ -15,10 +15,10 @@ from genloss.core import records
 from genloss.core.contracts import Fit
 from genloss.core.errors import UserError
 from genloss.experiment import Experiment
-from genloss.language.grpo import Grpo, advantages, distinct, logs, objective, tensors
+from genloss.language.grpo import Grpo
 from genloss.language.model import load
+from genloss.language.reinforcement import advantages, distinct, logs, objective, tensors
 from genloss.language.tokenizer import load_codec
-from genloss.systems.evol_instruct.reward import Reward
 from genloss.workflow.compose import compose
 
 EASY = [
@@ -38,7 +38,7 @@ EASY = [
     "recipe.n=20",
     "curation=evol_reward",
     "mixing=accumulate",
-    "mixing.init=warm",
+    "trainer.start=previous",
     "rounds=1",
     "trainer=grpo",
     "trainer.steps=40",
@@ -54,7 +54,7 @@ EASY = [
 ]
 
 
-# -- the objective -----------------------------------------------------------------------------------------------------------
+# -- the objective -----------------------------------------------------------------------------------------------------
 
 
 def test_advantages_by_hand() -> None:
@@ -95,7 +95,8 @@ def test_objective_and_gradient_by_hand() -> None:
 def test_gradient_of_the_policy_is_that_of_reinforce(
     trained: tuple[Experiment, Path, Path], kl: float, passes: int
 ) -> None:
-    """On the responses that it was sampled with, the gradient of the weights is -mean A grad log p / length, whatever ε and β."""
+    """On the responses that it was sampled with, the gradient of the weights is -mean A grad log p / length, whatever ε
+    and β."""
     _, data, start = trained
     codec = load_codec(data / "tokenizer")
     rows = codec.encode(["1+2:1+2=3", "1+2:1+2=4", "4+4:4+4=8"])
@@ -115,7 +116,7 @@ def test_gradient_of_the_policy_is_that_of_reinforce(
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-3)
 
 
-# -- the loop on a real policy -------------------------------------------------------------------------------------------------
+# -- the loop on a real policy -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,10 @@ def fit(x: Experiment, data: Path, start: Path | None, out: Path, **options: obj
     trainer = replace(x.trainer, **options)  # type: ignore[type-var]
     job = Fit(x.model, trainer, data, [data / "train.parquet"], [1.0], start, 1, out, x.domain.config("train"))
     return job, x.domain.train(job)
+
+
+def reward(**options: object) -> dict[str, object]:
+    return {"_target_": "genloss.systems.evol_instruct.reward.ResponseReward", **options}
 
 
 def digest(out: Path) -> list[str]:
@@ -166,7 +171,7 @@ def test_a_random_reward_teaches_nothing(trained: tuple[Experiment, Path, Path],
     from genloss.domains.reasoning.solve import decoding
 
     x, data, start = trained
-    after, _ = fit(x, data, start, tmp_path / "random", reward=Reward(["random"]))
+    after, _ = fit(x, data, start, tmp_path / "random", reward=reward(factors=["random"]))
     taught, _ = fit(x, data, start, tmp_path / "taught")
     table = records.read(data / "train.parquet")
     table = table.take(np.repeat(np.arange(len(table)), 20))
@@ -176,8 +181,8 @@ def test_a_random_reward_teaches_nothing(trained: tuple[Experiment, Path, Path],
         scratch = tmp_path / f"scratch-{model.parent.name}"
         sampling = Sampling(model, data, len(table), 7, options, table.column("prompt").to_pylist(), scratch)
         said = [r for columns, _ in x.domain.sample(sampling) for r in columns["response"]]
-        at = table.column_names.index("response")
-        return float(x.domain.verify(table.set_column(at, "response", [said])).right.mean())  # type: ignore[attr-defined]
+        answered = table.set_column(table.column_names.index("response"), "response", [said])
+        return float(x.domain.verify(answered).right.mean())  # type: ignore[attr-defined]
 
     before = right(start)  # of round 0, 40 steps
     assert right(taught.out / "model") > before + 0.15
@@ -197,25 +202,17 @@ def test_round_0_is_supervised_also_from_a_schooled_base(tmp_path: Path, monkeyp
 
 
 def test_no_reward_no_change(trained: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
-    """Where every response has r = 0 there is no advantage, and where the policy is the reference there is no penalty."""
+    """Where every response has r = 0 there is no advantage, and where the policy is the reference there is no
+    penalty."""
     x, data, start = trained
-    nothing = Reward(["process"], phi=1.0, psi=0.0)
+    nothing = reward(factors=["process"], phi=1.0, psi=0.0)
     table = records.read(data / "train.parquet")
     prompts = [f"{p[:-1]}?:" for p in table.column("prompt").to_pylist()]  # no expression: every step is wrong
     records.write(table.set_column(table.column_names.index("prompt"), "prompt", [prompts]), tmp_path / "bad.parquet")
     out = tmp_path / "fit"
     out.mkdir()
-    job = Fit(
-        x.model,
-        replace(x.trainer, reward=nothing, updates=5),
-        data,
-        [tmp_path / "bad.parquet"],
-        [1.0],
-        start,
-        1,
-        out,  # type: ignore[type-var]
-        x.domain.config("train"),
-    )
+    trainer = replace(x.trainer, reward=nothing, updates=5)  # type: ignore[type-var]
+    job = Fit(x.model, trainer, data, [tmp_path / "bad.parquet"], [1.0], start, 1, out, x.domain.config("train"))
     found = x.domain.train(job)
     assert found["reward_first"] == found["reward_last"] == 0
     before, after = (load(folder).state_dict() for folder in (start, out / "model"))
@@ -241,7 +238,7 @@ def test_problems_come_once_with_their_parents(trained: tuple[Experiment, Path, 
     assert list(found.values())[2:] == [None] * 18
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -253,7 +250,8 @@ def test_problems_come_once_with_their_parents(trained: tuple[Experiment, Path, 
         (["trainer.clip_ratio=0"], ["trainer.clip_ratio=0", "greater than 0"]),
         (["trainer.scale=var"], ["trainer.scale=var", "std"]),
         (["trainer.reward.factors=[result]"], ["trainer.reward.factors=result", "outcome"]),
-        (["mixing.init=cold"], ["trainer._target_=Grpo", "mixing.init=warm"]),
+        (["trainer.start=base"], ["trainer._target_=Grpo", "trainer.start=previous"]),
+        (["trainer.reward._target_=genloss.domains.reasoning.solve.Solve"], ["trainer.reward._target_", "Reward"]),
         (["runtime.devices=2"], ["trainer._target_=Grpo", "one device"]),
         (["domain/tasks=gcd", "recipe=solve", "recipe.n=1", "curation=exact"], ["trainer.reward", "expressions"]),
     ],
@@ -273,4 +271,6 @@ def test_bad_input(overrides: list[str], words: list[str]) -> None:
 def test_it_is_a_trainer_of_the_domain_alone() -> None:
     assert isinstance(Experiment(compose(EASY)).trainer, Grpo)
     with pytest.raises(UserError, match="expressions"):
-        Experiment(compose(["trainer=grpo", "mixing.init=warm", "domain=text"])).trainer.check(Experiment(compose([])))
+        Experiment(compose(["trainer=grpo", "trainer.start=previous", "domain=text"])).trainer.check(
+            Experiment(compose([]))
+        )

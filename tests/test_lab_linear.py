@@ -22,7 +22,6 @@ from genloss.theory.linear import (
     angle_noise,
     average,
     bisector,
-    breakdown,
     limit_accuracy,
     mixed_bias,
     normal_cdf,
@@ -175,8 +174,7 @@ def test_shared_design(tmp_path: Path) -> None:
 
 
 def test_verifier_identities() -> None:
-    assert breakdown(0.9, 0.3) == pytest.approx(0.75)
-    assert verified(0.75, 0.9, 0.3)[1] == pytest.approx(0.5)
+    assert verified(0.75, 0.9, 0.3)[1] == pytest.approx(0.5)  # at p* = 0.9 / (0.9 + 0.3)
     right = 0.4
     for _ in range(3):
         right = 1 - verified(1 - right, 0.9, 0.3)[1]

@@ -22,19 +22,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from genloss.backends.endpoint import Endpoint as ChatEndpoint
 from genloss.core import records
 from genloss.core.contracts import Fit, Runtime, Sampling
 from genloss.core.errors import UserError
+from genloss.core.records import normal
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
-from genloss.curate.duplicates import normal
 from genloss.domains.reasoning.arithmetic import Arithmetic, expression
 from genloss.domains.reasoning.schooled import Schooled
 from genloss.domains.reasoning.solve import decoding
 from genloss.domains.reasoning.tasks import Eigenvalues, Gym, Problem
 from genloss.experiment import Experiment
 from genloss.generate import Request
-from genloss.language.training import TextTrainer
+from genloss.language.trainer import Supervised
 from genloss.loop import Loop
 from genloss.systems.llm2llm.recipe import LLM2LLM
 from genloss.systems.llm2llm.teachers import Ask, Teacher
@@ -76,7 +77,8 @@ def ids_and_prompts(path: Path) -> dict[str, str]:
 
 
 def wrong(x: Experiment, model: Path, data: Path, table: pa.Table, scratch: Path) -> set[str]:
-    """Ids of the problems that a model answers otherwise than the label says: asked again, not taken from the recipe."""
+    """Ids of the problems that a model answers otherwise than the label says: asked again, not taken from the
+    recipe."""
     options = decoding(len(table), x.domain.config("generate")["context"], 16, bias=0.0)
     request = Sampling(
         model, data, len(table), 5, options, table.column("prompt").to_pylist(), scratch, Runtime(workers=1)
@@ -90,7 +92,7 @@ def wrong(x: Experiment, model: Path, data: Path, table: pa.Table, scratch: Path
     }
 
 
-# -- the loop --------------------------------------------------------------------------------------------------------------
+# -- the loop ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_new_problem_has_a_seed_that_was_wrong(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_two_runs_are_the_same(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-# -- one round, with a trained student --------------------------------------------------------------------------------------
+# -- one round, with a trained student ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Class:
     folder = tmp_path_factory.mktemp("llm2llm")
     x = Experiment(compose(TINY))
     x.domain.prepare(folder / "data")
-    assert isinstance(x.trainer, TextTrainer)
+    assert isinstance(x.trainer, Supervised)
     seeds = records.read(folder / "data" / "train.parquet").slice(0, 32)
     records.write(seeds.slice(0, 16), folder / "seeds.parquet")  # the others are wrong, most of them
     fit = Fit(
@@ -295,7 +297,7 @@ def test_a_teacher_with_nothing_new_is_given_up(group: Class, tmp_path: Path) ->
     assert len(table) == 1 and counts["missing"] == len(group.wrong) - 1
 
 
-# -- teachers: the program --------------------------------------------------------------------------------------------------
+# -- teachers: the program ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -338,7 +340,7 @@ def test_noise_is_the_share_of_wrong_labels(group: Class, tmp_path: Path, noise:
     assert table.column("answer").to_pylist() == [family.solve(p) for p in table.column("prompt").to_pylist()]
 
 
-# -- teachers: a model -------------------------------------------------------------------------------------------------------
+# -- teachers: a model -------------------------------------------------------------------------------------------------
 
 
 def test_a_model_writes_problems(group: Class, tmp_path: Path) -> None:
@@ -386,7 +388,7 @@ def test_what_a_model_writes_is_read_by_the_template() -> None:
     assert teacher.parse("Q?\nAnswer: 5") is None and teacher.parse("Q? 5\n\n") is None
 
 
-# -- teachers: an endpoint -----------------------------------------------------------------------------------------------------
+# -- teachers: an endpoint ---------------------------------------------------------------------------------------------
 
 
 class Server(ThreadingHTTPServer):
@@ -482,6 +484,23 @@ def test_an_endpoint_is_asked_as_in_the_paper(group: Class, tmp_path: Path, monk
     assert {h["Authorization"] for h in server.headers} == {"Bearer secret-12345"}
     for file in [*tmp_path.rglob("*")]:
         assert file.is_dir() or b"secret-12345" not in file.read_bytes()
+
+
+def test_the_backend_knows_messages_and_texts_alone(tmp_path: Path) -> None:
+    """A reply that was received before a kill is not asked for; one that was dealt with is gone; a failure comes
+    last."""
+    asked = {number: [{"role": "user", "content": f"{number}?"}] for number in (0, 3, 12)}
+    (tmp_path / "000003.json").write_text('"kept"')
+    with serving(lambda number, body: body["messages"][0]["content"] + "!") as server:
+        backend = ChatEndpoint(url=server.url, model="m", pause=0)
+        assert dict(backend.replies(asked, tmp_path, workers=2)) == {0: "0?!", 3: "kept", 12: "12?!"}
+        assert server.given == 2 and not list(tmp_path.iterdir())
+    with serving(lambda number, body: (404, b"") if "12" in body["messages"][0]["content"] else "yes") as server:
+        backend = ChatEndpoint(url=server.url, model="m")
+        found = []
+        with pytest.raises(UserError, match=rf"^url={server.url}: answers HTTP 404; what was received is kept"):
+            found.extend(backend.replies(asked, tmp_path, workers=1))
+        assert found == [] or dict(found) == {0: "yes", 3: "yes"}
 
 
 def test_a_second_ask_shows_what_was_kept(group: Class, tmp_path: Path) -> None:
@@ -655,7 +674,8 @@ from genloss.core.contracts import Runtime
 from genloss.generate import Request
 data, model, scratch, *overrides = sys.argv[1:]
 x = Experiment(compose(overrides))
-x.recipe.generate(Request(x.domain, 1, 7, Path(model), Path(data), Path(data) / "train.parquet", Path(scratch), Runtime(workers=1)))
+train = Path(data) / "train.parquet"
+x.recipe.generate(Request(x.domain, 1, 7, Path(model), Path(data), train, Path(scratch), Runtime(workers=1)))
 """
 
 
@@ -681,7 +701,7 @@ def test_a_kill_loses_no_reply(group: Class, tmp_path: Path) -> None:
         assert len(table) == len(group.wrong) == server.given
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -692,7 +712,7 @@ def test_a_kill_loses_no_reply(group: Class, tmp_path: Path) -> None:
         (["recipe.shortfall=ignore"], ["recipe.shortfall", "accept"]),
         (["recipe.k=0"], ["recipe.k=0", "at least 1"]),
         (["recipe.n=0"], ["recipe.n=0", "null"]),
-        (["recipe.seeds=16"], ["recipe.seeds=16", "mixing.real.n=32"]),
+        (["recipe.seed_problems=16"], ["recipe.seed_problems=16", "mixing.real.n=32"]),
         (["recipe.teacher.noise=2"], ["recipe.teacher.noise=2", "[0, 1]"]),
         (["recipe.teacher._target_=genloss.domains.reasoning.solve.Solve"], ["recipe.teacher._target_", "Teacher"]),
         (["recipe/teacher=model", "recipe.teacher.path=nowhere"], ["recipe.teacher.path=nowhere", "config.json"]),
@@ -729,7 +749,7 @@ def test_the_key_of_a_stage_holds_the_teacher() -> None:
     assert replace(Endpoint(model="m"), key="A").sign.__name__ == "sign"
 
 
-# -- a student that was schooled -------------------------------------------------------------------------------------------------
+# -- a student that was schooled ---------------------------------------------------------------------------------------
 
 SCHOOL = ["model=schooled", "model.examples=80", "model.steps=20", "model.batch=16"]
 
@@ -738,7 +758,7 @@ def test_a_schooled_student_starts_from_one_base(group: Class, tmp_path: Path, m
     from safetensors.numpy import load_file
 
     x = Experiment(compose([*TINY, *SCHOOL]))
-    assert isinstance(x.model, Schooled) and isinstance(x.trainer, TextTrainer)
+    assert isinstance(x.model, Schooled) and isinstance(x.trainer, Supervised)
     found = []
     for name, seed in (("a", 1), ("b", 2)):  # another seed of the run, another store: the same base
         monkeypatch.setenv("GENLOSS_STORE", str(tmp_path / name))

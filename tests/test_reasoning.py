@@ -15,10 +15,10 @@ import pytest
 from genloss.core import records
 from genloss.core.contracts import Fit, Sampling
 from genloss.core.errors import UserError
+from genloss.core.records import normal
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.curate import Context, curate, rates
-from genloss.curate.duplicates import normal
 from genloss.domains.reasoning.checks import expressions, integers, spectra, texts
 from genloss.domains.reasoning.solve import decoding
 from genloss.experiment import Experiment
@@ -173,12 +173,12 @@ def test_gradient_comes_from_responses_alone(trained: tuple[Experiment, Path, Pa
     """The first loss of a training is the mean loss of the responses, as `losses` has it, and prompts are not in it."""
     from dataclasses import replace
 
-    from genloss.language.training import TextTrainer
+    from genloss.language.trainer import Supervised
 
     x, data, model = trained
     table = records.read(data / "train.parquet").slice(0, 16)
     records.write(table, tmp_path / "some.parquet")
-    assert isinstance(x.trainer, TextTrainer)
+    assert isinstance(x.trainer, Supervised)
     trainer = replace(x.trainer, steps=1, batch=16)
     out = tmp_path / "fit"
     out.mkdir()

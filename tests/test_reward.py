@@ -18,7 +18,7 @@ from genloss.domains.lab.gaussian import Gaussian
 from genloss.domains.lab.rewards import Adversarial, BestOfK, BradleyTerry, Reward, TopReward, Truncate
 from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.theory.curation import best_of_k, bradley_terry, tilt, verifier_odds
+from genloss.theory.curation import bradley_terry, tilt, verifier_odds
 from genloss.workflow.compose import compose
 
 SIX = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -44,6 +44,16 @@ def run(folder: Path, *overrides: str) -> np.ndarray:
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
     return Context(Gaussian(chains=2), 1, 17, tmp_path, tmp_path, tmp_path)
+
+
+def best_of_k(p: list[float] | np.ndarray, reward: list[float], k: int) -> np.ndarray:
+    """The best of k draws from p; among equally good ones, any. The chance of the top level of reward is
+    1 - (1 - P(top))^k, and so on down."""
+    p = np.asarray(p)
+    _, level = np.unique(reward, return_inverse=True)
+    mass = np.bincount(level, weights=p)
+    below = np.concatenate([[0.0], np.cumsum(mass)]) ** k
+    return p * (np.diff(below) / mass)[level]
 
 
 # -- the exact laws ------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""The scoreboard: a few cases with all of their checks, that a wrong prediction is noticed, and the whole of it (`make replicate`)."""
+"""The scoreboard: a few cases with all of their checks, that a wrong prediction is noticed, and the whole of it
+(`make replicate`)."""
 
 from __future__ import annotations
 
@@ -12,11 +13,12 @@ import pytest
 from genloss.cli import main
 from genloss.core.errors import UserError
 from genloss.experiment import Experiment
-from genloss.replicate import FAR, bound, judge, listing, run_cases, select
-from genloss.replicate.board import html as page
-from genloss.replicate.board import markdown, table
+from genloss.replicate import listing
 from genloss.replicate.case import CLAIM, WRONG
 from genloss.replicate.cases import CASES, accumulated, c4, log_variance, psi, released, subsampled
+from genloss.replicate.pages import html as page
+from genloss.replicate.pages import markdown, table
+from genloss.replicate.scoreboard import FAR, bound, check_case, run_cases, select
 from genloss.replicate.study import studies
 from genloss.theory.linear import ridge_accuracy
 from genloss.workflow.compose import compose
@@ -31,7 +33,7 @@ FEW = ("mad_bias", "truncation", "he_golden")
 def few(tmp_path_factory: pytest.TempPathFactory):
     lab = Lab.make(tmp_path_factory.mktemp("scoreboard") / "project")
     with lab.here():
-        yield lab, run_cases(select(FEW), jobs=1, fresh=False)
+        yield lab, run_cases(select(FEW), lab.root / ".genloss/replicate", jobs=1, fresh=False)
 
 
 def test_a_few_cases_with_all_their_checks(few) -> None:
@@ -54,7 +56,7 @@ def test_a_wrong_prediction_is_noticed(few) -> None:
     )
     with lab.here():
         arms = {a: (next((lab.root / ".genloss/replicate/mad_bias").glob(f"{a}-*")), 1.0) for a in case.arms}
-        found = judge(turned, arms, bound())
+        found = check_case(turned, arms, bound())
     assert not any(line.ok for line in found)
     assert {line.verdict for line in found} == {"NOT REPRODUCED", "NOT REFUTED"}
 
@@ -63,10 +65,10 @@ def test_a_finished_case_is_not_run_again(few) -> None:
     lab, lines = few
     notes = {p: p.stat().st_mtime_ns for p in lab.root.glob(".genloss/replicate/mad_bias/*/seconds.json")}
     with lab.here():
-        again = run_cases(select(["mad_bias"]), jobs=1, fresh=False)
+        again = run_cases(select(["mad_bias"]), lab.root / ".genloss/replicate", jobs=1, fresh=False)
         assert notes == {p: p.stat().st_mtime_ns for p in notes} and notes
         assert [line.measured for line in again] == [line.measured for line in lines if line.case.name == "mad_bias"]
-        forgotten = run_cases(select(["mad_bias"]), jobs=1, fresh=True)
+        forgotten = run_cases(select(["mad_bias"]), lab.root / ".genloss/replicate", jobs=1, fresh=True)
     assert all(p.stat().st_mtime_ns > before for p, before in notes.items())
     assert [line.measured for line in forgotten] == [line.measured for line in again]
 

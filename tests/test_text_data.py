@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genloss.core.errors import UserError
-from genloss.curate.duplicates import normal
+from genloss.core.records import normal
 from genloss.domains.text import SPLITS, Text, passages
 from genloss.language.corpus import Folder, Sotu, Table
 from genloss.language.tokenizer import Codec, load_codec

@@ -1,11 +1,29 @@
-"""A resolved config as plug-ins: building an Experiment refuses every bad value before any work."""
+"""A resolved config as plug-ins: building an Experiment refuses every bad value before any work.
+
+    x = Experiment(compose(["mixing=accumulate", "rounds=3"]))       # genloss.workflow.compose
+    x.domain, x.recipe, x.curators, x.at_round(2).trainer
+
+Every check of every plug-in is called here, for every domain: kinds (is this a model of this domain?), capabilities (has the domain what
+the plug-in needs?), then each plug-in's own `check`, that of its parts, and all of that again for each round that differs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from genloss.core import contracts
+from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
 from genloss.core.errors import UserError, nearest, require
-from genloss.core.plugin import build, fill, plain
+from genloss.core.places import conf_dir
+from genloss.core.plugin import build, fill, locate, plain
+from genloss.curate import Curator
+from genloss.evaluate import Metric
+from genloss.generate import Recipe
+from genloss.mix import Mixing
 
 # Keys that change how a run is carried out, never what it computes; dots lead into a group.
 OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger")
@@ -26,60 +44,68 @@ KEYS = (
 )
 
 
-class Experiment:
+class Experiment(contracts.Experiment):
     """The plug-ins that a resolved config describes. Building it refuses every bad value before any work."""
 
     def __init__(self, cfg: DictConfig):
-        from genloss.core.contracts import Domain, Model, Runtime, Trainer
-        from genloss.curate import Curator
-        from genloss.evaluate import Metric
-        from genloss.generate import Recipe
-        from genloss.mix import Mixing
-
-        for key in cfg:
-            if key not in KEYS:
-                raise UserError(str(key), None, f"no such key; {nearest(str(key), KEYS)}")
-        for key in ("size", "rounds", "seed"):
-            require(
-                isinstance(cfg.get(key), int) and not isinstance(cfg.get(key), bool),
-                key,
-                cfg.get(key),
-                "a whole number",
-            )
-        require(cfg.rounds >= 0, "rounds", cfg.rounds, "at least 0 (round 0 trains on real data and always runs)")
-        require(cfg.size >= 1, "size", cfg.size, "at least 1 record")
-        require(cfg.seed >= 0, "seed", cfg.seed, "at least 0")
-        require(cfg.control in ("none", "random"), "control", cfg.control, "none or random")
-        for n in cfg.schedule or {}:
-            ok = str(n).isdigit() and 1 <= int(n) <= cfg.rounds
-            require(ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}")
+        check_numbers(cfg)
         self.cfg = cfg
         self.size: int = cfg.size
         self.rounds: int = cfg.rounds
         self.seed: int = cfg.seed
         self.control: str = cfg.control
-        self.domain = build(plain(cfg.domain), Domain, "domain")  # type: ignore[type-abstract]
+        self.domain = build(plain(cfg.domain), Domain, "domain")
         self.model = build(plain(cfg.model), Model, "model")
         self.trainer = build(plain(cfg.trainer), Trainer, "trainer")
-        self.recipe = build(plain(cfg.recipe), Recipe, "recipe")  # type: ignore[type-abstract]
+        self.recipe: Recipe = build(plain(cfg.recipe), Recipe, "recipe")
         self.mixing = build(plain(cfg.mixing), Mixing, "mixing")
-        self.curators = {str(k): build(v, Curator, f"curation.{k}") for k, v in plain(cfg.curation).items()}
-        self.metrics = {
-            str(k): build(v, Metric, f"metrics.{k}")  # type: ignore[type-abstract]
-            for k, v in plain(cfg.metrics).items()
+        self.curators: dict[str, Curator] = {
+            str(k): build(v, Curator, f"curation.{k}") for k, v in plain(cfg.curation).items()
         }
+        self.metrics: dict[str, Metric] = {
+            str(k): build(v, Metric, f"metrics.{k}") for k, v in plain(cfg.metrics).items()
+        }
+        self.runtime = fill(Runtime, plain(cfg.get("runtime", {})), "runtime")
         if self.control == "random" and not self.curators:
             raise UserError("control", "random", "needs a curation to imitate; add curation=... or set control=none")
-        self.runtime = fill(Runtime, plain(cfg.get("runtime", {})), "runtime")
-        self.domain.check(self)
-        for group, plugins in (("curation", self.curators), ("metrics", self.metrics)):
-            for name, plugin in plugins.items():
-                try:
-                    plugin.check(self)
-                except UserError as error:
-                    raise error.under(f"{group}.{name}") from None
+        self._check_kinds()
+        for key, plugin in self.plugins():
+            self._check(key, plugin)
         for n in cfg.schedule or {}:  # a late round must not be the first to find a bad value
             self.at_round(int(n))
+
+    def plugins(self) -> Iterator[tuple[str, Plugin]]:
+        """All plug-ins by their keys, the domain first: others ask it."""
+        yield "domain", self.domain
+        yield "model", self.model
+        yield "trainer", self.trainer
+        yield "recipe", self.recipe
+        yield "mixing", self.mixing
+        for name, curator in self.curators.items():
+            yield f"curation.{name}", curator
+        for name, metric in self.metrics.items():
+            yield f"metrics.{name}", metric
+
+    def _check_kinds(self) -> None:
+        """Refuse a model or a trainer of another domain, and what needs more than the domain can."""
+        kinds: Mapping[str, tuple[type, ...]] = {"model": self.domain.models, "trainer": self.domain.trainers}
+        for key, plugin in self.plugins():
+            if key in kinds and not isinstance(plugin, kinds[key]):
+                names = ", ".join(kind.__name__ for kind in kinds[key])
+                wrong = f"is no {key} of domain={self.domain.name}, which takes {names}"
+                raise UserError(key, type(plugin).__name__, wrong)
+        for key, plugin in self.plugins():
+            for capability in (c for part in whole(plugin) for c in part.needs):
+                if not isinstance(self.domain, capability):
+                    raise UserError(key, type(plugin).__name__, lacking(self.domain, capability))
+
+    def _check(self, key: str, plugin: Plugin) -> None:
+        try:
+            plugin.check(self)
+        except UserError as error:
+            raise error if error.key.partition(".")[0] in KEYS else error.under(key) from None
+        for name, part in plugin.parts().items():
+            self._check(f"{key}.{name}", part)
 
     def at_round(self, n: int) -> Experiment:
         """This experiment with the overrides that `schedule` has for round `n`."""
@@ -93,3 +119,46 @@ class Experiment:
             return Experiment(cfg)
         except UserError as error:
             raise error.under(f"schedule.{n}") from None
+
+
+def check_numbers(cfg: DictConfig) -> None:
+    """Refuse unknown keys, and values of the keys that belong to no plug-in."""
+    for key in cfg:
+        if key not in KEYS:
+            raise UserError(str(key), None, f"no such key; {nearest(str(key), KEYS)}")
+    for key in ("size", "rounds", "seed"):
+        whole = isinstance(cfg.get(key), int) and not isinstance(cfg.get(key), bool)
+        require(whole, key, cfg.get(key), "a whole number")
+    require(cfg.rounds >= 0, "rounds", cfg.rounds, "at least 0 (round 0 trains on real data and always runs)")
+    require(cfg.size >= 1, "size", cfg.size, "at least 1 record")
+    require(cfg.seed >= 0, "seed", cfg.seed, "at least 0")
+    require(cfg.control in ("none", "random"), "control", cfg.control, "none or random")
+    for n in cfg.schedule or {}:
+        ok = str(n).isdigit() and 1 <= int(n) <= cfg.rounds
+        require(ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}")
+
+
+def whole(plugin: Plugin) -> Iterator[Plugin]:
+    """A plug-in and all of its parts."""
+    yield plugin
+    for part in plugin.parts().values():
+        yield from whole(part)
+
+
+def lacking(domain: Domain, capability: type) -> str:
+    """What a plug-in is told that needs what the domain has not, with the domains that have it."""
+    what = (capability.__doc__ or capability.__name__).partition("\n")[0].rstrip(".")
+    able = [name for name, kind in known_domains().items() if issubclass(kind, capability)]
+    remedy = f"; use domain={', '.join(able)}" if able else ""
+    return f"needs {what}, and domain={domain.name} has none{remedy}"
+
+
+def known_domains() -> Mapping[str, type[Domain]]:
+    """The options of conf/domain/ with their classes."""
+    found: dict[str, type[Domain]] = {}
+    for path in sorted((conf_dir() / "domain").glob("*.yaml")):
+        config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        node = config.get("domain", config)
+        if "_target_" in node:
+            found[path.stem] = locate(node["_target_"], Domain, f"conf/domain/{path.name}")
+    return found

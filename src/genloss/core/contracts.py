@@ -1,27 +1,27 @@
-"""A domain says what the data and the models are: it prepares real data, trains, samples and scores.
+"""What the parts of genloss promise each other: plug-ins, domains, models, trainers, and what they are handed.
 
-The loop never asks which domain it runs. A new domain is one package with a `Domain`, a `Model` and a `Trainer`
-(dataclasses, so that their fields are the schema of their YAML) plus `conf/domain/NAME.yaml`.
+A plug-in is a dataclass derived from one of the bases here or in generate/, curate/, mix/, evaluate/. It says which capabilities of the
+domain it `needs` (genloss.core.capabilities), refuses in `check` what cannot run, and names its own plug-ins in `parts`: their code
+is then in the keys of its stages, their checks are called, their files are hashed.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.errors import UserError, one_of, require
+from genloss.core.errors import one_of, require
 
 if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+    from omegaconf import DictConfig
 
-Report = Callable[..., None]  # report(done, total, unit): progress inside a stage
-
+Report = Callable[[float, float, str], None]  # report(done, total, unit): progress inside a stage
 
 # of Lightning, which is not imported to check a name
 STRATEGIES = (
@@ -38,6 +38,13 @@ STRATEGIES = (
     "deepspeed_stage_3",
     "deepspeed_stage_3_offload",
 )
+STARTS = ("base", "previous")
+
+ROUND0 = "round0"  # the model of round 0, the frozen reference model
+LAST = "last"  # model n-1
+PREVIOUS = "previous"  # what curation kept in the round before; the real training data in round 1
+HISTORY = "history"  # what curation kept in rounds 1 to n-1, in this order
+KEPT = "kept"  # what curation kept in this round
 
 
 def silent(done: float, total: float, unit: str) -> None:
@@ -62,40 +69,145 @@ class Runtime:
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
 
 
-class Model:
-    """What is trained: an architecture or a model to continue from. A plug-in of its domain."""
+class Plugin:
+    """What every plug-in may say of itself."""
 
-    def fingerprint(self) -> str:
-        """Hash of files outside the run that training starts from; '' if there are none."""
-        return ""
+    needs: ClassVar[tuple[type, ...]] = ()  # capabilities that the domain must have
 
-
-class Trainer:
-    """How it is trained: budget, optimiser, schedule. A plug-in of its domain."""
+    def reads(self) -> tuple[str, ...]:
+        """Of ROUND0, LAST, PREVIOUS, HISTORY, KEPT: what its result depends on besides the real data."""
+        return ()
 
     def check(self, experiment: Experiment) -> None:
-        """Refuse, before any work, what cannot run with the rest of the config (UserError)."""
+        """Refuse, before any work, what cannot run with the rest of the config (UserError). A key is relative to the plug-in's own,
+        unless it begins with a key of the whole config (`mixing.real.n`)."""
 
     def fingerprint(self) -> str:
-        """Hash of what training depends on outside the trainer's own module; '' if there is nothing."""
+        """Hash of files outside the run that the result depends on; '' if there are none."""
         return ""
+
+    def classes(self) -> tuple[type, ...]:
+        """Classes that it executes besides its own and those of its parts: the user's Lightning callbacks."""
+        return ()
+
+    def parts(self) -> Mapping[str, Plugin]:
+        """The plug-ins that it is made of, by their keys below its own."""
+        return {}
+
+
+class Inputs:
+    """Paths to what a plug-in `reads` of finished stages. What it has not named is not there: the stage's key would miss it."""
+
+    def __init__(self, paths: Mapping[str, tuple[Path, ...]]):
+        self._paths = dict(paths)
+
+    def all(self, name: str) -> tuple[Path, ...]:
+        if name not in self._paths:
+            raise LookupError(f"{name} is read, and is not among the `reads` of the plug-in")
+        return self._paths[name]
+
+    def __getitem__(self, name: str) -> Path:
+        (path,) = self.all(name)
+        return path
+
+
+class Experiment(ABC):
+    """A resolved config as plug-ins (genloss.experiment), as far as checks and theory look at it."""
+
+    cfg: DictConfig
+    size: int
+    rounds: int
+    seed: int
+    control: str
+    domain: Domain
+    model: Model
+    trainer: Trainer
+    recipe: Plugin
+    mixing: Any  # genloss.mix.Mixing, a layer above
+    curators: Mapping[str, Plugin]
+    metrics: Mapping[str, Plugin]
+    runtime: Runtime
+
+    @abstractmethod
+    def at_round(self, n: int) -> Experiment:
+        """The experiment with the overrides that `schedule` has for round n."""
+
+
+class Model(Plugin):
+    """What is trained: an architecture or a model to continue from. A plug-in of its domain."""
+
+    def base(self, fit: Fit) -> Path | None:
+        """The folder of the model that a training with trainer.start=base begins from; None: it begins from a fresh one."""
+        return None
+
+
+@dataclass
+class Trainer(Plugin):
+    """How it is trained: budget, optimiser, schedule. start: from the model's base, or from the model of the round before."""
+
+    start: str = "base"  # base, or previous: continue from model n-1 (round 0 always begins from the base)
+    operational: ClassVar[tuple[str, ...]] = ()  # fields that never change a result, and so are not in the key
+    uses_domain: ClassVar[bool] = False  # whether `train` calls the domain, whose code is then in the key
+
+    def __post_init__(self) -> None:
+        one_of("start", self.start, STARTS)
+
+    @abstractmethod
+    def train(self, fit: Fit) -> dict[str, Any]:
+        """Train a model; write `model/` and `training.csv` to `fit.out`. Returns small results, `tokens` (or points) seen among them."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One training: everything that `Domain.train` may read."""
+    """One training: everything that `Trainer.train` may read."""
 
     model: Model
     trainer: Trainer
     data: Path  # folder of `prepare`
     shards: list[Path]  # Parquet files of records, in a fixed order
     weights: list[float]  # loss weight of each shard
-    start: Path | None  # model to continue from (warm start); None: a fresh one
+    start: Path | None  # model to continue from; None: the model's base
     seed: int
     out: Path  # folder to write the model to
     options: dict[str, Any] = field(default_factory=dict)  # Domain.config("train")
+    domain: Domain | None = None  # only of a trainer that `uses_domain`
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are drawn, in the order in which the options act on the next-token distribution: `repetition_penalty` (Keskar et
+    al. 2019), `temperature`, `top_k`, `top_p` (Holtzman et al. 2020), `min_p` (Nguyen et al. 2024), and `bias`, the sampling bias λ of
+    Alemohammad et al. (2024): with probability λ a token is drawn from the distribution, else it is its mode; 1 is faithful, 0
+    greedy."""
+
+    max_tokens: int  # the longest record, its prompt included
+    temperature: float = 1.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    bias: float = 1.0
+    prompt_tokens: int | None = None  # prompts are cut to so many; None: to max_tokens - 1
+    keep_prompt: bool = False  # whether a text contains its prompt
+    chunk: int = 512  # records computed together; part of the identity, since kernels differ between batch sizes
+
+    def __post_init__(self) -> None:
+        require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+        require(self.temperature > 0, "temperature", self.temperature, "greater than 0; bias=0 is greedy decoding")
+        require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: off)")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
+        require(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1) (0: off)")
+        positive = self.repetition_penalty > 0
+        require(positive, "repetition_penalty", self.repetition_penalty, "greater than 0 (1: off)")
+        require(0 <= self.bias <= 1, "bias", self.bias, "in [0, 1] (1: faithful sampling, 0: greedy)")
+        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of a prompt that are used, at most: it leaves room for a token."""
+        return self.max_tokens - 1 if self.prompt_tokens is None else self.prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -103,39 +215,58 @@ class Sampling:
     """One request for samples: `n` records from `model`, each with its own random stream."""
 
     model: Path
-    data: Path
+    data: Path  # whose tokenizer/ is the model's
     n: int
     seed: int
-    options: Any  # the recipe's decoding options
-    prompts: Sequence[str] | None  # one per record, or None: unconditional
+    decoding: Decoding
+    prompts: Sequence[str] | None  # one a record; None: from document start
     scratch: Path  # finished chunks are kept here and found again after a kill
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
 
 
-class Domain(ABC):
-    """Data, model, training, sampling and scoring of one world. `name` labels folders and tags."""
+class Replies(NamedTuple):
+    texts: list[str]  # one a prompt, in their order
+    tokens: int  # that were sampled for them
+
+
+class Backend(ABC):
+    """Who answers prompts (genloss.backends)."""
+
+    @abstractmethod
+    def respond(
+        self,
+        prompts: Sequence[str],
+        decoding: Decoding,
+        *,
+        seed: int = 0,
+        scratch: Path | None = None,
+        report: Report = silent,
+    ) -> Replies:
+        """Responses to the prompts, in their order. `scratch` keeps what is finished through a kill; None: nothing is kept."""
+
+
+class Checked(NamedTuple):
+    """bool [n] each: the response is right; it is an answer at all (right implies parsed)."""
+
+    right: np.ndarray
+    parsed: np.ndarray
+
+
+class Domain(Plugin, ABC):
+    """Data of one world: what is real, how a record looks, which models and trainers are its own. What else it can do are capabilities,
+    from which it derives too. `name` labels folders and tags."""
 
     name: str
-    payload: tuple[str, ...]  # the columns that a record of this domain adds
-
-    headline: str  # the metric that tables and figures show unless told otherwise
-    panels: tuple[str, ...] = ()  # the metrics that figures and `dvc plots` show beside it
-
-    def check(self, experiment: Experiment) -> None:
-        """Refuse, cheaply and before any work, a config that cannot run (UserError)."""
+    payload: ClassVar[tuple[str, ...]]  # the columns that a record of this domain adds
+    headline: ClassVar[str]  # the metric that tables and figures show unless told otherwise
+    panels: ClassVar[tuple[str, ...]] = ()  # the metrics that figures and `dvc plots` show beside it
+    models: ClassVar[tuple[type[Model], ...]]  # what can be trained here
+    trainers: ClassVar[tuple[type[Trainer], ...]]  # and by what
 
     def config(self, stage: str) -> dict[str, Any]:
-        """The part of the domain's own config that `stage` depends on (data, generate, train, evaluate)."""
+        """The part of the domain's own config that `stage` depends on (data, generate, curate, train, evaluate)."""
         return {}
-
-    def code(self, stage: str) -> tuple[str, ...]:
-        """Names of the modules whose source `stage` depends on."""
-        return ()
-
-    def libraries(self, stage: str) -> tuple[str, ...]:
-        """Names of the distributions whose version `stage` depends on."""
-        return ()
 
     def theory(self, experiment: Experiment) -> list[dict[str, float]]:
         """What theory predicts of rounds 0, 1, ... of this arm, under the names of the metrics that it predicts; [] where there
@@ -146,25 +277,31 @@ class Domain(ABC):
         """What theory predicts of a round from other numbers that were `measured` in it; names as in `theory`."""
         return {}
 
-    def fingerprint(self) -> str:
-        """Hash of whatever real data lies outside the config (a user's files); '' if there is none."""
-        return ""
-
     @abstractmethod
     def prepare(self, out: Path) -> dict[str, Any]:
-        """Write the real data to `out`: records in `train.parquet`, `validation.parquet`, `test.parquet` and
-        `prompts.parquet` (disjoint), and whatever else sampling and training need. Returns small results."""
+        """Write the real data to `out`: records in `train.parquet` and what else the domain needs, such as disjoint
+        `validation.parquet`, `test.parquet` and `prompts.parquet`. Returns small results, `train` (records) among them."""
 
     @abstractmethod
-    def train(self, fit: Fit) -> dict[str, Any]:
-        """Train a model and write it to `fit.out`. Returns small results, `tokens` (or points) seen among them."""
+    def curate(self, table: pa.Table, curators: Mapping[str, Any], control: str, context: Any) -> Curated:
+        """Run a chain of curators on generated records (genloss.curate)."""
 
     @abstractmethod
-    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order."""
+    def shards(
+        self,
+        mixing: Any,
+        n: int,
+        sources: Mapping[str, Path],
+        parts: Sequence[Any],
+        out: Path,
+        rng: np.random.Generator,
+    ) -> list[dict[str, Any]]:
+        """Write the shards of a plan of genloss.mix to `out` and describe them: file, origin, generation, requested, realised, weight."""
 
-    def losses(
-        self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Total loss in nats [n] and number of predicted tokens [n] of each record under `model`."""
-        raise UserError("domain", self.name, "has no loss of a single record; choose other metrics and curators")
+
+class Curated(NamedTuple):
+    """What a chain of curators made of a table; kept and rejected together are the table."""
+
+    kept: pa.Table
+    rejected: pa.Table
+    reasons: Mapping[str, float]  # records by reason, `kept` among them (of chains: their mean)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 from functools import cache
 from pathlib import Path
@@ -44,17 +43,10 @@ def folder_hash(folder: Path) -> str:
 
 
 @cache
-def code_hash(module: str) -> str:
-    """sha256 of a module's source: editing a curator makes its stages, and no others, new."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return "unknown"
-    return sha256_file(Path(spec.origin))
-
-
-@cache
 def version(library: str) -> str:
+    """The installed version of a distribution, or of the one that a top-level module is from; 'absent' if there is none."""
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
-        return "absent"
+        found = importlib.metadata.packages_distributions().get(library)
+        return importlib.metadata.version(found[0]) if found else "absent"

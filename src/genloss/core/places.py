@@ -56,3 +56,16 @@ def load_params(path: Path) -> DictConfig:
     if not isinstance(cfg, DictConfig):
         raise UserError(str(path), None, "must hold a mapping; write it with `genloss compose`")
     return cfg
+
+
+def find_folder(pattern: str, key: str, missing: str) -> Path:
+    """The one folder that `pattern` names, relative to the project; * may stand for what is not known of its name. key: what an error
+    calls it; missing: what it says where there is none."""
+    root = project_root() / pattern
+    found = sorted(p for p in Path(root.anchor).glob(str(root.relative_to(root.anchor))) if p.is_dir())
+    if not found:
+        raise UserError(key, pattern, missing)
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found[:3]) + (", ..." if len(found) > 3 else "")
+        raise UserError(key, pattern, f"names {len(found)} folders ({names}); name one")
+    return found[0]

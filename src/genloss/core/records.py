@@ -22,6 +22,11 @@ REAL, SYNTHETIC = "real", "synthetic"
 GROUP = 128  # rows of arrays that are read together
 
 
+def normal(text: str) -> str:
+    """What two texts share that count as copies: case and white space do not matter."""
+    return " ".join(text.lower().split())
+
+
 def record_ids(payloads: Sequence[str | bytes], *, salt: str) -> list[str]:
     """32 hex digits for each payload, from its content, its position and `salt` (origin, generation, recipe).
 

@@ -22,6 +22,14 @@ from genloss.core.files import link, write_atomic
 from genloss.core.hashes import sha256_file, tree_hash, version
 from genloss.core.store import Done, Store, Work
 
+STAGES = (
+    "data",
+    "generate",
+    "curate",
+    "mix",
+    "train",
+    "evaluate",
+)  # of a round, in their order; `data` is part of round 0
 LIBRARIES = ("genloss", "torch", "transformers", "tokenizers", "lightning", "numpy", "pyarrow")
 
 
@@ -68,14 +76,13 @@ class RunDir:
         manifest = self.manifest(work.stage, n)
         stages = manifest.get("stages", {})
         stages[work.stage] = {**work.identity(), **done.to_json()}
-        order = ("data", "generate", "curate", "mix", "train", "evaluate")
         manifest = {
             "round": n,
             "machine": platform.machine(),
             "python": platform.python_version(),
             "cpus": os.cpu_count(),
             "libraries": {name: version(name) for name in LIBRARIES},
-            "stages": {name: stages[name] for name in order if name in stages},
+            "stages": {name: stages[name] for name in STAGES if name in stages},
         }
         write_atomic(self.manifest_path(work.stage, n), json.dumps(manifest, indent=1))
 

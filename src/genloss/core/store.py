@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genloss.core.code import PLUMBING_VERSION
 from genloss.core.errors import UserError
 from genloss.core.files import link, locked, write_atomic
-from genloss.core.hashes import canonical, code_hash, sha256_file, sha256_text, version
+from genloss.core.hashes import canonical, sha256_file, sha256_text
 from genloss.core.memory import _one_heap, release_memory
 
 
@@ -58,8 +59,8 @@ class Work:
     config: dict[str, Any]
     inputs: dict[str, str]  # name -> sha256
     seed: int
-    modules: tuple[str, ...]
-    libraries: tuple[str, ...]
+    code: dict[str, str]  # module -> sha256 of what is reached of it (genloss.core.code)
+    libraries: dict[str, str]  # name -> version
     execute: Callable[[Path, Path], dict[str, Any]] = field(compare=False)
 
     def identity(self) -> dict[str, Any]:
@@ -69,8 +70,9 @@ class Work:
             "config": self.config,
             "inputs": self.inputs,
             "seed": self.seed,
-            "code": {m: code_hash(m) for m in sorted(set(self.modules))},
-            "libraries": {name: version(name) for name in sorted(set(self.libraries))},
+            "code": self.code,
+            "plumbing": PLUMBING_VERSION,
+            "libraries": self.libraries,
         }
 
     @property

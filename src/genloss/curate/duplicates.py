@@ -13,42 +13,39 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
+from genloss.core.capabilities import Texts, able
 from genloss.core.errors import require
-from genloss.curate import Context, Curator, Verdict, verdict
-
-
-def normal(text: str) -> str:
-    return " ".join(text.lower().split())
+from genloss.core.records import normal
+from genloss.curate import Context, Decision, RecordCurator, decision
 
 
 def _real(context: Context) -> Iterator[str]:
-    table = records.read(context.data / "train.parquet", columns=[context.domain.payload[0]])
-    for batch in table.to_batches():
-        yield from batch.column(0).to_pylist()
+    for batch in records.read(context.data / "train.parquet", columns=list(context.domain.payload)).to_batches():
+        yield from able(context.domain, Texts).texts(pa.table(batch))
 
 
 @dataclass
-class Deduplicate(Curator):
+class Deduplicate(RecordCurator):
     """Drop every record whose normalised text came before, in this round or (`real`) in the real training data."""
 
     real: bool = True
-    reads = ("data",)
+    needs = (Texts,)
 
-    def judge(self, table: pa.Table, context: Context) -> Verdict:
+    def decide(self, table: pa.Table, context: Context) -> Decision:
         copies = {normal(t) for t in _real(context)} if self.real else set()
         seen: set[str] = set()
         reason = np.full(len(table), "", dtype=object)
-        for i, text in enumerate(map(normal, self.payload(table, context))):
+        for i, text in enumerate(map(normal, able(context.domain, Texts).texts(table))):
             if text in copies:
                 reason[i] = "copy of real"
             elif text in seen:
                 reason[i] = "copy"
             seen.add(text)
-        return verdict(reason == "", reason=reason)
+        return decision(reason == "", reason=reason)
 
 
 @dataclass
-class Near(Curator):
+class Near(RecordCurator):
     """Drop every record whose estimated Jaccard similarity to an earlier kept one, or (`real`) to a real training record, is
     at least `threshold`. Shingles are word `ngram`s; signatures have `permutations` values (datasketch MinHash + LSH)."""
 
@@ -56,7 +53,7 @@ class Near(Curator):
     ngram: int = 5
     permutations: int = 128
     real: bool = False
-    reads = ("data",)
+    needs = (Texts,)
 
     def __post_init__(self) -> None:
         require(0 < self.threshold <= 1, "threshold", self.threshold, "in (0, 1]")
@@ -67,7 +64,7 @@ class Near(Curator):
         words = normal(text).split()
         return [" ".join(words[i : i + self.ngram]).encode() for i in range(max(1, len(words) - self.ngram + 1))]
 
-    def judge(self, table: pa.Table, context: Context) -> Verdict:
+    def decide(self, table: pa.Table, context: Context) -> Decision:
         from datasketch import MinHash, MinHashLSH
 
         index = MinHashLSH(threshold=self.threshold, num_perm=self.permutations)
@@ -79,10 +76,10 @@ class Near(Curator):
             for i, signature in enumerate(signatures(list(_real(context)))):
                 index.insert(("real", i), signature)
         reason = np.full(len(table), "", dtype=object)
-        for i, signature in enumerate(signatures(self.payload(table, context))):
+        for i, signature in enumerate(signatures(able(context.domain, Texts).texts(table))):
             found = index.query(signature)
             if found:
                 reason[i] = "near copy of real" if any(kind == "real" for kind, _ in found) else "near copy"
             else:
                 index.insert(("generated", i), signature)
-        return verdict(reason == "", reason=reason)
+        return decision(reason == "", reason=reason)

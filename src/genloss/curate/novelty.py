@@ -14,13 +14,16 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
+from genloss.core.capabilities import Texts
+from genloss.core.contracts import HISTORY
 from genloss.core.errors import require
-from genloss.curate import Context, Curator, Verdict, verdict
+from genloss.curate import Context, Decision, RecordCurator, decision
 
 BLOCK = 256  # records that are compared together
 WIDE = 1 << 14  # others that they are compared with at a time
@@ -87,7 +90,7 @@ def nearest(rows: list[str], columns: list[str], workers: int = 1) -> np.ndarray
 
 
 @dataclass
-class Novelty(Curator):
+class Novelty(RecordCurator):
     """Drop a record whose ROUGE-L to a real training record (`real`), a record that an earlier round kept (`earlier`), or a kept one
     before it in this round is above `threshold`; its score is the largest of them. Exactly at the threshold is kept.
     Records are compared in their order, which is part of the result."""
@@ -96,21 +99,21 @@ class Novelty(Curator):
     column: str = ""  # of the record that is compared; empty: the domain's first (text; prompt)
     real: bool = True
     earlier: bool = True
-
-    @property
-    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (("data",) if self.real else ()) + (("history",) if self.earlier else ())
+    needs = (Texts,)
 
     def __post_init__(self) -> None:
         require(
             0 <= self.threshold <= 1, "threshold", self.threshold, "in [0, 1] (1: only what is beyond a copy, nothing)"
         )
 
-    def judge(self, table: pa.Table, context: Context) -> Verdict:
+    def reads(self) -> tuple[str, ...]:
+        return (HISTORY,) if self.earlier else ()
+
+    def decide(self, table: pa.Table, context: Context) -> Decision:
         column = self.column or context.domain.payload[0]
         alphabet = Alphabet()
         sources = [context.data / "train.parquet"] if self.real else []
-        sources += list(context.history) if self.earlier else []
+        sources += list(context.inputs.all(HISTORY)) if self.earlier else []
         pool = [text for path in sources for text in alphabet.encode(_texts(path, column))]
         workers = context.runtime.workers or len(os.sched_getaffinity(0))
         encoded = alphabet.encode(table.column(column).to_pylist())
@@ -126,8 +129,8 @@ class Novelty(Curator):
                 keep[at + i] = score[at + i] <= self.threshold
             pool += [text for text, kept in zip(block, keep[at : at + BLOCK], strict=True) if kept]
             context.report(min(at + BLOCK, len(encoded)), len(encoded), "records")
-        return verdict(keep, score, "too similar")
+        return decision(keep, score, "too similar")
 
 
-def _texts(path: os.PathLike[str], column: str) -> list[str]:
-    return records.read(path, columns=[column]).column(column).to_pylist()  # type: ignore[arg-type]
+def _texts(path: Path, column: str) -> list[str]:
+    return records.read(path, columns=[column]).column(column).to_pylist()

@@ -13,39 +13,42 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from genloss.core.capabilities import Scores, able
+from genloss.core.contracts import LAST, ROUND0
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.hashes import folder_hash
-from genloss.curate import Context, Curator, Verdict, top, verdict
-from genloss.curate.choose import kept_of
+from genloss.curate import Context, Decision, RecordCurator, decision
+from genloss.curate.choose import kept_of, top
+
+OWN = (ROUND0, LAST)
 
 
 @dataclass
-class Perplexity(Curator):
+class Perplexity(RecordCurator):
     """Keep the fraction with the lowest, highest or most central mean loss under the judge; the score is that loss
     (nats per token)."""
 
     keep: str = "low"
     fraction: float = 0.5
-    judge_model: str = "round0"  # round0, last (the generator), or a folder with a saved model
+    judge: str = "round0"  # round0, last (the generator), or a folder with a saved model
+    needs = (Scores,)
 
     def __post_init__(self) -> None:
         one_of("keep", self.keep, ("low", "high", "middle"))
         require(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
-        if self.judge_model not in ("round0", "last") and not Path(self.judge_model).is_dir():
-            raise UserError("judge_model", self.judge_model, "must be round0, last, or a folder with a saved model")
+        if self.judge not in OWN and not Path(self.judge).is_dir():
+            raise UserError("judge", self.judge, "must be round0, last, or a folder with a saved model")
 
-    @property
-    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("data", self.judge_model) if self.judge_model in ("round0", "last") else ("data",)
+    def reads(self) -> tuple[str, ...]:
+        return (self.judge,) if self.judge in OWN else ()
 
     def fingerprint(self) -> str:
-        if self.judge_model in ("round0", "last"):
-            return ""
-        return folder_hash(Path(self.judge_model))
+        return "" if self.judge in OWN else folder_hash(Path(self.judge))
 
-    def judge(self, table: pa.Table, context: Context) -> Verdict:
-        model = {"round0": context.round0, "last": context.last}.get(self.judge_model, Path(self.judge_model))
-        nats, tokens = context.domain.losses(model, context.data, table, context.runtime, context.report)
+    def decide(self, table: pa.Table, context: Context) -> Decision:
+        model = context.inputs[self.judge] if self.judge in OWN else Path(self.judge)
+        scores = able(context.domain, Scores)
+        nats, tokens = scores.losses(model, context.data, table, context.runtime, context.report)
         loss = nats / np.maximum(tokens, 1)
         rank = {"low": -loss, "high": loss, "middle": -np.abs(loss - np.median(loss))}[self.keep]
-        return verdict(top(rank, kept_of(self.fraction, len(table))), loss, f"perplexity not {self.keep}")
+        return decision(top(rank, kept_of(self.fraction, len(table))), loss, f"perplexity not {self.keep}")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from genloss.core.capabilities import Texts, able
 from genloss.core.errors import require
-from genloss.curate import Context, Curator, Verdict, verdict
+from genloss.curate import Context, Decision, RecordCurator, decision
 
 
 def repeated_share(text: str, n: int) -> float:
@@ -24,7 +25,7 @@ def repeated_share(text: str, n: int) -> float:
 
 
 @dataclass
-class Rules(Curator):
+class Rules(RecordCurator):
     """Drop texts that are too short or long, hold broken characters, or repeat themselves (thresholds in the spirit of
     Gopher's quality rules; Rae et al. 2021, A1.1). The score is the share of repeated word n-grams."""
 
@@ -34,6 +35,7 @@ class Rules(Curator):
     ngram: int = 3
     max_repeated: float = 0.3  # share of word n-grams that came before in the same text
     max_top_word: float = 0.3  # share of the most frequent word, for texts of 10 words and more
+    needs = (Texts,)
 
     def __post_init__(self) -> None:
         require(self.min_characters >= 0, "min_characters", self.min_characters, "at least 0")
@@ -47,13 +49,13 @@ class Rules(Curator):
         for key in ("max_broken", "max_repeated", "max_top_word"):
             require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a fraction in [0, 1]")
 
-    def judge(self, table: pa.Table, context: Context) -> Verdict:
+    def decide(self, table: pa.Table, context: Context) -> Decision:
         reason = np.full(len(table), "", dtype=object)
         score = np.zeros(len(table))
-        for i, text in enumerate(self.payload(table, context)):
+        for i, text in enumerate(able(context.domain, Texts).texts(table)):
             score[i] = repeated_share(text, self.ngram)
             reason[i] = self._fault(text, score[i])
-        return verdict(reason == "", score, reason)
+        return decision(reason == "", score, reason)
 
     def _fault(self, text: str, repeated: float) -> str:
         if len(text.strip()) < self.min_characters:

@@ -1,1 +1,39 @@
-"""Domains: one folder a world."""
+"""Domains: one folder a world. `RecordDomain` is the base of those whose records are chosen one by one.
+
+    @dataclass
+    class Mine(RecordDomain): ...        # prepare, config, and its capabilities (genloss.core.capabilities)
+
+A new domain is one package with a dataclass derived from it, its models and trainers, and `conf/domain/NAME.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from genloss.core.contracts import Curated, Domain
+from genloss.curate import Context, Curator, curate
+from genloss.mix import Mixing, Part
+from genloss.mix.shards import record_shards
+
+
+class RecordDomain(Domain):
+    """Records are curated and mixed one by one."""
+
+    def curate(self, table: pa.Table, curators: Mapping[str, Curator], control: str, context: Context) -> Curated:
+        return curate(table, curators, control, context)
+
+    def shards(
+        self,
+        mixing: Mixing,
+        n: int,
+        sources: Mapping[str, Path],
+        parts: Sequence[Part],
+        out: Path,
+        rng: np.random.Generator,
+    ) -> list[dict[str, Any]]:
+        return record_shards(mixing, n, sources, parts, out, rng)

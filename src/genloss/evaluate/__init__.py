@@ -7,24 +7,21 @@ generated records, and as its real-vs-real floor on equally many held-out real r
 
 from __future__ import annotations
 
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.contracts import Domain, Report, Runtime, Sampling, silent
+from genloss.core.capabilities import Documents, Texts, able
+from genloss.core.contracts import Domain, Inputs, Plugin, Report, Runtime, silent
 from genloss.core.errors import UserError
 from genloss.core.seeds import generator
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,9 @@ class Evidence:
     n_real: int  # real records that round 0 was trained on
     data: Path
     model: Path
-    round0: Path  # the frozen judge
+    round0: Path  # the frozen reference model
     generated: Path | None
-    kept: Path | None = None  # what curation kept of it; only for a metric that `reads` it
+    inputs: Inputs = field(default_factory=lambda: Inputs({}))  # what else the metrics `read`
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
 
@@ -79,50 +76,25 @@ class Evidence:
         """The real records that round 0 was trained on."""
         return records.read(self.data / "train.parquet").slice(0, self.n_real)
 
-    def respond(self, prompts: list[str], chunk: int, bias: float = 1.0) -> list[str]:
-        """Model n's responses [n] to prompts, for domains that have them; bias 0: greedy, 1: sampled."""
-        from genloss.domains.reasoning.solve import decoding
-
-        domain: Any = self.domain
-        options = decoding(len(prompts), domain.config("evaluate")["context"], chunk, bias=bias)
-        with tempfile.TemporaryDirectory() as scratch:
-            responses, _ = domain.respond(
-                Sampling(
-                    model=self.model,
-                    data=self.data,
-                    n=len(prompts),
-                    seed=self.seed,
-                    options=options,
-                    prompts=prompts,
-                    scratch=Path(scratch),
-                    runtime=self.runtime,
-                    report=self.report,
-                )
-            )
-        return responses
-
     def texts(self, table: pa.Table) -> list[str]:
-        return table.column(self.domain.payload[0]).to_pylist()
+        return able(self.domain, Texts).texts(table)
 
     @cached_property
     def real_texts(self) -> list[str]:
         return self.texts(self.real)
 
 
-class Metric(ABC):
+class Metric(Plugin, ABC):
     """Returns named numbers of one round; the docstring says what they are."""
-
-    reads: tuple[str, ...] = ()  # "kept", if it looks at what curation kept
-
-    def check(self, experiment: Experiment) -> None:
-        """Refuse, before any work, what cannot run with the rest of the config (UserError)."""
 
     @abstractmethod
     def measure(self, evidence: Evidence) -> dict[str, float]: ...
 
 
 class SampleMetric(Metric):
-    """A metric of a set of records: implement `of`; the floor comes for free."""
+    """A metric of a set of documents: implement `of`; the floor comes for free."""
+
+    needs: ClassVar[tuple[type, ...]] = (Documents,)
 
     @abstractmethod
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]: ...

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
+from genloss.core.capabilities import Documents, Scores, able
 from genloss.core.errors import require
 from genloss.evaluate import Evidence, Metric, SampleMetric
 
@@ -22,13 +23,16 @@ class HeldOut(Metric):
     """
 
     max_records: int = 1024
+    needs = (Documents, Scores)
 
     def __post_init__(self) -> None:
         require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
         test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
-        nats, tokens = evidence.domain.losses(evidence.model, evidence.data, test, evidence.runtime, evidence.report)
+        nats, tokens = able(evidence.domain, Scores).losses(
+            evidence.model, evidence.data, test, evidence.runtime, evidence.report
+        )
         size = sum(len(t.encode()) for t in evidence.texts(test))
         loss = float(nats.sum() / tokens.sum())
         return {
@@ -41,14 +45,18 @@ class HeldOut(Metric):
 
 @dataclass
 class Tails(SampleMetric):
-    """Loss of the records (nats/token) under the model of round 0, the frozen judge: mean and percentiles 1, 50, 99.
+    """Loss of the records (nats/token) under the model of round 0, the frozen reference model: mean and percentiles 1, 50, 99.
 
     Read the distance from the floor, in either direction: a model that forgets rare text lowers the upper percentile, a model
     that drifts raises it, and both happen (Shumailov et al. 2024, Fig. 1, histograms of generation perplexity).
     """
 
+    needs = (Documents, Scores)
+
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
-        nats, tokens = evidence.domain.losses(evidence.round0, evidence.data, table, evidence.runtime, evidence.report)
+        nats, tokens = able(evidence.domain, Scores).losses(
+            evidence.round0, evidence.data, table, evidence.runtime, evidence.report
+        )
         loss = nats / np.maximum(tokens, 1)
         found = {"loss_under_round0": float(loss.mean())}
         for p in (1, 50, 99):

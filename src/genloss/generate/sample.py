@@ -7,32 +7,25 @@ genloss run recipe.temperature=0.8 recipe.top_p=0.95    # sharpened decoding dri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.contracts import Sampling
+from genloss.core.capabilities import Documents, able
+from genloss.core.contracts import PREVIOUS, Decoding, Experiment, Sampling
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.seeds import generator
 from genloss.generate import Recipe, Request
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
 
 PROMPTS = ("none", "real", "previous")
 
 
 @dataclass
 class Sample(Recipe):
-    """Ancestral sampling. Options in the order in which they act on the next-token distribution:
-
-    `repetition_penalty` (Keskar et al. 2019), `temperature`, `top_k`, `top_p` (Holtzman et al. 2020), `min_p`
-    (Nguyen et al. 2024), and `bias`, the sampling bias λ of Alemohammad et al. (2024): with probability λ a token is
-    drawn from the distribution, else it is its mode; 1 is faithful, 0 is greedy.
-    """
+    """Ancestral sampling. The options from `temperature` to `bias` are those of `Decoding`, which says in which order they act."""
 
     name: str = "sample"
     n: int = 1024  # records a round
@@ -47,50 +40,31 @@ class Sample(Recipe):
     repetition_penalty: float = 1.0
     bias: float = 1.0
     chunk: int = 256  # records computed together; part of the identity, since kernels differ between batch sizes
+    needs = (Documents,)
 
     def __post_init__(self) -> None:
         require(self.n >= 1, "n", self.n, "at least 1 record a round")
-        require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
         one_of("prompts", self.prompts, PROMPTS)
         require(
-            self.prompt_tokens >= 1,
-            "prompt_tokens",
-            self.prompt_tokens,
-            "at least 1; prompts=none turns prompts off",
+            self.prompt_tokens >= 1, "prompt_tokens", self.prompt_tokens, "at least 1; prompts=none turns prompts off"
         )
-        require(self.temperature > 0, "temperature", self.temperature, "greater than 0; bias=0 is greedy decoding")
-        require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: off)")
-        require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
-        require(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1) (0: off)")
-        require(
-            self.repetition_penalty > 0,
-            "repetition_penalty",
-            self.repetition_penalty,
-            "greater than 0 (1: off)",
-        )
-        require(0 <= self.bias <= 1, "bias", self.bias, "in [0, 1] (1: faithful sampling, 0: greedy)")
-        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+        self.decoding()  # refuses the rest
         if self.prompts != "none":
-            require(
-                self.prompt_tokens < self.max_tokens,
-                "prompt_tokens",
-                self.prompt_tokens,
-                f"less than max_tokens={self.max_tokens}, or there is no room for a continuation",
-            )
+            room = self.prompt_tokens < self.max_tokens
+            allowed = f"less than max_tokens={self.max_tokens}, or there is no room for a continuation"
+            require(room, "prompt_tokens", self.prompt_tokens, allowed)
 
-    @property
-    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
-        return {"none": ("data",), "real": ("data",), "previous": ("data", "previous")}[self.prompts]
+    def decoding(self) -> Decoding:
+        shared = {f.name for f in fields(Decoding)}
+        return Decoding(**{f.name: getattr(self, f.name) for f in fields(self) if f.name in shared})
+
+    def reads(self) -> tuple[str, ...]:
+        return (PREVIOUS,) if self.prompts == "previous" else ()
 
     def check(self, experiment: Experiment) -> None:
-        context = getattr(experiment.domain, "context", None)
-        if context is not None:
-            require(
-                self.max_tokens <= context,
-                "recipe.max_tokens",
-                self.max_tokens,
-                f"at most the model's context, {context}",
-            )
+        context = able(experiment.domain, Documents).context
+        fits = self.max_tokens <= context
+        require(fits, "max_tokens", self.max_tokens, f"at most the model's context, {context}")
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         prompts, parents = self._prompts(request)
@@ -99,7 +73,7 @@ class Sample(Recipe):
             data=request.data,
             n=self.n,
             seed=request.seed,
-            options=self,
+            decoding=self.decoding(),
             prompts=prompts,
             scratch=request.scratch,
             runtime=request.runtime,
@@ -107,7 +81,7 @@ class Sample(Recipe):
         )
         columns: dict[str, Any] = {}
         tokens = 0
-        for payload, count in request.domain.sample(sampling):
+        for payload, count in able(request.domain, Documents).sample(sampling):
             tokens += count
             for key, values in payload.items():
                 columns.setdefault(key, []).extend(values)
@@ -119,7 +93,7 @@ class Sample(Recipe):
     def _prompts(self, request: Request) -> tuple[list[str] | None, list[list[str]] | None]:
         if self.prompts == "none":
             return None, None
-        path = request.data / "prompts.parquet" if self.prompts == "real" else request.previous
+        path = request.data / "prompts.parquet" if self.prompts == "real" else request.inputs[PREVIOUS]
         pool = records.read(path, columns=["id", request.domain.payload[0]])
         if len(pool) == 0:
             raise UserError("recipe.prompts", self.prompts, f"{path.name} holds no records to take prefixes from")

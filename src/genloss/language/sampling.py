@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from genloss.core.contracts import Sampling
+from genloss.core.contracts import Decoding, Sampling
 from genloss.core.files import write_atomic
 from genloss.core.seeds import uniforms
 from genloss.language.decode import new_cache, stepper
@@ -28,8 +28,8 @@ from genloss.language.tokenizer import Codec, load_codec
 LEAVE = 0.75  # rows that have ended leave the batch when fewer than this share are still going
 
 
-def adjust(logits: torch.Tensor, options: Any, seen: torch.Tensor | None) -> torch.Tensor:
-    """Next-token probabilities [rows, vocabulary] after the recipe's decoding options, in their documented order."""
+def adjust(logits: torch.Tensor, options: Decoding, seen: torch.Tensor | None) -> torch.Tensor:
+    """Next-token probabilities [rows, vocabulary] after the decoding options, in their documented order."""
     if seen is not None:
         penalty = options.repetition_penalty
         logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
@@ -65,7 +65,7 @@ def draw(p: torch.Tensor, u: torch.Tensor, bias: float) -> torch.Tensor:
 
 @torch.inference_mode()
 def sample_chunk(
-    model: Any, codec: Codec, u: torch.Tensor, prompts: Sequence[Sequence[int]] | None, options: Any
+    model: Any, codec: Codec, u: torch.Tensor, prompts: Sequence[Sequence[int]] | None, options: Decoding
 ) -> tuple[list[list[int]], int]:
     """Sample len(u) records at once. u: float64 [rows, max_tokens] in [0, 1). prompts: token ids that a record begins with.
 
@@ -123,9 +123,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def sample(request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
-    """Yield ({"text": [...]}, tokens) chunk by chunk, in order. Finished chunks are kept in `request.scratch`."""
-    options, codec = request.options, load_codec(request.data / "tokenizer")
+def sample(request: Sampling) -> Iterator[tuple[list[str], int]]:
+    """Yield (texts, tokens sampled) chunk by chunk, in order. Finished chunks are kept in `request.scratch`."""
+    options, codec = request.decoding, load_codec(request.data / "tokenizer")
     device = device_of(request.runtime)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(device == "cpu")  # CUDA has no deterministic cumulative sum
@@ -133,7 +133,7 @@ def sample(request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
     model.set_attn_implementation("genloss_one_query")
     prompts = None
     if request.prompts is not None:
-        prompts = [ids[: options.prompt_tokens] for ids in codec.encode(list(request.prompts))]
+        prompts = [ids[: options.prefix] for ids in codec.encode(list(request.prompts))]
     chunks = -(-request.n // options.chunk)
     workers = 1 if device == "cuda" else min(chunks, request.runtime.workers or cores())
 
@@ -160,4 +160,4 @@ def sample(request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
         for texts, tokens in pool.map(make, range(chunks)):
             done += len(texts)
             request.report(done, request.n, "records")
-            yield {"text": texts}, tokens
+            yield texts, tokens

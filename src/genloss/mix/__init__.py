@@ -13,27 +13,18 @@
     ratio     value = synthetic records per real record                                (Bertrand: λ)
     weight    value = share of the loss that the real part gets; counts as in `counts` (He, Xu & Cheng: w)
 
-The mixed set is a folder of Parquet shards, one for each origin. A shard that is used whole is the same file as in the
-round that made it: accumulating n rounds stores no byte twice.
+What a plan becomes on disk is in mix/shards.py.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from genloss.core import records
+from genloss.core.contracts import Plugin
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.files import link
-from genloss.core.hashes import canonical
-from genloss.core.seeds import generator
-from genloss.domains.lab.chains import is_chains
-from genloss.domains.lab.mix import mix_chains
 
 REAL_KINDS = ("none", "fixed", "fresh", "fixed+fresh")
 BY = ("counts", "fraction", "ratio", "weight")
@@ -115,7 +106,7 @@ class Part:
 
 
 @dataclass
-class Mixing:
+class Mixing(Plugin):
     """See the module's docstring. `name` is the regime's name in tables, tags and folders."""
 
     name: str = "custom"
@@ -126,7 +117,6 @@ class Mixing:
     value: float | None = None
     budget: Budget = field(default_factory=Budget)
     replacement: bool = False  # draw the budget with replacement (bootstrap)
-    init: str = "cold"  # cold: train from scratch (or base); warm: continue from model n-1
 
     def __post_init__(self) -> None:
         if not (isinstance(self.window, int) and not isinstance(self.window, bool)):
@@ -134,7 +124,6 @@ class Mixing:
         else:
             require(self.window >= 1, "window", self.window, "at least 1 round; none leaves synthetic data out")
         one_of("by", self.by, BY)
-        one_of("init", self.init, ("cold", "warm"))
         if self.by == "counts":
             require(
                 self.value is None,
@@ -189,7 +178,7 @@ class Mixing:
             parts.append(Part("real", available, n * count, count, count, "fresh"))
         return parts
 
-    def check(self, available: int, rounds: int, size: int) -> None:
+    def check_available(self, available: int, rounds: int, size: int) -> None:
         """Refuse, before any training, a regime that needs more real records than there are."""
         need = self.real.n or 0
         if "fresh" in self.real.kind:
@@ -257,98 +246,3 @@ class Mixing:
             takes[i] += 1
         for part, take in zip(parts, takes, strict=True):
             part.take = take
-
-    # -- the shards -------------------------------------------------------------------------------------------------
-
-    def mix(self, n: int, data: Path, kept: dict[int, Path], out: Path, seed: int) -> dict[str, Any]:
-        """Write round n's training set to `out` as shards plus mix.json; returns requested and realised counts.
-
-        kept: the kept.parquet of each round in the window.
-        """
-        counts = {j: records.read(path, columns=["id"]).num_rows for j, path in kept.items()}
-        real = records.read(data / "train.parquet", columns=["id"])
-        available = real.num_rows
-        parts = self.plan(n, available, counts)
-        if not parts:
-            raise UserError("mixing", self.name, f"leaves nothing to train on in round {n}: no records were generated")
-        rng = generator(seed, "mix")
-        pool = sum(p.take for p in parts)
-        total = self.budget.records(n)
-        if is_chains(real.schema):
-            sources = {"real": data / "train.parquet"} | {str(j): path for j, path in kept.items()}
-            return self._entered(out, mix_chains(self, n, sources, parts, out, rng), total, pool, n)
-        # by=fraction has sized the parts to the budget already: each is drawn on its own
-        bootstrap = self.replacement and self.by == "fraction" and n > 0
-        rows = [self._rows(p, rng, bootstrap) for p in parts]
-        if total is not None and self.by != "fraction" and n > 0:
-            if total > pool and not self.replacement:
-                raise UserError(
-                    "mixing.budget.n",
-                    self.budget.n,
-                    f"asks for {total} records in round {n}, and {pool} are in reach; "
-                    "generate or keep more, lower it, or set mixing.replacement=true",
-                )
-            drawn = rng.integers(0, pool, total) if self.replacement else rng.permutation(pool)[:total]
-            drawn.sort()
-            edges = np.cumsum([0, *(p.take for p in parts)])
-            rows = [
-                (np.arange(p.available) if r is None else r)[drawn[(drawn >= lo) & (drawn < hi)] - lo]
-                for p, r, lo, hi in zip(parts, rows, edges[:-1], edges[1:], strict=True)
-            ]
-        shards: list[dict[str, Any]] = []
-        out.mkdir(parents=True, exist_ok=True)
-        for part, chosen in zip(parts, rows, strict=True):
-            if chosen is not None and len(chosen) == 0:
-                continue
-            source = data / "train.parquet" if part.source == "real" else kept[int(part.source)]
-            target = out / f"{len(shards):02d}-{part.name}.parquet"
-            if chosen is None:
-                self.whole(source, target)
-                count = part.available
-            else:
-                records.write(records.read(source).take(pa.array(chosen)), target)
-                count = len(chosen)
-            shards.append(
-                {
-                    "file": target.name,
-                    "origin": records.REAL if part.source == "real" else records.SYNTHETIC,
-                    "generation": 0 if part.source == "real" else int(part.source),
-                    "requested": part.take,
-                    "realised": count,
-                    "weight": 1.0,
-                }
-            )
-        if self.by == "weight" and n > 0:
-            self._weigh(shards)
-        return self._entered(out, shards, total, pool, n)
-
-    @staticmethod
-    def _entered(out: Path, shards: list[dict[str, Any]], total: int | None, pool: int, n: int) -> dict[str, Any]:
-        result = {"shards": shards, "requested": total if total is not None and n > 0 else pool}
-        (out / "mix.json").write_text(canonical(result), encoding="utf-8")
-        return result
-
-    def _weigh(self, shards: list[dict[str, Any]]) -> None:
-        """Weights with which the real part gets its share of the loss, from what was realised: a budget draws by chance."""
-        counts = {o: sum(s["realised"] for s in shards if s["origin"] == o) for o in (records.REAL, records.SYNTHETIC)}
-        if not all(counts.values()):
-            return  # one side alone is all of the loss
-        share = {records.REAL: self.value or 0.0, records.SYNTHETIC: 1 - (self.value or 0.0)}
-        for shard in shards:
-            shard["weight"] = share[shard["origin"]] * sum(counts.values()) / counts[shard["origin"]]
-
-    @staticmethod
-    def _rows(part: Part, rng: np.random.Generator, replacement: bool) -> np.ndarray | None:
-        """Row numbers of a part, all within its slice, or None for the whole file."""
-        if replacement or part.take > part.size:
-            return part.first + np.sort(rng.integers(0, part.size, part.take))
-        if part.take < part.size:
-            return part.first + np.sort(rng.permutation(part.size)[: part.take])
-        return None if part.size == part.available else np.arange(part.first, part.first + part.size)
-
-    @staticmethod
-    def whole(source: Path, target: Path) -> None:
-        try:
-            link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)

@@ -17,10 +17,10 @@ from genloss.core.files import link
 from genloss.core.hashes import sha256_file, version
 from genloss.core.places import load_params
 from genloss.core.progress import Progress
-from genloss.core.rundir import LIBRARIES, RunDir
+from genloss.core.rundir import LIBRARIES, STAGES, RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
-from genloss.loop import STAGES, Loop
+from genloss.loop import Loop
 
 
 def environment(run: RunDir) -> list[str]:

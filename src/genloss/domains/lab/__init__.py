@@ -9,8 +9,8 @@ measured of it. All of them act on every chain in one array operation. `theory` 
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -18,16 +18,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.contracts import Domain, Fit, Model, Sampling, Trainer
+from genloss.core.capabilities import Points, able
+from genloss.core.contracts import Curated, Domain, Experiment, Fit, Model, Trainer
 from genloss.core.errors import UserError, require
 from genloss.core.seeds import seed_of
-from genloss.domains.lab.chains import COLUMN, column_of, table_of
-from genloss.domains.lab.mix import read_shards
+from genloss.curate import Context, Curator
+from genloss.domains.lab.chains import COLUMN, table_of
+from genloss.domains.lab.curate import curate_chains
+from genloss.domains.lab.mix import mix_chains, read_shards
 
 if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+    from genloss.domains.lab.draw import Draw
+    from genloss.generate import Request
+    from genloss.mix import Mixing, Part
 
 Parameters = dict[str, np.ndarray]  # of a model; every array begins with the axis of chains
 BLOCK = 25  # slots that are drawn together, from one random stream
@@ -41,6 +47,17 @@ class LabModel(Model):
 @dataclass
 class ClosedForm(Trainer):
     """No budget and no schedule: the estimator is a formula (or, for a mixture, EM with a fixed number of steps)."""
+
+    uses_domain = True
+
+    def train(self, fit: Fit) -> dict[str, Any]:
+        points, weights = read_shards(fit.shards, fit.weights)
+        fitted = able(fit.domain, Lab).estimate(points, weights, fit, load(fit.data / "truth.safetensors"))
+        save(fitted, fit.out / "model" / "model.safetensors")
+        curve = "step,loss,lr,validation_loss\n"  # a formula has none
+        (fit.out / "training.csv").write_text(curve, encoding="utf-8")
+        fit.report(1, 1, "fits")
+        return {"points": float((weights > 0).sum() / weights.shape[1])}
 
 
 def stream(seed: int, *path: str | int) -> np.random.Generator:
@@ -88,8 +105,32 @@ def is_even(weights: np.ndarray) -> bool:
     return weights.strides == (0, 0) or bool(weights.min() == weights.max())
 
 
+class Tokens(ABC):
+    """points that are tokens"""
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int: ...
+
+
+class Moments:
+    """models with one mean and covariance"""
+
+
+class Labelled(ABC):
+    """points with labels, right or wrong"""
+
+    @abstractmethod
+    def right(self, points: np.ndarray) -> np.ndarray:
+        """bool [slots, chains]: whether the label is the true one."""
+
+    @abstractmethod
+    def agrees(self, points: np.ndarray, angle: float) -> np.ndarray:
+        """bool [slots, chains]: whether a linear classifier at `angle` from the truth gives the same label."""
+
+
 @dataclass
-class Lab(Domain):
+class Lab(Domain, Points):
     """Base of the lab's domains. Fields shared by all of them; a subclass adds its own."""
 
     name: str = "lab"
@@ -98,7 +139,8 @@ class Lab(Domain):
     seed: int = 0  # of the real points
     payload = (COLUMN,)
     headline = "diversity"
-    models: ClassVar[tuple[type[LabModel], ...]] = ()  # those that can be fitted here
+    trainers = (ClosedForm,)
+    options: ClassVar[tuple[str, ...]] = ()  # of `Draw`, those that change how its points are drawn
 
     def __post_init__(self) -> None:
         require(self.chains >= 2, "chains", self.chains, "at least 2, or there is no standard error")
@@ -119,10 +161,10 @@ class Lab(Domain):
         """Fit every chain's model to points [n, chains, width] with weights [n, chains] >= 0 (0: absent)."""
 
     @abstractmethod
-    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Any, truth: Parameters) -> np.ndarray:
+    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Draw, truth: Parameters) -> np.ndarray:
         """n points from every chain's model, [n, chains, width]; exchangeable over slots."""
 
-    def fill(self, model: Parameters, options: Any, truth: Parameters) -> Callable[..., None] | None:
+    def fill(self, model: Parameters, options: Draw, truth: Parameters) -> Callable[..., None] | None:
         """A function (generator, out) that writes into `out` what `draw` returns, where that is faster; None: it is not."""
         return None
 
@@ -135,38 +177,25 @@ class Lab(Domain):
     def config(self, stage: str) -> dict[str, Any]:
         return dict(vars(self))
 
-    def code(self, stage: str) -> tuple[str, ...]:
-        return (__name__, type(self).__module__, "genloss.domains.lab.chains", "genloss.domains.lab.mix")
-
-    def libraries(self, stage: str) -> tuple[str, ...]:
-        return ("numpy",)
-
     def check(self, experiment: Experiment) -> None:
-        from genloss.curate import Curator
-        from genloss.domains.lab.draw import Draw
-        from genloss.domains.lab.estimates import Estimates
-
-        for group, value, base in (
-            ("model", experiment.model, self.models),
-            ("trainer", experiment.trainer, (ClosedForm,)),
-            ("recipe", experiment.recipe, (Draw,)),
-        ):
-            if not isinstance(value, base):
-                raise UserError(group, type(value).__name__, f"is not a {group} of the domain {self.name}")
-        for name, metric in experiment.metrics.items():
-            if not isinstance(metric, Estimates):
-                raise UserError(
-                    f"metrics.{name}", type(metric).__name__, "works on text; the lab's metric is metrics=[estimates]"
-                )
-        for name, curator in experiment.curators.items():
-            if type(curator).judge_points is Curator.judge_points:
-                raise UserError(
-                    f"curation.{name}", type(curator).__name__, f"works on text, not on points ({self.name})"
-                )
         if self.slots == 0:
             real = experiment.mixing.real
             count = real.n or experiment.size
             self.slots = count * (experiment.rounds + 1) if "fresh" in real.kind else count
+
+    def curate(self, table: pa.Table, curators: Mapping[str, Curator], control: str, context: Context) -> Curated:
+        return curate_chains(table, curators, control, context)
+
+    def shards(
+        self,
+        mixing: Mixing,
+        n: int,
+        sources: Mapping[str, Path],
+        parts: Sequence[Part],
+        out: Path,
+        rng: np.random.Generator,
+    ) -> list[dict[str, Any]]:
+        return mix_chains(mixing, n, sources, parts, out, rng)
 
     def prepare(self, out: Path) -> dict[str, Any]:
         truth = self.truth()
@@ -175,18 +204,8 @@ class Lab(Domain):
         save(truth, out / "truth.safetensors")
         return {"train": self.slots}
 
-    def train(self, fit: Fit) -> dict[str, Any]:
-        points, weights = read_shards(fit.shards, fit.weights)
-        fitted = self.estimate(points, weights, fit, load(fit.data / "truth.safetensors"))
-        save(fitted, fit.out / "model" / "model.safetensors")
-        (fit.out / "training.csv").write_text(
-            "step,loss,lr,validation_loss\n", encoding="utf-8"
-        )  # a formula has no curve
-        fit.report(1, 1, "fits")
-        return {"points": float((weights > 0).sum() / weights.shape[1])}
-
     def points(
-        self, model: Parameters, n: int, seed: int, options: Any, truth: Parameters, workers: int = 0
+        self, model: Parameters, n: int, seed: int, options: Draw, truth: Parameters, workers: int = 0
     ) -> np.ndarray:
         """n points from every chain's model, [n, chains, width]."""
 
@@ -195,12 +214,10 @@ class Lab(Domain):
 
         return in_blocks(n, seed, draw, workers, self.fill(model, options, truth))
 
-    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
-        model = load(request.model / "model.safetensors")
-        truth = load(request.data / "truth.safetensors")
-        points = self.points(model, request.n, request.seed, request.options, truth, request.runtime.workers)
-        request.report(request.n, request.n, "records")
-        yield {COLUMN: column_of(points)}, request.n
+    def made(self, request: Request, recipe: Draw) -> np.ndarray:
+        """The points of a round, [n, chains, width]."""
+        model, truth = load(request.model / "model.safetensors"), load(request.data / "truth.safetensors")
+        return self.points(model, recipe.n, request.seed, recipe, truth, request.runtime.workers)
 
 
 def save(arrays: Parameters, path: Path) -> None:

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from genloss.core.contracts import Fit
+from genloss.core.capabilities import able
+from genloss.core.contracts import Experiment, Fit, Plugin
 from genloss.core.errors import UserError, one_of, require
-from genloss.domains.lab import Lab, LabModel, Parameters
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+from genloss.core.plugin import build
+from genloss.domains.lab import Lab, LabModel, Parameters, Tokens
+from genloss.domains.lab.draw import Draw
+from genloss.language.corpus import Corpus
 
 DISTRIBUTIONS = ("zipf", "uniform", "given", "text")
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
@@ -49,7 +51,7 @@ class CategoricalModel(LabModel):
 
 
 @dataclass
-class Categorical(Lab):
+class Categorical(Lab, Tokens):
     name: str = "categorical"
     distribution: str = "zipf"
     vocabulary: int = 1000  # tokens; `given` has as many as probabilities
@@ -59,6 +61,7 @@ class Categorical(Lab):
     corpus: Any = field(default_factory=dict)  # text: its commonest words, and one token for all others
     panels = ("support", "lost_mass")
     models = (CategoricalModel,)
+    options = ("temperature", "top_p")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,9 +84,7 @@ class Categorical(Lab):
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
-        model: Any = experiment.model
-        recipe: Any = experiment.recipe
-        recipe.only("temperature", "top_p", domain=self.name)
+        model = able(experiment.model, CategoricalModel)
         if model.order == 1 and self.length > 1:
             raise UserError("domain.length", self.length, "must be 1 with model.order=1; sequences need model.order=2")
         if model.order == 2:
@@ -95,8 +96,6 @@ class Categorical(Lab):
                 self.tokens,
                 f"at most {most} with model.order=2 and domain.chains={self.chains}: every chain has a square matrix",
             )
-        if self.distribution == "text":
-            self._corpus().check()
 
     # -- the real distribution -----------------------------------------------------------------------------------------
 
@@ -104,18 +103,11 @@ class Categorical(Lab):
         found = super().config(stage)
         return found if self.distribution == "text" else {k: v for k, v in found.items() if k != "corpus"}
 
-    def code(self, stage: str) -> tuple[str, ...]:
-        corpus = ("genloss.language.corpus",) if self.distribution == "text" and stage == "data" else ()
-        return super().code(stage) + corpus
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"corpus": self._corpus()} if self.distribution == "text" else {}
 
-    def fingerprint(self) -> str:
-        return self._corpus().fingerprint() if self.distribution == "text" else ""
-
-    def _corpus(self) -> Any:
-        from genloss.core.plugin import build
-        from genloss.language.corpus import Corpus
-
-        return build(self.corpus, Corpus, "domain.corpus")  # type: ignore[type-abstract]
+    def _corpus(self) -> Corpus:
+        return build(self.corpus, Corpus, "corpus")
 
     def prepare(self, out: Path) -> dict[str, Any]:
         result = super().prepare(out)
@@ -175,7 +167,7 @@ class Categorical(Lab):
     # -- the model -----------------------------------------------------------------------------------------------------
 
     def estimate(self, points: np.ndarray, weights: np.ndarray, fit: Fit, truth: Parameters) -> Parameters:
-        model: Any = fit.model
+        model = able(fit.model, CategoricalModel)
         token = points.astype(np.int32)
         own = None if weights.min() == weights.max() == 1 else weights  # whole counts stay whole
         p = self._count(token, own, self.tokens)
@@ -200,7 +192,7 @@ class Categorical(Lab):
             found += np.bincount((part + offset).ravel(), own, minlength=len(found))
         return found.reshape(self.chains, bins)
 
-    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Any, truth: Parameters) -> np.ndarray:
+    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Draw, truth: Parameters) -> np.ndarray:
         chain = np.arange(self.chains)
         if "next" in model:
             return self._sequences(model, rng, n, chain, options.temperature, options.top_p)
@@ -254,10 +246,11 @@ class Categorical(Lab):
 
         p = self.truth()["p"] if self.length == 1 else np.zeros(0)
 
-        def law(x: Any) -> Law:
-            if x.recipe.temperature != 1 or x.recipe.top_p != 1:
+        def law(x: Experiment) -> Law:
+            model, recipe = able(x.model, CategoricalModel), able(x.recipe, Draw)
+            if recipe.temperature != 1 or recipe.top_p != 1:
                 raise NoPrediction("sampling does not keep the model's expectation")
-            if x.model.order != 1 or x.model.smoothing:
+            if model.order != 1 or model.smoothing:
                 raise NoPrediction("not relative frequencies of single tokens")
             return categorical(float(p @ p))
 

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.core.contracts import Fit
+from genloss.core.capabilities import able
+from genloss.core.contracts import Experiment, Fit
 from genloss.core.errors import UserError, one_of, require
-from genloss.domains.lab import Lab, LabModel, Parameters
+from genloss.domains.lab import Lab, Labelled, LabModel, Parameters
+from genloss.domains.lab.draw import Draw
 from genloss.domains.lab.regression import normal_equations, smallest
 
 if TYPE_CHECKING:
-    from genloss.experiment import Experiment
     from genloss.theory.linear import Member
 
 KINDS = ("mean", "ols", "ridge", "logistic")
@@ -51,7 +52,7 @@ class Classifier(LabModel):
 
 
 @dataclass
-class Classification(Lab):
+class Classification(Lab, Labelled):
     name: str = "classification"
     dimension: int = 10
     geometry: str = "mixture"
@@ -79,9 +80,7 @@ class Classification(Lab):
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
-        recipe: Any = experiment.recipe
-        model: Any = experiment.model
-        recipe.only(domain=self.name)
+        model = able(experiment.model, Classifier)
         fewest = smallest(experiment)
         if model.kind == "ols" and fewest < self.dimension:
             raise UserError(
@@ -111,7 +110,7 @@ class Classification(Lab):
         made[..., -2] = made[..., -1] * self._flips(rng, n, self.label_noise)
         return made
 
-    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Any, truth: Parameters) -> np.ndarray:
+    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Draw, truth: Parameters) -> np.ndarray:
         made = self._unlabelled(rng, n)
         x = made[..., :-2]
         if self.generator == "model":
@@ -136,7 +135,7 @@ class Classification(Lab):
         return np.where(rng.random((n, self.chains)) < share, -1.0, 1.0)
 
     def estimate(self, points: np.ndarray, weights: np.ndarray, fit: Fit, truth: Parameters) -> Parameters:
-        model: Any = fit.model
+        model = able(fit.model, Classifier)
         d = self.dimension
         if model.kind == "mean":
             return {
@@ -191,7 +190,6 @@ class Classification(Lab):
         curators = list(experiment.curators.values())
         if experiment.control == "random" and not all(isinstance(c, Random) for c in curators):
             return []
-        recipe: Any = experiment.recipe
         wrong, share = self.error, 1.0  # of what is kept
         linear = [c for c in curators if isinstance(c, LinearVerifier)]
         for curator in curators:
@@ -202,7 +200,7 @@ class Classification(Lab):
                 share *= curator.fraction
             elif not isinstance(curator, LinearVerifier):
                 return []
-        counts = dict.fromkeys(range(1, experiment.rounds + 1), max(1, round(recipe.n * share)))
+        counts = dict.fromkeys(range(1, experiment.rounds + 1), max(1, round(able(experiment.recipe, Draw).n * share)))
         try:
             sets = pools(experiment, counts)
         except NoPrediction:
@@ -217,7 +215,7 @@ class Classification(Lab):
                 made = angles[-1] if self.generator == "model" else self.angle
                 angles.append(bisector(made, linear[0].angle))
             return [{"angle_limit": abs(a), "accuracy_limit": 1 - abs(a) / math.pi} for a in angles]
-        model: Any = experiment.model
+        model = able(experiment.model, Classifier)
         if self.generator == "fixed":
             return [] if self.angle else [self._fixed(members, wrong, model) for members in sets]
         return [] if any(isinstance(c, Verifier) for c in curators) else self._recursive(sets, model)

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from genloss.core.contracts import Curated
 from genloss.core.errors import UserError
 from genloss.core.seeds import generator, seed_of
+from genloss.curate import Context, Curator, PointCurator
 from genloss.domains.lab.chains import compact, present, slots, table_of
 
-if TYPE_CHECKING:
-    from genloss.curate import Context, Curator
 
-
-def curate_chains(
-    table: pa.Table, curators: Mapping[str, Curator], control: str, context: Context
-) -> tuple[pa.Table, pa.Table, dict[str, float]]:
-    """(kept, rejected, counts by reason as means over chains); together they hold every point of `table`."""
+def curate_chains(table: pa.Table, curators: Mapping[str, Curator], control: str, context: Context) -> Curated:
+    """Run a chain of `PointCurator`; the counts by reason are means over chains."""
     points = slots(table)
     there = present(points)
     chains = points.shape[1]
     keep = there.copy()
     reasons: dict[str, float] = {}
     for position, (name, curator) in enumerate(curators.items()):
-        said = curator.judge_points(points, keep, context.seeded(seed_of(context.seed, name, position))) & keep
+        assert isinstance(curator, PointCurator)
+        said = curator.decide_points(points, keep, context.seeded(seed_of(context.seed, name, position))) & keep
         reasons[name] = float((keep & ~said).sum() / chains)
         keep = said
     if control == "random":
@@ -45,12 +42,12 @@ def curate_chains(
     reasons["kept"] = float(keep.sum() / chains)
     origin, recipe = table["origin"][0].as_py(), table["recipe"][0].as_py()
     if keep.all():  # the same rows with the same ids
-        return _with(table, "kept"), _with(table.slice(0, 0), "rejected"), reasons
+        return Curated(_with(table, "kept"), _with(table.slice(0, 0), "rejected"), reasons)
     kept, rejected = (
         _judged(compact(points, mask), origin, context.round, f"{recipe}/{word}", word)
         for mask, word in ((keep, "kept"), (there & ~keep, "rejected"))
     )
-    return kept, rejected, reasons
+    return Curated(kept, rejected, reasons)
 
 
 def _judged(points: np.ndarray, origin: str, generation: int, recipe: str, reason: str) -> pa.Table:

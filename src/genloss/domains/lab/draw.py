@@ -12,10 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from genloss.core.contracts import Sampling
+from genloss.core.capabilities import Points, able
+from genloss.core.contracts import Experiment
 from genloss.core.errors import UserError, require
 from genloss.core.records import SYNTHETIC, make_table
-from genloss.domains.lab.chains import marked
+from genloss.domains.lab import Lab
+from genloss.domains.lab.chains import COLUMN, column_of, marked
 from genloss.generate import Recipe, Request
 
 
@@ -27,6 +29,7 @@ class Draw(Recipe):
     truncation: float = 0.0  # gaussian: no point further than this many standard deviations; 0: off
     temperature: float = 1.0  # categorical
     top_p: float = 1.0  # categorical
+    needs = (Points,)
 
     def __post_init__(self) -> None:
         require(self.n >= 1, "n", self.n, "at least 1 point a round")
@@ -35,28 +38,19 @@ class Draw(Recipe):
         require(self.temperature > 0, "temperature", self.temperature, "greater than 0 (1: off)")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
 
-    def only(self, *names: str, domain: str) -> None:
-        """Refuse every option but `names`: the domain would not look at it."""
+    def check(self, experiment: Experiment) -> None:
+        """Refuse options that the domain would not look at."""
+        lab = able(experiment.domain, Lab)
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("name", "n", *names) and value != field.default:
+            if field.name not in ("name", "n", *lab.options) and value != field.default:
                 raise UserError(
-                    f"recipe.{field.name}", value, f"is no option of the domain {domain}; leave it at {field.default}"
+                    field.name, value, f"is no option of the domain {lab.name}; leave it at {field.default}"
                 )
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
-        sampling = Sampling(
-            model=request.model,
-            data=request.data,
-            n=self.n,
-            seed=request.seed,
-            options=self,
-            prompts=None,
-            scratch=request.scratch,
-            runtime=request.runtime,
-            report=request.report,
-        )
-        ((columns, count),) = request.domain.sample(sampling)
-        table = make_table(columns, origin=SYNTHETIC, generation=request.round, recipe=self.name)
-        chains: int = request.domain.config("generate")["chains"]
-        return marked(table, chains, whole=True), {"points": count}
+        lab = able(request.domain, Lab)
+        payload = {COLUMN: column_of(lab.made(request, self))}
+        request.report(self.n, self.n, "records")
+        table = make_table(payload, origin=SYNTHETIC, generation=request.round, recipe=self.name)
+        return marked(table, lab.chains, whole=True), {"points": self.n}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from genloss.core.capabilities import Points, able
+from genloss.domains.lab import Lab, load
 from genloss.evaluate import Evidence, Metric
 
 
@@ -16,13 +18,13 @@ from genloss.evaluate import Evidence, Metric
 class Estimates(Metric):
     """All that `Lab.measure` gives. Every chain is one independent repetition, so the standard error is that of a mean."""
 
-    def measure(self, evidence: Evidence) -> dict[str, float]:
-        from genloss.domains.lab import Lab, load
+    needs = (Points,)
 
-        assert isinstance(evidence.domain, Lab)
+    def measure(self, evidence: Evidence) -> dict[str, float]:
+        lab = able(evidence.domain, Lab)
         truth = load(evidence.data / "truth.safetensors")
         found: dict[str, float] = {}
-        for name, values in evidence.domain.measure(load(evidence.model / "model.safetensors"), truth).items():
+        for name, values in lab.measure(load(evidence.model / "model.safetensors"), truth).items():
             found[name] = float(values.mean())
             found[f"{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values)))
         return found

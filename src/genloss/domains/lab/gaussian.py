@@ -12,16 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.core.contracts import Fit
+from genloss.core.capabilities import able
+from genloss.core.contracts import Experiment, Fit
 from genloss.core.errors import UserError, one_of, require
-from genloss.domains.lab import Lab, LabModel, Parameters, by_chains, is_even
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+from genloss.domains.lab import Lab, LabModel, Moments, Parameters, by_chains, is_even
+from genloss.domains.lab.draw import Draw
 
 ESTIMATORS = ("mle", "unbiased", "kde")
 
@@ -40,11 +38,12 @@ class GaussianModel(LabModel):
 
 
 @dataclass
-class Gaussian(Lab):
+class Gaussian(Lab, Moments):
     name: str = "gaussian"
     dimension: int = 1
     batch: int = 1  # points that one record stands for by their count, mean and squared deviations; 1: the point itself
     models = (GaussianModel,)
+    options = ("bias", "truncation")
     panels = ("drift", "log_diversity")
 
     def __post_init__(self) -> None:
@@ -54,9 +53,7 @@ class Gaussian(Lab):
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
-        recipe: Any = experiment.recipe
-        model: Any = experiment.model
-        recipe.only("bias", "truncation", domain=self.name)
+        model, recipe = able(experiment.model, GaussianModel), able(experiment.recipe, Draw)
         if self.dimension > 1 and recipe.truncation:
             raise UserError("recipe.truncation", recipe.truncation, "must be 0 (off) unless domain.dimension=1")
         if model.estimator == "kde" and (recipe.bias != 1 or recipe.truncation):
@@ -87,7 +84,7 @@ class Gaussian(Lab):
         return rng.standard_normal((n, self.chains, self.dimension))
 
     def estimate(self, points: np.ndarray, weights: np.ndarray, fit: Fit, truth: Parameters) -> Parameters:
-        model: Any = fit.model
+        model = able(fit.model, GaussianModel)
         if self.batch > 1:
             return self._from_sums(points, weights, model)
         even = is_even(weights)
@@ -123,7 +120,7 @@ class Gaussian(Lab):
             found["bandwidth"] = np.full(self.chains, model.bandwidth)
         return found
 
-    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Any, truth: Parameters) -> np.ndarray:
+    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Draw, truth: Parameters) -> np.ndarray:
         if "points" in model:
             u = rng.random((n, self.chains))
             cumulative = model["cumulative"]
@@ -148,7 +145,7 @@ class Gaussian(Lab):
         z += model["mean"]
         return z
 
-    def fill(self, model: Parameters, options: Any, truth: Parameters) -> Callable[..., None] | None:
+    def fill(self, model: Parameters, options: Draw, truth: Parameters) -> Callable[..., None] | None:
         if self.batch > 1 or self.dimension > 1 or options.truncation or "points" in model:
             return None
         scale, mean = np.sqrt(options.bias * model["covariance"][:, :, 0]), model["mean"]
@@ -198,10 +195,9 @@ class Gaussian(Lab):
         from genloss.domains.lab.predict import predict_arm
         from genloss.theory import Law, NoPrediction, gaussian
 
-        def law(x: Any) -> Law:
-            return gaussian(
-                x.model.estimator, x.recipe.bias, x.recipe.truncation or None, x.model.bandwidth, batch=self.batch
-            )
+        def law(x: Experiment) -> Law:
+            model, recipe = able(x.model, GaussianModel), able(x.recipe, Draw)
+            return gaussian(model.estimator, recipe.bias, recipe.truncation or None, model.bandwidth, batch=self.batch)
 
         try:
             found = predict_arm(experiment, law)

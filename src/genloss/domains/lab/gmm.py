@@ -11,16 +11,14 @@ by expectation-maximisation (EM), a fixed number of steps for all chains togethe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.core.contracts import Fit
+from genloss.core.capabilities import able
+from genloss.core.contracts import Experiment, Fit
 from genloss.core.errors import require
 from genloss.domains.lab import Lab, LabModel, Parameters, load, stream
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+from genloss.domains.lab.draw import Draw
 
 # Candidates for each first centre, of which the best is taken: with 4, EM overlooks modes even of real data.
 TRIALS = 16
@@ -63,9 +61,7 @@ class Gmm(Lab):
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
-        recipe: Any = experiment.recipe
-        recipe.only(domain=self.name)
-        model: Any = experiment.model
+        model = able(experiment.model, GmmModel)
         require(
             model.components <= experiment.size,
             "model.components",
@@ -88,7 +84,7 @@ class Gmm(Lab):
         which = rng.integers(0, self.modes, (n, self.chains))
         return truth["centres"][which] + self.std * rng.standard_normal((n, self.chains, 2))
 
-    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Any, truth: Parameters) -> np.ndarray:
+    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Draw, truth: Parameters) -> np.ndarray:
         steps = np.cumsum(model["weights"], axis=1)
         u = rng.random((n, self.chains)) * steps[:, -1]
         which = (u[..., None] >= steps[:, :-1]).sum(axis=-1)
@@ -99,7 +95,7 @@ class Gmm(Lab):
     # -- the model: EM over all chains, in matrix products ---------------------------------------------------------------
 
     def estimate(self, points: np.ndarray, weights: np.ndarray, fit: Fit, truth: Parameters) -> Parameters:
-        model: Any = fit.model
+        model = able(fit.model, GmmModel)
         x = np.ascontiguousarray(points.transpose(1, 0, 2))  # [chains, n, 2]
         share = (weights / weights.sum(axis=0)).T[..., None]  # [chains, n, 1]
         terms = _terms(x)

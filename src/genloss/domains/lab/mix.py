@@ -5,8 +5,9 @@ Were one draw shared by all chains, what chance did to it would look like an eff
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +25,12 @@ from genloss.domains.lab.chains import (
     slots,
     table_of,
 )
-
-if TYPE_CHECKING:
-    from genloss.mix import Mixing, Part
+from genloss.mix import Mixing, Part
+from genloss.mix.shards import described, whole_file
 
 
 def mix_chains(
-    mixing: Mixing, n: int, sources: dict[str, Path], parts: list[Part], out: Path, rng: np.random.Generator
+    mixing: Mixing, n: int, sources: Mapping[str, Path], parts: Sequence[Part], out: Path, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     """Write the shards of round n; returns their descriptions, with realised counts as means over chains."""
     total = mixing.budget.records(n) if n > 0 else None
@@ -55,28 +55,15 @@ def mix_chains(
             continue
         name = f"{len(shards):02d}-{part.name}.parquet"
         if found is None:
-            mixing.whole(sources[part.source], out / name)
+            whole_file(sources[part.source], out / name)
             realised = _realised(out / name)
         else:
             realised = float(present(found).sum() / found.shape[1])
-            synthetic = part.source != "real"
-            table = table_of(
-                found,
-                origin=records.SYNTHETIC if synthetic else records.REAL,
-                generation=int(part.source) if synthetic else 0,
-                recipe=f"mix/{part.name}",
-            )
+            entry = described(part, name, realised)
+            origin, generation = entry["origin"], entry["generation"]
+            table = table_of(found, origin=origin, generation=generation, recipe=f"mix/{part.name}")
             records.write(table, out / name)
-        shards.append(
-            {
-                "file": name,
-                "origin": records.REAL if part.source == "real" else records.SYNTHETIC,
-                "generation": 0 if part.source == "real" else int(part.source),
-                "requested": part.take,
-                "realised": realised,
-                "weight": 1.0,
-            }
-        )
+        shards.append(described(part, name, realised))
     if mixing.by == "weight" and n > 0:
         _weigh(mixing, shards, out)
     return shards

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
+from genloss.core.capabilities import able
+from genloss.core.contracts import Experiment
 from genloss.curate.choose import Random, kept_of
+from genloss.domains.lab.draw import Draw
 from genloss.theory.pairs import Law, NoPrediction, Prediction, predict
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
 
 
 def predict_arm(x: Experiment, law: Callable[[Experiment], Law]) -> list[Prediction]:
@@ -21,8 +20,7 @@ def predict_arm(x: Experiment, law: Callable[[Experiment], Law]) -> list[Predict
 
 def kept(x: Experiment) -> int:
     """Records that are kept of one round, if it is a fixed number of them chosen blindly."""
-    recipe: Any = x.recipe
-    count: int = recipe.n
+    count = able(x.recipe, Draw).n
     for name, curator in x.curators.items():
         if not isinstance(curator, Random):
             raise NoPrediction(f"{name} looks at what it keeps")

@@ -11,20 +11,17 @@ The paper counts models from 1, rounds count from 0: its n is round n - 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.core.contracts import Fit, Sampling
+from genloss.core.capabilities import able
+from genloss.core.contracts import Experiment, Fit
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.seeds import seed_of
 from genloss.domains.lab import Lab, LabModel, Parameters, in_blocks, load
-from genloss.domains.lab.chains import COLUMN, column_of
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+from genloss.domains.lab.draw import Draw
+from genloss.generate import Request
 
 DESIGNS = ("shared", "fresh")
 ROWS = 32  # slots that enter the normal equations together
@@ -104,9 +101,7 @@ class Regression(Lab):
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
-        recipe: Any = experiment.recipe
-        model: Any = experiment.model
-        recipe.only(domain=self.name)
+        model = able(experiment.model, LinearModel)
         fewest = smallest(experiment)
         if model.ridge == 0 and fewest <= self.dimension:
             raise UserError(
@@ -126,35 +121,33 @@ class Regression(Lab):
         return {"w": w, "labeller": labeller}
 
     def real(self, rng: np.random.Generator, n: int, truth: Parameters) -> np.ndarray:
-        return self.draw({"w": truth["w"][None]}, rng, n, None, {})
+        return self._labelled(truth["w"][None], rng, n)
 
-    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Any, truth: Parameters) -> np.ndarray:
-        w = truth["labeller"][None] if truth and self.misalignment else model["w"]
+    def draw(self, model: Parameters, rng: np.random.Generator, n: int, options: Draw, truth: Parameters) -> np.ndarray:
+        return self._labelled(truth["labeller"][None] if self.misalignment else model["w"], rng, n)
+
+    def _labelled(self, w: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
         made = np.empty((n, self.chains, self.dimension + 1))
         made[..., :-1] = rng.standard_normal((n, self.chains, self.dimension))
         made[..., -1] = (made[..., :-1] * w).sum(axis=-1)
         made[..., -1] += self.noise * rng.standard_normal((n, self.chains))
         return made
 
-    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
+    def made(self, request: Request, recipe: Draw) -> np.ndarray:
         if self.design == "fresh":
-            yield from super().sample(request)
-            return
+            return super().made(request, recipe)
         truth = load(request.data / "truth.safetensors")
         w = truth["labeller"][None] if self.misalignment else load(request.model / "model.safetensors")["w"]
         workers = request.runtime.workers
         # the stream of the real points, which goes on where there are fewer of them
         seed = seed_of(self.seed, "real")
-        points = in_blocks(request.n, seed, lambda rng, n: self.real(rng, n, truth), workers)
-        noise = in_blocks(
-            request.n, request.seed, lambda rng, n: rng.standard_normal((n, self.chains)), request.runtime.workers
-        )
+        points = in_blocks(recipe.n, seed, lambda rng, n: self.real(rng, n, truth), workers)
+        noise = in_blocks(recipe.n, request.seed, lambda rng, n: rng.standard_normal((n, self.chains)), workers)
         points[..., -1] = (points[..., :-1] * w).sum(axis=-1) + self.noise * noise
-        request.report(request.n, request.n, "records")
-        yield {COLUMN: column_of(points)}, request.n
+        return points
 
     def estimate(self, points: np.ndarray, weights: np.ndarray, fit: Fit, truth: Parameters) -> Parameters:
-        model: Any = fit.model
+        model = able(fit.model, LinearModel)
         return {"w": normal_equations(points, weights, model.ridge, self.dimension)}
 
     # -- what is measured, and what must come out ----------------------------------------------------------------------
@@ -168,8 +161,11 @@ class Regression(Lab):
         from genloss.theory import NoPrediction
         from genloss.theory.linear import pools, regression
 
-        rounds: list[Any] = [experiment.at_round(n) for n in range(experiment.rounds + 1)]
-        if any(x.model.ridge or vars(x.domain) | {"slots": 0} != vars(self) | {"slots": 0} for x in rounds):
+        rounds = [experiment.at_round(n) for n in range(experiment.rounds + 1)]
+        if any(
+            able(x.model, LinearModel).ridge or vars(x.domain) | {"slots": 0} != vars(self) | {"slots": 0}
+            for x in rounds
+        ):
             return []
         try:
             counts = {n: kept(rounds[n]) for n in range(1, experiment.rounds + 1)}

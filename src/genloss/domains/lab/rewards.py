@@ -12,21 +12,21 @@ records give n/k: set recipe.n to k times the training set. genloss.theory.curat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genloss.core.errors import UserError, require
+from genloss.core.capabilities import able
+from genloss.core.contracts import LAST, Experiment
+from genloss.core.errors import require
 from genloss.core.seeds import generator
-from genloss.curate import Context, Curator
+from genloss.curate import Context, PointCurator
 from genloss.curate.choose import highest
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+from genloss.domains.lab import Moments, Tokens, load
+from genloss.domains.lab.draw import Draw
 
 
 @dataclass
-class Reward(Curator):
+class Reward(PointCurator):
     """What the curators by reward share. values: of the tokens of a categorical domain; empty: linear and quadratic."""
 
     linear: float = 1.0
@@ -39,23 +39,18 @@ class Reward(Curator):
         require(bool(np.isfinite(self.values).all()), "values", self.values, "finite numbers")
 
     def check(self, experiment: Experiment) -> None:
-        tokens: int = getattr(experiment.domain, "tokens", 0)
-        enough = not self.values or len(self.values) >= tokens
-        require(enough, "values", f"[{len(self.values)} numbers]", f"as long as the domain has tokens, {tokens}")
+        if self.values:
+            domain, given = experiment.domain, f"[{len(self.values)} numbers]"
+            require(isinstance(domain, Tokens), "values", given, f"empty: the points of {domain.name} are no tokens")
+            tokens = able(domain, Tokens).tokens
+            require(len(self.values) >= tokens, "values", given, f"as long as the domain has tokens, {tokens}")
 
     def reward(self, points: np.ndarray, left: np.ndarray) -> np.ndarray:
         """[slots, chains]; -inf where nothing is left."""
         x = np.where(left, points[..., 0], 0.0)
         if not self.values:
             return np.where(left, self.linear * x + self.quadratic * x**2, -np.inf)
-        token = x.astype(int)
-        if (token != x).any() or token.min() < 0 or token.max() >= len(self.values):
-            raise UserError(
-                "curation.values",
-                f"[{len(self.values)} numbers]",
-                "does not have one for every token: give as many as domain=categorical has tokens",
-            )
-        return np.where(left, np.array(self.values, dtype=float)[token], -np.inf)
+        return np.where(left, np.array(self.values, dtype=float)[x.astype(int)], -np.inf)
 
 
 @dataclass
@@ -70,14 +65,14 @@ class BestOfK(Reward):
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
-        n: int = experiment.cfg.recipe.n
+        n = able(experiment.recipe, Draw).n
         require(n % self.k == 0, "k", self.k, f"a divisor of recipe.n={n}, since one of every k is kept")
 
     def score(self, reward: np.ndarray, context: Context) -> np.ndarray:
         """Of groups [groups, k, chains], whose highest is kept."""
         return reward
 
-    def judge_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
+    def decide_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
         n, chains = left.shape
         score = self.score(self.reward(points, left).reshape(n // self.k, self.k, chains), context)
         best = np.arange(self.k)[:, None] == score.argmax(axis=1)[:, None]
@@ -120,26 +115,25 @@ class TopReward(Reward):
         super().__post_init__()
         require(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
 
-    def judge_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
+    def decide_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
         return highest(self.reward(points, left), left, self.fraction)
 
 
 @dataclass
-class Truncate(Curator):
+class Truncate(PointCurator):
     """Only points less than c standard deviations of their generator from its mean, in every coordinate. One round multiplies a
     normal variance by 1 - 2cφ(c)/(2Φ(c) - 1); recipe.truncation draws anew instead of dropping, so it keeps the number."""
 
     c: float = 2.0
-    reads = ("last",)
+    needs = (Moments,)
 
     def __post_init__(self) -> None:
         require(self.c > 0, "c", self.c, "greater than 0 standard deviations")
 
-    def judge_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
-        from genloss.domains.lab import load
+    def reads(self) -> tuple[str, ...]:
+        return (LAST,)
 
-        model = load(context.last / "model.safetensors")
-        if "mean" not in model or "covariance" not in model:
-            raise UserError("curation", "truncate", f"needs a model with one mean, and {context.domain.name} has none")
+    def decide_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
+        model = load(context.inputs[LAST] / "model.safetensors")
         deviation = np.sqrt(np.diagonal(model["covariance"], axis1=1, axis2=2))
         return left & (np.abs(points - model["mean"]) < self.c * deviation).all(axis=-1)

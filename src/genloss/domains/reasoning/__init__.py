@@ -12,35 +12,32 @@ families that only tests are made of: what a model can do beyond its task, and w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from genloss.backends.local import Local
 from genloss.core import records
-from genloss.core.contracts import Domain, Fit, Report, Runtime, Sampling, silent
+from genloss.core.capabilities import Responds, Verifies
+from genloss.core.contracts import Backend, Checked, Experiment, Plugin, Report, Runtime, silent
 from genloss.core.errors import UserError, require
-from genloss.core.hashes import folder_hash
-from genloss.core.plugin import build, plain
+from genloss.core.plugin import build, named, plain
 from genloss.core.seeds import generator, seed_of
 from genloss.curate import rates
-from genloss.curate.duplicates import normal
-from genloss.domains.reasoning.checks import Checked
-from genloss.domains.reasoning.tasks import Problem, Task
+from genloss.domains.language import LanguageDomain
+from genloss.domains.reasoning.tasks import Problem, Task, distinct
 from genloss.domains.reasoning.tokenizer import train_digits
-from genloss.language.tokenizer import load_codec, use_saved
+from genloss.language.tokenizer import load_codec
 from genloss.theory.curation import verifier_odds
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
 
 SPLITS = ("test", "validation", "train", "prompts")  # in this order problems are made, so a larger pool changes no test
 HELD_OUT = ("validation", "test", "probe")
-PATIENCE = 20  # blocks without a new problem after which a family is exhausted
 
 
 def held_out(data: Path) -> dict[str, pa.Table]:
@@ -50,7 +47,7 @@ def held_out(data: Path) -> dict[str, pa.Table]:
 
 
 @dataclass
-class Reasoning(Domain):
+class Reasoning(LanguageDomain, Responds, Verifies):
     name: str = "reasoning"
     tasks: Any = field(default_factory=dict)  # name: a Task
     probes: Any = field(default_factory=dict)  # name: a Task; test problems alone are made of these
@@ -75,7 +72,7 @@ class Reasoning(Domain):
         if not self.tasks:
             raise UserError("tasks", None, "names no family of problems; choose domain/tasks=chain_sum")
         self.families, self.probing = (
-            {str(name): build(value, Task, f"{key}.{name}") for name, value in plain(known).items()}  # type: ignore[type-abstract]
+            {str(name): build(value, Task, f"{key}.{name}") for name, value in plain(known).items()}
             for key, known in (("tasks", self.tasks), ("probes", self.probes))
         )
         for name in self.probing:
@@ -85,75 +82,17 @@ class Reasoning(Domain):
                 )
         self.all: dict[str, Task] = self.families | self.probing
 
-    def check(self, experiment: Experiment) -> None:
-        from genloss.curate import Curator
-        from genloss.evaluate import SampleMetric
-        from genloss.evaluate.loss import HeldOut
-        from genloss.language.model import TextModel
-        from genloss.language.training import TextTrainer
-
-        if not isinstance(experiment.model, TextModel):
-            raise UserError("model", type(experiment.model).__name__, "is not a model of the reasoning domain")
-        if not isinstance(experiment.trainer, TextTrainer):
-            raise UserError("trainer", type(experiment.trainer).__name__, "is not a trainer of the reasoning domain")
-        if not experiment.recipe.problems:
-            raise UserError("recipe", experiment.cfg.recipe.name, "makes no problems with answers; use recipe=solve")
-        for name, curator in experiment.curators.items():
-            if type(curator).judge is Curator.judge:
-                raise UserError(
-                    f"curation.{name}", type(curator).__name__, "works on the points of the lab, not on problems"
-                )
-        for name, metric in experiment.metrics.items():
-            if isinstance(metric, (SampleMetric, HeldOut)):
-                raise UserError(
-                    f"metrics.{name}", type(metric).__name__, "works on text; this domain's is metrics=[accuracy]"
-                )
-        experiment.model.check(self)  # type: ignore[arg-type]  # it looks at `tokenizer` alone
-        experiment.recipe.check(experiment)
-        try:
-            experiment.trainer.check(experiment)
-        except UserError as error:
-            raise error.under("trainer") from None
-        for name, task in self.all.items():
-            try:
-                task.check()
-            except UserError as error:
-                raise error.under(f"domain.{'tasks' if name in self.families else 'probes'}.{name}") from None
-
-    # -- what stages depend on ---------------------------------------------------------------------------------------
+    def parts(self) -> Mapping[str, Plugin]:
+        tasks = {f"tasks.{name}": task for name, task in self.families.items()}
+        return tasks | {f"probes.{name}": task for name, task in self.probing.items()}
 
     def config(self, stage: str) -> dict[str, Any]:
         if stage == "data":
-            return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+            return named({f.name: plain(getattr(self, f.name)) for f in fields(self)})
         if stage == "train":
             return {"context": self.context, "columns": list(self.payload)}
-        if stage in ("generate", "evaluate"):  # recipes may ask the families too
-            return {"context": self.context, "tasks": plain(self.tasks), "probes": plain(self.probes)}
-        return {"context": self.context}
-
-    def code(self, stage: str) -> tuple[str, ...]:
-        package, text = "genloss.domains.reasoning", "genloss.language"
-        sampling = (package, f"{text}.sampling", f"{text}.decode", f"{text}.model", f"{text}.tokenizer")
-        own: dict[str, tuple[str, ...]] = {
-            "data": (package, f"{package}.tasks", f"{package}.tokenizer", "genloss.curate.duplicates"),
-            "generate": (*sampling, f"{package}.tasks", f"{package}.checks"),
-            "train": (f"{text}.training", f"{text}.packing", f"{text}.model"),
-            "evaluate": (*sampling, f"{package}.tasks", f"{package}.checks", f"{text}.scoring", f"{text}.packing"),
-        }
-        # the modules that make the problems and check them
-        families = {type(task).__module__ for task in self.all.values()}
-        return own.get(stage, ()) + (tuple(sorted(families)) if stage != "train" else ())
-
-    def libraries(self, stage: str) -> tuple[str, ...]:
-        made_by = {name for task in self.all.values() for name in task.libraries}
-        if stage == "data":
-            return ("tokenizers", "numpy", *sorted(made_by))
-        used = ("torch", "transformers", "tokenizers", "numpy")
-        return (*used, *sorted(made_by)) if stage == "generate" else used
-
-    def fingerprint(self) -> str:
-        saved = Path(self.tokenizer)
-        return folder_hash(saved) if self.tokenizer != "bpe" and saved.is_dir() else ""
+        # recipes, curators and metrics may ask the families too
+        return {"context": self.context, "tasks": named(plain(self.tasks)), "probes": named(plain(self.probes))}
 
     # -- data --------------------------------------------------------------------------------------------------------
 
@@ -162,16 +101,12 @@ class Reasoning(Domain):
         made: dict[str, list[tuple[str, Problem]]] = {split: [] for split in SPLITS}
         seen: set[str] = set()
         counts = {split: self._counts(n) for split, n in sizes.items()}
-        for name, task in self.families.items():
-            problems = self._distinct(name, task, seen, sum(counts[split][name] for split in SPLITS))
+        for name in self.families:
+            problems = iter(self._distinct(name, seen, sum(counts[split][name] for split in SPLITS)))
             for split in SPLITS:
                 made[split] += [(name, next(problems)) for _ in range(counts[split][name])]
         if self.probing:
-            made["probe"] = [
-                (name, problem)
-                for name, task in self.probing.items()
-                for problem in islice(self._distinct(name, task, seen, self.probe), self.probe)
-            ]
+            made["probe"] = [(name, p) for name in self.probing for p in self._distinct(name, seen, self.probe)]
         result: dict[str, Any] = {}
         for split, found in made.items():
             found = [found[i] for i in generator(self.split_seed, split).permutation(len(found))]
@@ -186,11 +121,8 @@ class Reasoning(Domain):
             table = records.make_table(columns, origin=records.REAL, generation=0, recipe=f"tasks/{split}")
             records.write(table, out / f"{split}.parquet")
             result[split] = len(found)
-        if self.tokenizer == "bpe":
-            texts = [text for _, p in made["train"] for text in (p.prompt, p.solution or p.answer)]
-            train_digits(texts, self.vocabulary, self.context, out / "tokenizer")
-        else:
-            use_saved(self.tokenizer, out / "tokenizer")
+        texts = [text for _, p in made["train"] for text in (p.prompt, p.solution or p.answer)]
+        self.make_tokenizer(texts, out / "tokenizer")
         codec = load_codec(out / "tokenizer")
         everything = [p for found in made.values() for _, p in found]
         lengths = [
@@ -203,6 +135,9 @@ class Reasoning(Domain):
         )
         return result | {"longest": longest}
 
+    def train_tokenizer(self, texts: list[str], out: Path) -> None:
+        train_digits(texts, self.vocabulary, self.context, out)
+
     def _counts(self, n: int) -> dict[str, int]:
         """How many of n problems each family gives, by its share (largest remainders)."""
         total = sum(task.share for task in self.families.values())
@@ -213,25 +148,16 @@ class Reasoning(Domain):
             counts[name] += 1
         return counts
 
-    def _distinct(self, name: str, task: Task, seen: set[str], needed: int) -> Iterator[Problem]:
-        """Problems in their order, none with a key (its prompt, as a rule) that was `seen` before."""
-        block = given = idle = 0
-        while idle < PATIENCE:
-            idle += 1
-            for problem in task.problems(seed_of(self.split_seed, "problems", name, block)):
-                key = normal(task.key(problem))
-                if key not in seen:
-                    seen.add(key)
-                    idle = 0
-                    given += 1
-                    yield problem
-            block += 1
-        raise UserError(
-            f"domain.{'tasks' if name in self.families else 'probes'}.{name}",
-            None,
-            f"has only {given} different problems, and "
-            f"{needed} are asked for; widen its parameters, or lower domain.examples, domain.pool or domain.probe",
-        )
+    def _distinct(self, name: str, seen: set[str], count: int) -> list[Problem]:
+        """So many problems of a family, none with a key (its prompt, as a rule) that was `seen` before."""
+        seeds = partial(seed_of, self.split_seed, "problems", name)
+        found = list(islice(distinct(self.all[name], seen, seeds), count))
+        if len(found) < count:
+            kind = "tasks" if name in self.families else "probes"
+            why = f"has only {len(found)} different problems, and {count} are asked for"
+            remedy = "widen its parameters, or lower domain.examples, domain.pool or domain.probe"
+            raise UserError(f"domain.{kind}.{name}", None, f"{why}; {remedy}")
+        return found
 
     def expected(self, experiment: Experiment, measured: Mapping[str, float]) -> dict[str, float]:
         """Of a selection whose φ and ψ are given, from how many labels are right (Feng et al. 2024, arXiv 2406.07515)."""
@@ -258,31 +184,14 @@ class Reasoning(Domain):
                 )
         return Checked(right, parsed)
 
-    def train(self, fit: Fit) -> dict[str, Any]:
-        """Loss on the responses alone (`columns` of `config`), unless the trainer has a loop of its own (trainer=grpo)."""
-        from genloss.language.training import train
+    def final(self, task: str, response: str) -> str:
+        return self.all[task].final(response)
 
-        base = getattr(fit.model, "base", None)
-        if base is not None and fit.start is None:  # model=schooled: a cold start is not from nothing
-            fit = replace(fit, start=base(fit))
-        own = getattr(fit.trainer, "train", None)
-        return own(fit) if own else train(fit)
+    def texts(self, table: pa.Table) -> list[str]:
+        return table.column("prompt").to_pylist()
 
-    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
-        """Responses to `request.prompts`."""
-        from genloss.language.sampling import sample
-
-        for columns, tokens in sample(request):
-            yield {"response": columns["text"]}, tokens
-
-    def respond(self, request: Sampling) -> tuple[list[str], int]:
-        """All responses to `request.prompts`, in their order, and how many tokens they took."""
-        responses: list[str] = []
-        tokens = 0
-        for columns, count in self.sample(request):
-            responses += columns["response"]
-            tokens += count
-        return responses, tokens
+    def backend(self, model: Path, data: Path, runtime: Runtime) -> Backend:
+        return Local(model, data, runtime)
 
     def losses(
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent

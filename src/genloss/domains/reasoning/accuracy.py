@@ -5,17 +5,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.errors import UserError, require
+from genloss.core.capabilities import Responds, able
+from genloss.core.contracts import KEPT, Decoding
+from genloss.core.errors import require
+from genloss.domains.reasoning import Reasoning
 from genloss.evaluate import Evidence, Metric
 
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
+
+def answers(evidence: Evidence, prompts: list[str], chunk: int, bias: float = 1.0) -> list[str]:
+    """Model n's responses [n] to prompts; bias 0: greedy, 1: sampled."""
+    domain = able(evidence.domain, Responds)
+    backend = domain.backend(evidence.model, evidence.data, evidence.runtime)
+    return backend.respond(
+        prompts, Decoding(domain.context, bias=bias, chunk=chunk), seed=evidence.seed, report=evidence.report
+    ).texts
 
 
 @dataclass
@@ -27,20 +36,19 @@ class Accuracy(Metric):
     wrong with a probability above p_star teach the wrong thing (Feng et al. 2024, arXiv 2406.07515, theorem 1). What is
     undefined, such as psi where no answer is wrong, is left out."""
 
-    reads = ("kept",)
     max_records: int = 1000
     chunk: int = 512
+    needs = (Reasoning,)
 
     def __post_init__(self) -> None:
         require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
 
-    def check(self, experiment: Experiment) -> None:
-        if not hasattr(experiment.domain, "verify"):
-            raise UserError("_target_", None, f"needs exact answers, and {experiment.domain.name} has none")
+    def reads(self) -> tuple[str, ...]:
+        return (KEPT,)
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
-        domain: Any = evidence.domain
+        domain = able(evidence.domain, Reasoning)
         test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
         right, parsed = domain.verify(self._answered(test, evidence))
         found = {"accuracy": right.mean(), "unparseable": 1 - parsed.mean()}
@@ -53,17 +61,17 @@ class Accuracy(Metric):
             task = np.asarray(probe.column("task").to_pylist(), dtype=object)
             each = {f"probe_accuracy/{name}": right[task == name].mean() for name in domain.probing}
             found |= each | {"probe_accuracy": np.mean(list(each.values()))}
-        if evidence.generated is not None and evidence.kept is not None:
-            found |= self._selection(evidence.generated, evidence.kept, domain)
+        if evidence.generated is not None:
+            found |= self._selection(evidence.generated, evidence.inputs[KEPT], domain)
         return {name: float(value) for name, value in found.items()}
 
     def _answered(self, problems: pa.Table, evidence: Evidence) -> pa.Table:
         """Problems with model n's greedy responses."""
-        said = evidence.respond(problems.column("prompt").to_pylist(), self.chunk, bias=0.0)
+        said = answers(evidence, problems.column("prompt").to_pylist(), self.chunk, bias=0.0)
         return problems.set_column(problems.column_names.index("response"), "response", [said])
 
     @staticmethod
-    def _selection(generated: Path, selected: Path, domain: Any) -> dict[str, Any]:
+    def _selection(generated: Path, selected: Path, domain: Reasoning) -> dict[str, Any]:
         """Of the generated records and those of them that curation kept."""
         table = records.read(generated)
         if len(table) == 0:  # the recipe had nothing to ask for

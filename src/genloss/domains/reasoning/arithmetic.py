@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genloss.core.capabilities import able
+from genloss.core.contracts import Checked, Experiment
 from genloss.core.errors import UserError, require
 from genloss.core.seeds import generator
-from genloss.domains.reasoning import checks as verify
-from genloss.domains.reasoning.checks import Checked
+from genloss.domains.reasoning import Reasoning, checks
 from genloss.domains.reasoning.tasks import BLOCK, Problem, Task
 
 Tree = int | tuple[str, "Tree", "Tree"]
@@ -240,5 +241,13 @@ class Arithmetic(Task):
 
     def verify(self, responses: Any, answers: Any) -> Checked:
         """By the number after the last equals sign, or the only number."""
-        said = pc.replace_substring_regex(verify.strings(responses), r"(?s)^.*=", "")
-        return verify.integers(pa.array(said), answers)
+        said = pc.replace_substring_regex(checks.strings(responses), r"(?s)^.*=", "")
+        return checks.integers(pa.array(said), answers)
+
+
+def needs_expressions(experiment: Experiment, key: str, why: str, solutions: bool = False) -> None:
+    """Refuse, under `key`, problems that are no expressions, or (`solutions`) have no worked solutions."""
+    families = able(experiment.domain, Reasoning).families
+    fits = all(isinstance(f, Arithmetic) and (f.solutions or not solutions) for f in families.values())
+    if not fits:
+        raise UserError(key, None, f"{why}, and these are {', '.join(families)}; use domain/tasks=arithmetic")

@@ -19,23 +19,17 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genloss.core.contracts import Checked
 from genloss.core.errors import UserError
 
 LONGEST = 400  # characters of a response that are read as an answer
 NUMBER = r"[+-]?[0-9]{1,12}(\.[0-9]{0,12})?"
-
-
-class Checked(NamedTuple):
-    """bool [n] each: the response is right; it is an answer at all (right implies parsed)."""
-
-    right: np.ndarray
-    parsed: np.ndarray
 
 
 def _numpy(mask: Any) -> np.ndarray:
@@ -132,7 +126,9 @@ def numeral(text: str) -> Fraction | None:
     if not NUMERAL.fullmatch(text):
         return None
     if "frac" in text:
-        sign, above, below = re.fullmatch(r"(-?)\\.?frac\{(-?[0-9]+)\}\{([0-9]+)\}", text).groups()  # type: ignore[union-attr]
+        fraction = re.fullmatch(r"(-?)\\.?frac\{(-?[0-9]+)\}\{([0-9]+)\}", text)
+        assert fraction is not None
+        sign, above, below = fraction.groups()
         return Fraction(int(sign + above), int(below))
     return Fraction(text)
 

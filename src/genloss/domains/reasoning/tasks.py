@@ -11,6 +11,7 @@ A family is a dataclass derived from `Task`; its name in the config is its name 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -18,10 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from genloss.core.contracts import Checked, Experiment, Plugin
 from genloss.core.errors import UserError, nearest, one_of, require
+from genloss.core.records import normal
 from genloss.core.seeds import generator, seed_of
-from genloss.domains.reasoning import checks as verify
-from genloss.domains.reasoning.checks import Checked
+from genloss.domains.reasoning import checks
 
 BLOCK = 1000  # problems that are made together
 PATIENCE = 20  # blocks, or problems for each one that is asked for, in search of one like another
@@ -39,14 +41,10 @@ class Problem(NamedTuple):
     solution: str = ""  # worked, ending in the answer; empty: the answer alone is the response
 
 
-class Task(ABC):
+class Task(Plugin, ABC):
     """One family of problems. `share` is its share of every split, relative to the others'."""
 
     share: float
-    libraries: tuple[str, ...] = ()  # distributions that make its problems
-
-    def check(self) -> None:
-        """Refuse what cannot be made (UserError)."""
 
     @abstractmethod
     def problems(self, seed: int) -> list[Problem]:
@@ -88,6 +86,24 @@ class Task(ABC):
         return None
 
 
+def distinct(
+    task: Task, seen: set[str], seed_of_block: Callable[[int], int], key: Callable[[Problem], str] | None = None
+) -> Iterator[Problem]:
+    """Problems in their order, none with a key (of the task, unless another one is given) that was `seen` before; it ends when
+    PATIENCE blocks in turn have brought nothing new."""
+    key = key or task.key
+    block = idle = 0
+    while idle < PATIENCE:
+        idle += 1
+        for problem in task.problems(seed_of_block(block)):
+            known = normal(key(problem))
+            if known not in seen:
+                seen.add(known)
+                idle = 0
+                yield problem
+        block += 1
+
+
 @dataclass
 class Gym(Task):
     """A family of reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760), with its own text and parameters."""
@@ -96,7 +112,6 @@ class Gym(Task):
     parameters: dict[str, Any] = field(default_factory=dict)
     compare: str = "integer"  # integer, text, expression (math-verify), scorer (the family's own, where it is safe)
     share: float = 1.0
-    libraries = ("reasoning-gym",)
 
     def __post_init__(self) -> None:
         one_of("compare", self.compare, COMPARE)
@@ -104,7 +119,7 @@ class Gym(Task):
         for key in ("seed", "size"):
             require(key not in self.parameters, f"parameters.{key}", self.parameters.get(key), "absent: it is set here")
 
-    def check(self) -> None:
+    def check(self, experiment: Experiment) -> None:
         made = self._dataset(0, 1)
         entry = made[0]
         answer = pa.array([str(entry["answer"])])
@@ -159,13 +174,13 @@ class Gym(Task):
         if self.compare == "scorer":
             score = self._dataset(0, 1).score_answer
             said, truth = (v.to_pylist() for v in (responses, answers))
-            parsed = np.array([bool(s and s.strip()) and len(s) <= verify.LONGEST for s in said], dtype=bool)
+            parsed = np.array([bool(s and s.strip()) and len(s) <= checks.LONGEST for s in said], dtype=bool)
             right = [
                 ok and score(s.strip(), {"answer": t}) == 1.0 for s, t, ok in zip(said, truth, parsed, strict=True)
             ]
             return Checked(np.array(right, dtype=bool), parsed)
-        check = {"integer": verify.integers, "text": verify.texts, "expression": verify.expressions}[self.compare]
-        return check(responses, answers)
+        compared = {"integer": checks.integers, "text": checks.texts, "expression": checks.expressions}[self.compare]
+        return compared(responses, answers)
 
 
 @dataclass
@@ -205,4 +220,4 @@ class Eigenvalues(Task):
         return [p for p in made if p is not None]
 
     def verify(self, responses: Any, answers: Any) -> Checked:
-        return verify.spectra(responses, answers, self.tolerance)
+        return checks.spectra(responses, answers, self.tolerance)

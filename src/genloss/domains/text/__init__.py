@@ -7,28 +7,26 @@ are split into train, validation, test and prompts; no model ever trains on the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.contracts import Domain, Fit, Report, Runtime, Sampling, silent
+from genloss.core.capabilities import Documents
+from genloss.core.contracts import Plugin, Report, Runtime, Sampling, silent
 from genloss.core.errors import UserError, require
-from genloss.core.hashes import folder_hash
-from genloss.core.plugin import build
+from genloss.core.plugin import build, named
+from genloss.core.records import normal
 from genloss.core.seeds import generator
-from genloss.curate.duplicates import normal
+from genloss.domains.language import LanguageDomain
 from genloss.language.corpus import Corpus
-from genloss.language.tokenizer import train_bpe, use_saved
+from genloss.language.tokenizer import train_bpe
 
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
-
-SPLITS = ("train", "validation", "test", "prompts")
+SHARES = ("validation_share", "test_share", "prompts_share")
 
 
 def passages(text: str, longest: int, shortest: int) -> Iterator[str]:
@@ -48,7 +46,7 @@ def passages(text: str, longest: int, shortest: int) -> Iterator[str]:
 
 
 @dataclass
-class Text(Domain):
+class Text(LanguageDomain, Documents):
     name: str = "text"
     corpus: Any = field(default_factory=dict)
     tokenizer: str = (
@@ -58,9 +56,9 @@ class Text(Domain):
     context: int = 128  # longest sequence of the model, in tokens
     max_characters: int = 240
     min_characters: int = 20
-    validation: float = 0.05  # shares of documents
-    test: float = 0.1
-    prompts: float = 0.05
+    validation_share: float = 0.05  # of the documents
+    test_share: float = 0.1
+    prompts_share: float = 0.05
     split_seed: int = 0  # not the run's seed: all seeds share one split, so that their spread is that of training
     payload = ("text",)
     headline = "heldout_bits_per_byte"
@@ -81,62 +79,19 @@ class Text(Domain):
             self.max_characters,
             f"more than min_characters={self.min_characters}",
         )
-        for key in ("validation", "test", "prompts"):
+        for key in SHARES:
             require(0 < getattr(self, key) < 1, key, getattr(self, key), "a share of the documents in (0, 1)")
-        shares = self.validation + self.test + self.prompts
-        require(shares < 1, "test", self.test, "small enough that validation + test + prompts < 1")
-        self.source = build(self.corpus, Corpus, "corpus")  # type: ignore[type-abstract]
+        shares = sum(getattr(self, key) for key in SHARES)
+        require(shares < 1, "test_share", self.test_share, "so small that the three shares are less than 1 together")
+        self.source = build(self.corpus, Corpus, "corpus")
 
-    def check(self, experiment: Experiment) -> None:
-        from genloss.curate import Curator
-        from genloss.language.model import TextModel
-        from genloss.language.training import TextTrainer
-
-        if not isinstance(experiment.model, TextModel):
-            raise UserError("model", type(experiment.model).__name__, "is not a model of the text domain")
-        if not isinstance(experiment.trainer, TextTrainer):
-            raise UserError("trainer", type(experiment.trainer).__name__, "is not a trainer of the text domain")
-        for name, curator in experiment.curators.items():
-            if type(curator).judge is Curator.judge:
-                raise UserError(
-                    f"curation.{name}", type(curator).__name__, "works on the points of the lab, not on text"
-                )
-        experiment.model.check(self)
-        experiment.recipe.check(experiment)
-        self.source.check()
-
-    # -- what stages depend on ---------------------------------------------------------------------------------------
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"corpus": self.source}
 
     def config(self, stage: str) -> dict[str, Any]:
-        everything = {k: v for k, v in vars(self).items() if k != "source"}
-        return everything if stage == "data" else {"context": self.context}
-
-    def code(self, stage: str) -> tuple[str, ...]:
-        package = "genloss.domains.text"
-        own = {
-            "data": (package, f"{package}.corpus", "genloss.language.tokenizer", "genloss.curate.duplicates"),
-            "generate": (
-                "genloss.language.sampling",
-                "genloss.language.decode",
-                "genloss.language.model",
-                "genloss.language.tokenizer",
-            ),
-            "train": ("genloss.language.training", "genloss.language.packing", "genloss.language.model"),
-            "evaluate": (
-                "genloss.language.scoring",
-                "genloss.language.packing",
-                "genloss.language.model",
-                "genloss.language.tokenizer",
-            ),
-        }
-        return own.get(stage, ())
-
-    def libraries(self, stage: str) -> tuple[str, ...]:
-        return ("tokenizers", "numpy") if stage == "data" else ("torch", "transformers", "tokenizers", "numpy")
-
-    def fingerprint(self) -> str:
-        saved = Path(self.tokenizer)
-        return self.source.fingerprint() + (folder_hash(saved) if self.tokenizer != "bpe" and saved.is_dir() else "")
+        if stage == "data":
+            return named({k: v for k, v in vars(self).items() if k != "source"})
+        return {"context": self.context}
 
     # -- data --------------------------------------------------------------------------------------------------------
 
@@ -151,7 +106,7 @@ class Text(Domain):
                 "train, validation, test and prompts need one each: give at least 4",
             )
         order = generator(self.split_seed, "documents").permutation(len(documents))
-        counts = {k: max(1, round(getattr(self, k) * len(documents))) for k in SPLITS[1:]}
+        counts = {k.removesuffix("_share"): max(1, round(getattr(self, k) * len(documents))) for k in SHARES}
         edges = np.cumsum([0, *counts.values()])
         member = {k: order[lo:hi] for k, lo, hi in zip(counts, edges[:-1], edges[1:], strict=True)}
         member["train"] = order[edges[-1] :]
@@ -187,27 +142,26 @@ class Text(Domain):
             ).append_column("document", pa.array([mine[i][0] for i in shuffle], pa.string()))
             records.write(table, out / f"{split}.parquet")
             result[split] = len(mine)
-        if self.tokenizer == "bpe":
-            train_bpe(splits["train"], self.vocabulary, self.context, out / "tokenizer")
-        else:
-            use_saved(self.tokenizer, out / "tokenizer")
+        self.make_tokenizer(splits["train"], out / "tokenizer")
         return result
+
+    def train_tokenizer(self, texts: list[str], out: Path) -> None:
+        train_bpe(texts, self.vocabulary, self.context, out)
 
     # -- models: imported when used, since torch and transformers take seconds to load ----------------------------------
 
-    def train(self, fit: Fit) -> dict[str, Any]:
-        from genloss.language.training import train
+    def texts(self, table: pa.Table) -> list[str]:
+        return table.column("text").to_pylist()
 
-        return train(fit)
-
-    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list], int]]:
+    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list[str]], int]]:
         from genloss.language.sampling import sample
 
-        return sample(request)
+        for texts, tokens in sample(request):
+            yield {"text": texts}, tokens
 
     def losses(
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
     ) -> tuple[np.ndarray, np.ndarray]:
         from genloss.language.scoring import losses
 
-        return losses(model, data, table.column("text").to_pylist(), self.context, runtime, report)
+        return losses(model, data, self.texts(table), self.context, runtime, report)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.errors import UserError, one_of, require
+from genloss.core.contracts import Experiment
+from genloss.core.errors import one_of, require
 from genloss.core.seeds import generator
-from genloss.curate import Context, Curator, Verdict, verdict
-from genloss.systems.evol_instruct.reward import Reward, needs_expressions
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
-
+from genloss.curate import Context, Decision, RecordCurator, decision
+from genloss.curate.choose import best_of_each, needs_several
+from genloss.systems.evol_instruct.reward import ResponseReward
 
 SELECT = ("best", "sample")
 
 
 @dataclass
-class EvolReward(Reward, Curator):
+class EvolReward(ResponseReward, RecordCurator):
     """Select by r.
 
     best     of the responses to one problem the one with the highest r; of these the `keep` highest (null: all)
@@ -39,17 +36,11 @@ class EvolReward(Reward, Curator):
         require(self.keep is None or self.keep >= 1, "keep", self.keep, "at least 1 record (null: all)")
 
     def check(self, experiment: Experiment) -> None:
-        needs_expressions(experiment, "_target_")
-        self.check_critic()
-        samples: int = getattr(experiment.recipe, "samples", 1)
-        if self.select == "best" and samples < 2:
-            raise UserError(
-                "select",
-                "best",
-                f"has nothing to choose from with recipe.samples={samples}; set it to 2 or more, or select=sample",
-            )
+        super().check(experiment)
+        if self.select == "best":
+            needs_several(experiment, "select", self.select, ", or select=sample")
 
-    def judge(self, table: pa.Table, context: Context) -> Verdict:
+    def decide(self, table: pa.Table, context: Context) -> Decision:
         prompts, responses = (table.column(key).to_pylist() for key in ("prompt", "response"))
         parents = table.column("evolved_from").to_pylist() if "evolved_from" in table.column_names else None
         r = self.of(prompts, responses, context.seed, parents, context.runtime)
@@ -58,11 +49,7 @@ class EvolReward(Reward, Curator):
         keep = r > 0
         order = rng.permutation(len(r))  # decides between equals
         if self.select == "best":
-            problem = np.asarray(table.column("prompt").combine_chunks().dictionary_encode().indices)
-            ranked = order[np.lexsort((-r[order], problem[order]))]
-            best = np.zeros(len(r), dtype=bool)
-            best[ranked[np.flatnonzero(np.diff(problem[ranked], prepend=-1))]] = True
-            keep &= best
+            keep &= best_of_each(table, r, order)
             value = r
         elif self.keep is None:
             keep &= rng.random(len(r)) < r / max(r.max(), 1e-300)
@@ -74,4 +61,4 @@ class EvolReward(Reward, Curator):
             allowed = np.zeros(len(r), dtype=bool)
             allowed[ranked[keep[ranked]][: self.keep]] = True
             keep &= allowed
-        return verdict(keep, r, why)
+        return decision(keep, r, why)

@@ -22,32 +22,35 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.contracts import Sampling
+from genloss.core.capabilities import Repeats, able
+from genloss.core.contracts import HISTORY, Decoding, Experiment
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.seeds import generator
-from genloss.domains.reasoning import held_out
-from genloss.domains.reasoning.arithmetic import Arithmetic, Tree, expression, largest, operations, prompt, solution
+from genloss.domains.reasoning import Reasoning, held_out
+from genloss.domains.reasoning.arithmetic import (
+    Arithmetic,
+    Tree,
+    expression,
+    largest,
+    needs_expressions,
+    operations,
+    prompt,
+    solution,
+)
 from genloss.domains.reasoning.arithmetic import value as exact
-from genloss.domains.reasoning.solve import decoding
 from genloss.generate import Recipe, Request
 from genloss.systems.evol_instruct.edits import DOWN, OPERATORS, UP, canonical, careless
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
 
 RULES = ("no_information", "beyond", "empty", "copies")
 LABELS = ("policy", "exact")
 SEED = "seed"  # the first word of every lineage
 ATTEMPTS = 20  # of one edit, until it is within the limits
-
-
-# -- edits of trees --------------------------------------------------------------------------------------------------------
 
 
 # -- the evolver -----------------------------------------------------------------------------------------------------------
@@ -72,7 +75,7 @@ class Evolved(NamedTuple):
 
 
 @dataclass
-class EvolInstruct(Recipe):
+class EvolInstruct(Recipe, Repeats):
     """Round n takes the latest kept problem of each seed's line (in round 1 the seeds, the first `n` training problems), draws one
     of `operators` uniformly for each, and edits it (arXiv 2304.12244, section 3). A problem that `eliminate` strikes out makes
     no record: its parent is evolved again in the next round, as in the paper; so is the parent of one that curation drops.
@@ -100,8 +103,7 @@ class EvolInstruct(Recipe):
     top_k: int = 0  # 0: off
     top_p: float = 1.0
     chunk: int = 512  # responses computed together; part of the identity, since kernels differ between batch sizes
-    reads = ("data", "history")
-    problems = True
+    needs = (Reasoning,)
 
     def __post_init__(self) -> None:
         require(self.n >= 1, "n", self.n, "at least 1 problem")
@@ -118,17 +120,18 @@ class EvolInstruct(Recipe):
         require(self.samples >= 1, "samples", self.samples, "at least 1 response to each problem")
         alone = self.label == "policy" or self.samples == 1
         require(alone, "samples", self.samples, "1 where label=exact: a problem has one solution")
-        self._options(self.n, 8)  # refuses the rest
+        self.decoding(8)  # refuses the rest
 
-    def _options(self, n: int, context: int) -> Any:
-        return decoding(n, context, self.chunk, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+    def decoding(self, context: int) -> Decoding:
+        return Decoding(context, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, chunk=self.chunk)
+
+    def reads(self) -> tuple[str, ...]:
+        return (HISTORY,)
 
     def check(self, experiment: Experiment) -> None:
-        families = getattr(experiment.domain, "families", {})
-        if not families or not all(isinstance(f, Arithmetic) for f in families.values()):
-            raise UserError("recipe", self.name, "edits expressions; use domain=reasoning domain/tasks=arithmetic")
-        seeds: int = experiment.domain.examples  # type: ignore[attr-defined]
-        require(self.n <= seeds, "recipe.n", self.n, f"at most the training problems, domain.examples={seeds}")
+        needs_expressions(experiment, "_target_", "edits expressions")
+        seeds = able(experiment.domain, Reasoning).examples
+        require(self.n <= seeds, "n", self.n, f"at most the training problems, domain.examples={seeds}")
 
     # -- one problem -----------------------------------------------------------------------------------------------------
 
@@ -181,7 +184,7 @@ class EvolInstruct(Recipe):
             if tree is not None:
                 found[row["id"]] = Parent(row["id"], row["prompt"], tree, row["task"], SEED)
                 root[row["id"]] = row["id"]
-        for path in request.history:
+        for path in request.inputs.all(HISTORY):
             latest: dict[str, Parent] = {}
             for row in records.read(path, columns=[*columns, "lineage", "parents"]).to_pylist():
                 (parent,) = row["parents"]
@@ -198,12 +201,12 @@ class EvolInstruct(Recipe):
         return list(found.values())
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
-        domain: Any = request.domain
-        context: int = domain.config("generate")["context"]
+        domain = able(request.domain, Reasoning)
+        context = domain.context
         tests = {text for table in held_out(request.data).values() for text in table.column("prompt").to_pylist()}
         rng = generator(request.seed, "evolve")
         pool = self.pool(request)
-        made = [(p, self.evolve(p, domain.families[p.task], context, tests, rng)) for p in pool]
+        made = [(p, self.evolve(p, able(domain.families[p.task], Arithmetic), context, tests, rng)) for p in pool]
         new = [(p, e) for p, e in made if not e.eliminated]
         counts = {"pool": len(pool), "evolved": len(new)}
         counts |= {f"drawn/{name}": sum(e.operator == name for _, e in made) for name in self.operators}
@@ -221,7 +224,10 @@ class EvolInstruct(Recipe):
         trees = [expression(text) for text in prompts]
         responses, tokens = [solution(t) if t is not None else "" for t in trees], 0
         if self.label == "policy":
-            responses, tokens = self._ask(request, prompts, context)
+            backend = domain.backend(request.model, request.data, request.runtime)
+            responses, tokens = backend.respond(
+                prompts, self.decoding(context), seed=request.seed, scratch=request.scratch, report=request.report
+            )
         payload: dict[str, Any] = {
             "prompt": prompts,
             "response": responses,
@@ -239,19 +245,3 @@ class EvolInstruct(Recipe):
             parents=[[p.id] for p, _ in rows],
         )
         return table, {"tokens": tokens, "counts": counts}
-
-    def _ask(self, request: Request, prompts: list[str], context: int) -> tuple[list[str], int]:
-        """The last model's responses, and how many tokens they took."""
-        options = self._options(len(prompts), context)
-        sampling = Sampling(
-            model=request.model,
-            data=request.data,
-            n=options.n,
-            seed=request.seed,
-            options=options,
-            prompts=prompts,
-            scratch=request.scratch,
-            runtime=request.runtime,
-            report=request.report,
-        )
-        return request.domain.respond(sampling)  # type: ignore[attr-defined]

@@ -8,36 +8,34 @@
     seeds --model n-1, greedily--> wrong ones --teacher, k each--> checked --> records of round n, parent: the seed
 
 Algorithm 1 of the paper is `choose=errors errors=seeds n=null` with `mixing=accumulate`: the student is retrained from its base
-(`mixing.init=cold`) on the seeds and everything that was written so far.
+(`trainer.start=base`) on the seeds and everything that was written so far.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.contracts import Sampling
+from genloss.core.capabilities import able
+from genloss.core.contracts import HISTORY, Decoding, Experiment, Plugin
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.files import write_atomic
-from genloss.core.hashes import code_hash
 from genloss.core.plugin import build, plain
+from genloss.core.records import normal
 from genloss.core.seeds import generator
-from genloss.curate.duplicates import normal
-from genloss.domains.reasoning import held_out
-from genloss.domains.reasoning.solve import decoding
+from genloss.domains.reasoning import Reasoning, held_out
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Recipe, Request
+from genloss.language.tokenizer import load_codec
 from genloss.systems.llm2llm.teachers import Ask, Teacher
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
 
 COLUMNS = ("prompt", "response", "answer", "task", "difficulty")
 
@@ -67,7 +65,7 @@ class LLM2LLM(Recipe):
     """
 
     name: str = "llm2llm"
-    seeds: int = 1000  # the first real training problems: those that train the student
+    seed_problems: int = 1000  # the first real training problems: those that train the student
     choose: str = "errors"  # errors: parents are wrong problems; random: as many, wrong or not
     errors: str = "seeds"  # seeds: parents are seeds; all: also what was written in earlier rounds
     k: int = 1  # problems for each parent
@@ -76,39 +74,32 @@ class LLM2LLM(Recipe):
     shortfall: str = "refuse"  # what is missing after that. refuse: an error; accept: it is counted
     chunk: int = 512  # answers computed together; part of the identity
     teacher: Any = field(default_factory=dict)
-    reads = ("data", "history")
-    problems = True
+    needs = (Reasoning,)
 
     def __post_init__(self) -> None:
         one_of("choose", self.choose, ("errors", "random"))
         one_of("errors", self.errors, ("seeds", "all"))
         one_of("shortfall", self.shortfall, ("refuse", "accept"))
         require(self.n is None or self.n >= 1, "n", self.n, "at least 1 problem a round, or null: k for each wrong one")
-        for key in ("seeds", "k", "attempts", "chunk"):
+        for key in ("seed_problems", "k", "attempts", "chunk"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
-        self.tutor = build(plain(self.teacher), Teacher, "teacher")  # type: ignore[type-abstract]
+        self.tutor = build(plain(self.teacher), Teacher, "teacher")
+
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"teacher": self.tutor}
+
+    def reads(self) -> tuple[str, ...]:
+        return (HISTORY,)
 
     def check(self, experiment: Experiment) -> None:
-        domain: Any = experiment.domain
-        if not (hasattr(domain, "families") and hasattr(domain, "verify")):
-            raise UserError("recipe", self.name, f"needs problems with exact answers, and {domain.name} has none")
-        trained = experiment.mixing.real.n or domain.examples
-        require(
-            self.seeds == trained, "recipe.seeds", self.seeds, f"mixing.real.n={trained}: the seeds train the student"
-        )
-        try:
-            self.tutor.check(experiment)
-        except UserError as error:
-            raise error.under("recipe.teacher") from None
-
-    def fingerprint(self) -> str:
-        code = [code_hash(module) for module in ("genloss.systems.llm2llm.teachers", type(self.tutor).__module__)]
-        return "".join([*code, self.tutor.fingerprint()])
+        trained = experiment.mixing.real.n or able(experiment.domain, Reasoning).examples
+        same = f"mixing.real.n={trained}: the seeds train the student"
+        require(self.seed_problems == trained, "seed_problems", self.seed_problems, same)
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         real = records.read(request.data / "train.parquet", columns=["id", *COLUMNS])
-        seeds = real.slice(0, self.seeds)
-        earlier = [records.read(path, columns=["id", *COLUMNS]) for path in request.history]
+        seeds = real.slice(0, self.seed_problems)
+        earlier = [records.read(path, columns=["id", *COLUMNS]) for path in request.inputs.all(HISTORY)]
         pool = records.concat([seeds, *earlier]) if self.errors == "all" else seeds
         right, tokens = self.examine(pool, request)
         slots = self.parents(pool, right, request.seed)
@@ -153,22 +144,16 @@ class LLM2LLM(Recipe):
 
     def examine(self, pool: pa.Table, request: Request) -> tuple[np.ndarray, int]:
         """bool [n]: which problems of the pool model n-1 answers as their labels do; and the tokens that it took."""
-        domain: Any = request.domain
-        options = decoding(len(pool), domain.config("generate")["context"], self.chunk, bias=0.0)
-        sampling = Sampling(
-            model=request.model,
-            data=request.data,
-            n=len(pool),
+        domain = able(request.domain, Reasoning)
+        said, tokens = domain.backend(request.model, request.data, request.runtime).respond(
+            pool.column("prompt").to_pylist(),
+            Decoding(domain.context, bias=0.0, chunk=self.chunk),
             seed=request.seed,
-            options=options,
-            prompts=pool.column("prompt").to_pylist(),
             scratch=request.scratch / "student",
-            runtime=request.runtime,
             report=request.report,
         )
-        said, tokens = domain.respond(sampling)
         tasks, labels = pool.column("task").to_pylist(), pool.column("response").to_pylist()
-        gold = [domain.families[task].final(label) for task, label in zip(tasks, labels, strict=True)]
+        gold = [domain.final(task, label) for task, label in zip(tasks, labels, strict=True)]
         right, _ = domain.verify(pa.table({"task": tasks, "response": said, "answer": gold}))
         return right, tokens
 
@@ -193,12 +178,10 @@ class LLM2LLM(Recipe):
 
     def ask(self, slots: list[Slot], taken: dict[str, str], request: Request) -> None:
         """Fill the slots; what is `taken` (a normalised prompt: where it is) may not enter."""
-        from genloss.language.tokenizer import load_codec
-
         codec = load_codec(request.data / "tokenizer")
-        context = request.domain.config("generate")["context"]
+        context = able(request.domain, Reasoning).context
 
-        def judge(problem: Problem) -> str:
+        def fault(problem: Problem) -> str:
             """Why a problem is rejected, in a word; '' if it is not."""
             where = taken.get(normal(problem.prompt))
             if where:
@@ -223,7 +206,7 @@ class LLM2LLM(Recipe):
                 slot = slots[asks[i].number]
                 slot.counts["requested"] += asks[i].n
                 for problem in written[: asks[i].n]:
-                    reason = problem if isinstance(problem, str) else judge(problem)
+                    reason = problem if isinstance(problem, str) else fault(problem)
                     if reason:
                         slot.counts[f"rejected_{reason.replace(' ', '_')}"] += 1
                     else:

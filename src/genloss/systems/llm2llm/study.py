@@ -1,4 +1,5 @@
-"""LLM2LLM: is it the errors that make its data good? At equal budgets, against random seeds, all data, one batch, continued training."""
+"""LLM2LLM (Lee et al. 2024): is it the errors that make its data good? At equal budgets, against random seeds, all
+data, one batch, continued training."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def arm(**options: Any) -> dict[str, Any]:
         "recipe_errors": "seeds",
         "recipe_n": 200,
         "recipe_teacher_noise": 0.0,
-        "mixing_init": "cold",
+        "trainer_start": "base",
         "mixing": "accumulate",
         "domain_tasks_sums_share": None,
         "domain_probes_sums_share": None,
@@ -39,7 +40,7 @@ def probed(where: dict[str, Any], family: str, round: int = -1) -> Value:
 
 
 ERRORS, RANDOM = arm(), arm(recipe_choose="random")
-ERRORS_WARM, RANDOM_WARM = (where | {"mixing.init": "warm"} for where in (ERRORS, RANDOM))
+ERRORS_WARM, RANDOM_WARM = (where | {"trainer.start": "previous"} for where in (ERRORS, RANDOM))
 ALL, ONCE, RULE = arm(recipe_errors="all"), arm(recipe_n=600), arm(recipe_n=None)
 LONGER = arm(mixing="real_only")
 NOISY, COIN = arm(recipe_teacher_noise=0.2), arm(recipe_teacher_noise=0.5)
@@ -57,13 +58,13 @@ STUDY = Study(
         (ERRORS_ONLY, *ONE_ROUND, "recipe.n=600", THREE),
         (ERRORS_ONLY, *ONE_ROUND, "mixing=real_only", THREE),
         (ERRORS_ONLY, "recipe.n=null", THREE),
-        ("recipe.choose=errors,random", "mixing.init=warm", THREE),
+        ("recipe.choose=errors,random", "trainer.start=previous", THREE),
         (
             ERRORS_ONLY,
             f"+domain.probes.sums={SUMS}",
             f"+domain.probes.long={LONG}",
             "domain.context=64",
-            "mixing.init=cold,warm",
+            "trainer.start=base,previous",
             THREE,
         ),
     ),

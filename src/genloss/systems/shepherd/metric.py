@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genloss.core import records
+from genloss.core.capabilities import Verifies, able
+from genloss.core.contracts import Experiment
 from genloss.core.errors import UserError, require
 from genloss.core.seeds import seed_of
+from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.arithmetic import Arithmetic
 from genloss.domains.reasoning.tasks import BLOCK, Problem
 from genloss.evaluate import Evidence, Metric
-from genloss.systems.shepherd.judge import Judge
+from genloss.systems.shepherd.critic import TrainedCritic
+from genloss.systems.shepherd.refine import Refine
 from genloss.systems.shepherd.task import TYPES, Critique, Said, parts, read
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
 
 SPOKEN = ("ok", *TYPES, "unparseable")  # what a critic may say
 
@@ -40,13 +40,14 @@ class Critiques(Metric):
 
     max_records: int = 1000
     chunk: int = 512
+    needs = (Reasoning,)
 
     def __post_init__(self) -> None:
         require(self.max_records >= 2, "max_records", self.max_records, "at least 2")
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
 
     def check(self, experiment: Experiment) -> None:
-        families = getattr(experiment.domain, "families", {})
+        families = able(experiment.domain, Reasoning).families
         if not any(isinstance(f, Critique) for f in families.values()):
             raise UserError(
                 "_target_", None, "needs critiques; use experiment=critic, or domain/tasks=[critique,arithmetic]"
@@ -58,14 +59,14 @@ class Critiques(Metric):
             )
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
-        domain: Any = evidence.domain
+        domain = able(evidence.domain, Reasoning)
         (family, *_) = (f for f in domain.families.values() if isinstance(f, Critique))
         train = records.read(evidence.data / "train.parquet", columns=["prompt"]).column("prompt").to_pylist()
         known = {parts(prompt)[0] for prompt in train}
         test = list(self._fresh(family, known, evidence.seed))
-        judge = Judge(evidence.model, evidence.data, domain.config("evaluate")["context"], family.reference, self.chunk)
+        critic = TrainedCritic(evidence.model, evidence.data, domain.context, family.reference, self.chunk)
         problems, solutions = zip(*(parts(p.prompt) for p in test), strict=True)
-        said = judge.critiques(problems, solutions, evidence.runtime, evidence.report)
+        said = critic.critiques(problems, solutions, evidence.runtime, evidence.report)
         return confusion([p.answer for p in test], said) | self._others(test, said)
 
     def _fresh(self, family: Critique, known: set[str], seed: int) -> Iterator[Problem]:
@@ -138,14 +139,16 @@ class Refinement(Metric):
     refine/samples (responses drawn for each), refine/accepted (share that the critic accepts in the end), refine/phi and
     refine/psi (share of right and of wrong first responses that it accepts)."""
 
+    needs = (Verifies,)
+
     def check(self, experiment: Experiment) -> None:
-        if experiment.cfg.recipe.name != "refine":
-            raise UserError("_target_", None, f"needs recipe=refine (it is {experiment.cfg.recipe.name})")
+        if not isinstance(experiment.recipe, Refine):
+            raise UserError("_target_", None, f"needs recipe=refine (it is {type(experiment.recipe).__name__})")
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
         if evidence.generated is None:
             return {}
-        domain: Any = evidence.domain
+        domain = able(evidence.domain, Verifies)
         table = records.read(evidence.generated)
         after = domain.verify(table).right
         first = table.set_column(table.column_names.index("response"), "response", table.column("first"))

@@ -12,22 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.contracts import Sampling
+from genloss.core.capabilities import able
+from genloss.core.contracts import Experiment, Replies
 from genloss.core.errors import one_of, require
-from genloss.core.hashes import code_hash
 from genloss.core.seeds import generator, seed_of
-from genloss.domains.reasoning.solve import Solve
+from genloss.domains.reasoning import Reasoning
+from genloss.domains.reasoning.solve import KEPT_COLUMNS, Solve
 from genloss.generate import Request
-from genloss.systems.shepherd.judge import Judge, find, worked
+from genloss.systems.shepherd.critic import TrainedCritic, find, worked
 from genloss.systems.shepherd.task import Said
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
 
 RESTART = ("step", "start", "random")
 
@@ -51,20 +49,20 @@ class Refine(Solve):
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
         worked(experiment)
-        self._judge()
+        self._critic()
 
-    def _judge(self) -> Judge:
+    def _critic(self) -> TrainedCritic:
         return find(self.critic, self.chunk, "recipe.critic")
 
     def fingerprint(self) -> str:
-        return f"{self._judge().fingerprint()} {code_hash('genloss.domains.reasoning.solve')}"
+        return self._critic().fingerprint()
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         table, result = super().generate(request)
-        judge = self._judge()
+        critic = self._critic()
         problems, first = (table.column(name).to_pylist() for name in ("prompt", "response"))
         responses = list(first)
-        said = self._said(judge, problems, responses, request)
+        said = self._said(critic, problems, responses, request)
         critiques = [[str(s) if s else "unparseable"] for s in said]
         left = [i for i, s in enumerate(said) if s is None or not s.ok]
         tokens: int = result["tokens"]
@@ -77,13 +75,13 @@ class Refine(Solve):
             tokens += count
             for i, start, end in zip(left, starts, ends, strict=True):
                 responses[i] = start + end
-            new = self._said(judge, [problems[i] for i in left], [responses[i] for i in left], request)
+            new = self._said(critic, [problems[i] for i in left], [responses[i] for i in left], request)
             for i, s in zip(left, new, strict=True):
                 said[i] = s
                 critiques[i].append(str(s) if s else "unparseable")
             left = [i for i in left if not ((s := said[i]) and s.ok)]
         payload: dict[str, Any] = {"prompt": table.column("prompt"), "response": responses}
-        payload |= {key: table.column(key) for key in ("answer", "task", "difficulty")}
+        payload |= {key: table.column(key) for key in KEPT_COLUMNS}
         payload |= {"first": first, "critiques": critiques, "attempts": [len(c) for c in critiques]}
         made = records.make_table(
             payload,
@@ -95,8 +93,10 @@ class Refine(Solve):
         return made, {"tokens": tokens, "counts": {"attempts": sum(payload["attempts"]), "rejected": len(left)}}
 
     @staticmethod
-    def _said(judge: Judge, problems: Sequence[str], responses: Sequence[str], request: Request) -> list[Said | None]:
-        return judge.critiques(problems, responses, request.runtime, request.report)
+    def _said(
+        critic: TrainedCritic, problems: Sequence[str], responses: Sequence[str], request: Request
+    ) -> list[Said | None]:
+        return critic.critiques(problems, responses, request.runtime, request.report)
 
     def _starts(
         self, responses: Sequence[str], said: Sequence[Said | None], attempt: int, request: Request
@@ -115,21 +115,15 @@ class Refine(Solve):
             starts.append(";".join(parts[:keep]))
         return starts
 
-    def _continue(self, prompts: list[str], attempt: int, request: Request) -> tuple[list[str], int]:
+    def _continue(self, prompts: list[str], attempt: int, request: Request) -> Replies:
         """The model's continuations, and the number of tokens drawn."""
-        options = self._options(request.domain.config("generate")["context"])
-        options.n = len(prompts)
+        domain = able(request.domain, Reasoning)
         scratch = request.scratch / f"revision-{attempt:02d}"
         scratch.mkdir(parents=True, exist_ok=True)
-        sampling = Sampling(
-            model=request.model,
-            data=request.data,
-            n=len(prompts),
+        return domain.backend(request.model, request.data, request.runtime).respond(
+            prompts,
+            self.decoding(domain.context),
             seed=seed_of(request.seed, "revision", attempt),
-            options=options,
-            prompts=prompts,
             scratch=scratch,
-            runtime=request.runtime,
             report=request.report,
         )
-        return request.domain.respond(sampling)  # type: ignore[attr-defined]

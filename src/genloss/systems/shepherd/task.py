@@ -36,9 +36,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genloss.core.contracts import Checked
 from genloss.core.errors import one_of, require
 from genloss.core.seeds import generator
-from genloss.domains.reasoning import checks as verify
+from genloss.domains.reasoning import checks
 from genloss.domains.reasoning.arithmetic import (
     Arithmetic,
     Step,
@@ -50,7 +51,6 @@ from genloss.domains.reasoning.arithmetic import (
     value,
     write_steps,
 )
-from genloss.domains.reasoning.checks import Checked
 from genloss.domains.reasoning.tasks import BLOCK, Problem, Task
 
 TYPES = ("arithmetic", "operand", "operator", "order", "omission", "repetition")
@@ -290,7 +290,7 @@ class Critique(Task):
 
     def verify(self, responses: Any, answers: Any) -> Checked:
         """By the verdict alone: right where both are ok or both are not."""
-        said, true = ([read(text) for text in verify.strings(v).to_pylist()] for v in (responses, answers))
+        said, true = ([read(text) for text in checks.strings(v).to_pylist()] for v in (responses, answers))
         parsed = np.array([s is not None for s in said], dtype=bool)
         right = [s is not None and t is not None and s.ok == t.ok for s, t in zip(said, true, strict=True)]
         return Checked(np.array(right, dtype=bool), parsed)

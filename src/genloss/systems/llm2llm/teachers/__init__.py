@@ -14,13 +14,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
+from genloss.core.capabilities import able
+from genloss.core.contracts import Plugin
+from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
 
 UNPARSEABLE = "unparseable"
 
@@ -37,15 +37,8 @@ class Ask:
     attempt: int = 0
 
 
-class Teacher(ABC):
-    paid: bool = False  # whether its replies cost something: then what was kept of them survives a kill
-
-    def check(self, experiment: Experiment) -> None:
-        """Refuse, before any work, what cannot run with the rest of the config (UserError)."""
-
-    def fingerprint(self) -> str:
-        """Hash of files outside the run that it reads; '' if there are none."""
-        return ""
+class Teacher(Plugin, ABC):
+    paid: ClassVar[bool] = False  # whether its replies cost something: then what was kept of them survives a kill
 
     @abstractmethod
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
@@ -55,7 +48,7 @@ class Teacher(ABC):
 
 def read(prompt: str, response: str, ask: Ask, request: Request) -> Problem | str:
     """The problem that a teacher wrote as text, with the exact answer if the family can tell it."""
-    family = request.domain.families[ask.task]  # type: ignore[attr-defined]
+    family = able(request.domain, Reasoning).families[ask.task]
     if not prompt or not response:
         return UNPARSEABLE
     try:

@@ -10,19 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from genloss.core.contracts import Sampling
+from genloss.backends.local import Local
+from genloss.core.contracts import Decoding, Experiment
 from genloss.core.errors import UserError, require
 from genloss.core.hashes import folder_hash
 from genloss.core.seeds import seed_of
-from genloss.domains.reasoning.solve import decoding
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
+from genloss.language.tokenizer import use_saved
 from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
 
 
 @dataclass
@@ -46,8 +43,11 @@ class Written(Teacher):
             self.template,
             "a text with {prompt}, then something, then {response}, each once",
         )
-        self.parts = before, between, after
-        decoding(1, self.max_tokens, self.chunk, temperature=self.temperature, top_p=self.top_p)  # refuses the rest
+        self._words = before, between, after
+        self.decoding()  # refuses the rest
+
+    def decoding(self) -> Decoding:
+        return Decoding(self.max_tokens, temperature=self.temperature, top_p=self.top_p, chunk=self.chunk)
 
     def check(self, experiment: Experiment) -> None:
         if not (Path(self.path) / "config.json").is_file():
@@ -59,13 +59,13 @@ class Written(Teacher):
         return folder_hash(Path(self.path)) + (folder_hash(Path(self.tokenizer)) if self.tokenizer else "")
 
     def show(self, ask: Ask) -> str:
-        before, between, after = self.parts
+        before, between, after = self._words
         gold = ask.parent.solution or ask.parent.answer
         return f"{before}{ask.parent.prompt}{between}{gold}{after}{before}"
 
     def parse(self, text: str) -> tuple[str, str] | None:
         """(prompt, response) of a continuation; None if it does not keep to the template, or stops early."""
-        _, between, after = self.parts
+        _, between, after = self._words
         prompt, found, rest = text.partition(between)
         response, ended, _ = rest.partition(after) if after else (rest, True, "")
         return (prompt.strip(), response.strip()) if found and ended else None
@@ -73,26 +73,16 @@ class Written(Teacher):
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
         shown = [self.show(ask) for ask in asks for _ in range(ask.n)]
         attempt = asks[0].attempt
-        options = decoding(len(shown), self.max_tokens, self.chunk, temperature=self.temperature, top_p=self.top_p)
-        sampling = Sampling(
-            model=Path(self.path),
-            data=self._data(request),
-            n=len(shown),
-            seed=seed_of(request.seed, "teacher", attempt),
-            options=options,
-            prompts=shown,
-            scratch=request.scratch / "teacher" / str(attempt),
-            runtime=request.runtime,
-        )
-        written = iter([text for columns, _ in request.domain.sample(sampling) for text in columns["response"]])
+        backend = Local(Path(self.path), self._data(request), request.runtime)
+        scratch = request.scratch / "teacher" / str(attempt)
+        seed = seed_of(request.seed, "teacher", attempt)
+        written = iter(backend.respond(shown, self.decoding(), seed=seed, scratch=scratch).texts)
         for i, ask in enumerate(asks):
             found = [self.parse(next(written)) for _ in range(ask.n)]
             yield i, [read(*parts, ask, request) if parts else UNPARSEABLE for parts in found]
 
     def _data(self, request: Request) -> Path:
         """A folder with the teacher's tokenizer in it."""
-        from genloss.language.tokenizer import use_saved
-
         own = self.tokenizer or (self.path if (Path(self.path) / "tokenizer.json").is_file() else "")
         if not own:
             return request.data

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from genloss.core.capabilities import able
 from genloss.core.errors import require
 from genloss.core.seeds import generator, seed_of
+from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
 from genloss.systems.llm2llm.teachers import Ask, Teacher
@@ -27,7 +29,7 @@ class Program(Teacher):
 
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
         for i, ask in enumerate(asks):
-            family = request.domain.families[ask.task]  # type: ignore[attr-defined]
+            family = able(request.domain, Reasoning).families[ask.task]
             seed = seed_of(request.seed, "teacher", ask.number, ask.attempt)
             made = family.like(ask.parent, seed, ask.n)
             errs = generator(seed, "noise").random(len(made)) < self.noise

@@ -1,31 +1,40 @@
-"""A trained critic as others may use it."""
+"""A trained critic as others may use it: critiques, the probability of "ok", and rewards of single steps.
+
+    critic = find("runs/critic-*-s0-*")
+    critic.critiques(["3+4*2:"], ["4*2=9;3+9=12"])      # [Said(ok=False, step=1, kind="arithmetic", ...)]
+    critic.log_ok(["3+4*2:"], ["4*2=9;3+9=12"])         # log-probabilities [n]
+    critic.step_rewards(["3+4*2:"], ["4*2=9;3+9=12"])   # an array for each: a number for each of its steps, and P(ok)
+
+A critic that works with a reference solves each problem greedily before it judges; probabilities are those after its own solution.
+"""
 
 from __future__ import annotations
 
-import tempfile
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genloss.core.contracts import Report, Runtime, Sampling, silent
+from genloss.backends.local import Local
+from genloss.core.contracts import Decoding, Experiment, Report, Runtime, silent
 from genloss.core.errors import UserError
-from genloss.core.hashes import canonical, code_hash, folder_hash, sha256_text
-from genloss.domains.reasoning.arithmetic import Arithmetic
+from genloss.core.hashes import canonical, folder_hash, sha256_text
+from genloss.core.places import find_folder, load_params
+from genloss.core.plugin import build, plain
+from genloss.domains.reasoning import Reasoning
+from genloss.domains.reasoning.arithmetic import needs_expressions
+from genloss.domains.reasoning.critics import StepCritic
+from genloss.language.tokenizer import load_codec
 from genloss.systems.shepherd.task import STEPS, Critique, Said, question, read
-
-if TYPE_CHECKING:
-    from genloss.experiment import Experiment
-
 
 MAKE = "make one with `genloss run experiment=critic`"
 LONGEST = 200  # characters of a solution that a critic reads
 
 
 @dataclass(frozen=True)
-class Judge:
+class TrainedCritic:
     """A trained critic."""
 
     model: Path
@@ -35,13 +44,9 @@ class Judge:
     chunk: int = 512  # critiques written together; part of the identity, since kernels differ between batch sizes
 
     def fingerprint(self) -> str:
-        """Hash of the model, of its tokenizer, and of the code that asks it."""
-        code = [code_hash(f"genloss.{name}") for name in ("systems.shepherd.curator", "systems.shepherd.task")]
-        return sha256_text(
-            canonical(
-                [folder_hash(self.model), folder_hash(self.data / "tokenizer"), self.reference, self.chunk, *code]
-            )
-        )
+        """Hash of the model, of its tokenizer, and of how it is asked."""
+        files = [folder_hash(self.model), folder_hash(self.data / "tokenizer")]
+        return sha256_text(canonical([*files, self.reference, self.chunk]))
 
     def critiques(
         self,
@@ -69,30 +74,14 @@ class Judge:
 
     def _write(self, prompts: list[str], runtime: Runtime | None, report: Report) -> list[str | None]:
         """Greedy responses; None to a prompt that is longer than the context."""
-        from genloss.domains.reasoning.solve import decoding
-        from genloss.language.sampling import sample
-        from genloss.language.tokenizer import load_codec
-
         lengths = [len(ids) for ids in load_codec(self.data / "tokenizer").encode(prompts)]
         short = [i for i, n in enumerate(lengths) if n < self.context]
+        backend = Local(self.model, self.data, runtime or Runtime())
+        greedy = Decoding(self.context, bias=0.0, chunk=self.chunk)
         found: list[str | None] = [None] * len(prompts)
-        if not short:
-            return found
-        options = decoding(len(short), self.context, self.chunk, bias=0.0)
-        with tempfile.TemporaryDirectory() as scratch:
-            request = Sampling(
-                model=self.model,
-                data=self.data,
-                n=len(short),
-                seed=0,
-                options=options,
-                prompts=[prompts[i] for i in short],
-                scratch=Path(scratch),
-                runtime=runtime or Runtime(),
-                report=report,
-            )
-            said = [text for columns, _ in sample(request) for text in columns["text"]]
-        for i, text in zip(short, said, strict=True):
+        for i, text in zip(
+            short, backend.respond([prompts[i] for i in short], greedy, report=report).texts, strict=True
+        ):
             found[i] = text
         return found
 
@@ -131,8 +120,7 @@ class Judge:
         self, asked: list[str], said: list[str], whole: bool | np.ndarray, runtime: Runtime | None, report: Report
     ) -> np.ndarray:
         """log P(the critique of asked[i] is said[i]), or begins with it where `whole` is false; [n]."""
-        from genloss.language.scoring import Window, score
-        from genloss.language.tokenizer import load_codec
+        from genloss.language.scoring import Window, score  # torch takes seconds to load
 
         codec = load_codec(self.data / "tokenizer")
         ends = np.broadcast_to(whole, len(asked))
@@ -147,55 +135,55 @@ class Judge:
         return np.where(fits, -nats, -np.inf)
 
 
-def find(path: str, chunk: int = 512, key: str = "path") -> Judge:
+def find(path: str, chunk: int = 512, key: str = "path") -> TrainedCritic:
     """The critic of the run directory that `path` names (a pattern may, if it matches one); relative to the project. key:
     what an error calls it."""
-    from genloss.core.places import load_params, project_root
-    from genloss.core.plugin import build, plain
-    from genloss.domains.reasoning import Reasoning
-
-    root = Path(path) if Path(path).is_absolute() else project_root() / path
-    matches = sorted(p for p in Path(root.anchor).glob(str(root.relative_to(root.anchor))) if p.is_dir())
-    if not matches:
-        raise UserError(key, path, f"is no run directory; {MAKE}")
-    if len(matches) > 1:
-        names = ", ".join(p.name for p in matches[:3])
-        raise UserError(
-            key, path, f"names {len(matches)} folders ({names}{', ...' if len(matches) > 3 else ''}); name one"
-        )
-    (folder,) = matches
+    folder = find_folder(path, key, f"is no run directory; {MAKE}")
     if not (folder / "params.yaml").is_file():
         raise UserError(key, path, f"is no run directory (no params.yaml); {MAKE}")
     config = plain(load_params(folder / "params.yaml").domain)
     families = [str(task.get("_target_", "")).rpartition(".")[2] for task in (config.get("tasks") or {}).values()]
     if Critique.__name__ not in families:
-        raise UserError(
-            key, path, f"is a run of {', '.join(sorted(set(families))) or config['name']}, not of a critic; {MAKE}"
-        )
+        what = ", ".join(sorted(set(families))) or config["name"]
+        raise UserError(key, path, f"is a run of {what}, not of a critic; {MAKE}")
     domain = build(config, Reasoning, "domain")
     (family, *_) = (f for f in domain.families.values() if isinstance(f, Critique))
-    judge = Judge(folder / "rounds" / "00" / "model", folder / "data", domain.context, family.reference, chunk)
-    for needed in (judge.model / "config.json", judge.data / "tokenizer" / "tokenizer.json"):
+    critic = TrainedCritic(folder / "rounds" / "00" / "model", folder / "data", domain.context, family.reference, chunk)
+    for needed in (critic.model / "config.json", critic.data / "tokenizer" / "tokenizer.json"):
         if not needed.is_file():
-            raise UserError(
-                key, path, f"has no {needed.relative_to(folder)}: its round 0 is not finished; run it again"
-            )
-    size = _json(judge.model / "config.json").get("vocab_size")
-    tokens = _json(judge.data / "tokenizer" / "tokenizer.json").get("model", {}).get("vocab", {})
+            name = needed.relative_to(folder)
+            raise UserError(key, path, f"has no {name}: its round 0 is not finished; run it again")
+    size = _json(critic.model / "config.json").get("vocab_size")
+    tokens = _json(critic.data / "tokenizer" / "tokenizer.json").get("model", {}).get("vocab", {})
     if size != len(tokens):
         raise UserError(key, path, f"has a model of {size} tokens and a tokenizer of {len(tokens)}; {MAKE}")
-    return judge
+    return critic
 
 
 def _json(path: Path) -> dict:
-    import json
-
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def worked(experiment: Experiment) -> None:
     """Refuse problems without worked solutions: a critic has learned to read those of `arithmetic` alone."""
-    families = getattr(experiment.domain, "families", {})
-    if not families or not all(isinstance(f, Arithmetic) and f.solutions for f in families.values()):
-        name = ", ".join(families) or experiment.domain.name
-        raise UserError("_target_", None, f"needs worked solutions, and {name} has none; use domain/tasks=arithmetic")
+    needs_expressions(experiment, "_target_", "needs worked solutions", solutions=True)
+
+
+@dataclass
+class StepRewards(StepCritic):
+    """A trained critic as the factor `critic` of a reward."""
+
+    path: str = (
+        "???"  # run directory of a critic, relative to the project; * may stand for what is not known of its name
+    )
+
+    def check(self, experiment: Experiment) -> None:
+        find(self.path)
+
+    def fingerprint(self) -> str:
+        return find(self.path).fingerprint()
+
+    def step_rewards(
+        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None
+    ) -> list[np.ndarray]:
+        return find(self.path).step_rewards(problems, solutions, runtime)

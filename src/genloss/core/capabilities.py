@@ -1,0 +1,98 @@
+"""What a domain can do, and what a recipe can. A domain derives from the capabilities that it has; a plug-in names those that it `needs`.
+
+    class Text(Domain, Documents, Scores): ...          # what it can
+    class Perplexity(RecordCurator): needs = (Scores,)  # what it needs
+
+What does not fit is refused before any work (genloss.experiment), in one line that names the domains that do. A capability is one question
+with few methods. One that a single world knows of lives with that world (`Labelled` in domains/lab).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from genloss.core.contracts import Backend, Checked, Report, Runtime, Sampling, silent
+
+C = TypeVar("C")
+
+
+def able(thing: object, kind: type[C]) -> C:
+    """A domain (or its model) as what it can do. What a plug-in `needs` has been checked; anything else is a bug of the plug-in."""
+    if not isinstance(thing, kind):
+        raise TypeError(f"{type(thing).__name__} is no {kind.__name__}, which is not among the `needs` of the plug-in")
+    return thing
+
+
+class Texts(ABC):
+    """records that hold a text"""
+
+    @abstractmethod
+    def texts(self, table: pa.Table) -> list[str]:
+        """The text [n] by which records are compared with each other: a document, or the prompt of a problem."""
+
+
+class Documents(Texts):
+    """records that are documents"""
+
+    context: int  # longest record of its models, in tokens
+
+    @abstractmethod
+    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order."""
+
+
+class Scores(ABC):
+    """models that give a record a probability"""
+
+    @abstractmethod
+    def losses(
+        self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Total loss in nats [n] and number of predicted tokens [n] of each record under `model`."""
+
+
+class Responds(ABC):
+    """models that answer prompts"""
+
+    context: int  # longest prompt with its response, in tokens
+
+    @abstractmethod
+    def backend(self, model: Path, data: Path, runtime: Runtime) -> Backend:
+        """What answers prompts by this model; `data` holds its tokenizer."""
+
+
+class Tokenized(ABC):
+    """records that are read by a tokenizer"""
+
+    tokenizer: str  # bpe: one that is trained on the real data; else the folder or hub name of a saved one
+    context: int  # longest record of its models, in tokens
+
+
+class Verifies(ABC):
+    """exact answers"""
+
+    @abstractmethod
+    def verify(self, table: pa.Table) -> Checked:
+        """Which responses of a table of records are right."""
+
+    @abstractmethod
+    def final(self, task: str, response: str) -> str:
+        """The answer that a response to a problem of the family `task` ends in."""
+
+
+class Points(ABC):
+    """records that are points of many chains (genloss.domains.lab)"""
+
+    chains: int  # independent repetitions
+
+
+class Repeats(ABC):
+    """Of a recipe: it asks for several responses to one problem, among which a curator can choose."""
+
+    samples: int

@@ -1,0 +1,378 @@
+"""The stages of a round: what each reads, writes and depends on. Keys, manifests and DVC's stage file are made from this list.
+
+    ensure(GENERATE, experiment, 3, run, report)      # round 3's records: found in the run directory or the store, or computed
+
+A stage is a pure function of its part of the config, the hashes of what it reads, its seed and its code. `Stage.work` says all of it;
+`RunDir.ensure` computes only what was never computed. Its code is what can be reached from the stage and its plug-ins
+(genloss.core.code), so that nothing here has to name a module.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from genloss.core import code, records
+from genloss.core.contracts import HISTORY, KEPT, LAST, PREVIOUS, ROUND0, Domain, Fit, Inputs, Plugin, Report
+from genloss.core.plugin import named, plain
+from genloss.core.rundir import RunDir
+from genloss.core.seeds import seed_of
+from genloss.core.store import Work
+from genloss.curate import Context
+from genloss.curate import write as write_curated
+from genloss.evaluate import Evidence, evaluate
+from genloss.experiment import Experiment, whole
+from genloss.generate import Request
+from genloss.mix.shards import mix
+
+# Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their code is not in its key.
+BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "classes", "needs"})
+NOT_CALLED = BEFORE_WORK | {
+    "prepare",
+    "curate",
+    "shards",
+    "config",
+    "theory",
+    "expected",
+    "models",
+    "trainers",
+    "headline",
+    "panels",
+}
+
+
+class Artifact(NamedTuple):
+    """Files of a finished stage whose name begins with `prefix`."""
+
+    stage: str
+    round: int
+    prefix: str = ""
+
+    def path(self, run: RunDir) -> Path:
+        return run.folder(self.stage, self.round) / self.prefix
+
+
+REAL = Artifact("data", 0)
+
+
+def artifacts(name: str, n: int) -> tuple[Artifact, ...]:
+    """What a plug-in's `reads` means in round n >= 1."""
+    if name == ROUND0:
+        return (Artifact("train", 0, "model/"),)
+    if name == LAST:
+        return (Artifact("train", n - 1, "model/"),)
+    if name == PREVIOUS:
+        return (Artifact("curate", n - 1, "kept.parquet") if n > 1 else Artifact("data", 0, "train.parquet"),)
+    if name == HISTORY:
+        return tuple(Artifact("curate", j, "kept.parquet") for j in range(1, n))
+    if name == KEPT:
+        return (Artifact("curate", n, "kept.parquet"),)
+    raise LookupError(f"{name} is nothing that a plug-in can read")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one round of one run."""
+
+    x: Experiment  # as this round has it
+    n: int
+    run: RunDir
+    report: Report
+    config: Mapping[str, Any] = field(default_factory=dict)  # `Stage.config`, which is in the key
+
+    @property
+    def data(self) -> Path:
+        return self.run.data
+
+    @property
+    def round(self) -> Path:
+        return self.run.round(self.n)
+
+    def model(self, n: int) -> Path:
+        return self.run.round(n) / "model"
+
+    def inputs(self, plugins: list[Plugin]) -> Inputs:
+        """Paths to what the plug-ins read."""
+        names = {name for plugin in plugins for name in plugin.reads()} if self.n > 0 else set()
+        return Inputs({name: tuple(a.path(self.run) for a in artifacts(name, self.n)) for name in names})
+
+
+class Stage(ABC):
+    """A stage says what it depends on, and computes into an empty folder `out`; `scratch` survives a kill."""
+
+    name: ClassVar[str]
+    writes: ClassVar[tuple[str, ...]]  # files and folders, in the round's folder
+    first: ClassVar[int] = 0  # round
+    calls: ClassVar[frozenset[str]] = frozenset()  # of NOT_CALLED, the domain's methods that this stage calls
+
+    @abstractmethod
+    def plugins(self, x: Experiment) -> list[Plugin]:
+        """Those that it calls: their code, and that of their parts, is in the key."""
+
+    @abstractmethod
+    def config(self, job: Job) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def reads(self, job: Job) -> dict[str, Artifact]: ...
+
+    def seed(self, job: Job) -> int:
+        return seed_of(job.x.seed, self.name, job.n)
+
+    @abstractmethod
+    def execute(self, job: Job, out: Path, scratch: Path) -> dict[str, Any]: ...
+
+    def code(self, x: Experiment) -> code.Reach:
+        """What it can execute: itself, its plug-ins and their parts; of the domain's methods those that are called here."""
+        parts = [part for plugin in self.plugins(x) for part in whole(plugin)]
+        classes = {c for part in parts for c in (type(part), *part.classes())}
+        without = {c: NOT_CALLED - self.calls if issubclass(c, Domain) else BEFORE_WORK for c in classes}
+        return code.reach([type(self), *classes], without)
+
+    def work(self, job: Job) -> Work:
+        """The stage with everything that its outputs depend on."""
+        plugins = [part for plugin in self.plugins(job.x) for part in whole(plugin)]
+        reached = self.code(job.x)
+        config = self.config(job)
+        files = [text for plugin in plugins if (text := plugin.fingerprint())]
+        if files:
+            config["files"] = files
+        return Work(
+            stage=self.name,
+            config=config,
+            inputs={key: job.run.hash_of(*artifact) for key, artifact in self.reads(job).items()},
+            seed=self.seed(job),
+            code=reached.modules(),
+            libraries=reached.versions(),
+            execute=lambda out, scratch: self.execute(replace(job, config=config), out, scratch),
+        )
+
+
+def _read_by(plugins: list[Plugin], n: int) -> dict[str, Artifact]:
+    """What plug-ins read, by a name for the manifest."""
+    found: dict[str, Artifact] = {}
+    for name in sorted({name for plugin in plugins for name in plugin.reads()}):
+        many = artifacts(name, n)
+        found |= {f"{name}-{a.round:02d}" if name == HISTORY else name: a for a in many}
+    return found
+
+
+class Data(Stage):
+    """Split the real data; what it writes lies in data/."""
+
+    name = "data"
+    writes = ("data",)
+    calls = frozenset({"prepare"})
+
+    def plugins(self, x: Experiment) -> list[Plugin]:
+        return [x.domain]
+
+    def config(self, job: Job) -> dict[str, Any]:
+        return {"domain": job.x.domain.config("data")}
+
+    def reads(self, job: Job) -> dict[str, Artifact]:
+        return {}
+
+    def seed(self, job: Job) -> int:
+        return 0  # of the domain's config: all seeds share one split
+
+    def execute(self, job: Job, out: Path, scratch: Path) -> dict[str, Any]:
+        return job.x.domain.prepare(out)
+
+
+class Generate(Stage):
+    """The recipe asks model n-1 (or a teacher) for records."""
+
+    name = "generate"
+    writes = ("generated.parquet",)
+    first = 1
+
+    def plugins(self, x: Experiment) -> list[Plugin]:
+        return [x.recipe, x.domain]
+
+    def config(self, job: Job) -> dict[str, Any]:
+        recipe = named(plain(job.x.cfg.recipe))
+        return {"recipe": recipe, "domain": job.x.domain.config("generate"), "round": job.n}
+
+    def reads(self, job: Job) -> dict[str, Artifact]:
+        return {"data": REAL, "model": Artifact("train", job.n - 1, "model/"), **_read_by([job.x.recipe], job.n)}
+
+    def execute(self, job: Job, out: Path, scratch: Path) -> dict[str, Any]:
+        x = job.x
+        request = Request(
+            domain=x.domain,
+            round=job.n,
+            seed=self.seed(job),
+            model=job.model(job.n - 1),
+            data=job.data,
+            inputs=job.inputs([x.recipe]),
+            scratch=scratch,
+            runtime=x.runtime,
+            report=job.report,
+        )
+        table, result = x.recipe.generate(request)
+        records.write(table, out / "generated.parquet")
+        return {"records": len(table), **result}
+
+
+class Curate(Stage):
+    """Each record gets kept/dropped, a score and a reason."""
+
+    name = "curate"
+    writes = ("kept.parquet", "rejected.parquet")
+    first = 1
+    calls = frozenset({"curate"})
+
+    def plugins(self, x: Experiment) -> list[Plugin]:
+        return [*x.curators.values(), x.domain]
+
+    def config(self, job: Job) -> dict[str, Any]:
+        x = job.x
+        chain = [[name, value] for name, value in named(plain(x.cfg.curation)).items()]  # their order matters
+        return {"curation": chain, "control": x.control, "round": job.n, "domain": x.domain.config("curate")}
+
+    def reads(self, job: Job) -> dict[str, Artifact]:
+        generated = Artifact("generate", job.n)
+        return {"data": REAL, "generated": generated, **_read_by(list(job.x.curators.values()), job.n)}
+
+    def execute(self, job: Job, out: Path, scratch: Path) -> dict[str, Any]:
+        x = job.x
+        context = Context(
+            domain=x.domain,
+            round=job.n,
+            seed=self.seed(job),
+            data=job.data,
+            inputs=job.inputs(list(x.curators.values())),
+            runtime=x.runtime,
+            report=job.report,
+        )
+        table = records.read(job.round / "generated.parquet")
+        curated = x.domain.curate(table, x.curators, x.control, context)
+        write_curated(curated, out)
+        return {"kept": len(curated.kept), "rejected": len(curated.rejected), "reasons": dict(curated.reasons)}
+
+
+class Mix(Stage):
+    """Real and kept records of past rounds become the training set of round n."""
+
+    name = "mix"
+    writes = ("train",)
+    calls = frozenset({"shards"})
+
+    def plugins(self, x: Experiment) -> list[Plugin]:
+        return [x.mixing, x.domain]
+
+    def config(self, job: Job) -> dict[str, Any]:
+        if job.n == 0:  # real data whatever the regime: every arm with equally much of it shares it
+            return {"real": job.x.mixing.real.n}
+        mixing = named(plain(job.x.cfg.mixing))
+        return {"mixing": {k: v for k, v in mixing.items() if k != "name"}, "round": job.n}
+
+    def window(self, job: Job) -> list[int]:
+        return job.x.mixing.rounds_in_window(job.n) if job.n > 0 else []
+
+    def reads(self, job: Job) -> dict[str, Artifact]:
+        kept = {f"kept-{j:02d}": Artifact("curate", j, "kept.parquet") for j in self.window(job)}
+        return {"data": Artifact("data", 0, "train.parquet"), **kept}
+
+    def execute(self, job: Job, out: Path, scratch: Path) -> dict[str, Any]:
+        kept = {j: job.run.round(j) / "kept.parquet" for j in self.window(job)}
+        real = job.data / "train.parquet"
+        return mix(job.x.mixing, job.x.domain, job.n, real, kept, out / "train", self.seed(job))
+
+
+class Train(Stage):
+    """A fresh or continued model on that set."""
+
+    name = "train"
+    writes = ("model", "training.csv")
+
+    def plugins(self, x: Experiment) -> list[Plugin]:
+        return [x.model, x.trainer, *([x.domain] if x.trainer.uses_domain else [])]
+
+    def config(self, job: Job) -> dict[str, Any]:
+        x = job.x
+        trainer = {k: v for k, v in named(plain(x.cfg.trainer)).items() if k not in x.trainer.operational}
+        if job.n == 0:
+            trainer.pop("start")  # round 0 has nothing to continue from
+        return {"model": named(plain(x.cfg.model)), "trainer": trainer, "domain": x.domain.config("train")}
+
+    def continues(self, job: Job) -> bool:
+        return job.n > 0 and job.x.trainer.start == "previous"
+
+    def reads(self, job: Job) -> dict[str, Artifact]:
+        start = {"start": Artifact("train", job.n - 1, "model/")} if self.continues(job) else {}
+        return {"data": REAL, "train": Artifact("mix", job.n, "train/"), **start}
+
+    def execute(self, job: Job, out: Path, scratch: Path) -> dict[str, Any]:
+        x, folder = job.x, job.round / "train"
+        mixed = json.loads((folder / "mix.json").read_text())["shards"]
+        fit = Fit(
+            model=x.model,
+            trainer=x.trainer,
+            data=job.data,
+            shards=[folder / s["file"] for s in mixed],
+            weights=[s["weight"] for s in mixed],
+            start=job.model(job.n - 1) if self.continues(job) else None,
+            seed=self.seed(job),
+            out=out,
+            options=job.config["domain"],
+            domain=x.domain if x.trainer.uses_domain else None,
+            runtime=x.runtime,
+            report=job.report,
+        )
+        return x.trainer.train(fit)
+
+
+class Evaluate(Stage):
+    """Held-out real data and the generated records become metrics."""
+
+    name = "evaluate"
+    writes = ()
+
+    def plugins(self, x: Experiment) -> list[Plugin]:
+        return [*x.metrics.values(), x.domain]
+
+    def config(self, job: Job) -> dict[str, Any]:
+        metrics, domain = named(plain(job.x.cfg.metrics)), job.x.domain.config("evaluate")
+        return {"metrics": metrics, "size": job.x.size, "n_real": real_records(job), "domain": domain}
+
+    def reads(self, job: Job) -> dict[str, Artifact]:
+        model, round0 = Artifact("train", job.n, "model/"), Artifact("train", 0, "model/")
+        found = {"data": REAL, "model": model, "round0": round0}
+        if job.n > 0:
+            found |= {"generated": Artifact("generate", job.n), **_read_by(list(job.x.metrics.values()), job.n)}
+        return found
+
+    def seed(self, job: Job) -> int:
+        return 0  # the same in all arms and rounds, so that they share the samples of real text
+
+    def execute(self, job: Job, out: Path, scratch: Path) -> dict[str, Any]:
+        x = job.x
+        evidence = Evidence(
+            domain=x.domain,
+            round=job.n,
+            seed=seed_of(0, "evaluate"),
+            size=x.size,
+            n_real=real_records(job),
+            data=job.data,
+            model=job.model(job.n),
+            round0=job.model(0),
+            generated=job.round / "generated.parquet" if job.n > 0 else None,
+            inputs=job.inputs(list(x.metrics.values())),
+            runtime=x.runtime,
+            report=job.report,
+        )
+        return evaluate(x.metrics, evidence)
+
+
+def real_records(job: Job) -> int:
+    """Real records that round 0 was trained on."""
+    mixed = job.run.done("mix", 0)
+    return sum(s["realised"] for s in mixed.result["shards"]) if mixed else job.x.size
+
+
+DATA, GENERATE, CURATE, MIX, TRAIN, EVALUATE = ALL = (Data(), Generate(), Curate(), Mix(), Train(), Evaluate())
