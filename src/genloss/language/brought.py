@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -20,7 +20,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from genloss.core.errors import UserError
-from genloss.language.trainer import Supervised
+
+if TYPE_CHECKING:
+    from genloss.language.trainer import Supervised
 
 BASES: dict[str, type] = {"callbacks": Callback, "logger": Logger}
 

@@ -9,7 +9,7 @@ that the same seed gives the same bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +17,15 @@ import torch
 from genloss.core import records
 from genloss.core.contracts import Decoding, Fit
 from genloss.core.seeds import generator, seed_of, uniforms
-from genloss.language.grpo import Grpo
+from genloss.language.curve import write_curve
 from genloss.language.model import device_of, load, save
 from genloss.language.sampling import sample_chunk
 from genloss.language.tokenizer import Codec, load_codec
-from genloss.language.trainer import write_curve
 
 # -- the objective -----------------------------------------------------------------------------------------------------
+
+if TYPE_CHECKING:
+    from genloss.language.grpo import Grpo
 
 
 def advantages(reward: np.ndarray, scale: str) -> np.ndarray:

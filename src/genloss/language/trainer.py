@@ -8,11 +8,8 @@ in milliseconds). The training itself is genloss.language.training.
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genloss.core.contracts import Experiment, Fit, Trainer
@@ -122,11 +119,3 @@ class Supervised(Trainer):
         from genloss.language.training import PackedData
 
         return PackedData(fit)
-
-
-def write_curve(out: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write `training.csv`: numbers to six digits, '' where there is none. `step` counts from 1."""
-    with (out / "training.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(columns)
-        table.writerows([f"{x:.6g}" if isinstance(x, float) else x for x in row] for row in rows)
