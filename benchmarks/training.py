@@ -18,7 +18,7 @@ import torch
 
 from common import demo_model, scratch, table
 from genloss.core.contracts import Fit
-from genloss.core.memory import release_memory
+from genloss.core.machine import release_memory
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
 

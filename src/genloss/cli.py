@@ -182,7 +182,8 @@ def help_text() -> str:
     texts = {"run": RUN} | {name: found.text for name, found in VERBS.items()}
     lines = "\n".join(f"  {name:<11}{text}" for name, text in texts.items())
     return (
-        "usage: genloss VERB [...]\n\nA laboratory for recursive training: models that learn from data that models made.\n\n"
+        "usage: genloss VERB [...]\n\n"
+        "A laboratory for recursive training: models that learn from data that models made.\n\n"
         f"{lines}\n\nEvery verb has --help. Start with: genloss run rounds=1 size=256"
     )
 

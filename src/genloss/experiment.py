@@ -3,9 +3,9 @@
     x = Experiment(compose(["mixing=accumulate", "rounds=3"]))       # genloss.workflow.compose
     x.domain, x.recipe, x.curators, x.at_round(2).trainer
 
-Every check of every plug-in is called here, for every domain: kinds (is this a model of this domain?), capabilities (has the domain what
-the plug-in needs?), then each plug-in's own `check`, that of its parts, and all of that again for each round that differs.
-"""
+Every check of every plug-in is called here, for every domain: kinds (is this a model of this domain?), capabilities
+(has the domain what the plug-in needs?), then each plug-in's own `check`, that of its parts, and all of that again for
+each round that differs."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The stages of a round: what each reads, writes and depends on. Keys, manifests and DVC's stage file are made from this list.
+"""The stages of a round: what each reads, writes and depends on. Keys, manifests and DVC's stage file are made from
+this list.
 
-    ensure(GENERATE, experiment, 3, run, report)      # round 3's records: found in the run directory or the store, or computed
+    run.ensure(GENERATE.work(Job(x, 3, run, report)), 3)      # round 3's records: found, or computed
 
-A stage is a pure function of its part of the config, the hashes of what it reads, its seed and its code. `Stage.work` says all of it;
-`RunDir.ensure` computes only what was never computed. Its code is what can be reached from the stage and its plug-ins
-(genloss.core.code), so that nothing here has to name a module.
-"""
+A stage is a pure function of its part of the config, the hashes of what it reads, its seed and its code. `Stage.work`
+says all of it; `RunDir.ensure` computes only what was never computed. Its code is what can be reached from the stage
+and its plug-ins (genloss.core.code), so that nothing here has to name a module."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from genloss.experiment import Experiment, whole
 from genloss.generate import Request
 from genloss.mix.shards import mix
 
-# Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their code is not in its key.
+# Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their
+# code is not in its key.
 BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "classes", "needs"})
 NOT_CALLED = BEFORE_WORK | {
     "prepare",
@@ -126,7 +127,8 @@ class Stage(ABC):
     def execute(self, job: Job, out: Path, scratch: Path) -> dict[str, Any]: ...
 
     def code(self, x: Experiment) -> code.Reach:
-        """What it can execute: itself, its plug-ins and their parts; of the domain's methods those that are called here."""
+        """What it can execute: itself, its plug-ins and their parts; of the domain's methods those that are called
+        here."""
         parts = [part for plugin in self.plugins(x) for part in whole(plugin)]
         classes = {c for part in parts for c in (type(part), *part.classes())}
         without = {c: NOT_CALLED - self.calls if issubclass(c, Domain) else BEFORE_WORK for c in classes}

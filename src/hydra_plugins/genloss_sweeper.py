@@ -1,11 +1,12 @@
-"""The sweeper of `genloss run -m`: all arms are composed and checked before the first one starts; the same command resumes.
+"""The sweeper of `genloss run -m`: all arms are composed and checked before the first one starts; the same command
+resumes.
 
     genloss run -m seed=0,1,2                        # this one: hydra/sweeper=genloss, the default of conf/config.yaml
     genloss run -m seed=0,1,2 hydra/sweeper=basic    # Hydra's own, or any other plug-in: arms without a sweep of ours
 
-Hydra imports this module at each start, also inside `dvc exp run -S`: what a sweep needs is imported when there is one. It is not
-in sys.modules while Hydra imports it, so a dataclass here cannot have annotations that are text (no `from __future__`).
-"""
+Hydra imports this module at each start, also inside `dvc exp run -S`: what a sweep needs is imported when there is one.
+It is not in sys.modules while Hydra imports it, so a dataclass here cannot have annotations that are text (no `from
+__future__`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from omegaconf import DictConfig
 
 @dataclass
 class GenlossSweeperConf:
-    """Schema of the node `hydra.sweeper`. params: what an experiment file sweeps over; the command line comes before it."""
+    """Schema of the node `hydra.sweeper`. params: what an experiment file sweeps over; the command line comes before
+    it."""
 
     _target_: str = "hydra_plugins.genloss_sweeper.GenlossSweeper"
     params: dict[str, str] | None = None
@@ -30,7 +32,8 @@ ConfigStore.instance().store(group="hydra/sweeper", name="genloss", node=Genloss
 
 
 class GenlossSweeper(Sweeper):
-    """Every combination of the swept values is an arm of one sweep: runs/sweep-HASH, or the folder `hydra.sweep.dir`."""
+    """Every combination of the swept values is an arm of one sweep: runs/sweep-HASH, or the folder
+    `hydra.sweep.dir`."""
 
     def __init__(self, params: Mapping[str, str] | None = None):
         self.params = dict(params or {})

@@ -78,7 +78,8 @@ def plain(node: Any) -> Any:
 
 
 def named(config: Any) -> Any:
-    """A copy of plain config in which an option of genloss is its class's name; where that class lies is no part of what it is.
+    """A copy of plain config in which an option of genloss is its class's name; where that class lies is no part of
+    what it is.
 
     A `_target_` outside genloss keeps its path: nobody keeps the names of others apart.
     """

@@ -2,7 +2,7 @@
 section 4).
 
     genloss run ... recipe=evol_instruct trainer=grpo trainer.start=previous
-    genloss run -m ... trainer=grpo trainer.start=previous 'trainer.reward.factors=[outcome],[instruction,process],[random]'
+    genloss run -m ... trainer=grpo trainer.start=previous 'trainer.reward.factors=[outcome],[random]'
 
     step: `prompts` problems of the training set -> `group` responses each -> r -> A = (r - mean) / std of the group
           -> clipped policy gradient, with a penalty for leaving the model that the round began with

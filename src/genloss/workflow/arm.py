@@ -86,7 +86,8 @@ def one_round(folder: Path, number: int) -> int:
         raise UserError(
             str(folder / "params.yaml"),
             None,
-            f"dvc.rounds is not what rounds and schedule say; `genloss compose --dir {os.path.relpath(folder)}` writes it",
+            "dvc.rounds is not what rounds and schedule say; "
+            f"`genloss compose --dir {os.path.relpath(folder)}` writes it",
         )
     experiment = Experiment(cfg)
     if not 0 <= number <= experiment.rounds:

@@ -16,7 +16,8 @@ from genloss.core.places import conf_dir
 
 
 def hydra_error(error: Exception, overrides: Sequence[str] = ()) -> UserError:
-    """Hydra's and OmegaConf's multi-line messages as one line with the nearest name; `overrides` are all that were given."""
+    """Hydra's and OmegaConf's multi-line messages as one line with the nearest name; `overrides` are all that were
+    given."""
     override = getattr(error, "override", None)  # what the user typed, where Hydra says so
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
@@ -78,7 +79,9 @@ def resolve(cfg: DictConfig) -> DictConfig:
     """A copy without the node `hydra`, with every interpolation resolved and every `???` refused."""
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     if "schedule" not in cfg:  # `~schedule` drops the overrides of an experiment, not the key
-        cfg = OmegaConf.merge({"schedule": {}}, cfg)  # type: ignore[assignment]
+        merged = OmegaConf.merge({"schedule": {}}, cfg)
+        assert isinstance(merged, DictConfig)
+        cfg = merged
     try:
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

@@ -1,8 +1,8 @@
 """DVC: every arm's folder is a DVC project of its own that shares the project's cache.
 
-Parallel jobs that write into one DVC project collide on its locks; projects of their own do not (docs/decisions.md). `commit`
-puts an arm's files into the cache and writes dvc.lock, so that `dvc repro` there has nothing to do, and `dvc push`,
-`dvc pull`, `dvc metrics show` work in it. The project root has the same dvc.yaml, for the default experiment.
+Parallel jobs that write into one DVC project collide on its locks; projects of their own do not (docs/decisions.md).
+`commit` puts an arm's files into the cache and writes dvc.lock, so that `dvc repro` there has nothing to do, and `dvc
+push`, `dvc pull`, `dvc metrics show` work in it. The project root has the same dvc.yaml, for the default experiment.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def outputs(n: int, folder: str) -> list[str]:
 
 
 def dvc_yaml(params: Path, code: bool) -> str:
-    """The pipeline of the run with these params: one stage a round, unrolled through foreach. `code`: also rerun when genloss's
-    own source changes."""
+    """The pipeline of the run with these params: one stage a round, unrolled through foreach. `code`: also rerun when
+    genloss's own source changes."""
     source = ["src/genloss"] if code else []
     before = [
         f"rounds/${{item.prev}}/{name}" for name in (*MIX.writes, TRAIN.writes[0])
@@ -66,7 +66,8 @@ def dvc_yaml(params: Path, code: bool) -> str:
         },
     }
     last = {"cmd": "genloss report . --out report", "deps": ["rounds"], "params": ["rounds"], "outs": ["report"]}
-    head = "# Written by `genloss compose`. One stage a round; `dvc repro` runs what changed, from the first such round on.\n"
+    head = "# Written by `genloss compose`. One stage a round; "
+    head += "`dvc repro` runs what changed, from the first such round on.\n"
     plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown(params)]
     stages = {"round-0": first, "round": later, "report": last}
     return head + yaml.safe_dump({"stages": stages, "plots": plots}, sort_keys=False, width=110)
@@ -108,7 +109,8 @@ def cache_dir() -> Path:
 
 
 def committed(folder: Path) -> bool:
-    """Whether dvc.lock is that of the finished rounds which are there: their manifests name every other file's content."""
+    """Whether dvc.lock is that of the finished rounds which are there: their manifests name every other file's
+    content."""
     try:
         stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
         locked = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
@@ -145,8 +147,8 @@ def commit(folder: Path) -> None:
 
 
 def share(folder: Path) -> None:
-    """Let the store's blobs be DVC's files: DVC replaces what it commits by links to its cache, which would leave every byte on
-    disk twice."""
+    """Let the store's blobs be DVC's files: DVC replaces what it commits by links to its cache, which would leave every
+    byte on disk twice."""
     store = Store(store_root())
     for manifest in folder.glob("rounds/*/manifest.json"):
         for stage, entry in json.loads(manifest.read_text())["stages"].items():

@@ -1,9 +1,9 @@
 """`genloss run`: a Hydra application whose job is one arm.
 
-Hydra composes the configs and launches the jobs; a sweep's arms are listed and checked by hydra_plugins/genloss_sweeper.py.
-An arm's folder is runs/NAME-HASH, where HASH names its resolved config: running the same command again resumes, and what is
-finished is skipped. Arms share the store, so what two arms have in common is computed once, in parallel jobs too.
-"""
+Hydra composes the configs and launches the jobs; a sweep's arms are listed and checked by
+hydra_plugins/genloss_sweeper.py. An arm's folder is runs/NAME-HASH, where HASH names its resolved config: running the
+same command again resumes, and what is finished is skipped. Arms share the store, so what two arms have in common is
+computed once, in parallel jobs too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ FLAGS = ("Only one of --run", "The --resolve flag")  # how Hydra's ValueErrors a
 
 
 class Refused(BaseException):
-    """Carries an error of a single run out of Hydra, which prints more than one line before it passes on an Exception."""
+    """Carries an error of a single run out of Hydra, which prints more than one line before it passes on an
+    Exception."""
 
     def __init__(self, error: UserError | OSError):
         super().__init__(error)
@@ -63,7 +64,8 @@ def _complete_without_the_verb() -> None:
 
 
 def job(cfg: DictConfig) -> float | None:
-    """What Hydra calls for every arm: its headline metric after the last round, for sweepers that optimise; None without one.
+    """What Hydra calls for every arm: its headline metric after the last round, for sweepers that optimise; None
+    without one.
 
     As an arm of a sweep of ours a failure is written down, not raised, so that the other arms go on.
     """

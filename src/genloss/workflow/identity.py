@@ -1,4 +1,5 @@
-"""What an arm is called: the hash of its resolved config, its folder's label, and what tells the arms of a sweep apart."""
+"""What an arm is called: the hash of its resolved config, its folder's label, and what tells the arms of a sweep
+apart."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ Columns = dict[str, Column]  # by key, or by group
 
 
 def names_of(configs: Sequence[DictConfig]) -> list[str]:
-    """What tells the arms of a sweep apart, short: the options that were chosen, then the values that differ, then the seed.
+    """What tells the arms of a sweep apart, short: the options that were chosen, then the values that differ, then the
+    seed.
 
     A value that follows from a choice, or from the seed (path: runs/critic-*-s${seed}-*), is left out.
     """
@@ -121,7 +123,8 @@ def _follows(column: Column, cause: Column) -> bool:
 
 
 def _choices(configs: Sequence[DictConfig], chosen: Columns, rest: Columns) -> list[Column]:
-    """The columns of options. Mixing and curation come first, and are named also where only a value below them differs."""
+    """The columns of options. Mixing and curation come first, and are named also where only a value below them
+    differs."""
     all_of = {"mixing": [cfg.mixing.name for cfg in configs], "curation": [_chain(cfg, "curation") for cfg in configs]}
     first = [g for g in FIRST if g in chosen or any(_within(key, g) for key in rest)]
     return [all_of[group] for group in first] + [column for group, column in chosen.items() if group not in FIRST]

@@ -1,9 +1,11 @@
-"""A warm process for `dvc repro`: DVC starts a process a round, and importing torch, transformers and lightning takes seconds.
+"""A warm process for `dvc repro`: DVC starts a process a round, and importing torch, transformers and lightning takes
+seconds.
 
-The first `genloss round` that DVC calls starts a server in the background that only imports; every later round is a fork of it,
-an ordinary process of its own that starts in milliseconds. The server never computes, so a fork of it is as clean as a new
-process. It ends when nothing has used it for `IDLE` seconds. Its address contains a fingerprint of genloss's source, so that
-edited code never meets an old server. Without it (GENLOSS_WARM=0, or anything fails) a round just pays for its imports.
+The first `genloss round` that DVC calls starts a server in the background that only imports; every later round is a
+fork of it, an ordinary process of its own that starts in milliseconds. The server never computes, so a fork of it is as
+clean as a new process. It ends when nothing has used it for `IDLE` seconds. Its address contains a fingerprint of
+genloss's source, so that edited code never meets an old server. Without it (GENLOSS_WARM=0, or anything fails) a round
+just pays for its imports.
 
     python -m genloss serve SOCKET          # what `held` runs; no verb for users
 """

@@ -17,5 +17,5 @@ class StepCritic(Plugin, ABC):
     def step_rewards(
         self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None
     ) -> list[np.ndarray]:
-        """For step k of each solution (its parts between semicolons) the probability that nothing is wrong up to k; and one more
-        number, that nothing is missing at the end either. It falls from step to step."""
+        """For step k of each solution (its parts between semicolons) the probability that nothing is wrong up to k; and
+        one more number, that nothing is missing at the end either. It falls from step to step."""

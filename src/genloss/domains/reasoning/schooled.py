@@ -2,11 +2,10 @@
 
     genloss run domain=reasoning model=schooled mixing=real_only size=100 trainer.steps=60 trainer.lr=1e-3
 
-A model from scratch learns a few hundred seeds by heart before it can do anything else, so that what it gets wrong says little.
-The systems that genloss rebuilds start from a pretrained model; this is one of 0.1 M parameters, made in half a minute. Cold
-starts begin from it (trainer.start=base). It is a pure function of this config, the tokenizer and the splits that it leaves alone:
-the copy in the store (bases/) only saves the time.
-"""
+A model from scratch learns a few hundred seeds by heart before it can do anything else, so that what it gets wrong says
+little. The systems that genloss rebuilds start from a pretrained model; this is one of 0.1 M parameters, made in half a
+minute. Cold starts begin from it (trainer.start=base). It is a pure function of this config, the tokenizer and the
+splits that it leaves alone: the copy in the store (bases/) only saves the time."""
 
 from __future__ import annotations
 
@@ -39,7 +38,8 @@ from genloss.language.trainer import Supervised
 
 @dataclass
 class Schooled(Scratch):
-    """`fresh`, a random one, becomes the base by `steps` steps on `examples` problems of `tasks`, the same for every seed of a run."""
+    """`fresh`, a random one, becomes the base by `steps` steps on `examples` problems of `tasks`, the same for every
+    seed of a run."""
 
     tasks: dict[str, Any] = field(default_factory=dict)  # name: a Task, as in domain.tasks
     examples: int = 3000

@@ -108,8 +108,8 @@ class ResponseReward(Reward):
     one more step. A response that cannot be read as steps has r_A = 0.
 
     critic: a trained one judges the steps, and the end, in place of the noisy checker: each is scored by the
-    probability that it is right given that those before it are, so that their product is P(ok). Its errors are its own; phi and psi do not touch
-    it.
+    probability that it is right given that those before it are, so that their product is P(ok). Its errors are its own;
+    phi and psi do not touch it.
 
     outcome: one such verdict on the final answer alone. random: uniform, whatever the response; a control.
     """
