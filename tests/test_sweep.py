@@ -1,4 +1,4 @@
-"""The sweep as a Hydra sweeper: what Hydra offers works with any launcher, and ends as a sweep of ours or as Hydra's."""
+"""The sweep as a Hydra sweeper: what Hydra offers works, with any launcher, and ends as our sweep or Hydra's."""
 
 from __future__ import annotations
 
