@@ -28,7 +28,7 @@ def run(home: Project, tiny: list[str]) -> Path:
     return home.ok("run", *tiny).folder
 
 
-# -- help, completion, what it prints ----------------------------------------------------------------------------------
+# -- help, completion, what it prints ------------------------------------------------------------------------------
 
 
 def test_help(home: Project) -> None:
@@ -46,7 +46,10 @@ def test_help(home: Project) -> None:
 
 
 def test_help_imports_nothing_heavy(home: Project) -> None:
-    code = "import sys; from genloss.cli import main; main([{}]); print([m for m in ('torch','mlflow','hydra') if m in sys.modules])"
+    code = (
+        "import sys; from genloss.cli import main; main([{}]);"
+        "print([m for m in ('torch', 'mlflow', 'hydra') if m in sys.modules])"
+    )
     assert home.spawn("python", "-c", code.format("'--help'")).out.splitlines()[-1] == "[]"
 
 
@@ -79,7 +82,7 @@ def test_last_line(run: Path) -> None:
     assert run.is_dir() and (run / "rounds/02/metrics.json").is_file()
 
 
-# -- verify, trace -----------------------------------------------------------------------------------------------------
+# -- verify, trace -------------------------------------------------------------------------------------------------
 
 
 def test_verify(home: Project, tiny: list[str], tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_trace(home: Project, tiny: list[str]) -> None:
     assert nothing.code == 2 and "nosuchid" in nothing.err
 
 
-# -- sweeps ------------------------------------------------------------------------------------------------------------
+# -- sweeps --------------------------------------------------------------------------------------------------------
 
 
 def test_curators_chain_in_order_and_in_sweeps(home: Project, tiny: list[str]) -> None:
@@ -164,7 +167,7 @@ def test_finished_sweeps_are_skipped_without_heavy_imports(home: Project, tiny: 
     assert "round 0" not in result.err  # no stage ran
 
 
-# -- every config ------------------------------------------------------------------------------------------------------
+# -- every config --------------------------------------------------------------------------------------------------
 
 GROUPS = sorted(
     str(p.relative_to(REPOSITORY / "conf").with_suffix(""))
@@ -200,6 +203,7 @@ NEEDS = {
             "endpoint": ["recipe.teacher.model=m"],
         }.items()
     },
+    "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
     "model/pretrained": ["model.path=some/model", "domain.tokenizer=some/model"],
 }
 
@@ -266,7 +270,7 @@ def test_module_is_the_command(home: Project) -> None:
         (["experiment=evol_instruct", "recipe=solve,evol_instruct", "hydra.mode=RUN"], ["solve", "evol_instruct"]),
         (
             ["mixing=replace,accumulate", "trainer.start=base,previous"],
-            [f"{m} init={i}" for m in ("replace", "accumulate") for i in ("cold", "warm")],
+            [f"{m} start={s}" for m in ("replace", "accumulate") for s in ("base", "previous")],
         ),
         (["domain=gaussian"], ["gaussian-replace-none-s0"]),
     ],

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from genloss.core import records
-from genloss.core.contracts import Fit
+from genloss.core.capabilities import Responds, Verifies, able
+from genloss.core.contracts import Decoding, Fit
 from genloss.core.errors import UserError
 from genloss.experiment import Experiment
 from genloss.language.grpo import Grpo
@@ -167,9 +168,6 @@ def rewards(job: Fit) -> list[float]:
 
 def test_a_random_reward_teaches_nothing(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
     """The share of right answers, which the reward of the other test raises, does not rise."""
-    from genloss.core.contracts import Sampling
-    from genloss.domains.reasoning.solve import decoding
-
     x, data, start = solver
     after, _ = fit(x, data, start, tmp_path / "random", reward=reward(factors=["random"]))
     taught, _ = fit(x, data, start, tmp_path / "taught")
@@ -177,12 +175,10 @@ def test_a_random_reward_teaches_nothing(solver: tuple[Experiment, Path, Path], 
     table = table.take(np.repeat(np.arange(len(table)), 20))
 
     def right(model: Path) -> float:
-        options = decoding(len(table), 16, 400)
-        scratch = tmp_path / f"scratch-{model.parent.name}"
-        sampling = Sampling(model, data, len(table), 7, options, table.column("prompt").to_pylist(), scratch)
-        said = [r for columns, _ in x.domain.sample(sampling) for r in columns["response"]]
+        backend = able(x.domain, Responds).backend(model, data, x.runtime)
+        said = backend.respond(table.column("prompt").to_pylist(), Decoding(16, chunk=400), seed=7).texts
         answered = table.set_column(table.column_names.index("response"), "response", [said])
-        return float(x.domain.verify(answered).right.mean())  # type: ignore[attr-defined]
+        return float(able(x.domain, Verifies).verify(answered).right.mean())
 
     before = right(start)  # of round 0, 40 steps
     assert right(taught.out / "model") > before + 0.15

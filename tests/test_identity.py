@@ -1,5 +1,4 @@
-"""An arm's identity: options by name and fields, never by where a class lies; what changes no result is no part of
-it."""
+"""An arm's identity: options by name and fields, not by where a class lies; what changes no result is no part of it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The sweep as a Hydra sweeper: everything that Hydra offers works, with any launcher, and ends as a sweep of ours or
-as Hydra's."""
+"""The sweep as a Hydra sweeper: what Hydra offers works, with any launcher, and ends as our sweep or Hydra's."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ def names(sweep: Path) -> list[str]:
     return [note["name"] for note in notes]
 
 
-# -- expanding ---------------------------------------------------------------------------------------------------------
+# -- expanding -----------------------------------------------------------------------------------------------------
 
 
 def test_expanding() -> None:
@@ -55,7 +54,7 @@ def test_expanding() -> None:
         of("a=interval(0,1)")
 
 
-# -- launchers ---------------------------------------------------------------------------------------------------------
+# -- launchers -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("launcher", [[], JOBLIB])
@@ -100,7 +99,7 @@ def test_hydras_own_sweeper(home: Project) -> None:
     assert bad.code == 2 and bad.err.splitlines()[-1] == "genloss: seed=-1: must be at least 0"
 
 
-# -- what Hydra offers -------------------------------------------------------------------------------------------------
+# -- what Hydra offers ---------------------------------------------------------------------------------------------
 
 
 def test_options_of_another_folder(home: Project, tmp_path: Path) -> None:
@@ -181,7 +180,7 @@ def test_a_job_returns_its_headline(home: Project, tmp_path: Path) -> None:
     assert headline(one) is None
 
 
-# -- errors ------------------------------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -208,7 +207,7 @@ def test_an_error_is_one_line(home: Project, arguments: list[str], words: list[s
     assert sorted(home.root.glob("runs/*")) == before
 
 
-# -- what it costs, and on what it stands ------------------------------------------------------------------------------
+# -- what it costs, and on what it stands --------------------------------------------------------------------------
 
 
 def test_start_is_light(home: Project) -> None:
@@ -216,7 +215,8 @@ def test_start_is_light(home: Project) -> None:
     code = (
         "import sys; from genloss.cli import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass\n"
         "assert 'hydra_plugins.genloss_sweeper' in sys.modules\n"
-        "print([m for m in ('torch', 'mlflow', 'pyarrow', 'genloss.loop', 'genloss.workflow.sweep') if m in sys.modules])"
+        "heavy = ('torch', 'mlflow', 'pyarrow', 'genloss.loop', 'genloss.workflow.sweep')\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     assert home.spawn("python", "-c", code).out.splitlines()[-1] == "[]"
 
