@@ -40,7 +40,7 @@ def tracer() -> Iterator[None]:
     threading.setprofile(_look)
     yield
     sys.setprofile(None)
-    threading.setprofile(None)  # type: ignore[arg-type]  # typeshed does not know that None ends it
+    threading.setprofile(None)
 
 
 def uncovered(seen: set[Place], reach: code.Reach) -> set[Place]:

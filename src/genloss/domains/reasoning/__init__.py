@@ -47,6 +47,8 @@ def held_out(data: Path) -> dict[str, pa.Table]:
 
 @dataclass
 class Reasoning(LanguageDomain, Responds, Verifies):
+    """problems with exact answers"""
+
     name: str = "reasoning"
     tasks: Any = field(default_factory=dict)  # name: a Task
     probes: Any = field(default_factory=dict)  # name: a Task; test problems alone are made of these
