@@ -135,7 +135,8 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
     seconds = min(finish(calm, arguments), finish(Project.make(folder / "calm again"), arguments))
     undisturbed, of = hashes(run_dir(calm)), records(calm)
     rng = random.Random(seed)
-    killed, rewritten, interrupted, delays = 0, [], Counter(), []
+    killed, rewritten, delays = 0, [], []
+    interrupted: Counter[str] = Counter()
     projects = 0
     while killed < kills:  # a run that gets to its end before enough kills is followed by a new one, from nothing
         home = Project.make(folder / f"wild{projects}")
@@ -193,7 +194,7 @@ def points(home: Project) -> dict[str, int]:
     client = MlflowClient(tracking_uri=f"sqlite:///{home.root / 'mlruns' / 'mlflow.db'}")
     [experiment] = [e for e in client.search_experiments() if e.name == "genloss"]
     [run] = client.search_runs([experiment.experiment_id])
-    found = Counter()
+    found: Counter[str] = Counter()
     for key in run.data.metrics:
         if key.startswith("round/"):
             found.update(f"{key}@{point.step}" for point in client.get_metric_history(run.info.run_id, key))

@@ -6,6 +6,7 @@ import csv
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,8 +110,10 @@ def test_gradient_of_the_policy_is_that_of_reinforce(
     loss, divergence = objective(now, now.detach(), now.detach(), a, mask, 0.2, kl)
     assert float(divergence) == 0
     grads = torch.autograd.grad(loss, list(model.parameters()))
-    plain = (
-        -sum(a[i] * logs(model, inputs[i : i + 1], targets[i : i + 1], 1.0)[0][mask[i] > 0].mean() for i in range(3))
+    plain: torch.Tensor = (
+        -torch.stack(
+            [a[i] * logs(model, inputs[i : i + 1], targets[i : i + 1], 1.0)[0][mask[i] > 0].mean() for i in range(3)]
+        ).sum()
         / 3
     )
     for got, wanted in zip(grads, torch.autograd.grad(plain, list(model.parameters())), strict=True):
@@ -129,9 +132,9 @@ def solver(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path, 
     return x, folder / "data", fit(x, folder / "data", None, folder / "start")[0].out / "model"
 
 
-def fit(x: Experiment, data: Path, start: Path | None, out: Path, **options: object) -> tuple[Fit, dict]:
+def fit(x: Experiment, data: Path, start: Path | None, out: Path, **options: Any) -> tuple[Fit, dict]:
     out.mkdir()
-    trainer = replace(x.trainer, **options)
+    trainer = replace(able(x.trainer, Grpo), **options)
     job = Fit(x.model, trainer, data, [data / "train.parquet"], [1.0], start, 1, out, x.domain.config("train"))
     return job, job.trainer.train(job)
 
@@ -207,7 +210,7 @@ def test_no_reward_no_change(solver: tuple[Experiment, Path, Path], tmp_path: Pa
     records.write(table.set_column(table.column_names.index("prompt"), "prompt", [prompts]), tmp_path / "bad.parquet")
     out = tmp_path / "fit"
     out.mkdir()
-    trainer = replace(x.trainer, reward=nothing, updates=5)
+    trainer = replace(able(x.trainer, Grpo), reward=nothing, updates=5)
     job = Fit(x.model, trainer, data, [tmp_path / "bad.parquet"], [1.0], start, 1, out, x.domain.config("train"))
     found = job.trainer.train(job)
     assert found["reward_first"] == found["reward_last"] == 0

@@ -24,14 +24,15 @@ import pytest
 
 from genloss.backends.endpoint import Endpoint as ChatEndpoint
 from genloss.core import records
-from genloss.core.contracts import Fit, Runtime, Sampling
+from genloss.core.capabilities import able
+from genloss.core.contracts import HISTORY, Decoding, Fit, Inputs, Runtime
 from genloss.core.errors import UserError
 from genloss.core.records import normal
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
+from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.arithmetic import Arithmetic, expression
 from genloss.domains.reasoning.schooled import Schooled
-from genloss.domains.reasoning.solve import decoding
 from genloss.domains.reasoning.tasks import Eigenvalues, Gym, Problem
 from genloss.experiment import Experiment
 from genloss.generate import Request
@@ -79,11 +80,10 @@ def ids_and_prompts(path: Path) -> dict[str, str]:
 def wrong(x: Experiment, model: Path, data: Path, table: pa.Table, scratch: Path) -> set[str]:
     """Ids of the problems that a model answers otherwise than the label says: asked again, not taken from the
     recipe."""
-    options = decoding(len(table), x.domain.config("generate")["context"], 16, bias=0.0)
-    request = Sampling(
-        model, data, len(table), 5, options, table.column("prompt").to_pylist(), scratch, Runtime(workers=1)
-    )
-    said = [r for columns, _ in x.domain.sample(request) for r in columns["response"]]
+    domain = able(x.domain, Reasoning)
+    greedy = Decoding(domain.context, bias=0.0, chunk=16)
+    backend = domain.backend(model, data, Runtime(workers=1))
+    said = backend.respond(table.column("prompt").to_pylist(), greedy, seed=5, scratch=scratch).texts
     labels = [response.rpartition("=")[2] for response in table.column("response").to_pylist()]
     return {
         i
@@ -98,20 +98,20 @@ def wrong(x: Experiment, model: Path, data: Path, table: pa.Table, scratch: Path
 def test_every_new_problem_has_a_seed_that_was_wrong(tmp_path: Path) -> None:
     run = loop(tmp_path, "recipe.k=2", "+schedule.1.trainer.steps=90")
     run.run()
-    x, data = run.base, run.dir.data
+    x, data = run.experiment, run.run_dir.data
     seeds = records.read(data / "train.parquet").slice(0, 32)
     used = {normal(p) for s in ("train", "validation", "test") for p in ids_and_prompts(data / f"{s}.parquet").values()}
     size = 32
     for n in (1, 2):
-        missed = wrong(x, run.dir.round(n - 1) / "model", data, seeds, tmp_path / str(n))
+        missed = wrong(x, run.run_dir.round(n - 1) / "model", data, seeds, tmp_path / str(n))
         assert 0 < len(missed) < 32
-        generated = records.read(run.dir.round(n) / "generated.parquet")
+        generated = records.read(run.run_dir.round(n) / "generated.parquet")
         assert Counter(i for (i,) in generated.column("parents").to_pylist()) == dict.fromkeys(missed, 2)
         new = {normal(p) for p in generated.column("prompt").to_pylist()}
         assert len(new) == len(generated) == 2 * len(missed) and not new & used  # of this round, of earlier ones, real
         used |= new
         size += 2 * len(missed)  # |D_t+1| = |D_t| + k |wrong seeds_t|
-        metrics = json.loads((run.dir.round(n) / "metrics.json").read_text())
+        metrics = json.loads((run.run_dir.round(n) / "metrics.json").read_text())
         assert metrics["train_records"] == size
         assert metrics["generate/wrong_seeds"] == len(missed) == metrics["generate/parents"]
         assert metrics["generate/seed_accuracy"] == pytest.approx(1 - len(missed) / 32)
@@ -132,12 +132,12 @@ def test_nothing_is_added_when_all_seeds_are_right(tmp_path: Path) -> None:
     run = loop(tmp_path, "size=4", "domain.examples=48", "trainer.steps=120", "rounds=2", "recipe.errors=all")
     run.run()
     for n in (1, 2):
-        metrics = json.loads((run.dir.round(n) / "metrics.json").read_text())
+        metrics = json.loads((run.run_dir.round(n) / "metrics.json").read_text())
         assert metrics["generate/seed_accuracy"] == 1 and metrics["generate/wrong"] == 0
         assert metrics["n_generated"] == metrics["n_kept"] == 0 and metrics["train_records"] == 4
         assert "accuracy" in metrics and "label_accuracy" not in metrics
-        generated = records.read(run.dir.round(n) / "generated.parquet")
-        filled = records.read(run.dir.data / "train.parquet")
+        generated = records.read(run.run_dir.round(n) / "generated.parquet")
+        filled = records.read(run.run_dir.data / "train.parquet")
         assert [generated.schema.field(c).type for c in filled.column_names] == [f.type for f in filled.schema]
     with pytest.raises(UserError, match="mixing=replace: leaves nothing to train on in round 1"):
         loop(tmp_path, "size=4", "domain.examples=48", "trainer.steps=120", "mixing=replace").run()
@@ -146,11 +146,11 @@ def test_nothing_is_added_when_all_seeds_are_right(tmp_path: Path) -> None:
 def test_all_errors_have_earlier_ones_as_parents_too(tmp_path: Path) -> None:
     run = loop(tmp_path, "recipe.errors=all", "recipe.teacher.noise=0.5")
     run.run()
-    first = records.read(run.dir.round(1) / "kept.parquet")
-    seeds = records.read(run.dir.data / "train.parquet").slice(0, 32)
+    first = records.read(run.run_dir.round(1) / "kept.parquet")
+    seeds = records.read(run.run_dir.data / "train.parquet").slice(0, 32)
     pool = records.concat([seeds.select(["id", "prompt", "response"]), first.select(["id", "prompt", "response"])])
-    missed = wrong(run.base, run.dir.round(1) / "model", run.dir.data, pool, tmp_path / "again")
-    second = records.read(run.dir.round(2) / "generated.parquet")
+    missed = wrong(run.experiment, run.run_dir.round(1) / "model", run.run_dir.data, pool, tmp_path / "again")
+    second = records.read(run.run_dir.round(2) / "generated.parquet")
     assert {i for (i,) in second.column("parents").to_pylist()} == missed
     assert missed & set(first.column("id").to_pylist()) and missed & set(seeds.column("id").to_pylist())
 
@@ -160,7 +160,7 @@ def test_two_runs_are_the_same(tmp_path: Path) -> None:
     for name in ("a", "b"):
         run = loop(tmp_path / name, "rounds=1", "trainer.steps=20", "recipe.teacher.noise=0.3")
         run.run()
-        files = [run.dir.round(1) / f for f in ("generated.parquet", "model/model.safetensors")]
+        files = [run.run_dir.round(1) / f for f in ("generated.parquet", "model/model.safetensors")]
         found.append([hashlib.sha256(f.read_bytes()).hexdigest() for f in files])
     assert found[0] == found[1]
 
@@ -184,7 +184,8 @@ class Class:
 
     def request(self, scratch: Path, x: Experiment | None = None) -> Request:
         x = x or Experiment(compose(TINY))
-        return Request(x.domain, 1, 7, self.model, self.data, self.data / "train.parquet", scratch, Runtime(workers=2))
+        nothing_before = Inputs({HISTORY: ()})
+        return Request(x.domain, 1, 7, self.model, self.data, nothing_before, scratch, Runtime(workers=2))
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +206,9 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Class:
         1,
         folder / "fit",
         x.domain.config("train"),
-        x.runtime,
     )
     fit.out.mkdir()
-    x.domain.train(fit)
+    x.trainer.train(fit)
     missed = wrong(x, fit.out / "model", folder / "data", seeds, folder / "scratch")
     assert 4 < len(missed) < 30
     return Class(folder / "data", fit.out / "model", missed)
@@ -334,7 +334,7 @@ def test_arithmetic_solves_what_others_wrote() -> None:
 def test_noise_is_the_share_of_wrong_labels(group: Class, tmp_path: Path, noise: float) -> None:
     table, _ = group.round(tmp_path, f"recipe.teacher.noise={noise}", "recipe.n=200", "recipe.attempts=30")
     x = Experiment(compose(TINY))
-    right = x.domain.verify(table).right  # type: ignore[attr-defined]
+    right = able(x.domain, Reasoning).verify(table).right
     assert abs(1 - right.mean() - noise) <= 4 * np.sqrt(noise * (1 - noise) / 200)
     family = Arithmetic()
     assert table.column("answer").to_pylist() == [family.solve(p) for p in table.column("prompt").to_pylist()]
@@ -358,11 +358,9 @@ def test_a_model_writes_problems(group: Class, tmp_path: Path) -> None:
     table = records.make_table({"text": lines}, origin="real", generation=0, recipe="t")
     for name in ("train", "validation"):
         records.write(table, data / f"{name}.parquet")
-    fit = Fit(
-        x.model, x.trainer, data, [data / "train.parquet"], [1.0], None, 1, tmp_path / "fit", {"context": 64}, x.runtime
-    )
+    fit = Fit(x.model, x.trainer, data, [data / "train.parquet"], [1.0], None, 1, tmp_path / "fit", {"context": 64})
     fit.out.mkdir()
-    x.domain.train(fit)
+    x.trainer.train(fit)
     options = [
         "recipe/teacher=model",
         f"recipe.teacher.path={fit.out / 'model'}",
@@ -585,7 +583,7 @@ def test_the_same_command_goes_on_after_trouble(tmp_path: Path) -> None:
         bad = False
         run = loop(tmp_path, *options)
         run.run()
-    metrics = json.loads((run.dir.round(1) / "metrics.json").read_text())
+    metrics = json.loads((run.run_dir.round(1) / "metrics.json").read_text())
     assert (
         metrics["n_generated"] == metrics["generate/wrong_seeds"] == metrics["generate/requested"] == server.given > 4
     )
@@ -661,7 +659,7 @@ def test_a_wrong_label_of_an_endpoint_is_measured(group: Class, tmp_path: Path) 
 
     with serving(behave) as server:
         table, _ = group.round(tmp_path, *ENDPOINT, f"recipe.teacher.url={server.url}")
-    right = Experiment(compose(TINY)).domain.verify(table).right  # type: ignore[attr-defined]
+    right = able(Experiment(compose(TINY)).domain, Reasoning).verify(table).right
     assert right.tolist() == [int(p.partition("+")[0]) % 2 == 0 for p in table.column("prompt").to_pylist()]
 
 
@@ -670,12 +668,13 @@ import sys
 from pathlib import Path
 from genloss.workflow.compose import compose
 from genloss.experiment import Experiment
-from genloss.core.contracts import Runtime
+from genloss.core.contracts import HISTORY, Inputs, Runtime
 from genloss.generate import Request
 data, model, scratch, *overrides = sys.argv[1:]
 x = Experiment(compose(overrides))
-train = Path(data) / "train.parquet"
-x.recipe.generate(Request(x.domain, 1, 7, Path(model), Path(data), train, Path(scratch), Runtime(workers=1)))
+nothing_before = Inputs({HISTORY: ()})
+request = Request(x.domain, 1, 7, Path(model), Path(data), nothing_before, Path(scratch), Runtime(workers=1))
+x.recipe.generate(request)
 """
 
 
@@ -772,10 +771,9 @@ def test_a_schooled_student_starts_from_one_base(group: Class, tmp_path: Path, m
             seed,
             tmp_path / f"fit-{name}",
             x.domain.config("train"),
-            x.runtime,
         )
         fit.out.mkdir()
-        x.domain.train(fit)
+        x.trainer.train(fit)
         (base,) = (tmp_path / name / "bases").glob("[!.]*")
         made = (base / "model.safetensors").stat().st_mtime_ns
         assert x.model.base(fit) == base and (base / "model.safetensors").stat().st_mtime_ns == made

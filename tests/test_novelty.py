@@ -23,7 +23,7 @@ from genloss.workflow.compose import compose
 
 # absl, which rouge-score imports, closes the stream of its handler when logging is configured: not that of the tests
 
-absl.logging.get_absl_handler().python_handler.stream = Path(os.devnull).open("w")
+absl.logging.get_absl_handler().python_handler.stream = Path(os.devnull).open("w")  # noqa: SIM115  # open as long as the tests run
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 DOMAIN = Experiment(compose([])).domain

@@ -13,14 +13,16 @@ import pyarrow as pa
 import pytest
 
 from genloss.core import records
-from genloss.core.contracts import Fit, Sampling
+from genloss.core.capabilities import able
+from genloss.core.contracts import LAST, Curated, Decoding, Fit, Inputs, Runtime
 from genloss.core.errors import UserError
 from genloss.core.records import normal
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.curate import Context, curate, rates
+from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.checks import expressions, integers, spectra, texts
-from genloss.domains.reasoning.solve import decoding
+from genloss.domains.reasoning.schooled import Schooled
 from genloss.experiment import Experiment
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
@@ -65,7 +67,7 @@ def solver(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path, 
     shards = [data / "train.parquet"]
     fit = Fit(x.model, x.trainer, data, shards, [1.0], None, 1, folder / "fit", x.domain.config("train"))
     fit.out.mkdir()
-    x.domain.train(fit)
+    x.trainer.train(fit)
     return x, data, fit.out / "model"
 
 
@@ -83,12 +85,12 @@ def test_no_two_splits_share_a_problem(tmp_path: Path) -> None:
     table = records.read(data / "prompts.parquet")
     counts = {name: table.column("task").to_pylist().count(name) for name in ("chain_sum", "gcd", "eigenvalues")}
     assert sorted(counts.values()) == [66, 67, 67]
-    assert x.domain.verify(table).right.all()  # type: ignore[attr-defined]
+    assert able(x.domain, Reasoning).verify(table).right.all()
 
 
 def test_probes_are_tested_and_never_trained_on(tmp_path: Path) -> None:
     arithmetic = "+domain/tasks@domain.probes=arithmetic"
-    school = "{gcd: ${domain.tasks.gcd}, known: ${domain.probes.arithmetic}}"
+    taught = "{gcd: ${domain.tasks.gcd}, known: ${domain.probes.arithmetic}}"
     run = loop(
         tmp_path,
         arithmetic,
@@ -98,24 +100,23 @@ def test_probes_are_tested_and_never_trained_on(tmp_path: Path) -> None:
         "rounds=1",
         "model=schooled",
         "~model.tasks.sums",
-        f"+model.tasks={school}",
+        f"+model.tasks={taught}",
         "model.examples=60",
         "model.steps=5",
         "trainer.steps=5",
     )
     run.run()
-    data = run.dir.root / "data"
+    data = run.run_dir.root / "data"
     probe = records.read(data / "probe.parquet")
     assert probe.column("task").to_pylist() == ["arithmetic"] * 40
     asked = {normal(p) for p in probe.column("prompt").to_pylist()}
     assert len(asked) == 40
-    domain: Any = run.base.domain
-    assert domain.verify(probe).right.all()
-    model: Any = run.base.model
-    learned = [records.read(data / "train.parquet"), records.read(data / "prompts.parquet"), model.problems(data)]
+    assert able(run.experiment.domain, Reasoning).verify(probe).right.all()
+    school = able(run.experiment.model, Schooled).problems(data)
+    learned = [records.read(data / "train.parquet"), records.read(data / "prompts.parquet"), school]
     assert not asked & {normal(p) for table in learned for p in table.column("prompt").to_pylist()}
     for n in (0, 1):
-        found = json.loads((run.dir.round(n) / "metrics.json").read_text())
+        found = json.loads((run.run_dir.round(n) / "metrics.json").read_text())
         assert found["probe_accuracy"] == found["probe_accuracy/arithmetic"] in [k / 40 for k in range(41)]
         assert "accuracy/arithmetic" not in found
 
@@ -183,8 +184,8 @@ def test_gradient_comes_from_responses_alone(solver: tuple[Experiment, Path, Pat
     out = tmp_path / "fit"
     out.mkdir()
     options = x.domain.config("train")
-    found = x.domain.train(Fit(x.model, trainer, data, [tmp_path / "some.parquet"], [1.0], model, 1, out, options))
-    nats, tokens = x.domain.losses(model, data, table, x.runtime)
+    found = trainer.train(Fit(x.model, trainer, data, [tmp_path / "some.parquet"], [1.0], model, 1, out, options))
+    nats, tokens = able(x.domain, Reasoning).losses(model, data, table, x.runtime)
     assert found["loss"] == pytest.approx(nats.sum() / tokens.sum(), rel=1e-4)
     lengths = [len(r) + 1 for r in table.column("response").to_pylist()]  # of digits, each a token
     assert tokens.tolist() == lengths
@@ -267,7 +268,7 @@ def test_expressions() -> None:
 
 def answered(responses: list[str], answers: list[str], prompts: list[str] | None = None) -> pa.Table:
     n = len(responses)
-    payload = {
+    payload: dict[str, Any] = {
         "prompt": prompts or [f"{i} =" for i in range(n)],
         "response": responses,
         "answer": answers,
@@ -277,9 +278,12 @@ def answered(responses: list[str], answers: list[str], prompts: list[str] | None
     return records.make_table(payload, origin="synthetic", generation=1, recipe="solve")
 
 
-def chosen(table: pa.Table, tmp_path: Path, *overrides: str, model: Path | None = None, data: Path | None = None):
+def chosen(
+    table: pa.Table, tmp_path: Path, *overrides: str, model: Path | None = None, data: Path | None = None
+) -> Curated:
     x = Experiment(compose([*TINY, *overrides]))
-    context = Context(x.domain, 1, 0, data or tmp_path, model or tmp_path, model or tmp_path, x.runtime)
+    inputs = Inputs({LAST: (model,)} if model else {})
+    context = Context(x.domain, 1, 0, data or tmp_path, inputs, x.runtime)
     return curate(table, x.curators, x.control, context)
 
 
@@ -331,30 +335,21 @@ def test_likelihood_is_the_generators_own(solver: tuple[Experiment, Path, Path],
 
 
 def test_same_bytes_for_any_number_of_workers(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
-    from genloss.core.contracts import Runtime
-
     x, data, model = solver
+    domain = able(x.domain, Reasoning)
     prompts = records.read(data / "prompts.parquet").column("prompt").to_pylist()[:70]
     found = []
     for workers in (1, 2):
-        request = Sampling(
-            model,
-            data,
-            70,
-            5,
-            decoding(70, x.domain.config("generate")["context"], 16),
-            prompts,
-            tmp_path / str(workers),
-            Runtime(workers=workers),
-        )
-        found.append([r for columns, _ in x.domain.sample(request) for r in columns["response"]])
+        backend = domain.backend(model, data, Runtime(workers=workers))
+        sampled = Decoding(domain.context, chunk=16)
+        found.append(backend.respond(prompts, sampled, seed=5, scratch=tmp_path / str(workers)).texts)
     assert found[0] == found[1] and len(found[0]) == 70
 
 
 def test_loop_with_exact_selection(tmp_path: Path) -> None:
     run = loop(tmp_path, "curation=exact", "recipe.samples=2")
     run.run()
-    folders = [run.dir.round(n) for n in range(3)]
+    folders = [run.run_dir.round(n) for n in range(3)]
     first, *later = [json.loads((f / "metrics.json").read_text()) for f in folders]
     assert first["accuracy"] == first["accuracy/gcd"] and "label_accuracy" not in first
     used: set[str] = set()
@@ -365,21 +360,21 @@ def test_loop_with_exact_selection(tmp_path: Path) -> None:
         assert prompts[0::2] == prompts[1::2]  # two samples of each
         assert not used & set(prompts)  # every round has problems of its own
         used |= set(prompts)
-        right = run.base.domain.verify(generated).right  # type: ignore[attr-defined]
+        right = able(run.experiment.domain, Reasoning).verify(generated).right
         assert metrics["label_accuracy"] == pytest.approx(right.mean())
         assert metrics["n_kept"] == right.sum() > 0
         assert (metrics["kept_accuracy"], metrics["phi"], metrics["psi"], metrics["p_star"]) == (1, 1, 0, 1)
-    train = records.read(run.dir.data / "train.parquet").column("prompt").to_pylist()
+    train = records.read(run.run_dir.data / "train.parquet").column("prompt").to_pylist()
     assert not used & set(train)
 
 
 def test_metrics_of_a_random_control(tmp_path: Path) -> None:
     run = loop(tmp_path, "curation=exact", "control=random", "rounds=1")
     run.run()
-    metrics = json.loads((run.dir.round(1) / "metrics.json").read_text())
-    generated = records.read(run.dir.round(1) / "generated.parquet")
-    right = run.base.domain.verify(generated).right  # type: ignore[attr-defined]
-    ids = records.read(run.dir.round(1) / "kept.parquet").column("id").to_pylist()
+    metrics = json.loads((run.run_dir.round(1) / "metrics.json").read_text())
+    generated = records.read(run.run_dir.round(1) / "generated.parquet")
+    right = able(run.experiment.domain, Reasoning).verify(generated).right
+    ids = records.read(run.run_dir.round(1) / "kept.parquet").column("id").to_pylist()
     kept = np.isin(generated.column("id").to_pylist(), ids)
     assert kept.sum() == right.sum() > 0
     assert metrics["phi"] == pytest.approx(kept[right].mean())
@@ -393,7 +388,7 @@ def test_two_runs_are_the_same(tmp_path: Path) -> None:
         run = loop(tmp_path / name, "rounds=1", "trainer.steps=20")
         run.run()
         files = ["data/train.parquet", "rounds/01/generated.parquet", "rounds/01/model/model.safetensors"]
-        found.append([hashlib.sha256((run.dir.root / f).read_bytes()).hexdigest() for f in files])
+        found.append([hashlib.sha256((run.run_dir.root / f).read_bytes()).hexdigest() for f in files])
     assert found[0] == found[1]
 
 
@@ -424,7 +419,7 @@ def test_theory_stands_beside_what_is_measured(overrides: list[str], given: tupl
 def test_a_noisy_selection_keeps_what_theory_says(tmp_path: Path) -> None:
     run = loop(tmp_path, "rounds=1", "curation=noisy", "curation.noisy.psi=0.3", "domain.pool=1200", "recipe.n=1200")
     run.run()
-    found = json.loads((run.dir.round(1) / "metrics.json").read_text())
+    found = json.loads((run.run_dir.round(1) / "metrics.json").read_text())
     assert 0.05 < found["label_accuracy"] < 0.95
     assert abs(found["kept_accuracy"] - found["theory/kept_accuracy"]) < 4 * found["kept_accuracy_se"]
     assert abs(found["p_star"] - found["theory/p_star"]) < 0.05 and found["theory/p_star"] == pytest.approx(1 / 1.3)
@@ -460,9 +455,9 @@ def test_any_saved_causal_language_model_solves_problems(kind: str, solver: tupl
         "trainer.steps=10",
     )
     run.run()
-    made = records.read(run.dir.round(1) / "generated.parquet")
-    assert len(made) == 40 and 0 < json.loads((run.dir.round(1) / "metrics.json").read_text())["n_kept"] < 40
-    learned = json.loads((run.dir.round(1) / "model/config.json").read_text())
+    made = records.read(run.run_dir.round(1) / "generated.parquet")
+    assert len(made) == 40 and 0 < json.loads((run.run_dir.round(1) / "metrics.json").read_text())["n_kept"] < 40
+    learned = json.loads((run.run_dir.round(1) / "model/config.json").read_text())
     assert learned["model_type"] == kind
 
 
@@ -490,11 +485,14 @@ def test_any_saved_causal_language_model_solves_problems(kind: str, solver: tupl
         (["domain.probe=0"], ["domain.probe=0", "at least 1"]),
         (["recipe.n=101"], ["recipe.n=101", "at most 100", "domain.pool=200"]),
         (["recipe.samples=2", "recipe.bias=0"], ["recipe.samples=2", "greedy"]),
-        (["recipe=sample"], ["recipe=sample", "recipe=solve"]),
-        (["+metrics.heldout={_target_: genloss.evaluate.loss.HeldOut}"], ["metrics.heldout", "metrics=[accuracy]"]),
+        (["recipe=sample"], ["recipe=Sample", "needs records that are documents", "use domain=text"]),
+        (
+            ["+metrics.heldout={_target_: genloss.evaluate.loss.HeldOut}"],
+            ["metrics.heldout=HeldOut", "domain=reasoning has none", "use domain=text"],
+        ),
         (["curation=best_of", "recipe.samples=1"], ["curation.best_of.selector", "recipe.samples=1"]),
         (["curation=noisy", "curation.noisy.phi=1.5"], ["curation.noisy.phi=1.5", "[0, 1]"]),
-        (["curation=truncate"], ["curation.truncate", "points"]),
+        (["curation=truncate"], ["curation.truncate=Truncate", "one mean", "use domain=gaussian"]),
     ],
 )
 def test_bad_input(overrides: list[str], words: list[str]) -> None:

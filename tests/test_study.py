@@ -73,7 +73,8 @@ def test_a_study(project: Path, arms: Arms) -> None:
     with pytest.raises(UserError, match="is not in round"):
         measure(Contrast("", Value("diversit", REPLACE), DIVERSITY[0]), arms)
     with pytest.raises(UserError, match="too few"):
-        measure(Contrast("", *(Value("diversity", {**w, "seed": 1}) for w in (ACCUMULATE, REPLACE))), arms)
+        one, other = (Value("diversity", {**w, "seed": 1}) for w in (ACCUMULATE, REPLACE))
+        measure(Contrast("", one, other), arms)
 
 
 def test_results_replace_those_of_an_earlier_run() -> None:

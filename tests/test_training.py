@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -333,7 +334,8 @@ def test_what_is_no_callback_is_refused(overrides: list[str], words: list[str]) 
 
 def test_what_cannot_be_made_is_refused_before_the_first_step(fit, tmp_path: Path) -> None:
     partial = {"_target_": "test_training.Stop", "_partial_": True, "after": 3}
-    for node in (partial, {"_target_": "test_training.Broken"}):
+    nodes: list[dict[str, Any]] = [partial, {"_target_": "test_training.Broken"}]
+    for node in nodes:
         with pytest.raises(UserError, match=r"^trainer\.callbacks\.a=test_training") as error:
             fit(node["_target_"][-3:], trainer=Supervised(callbacks={"a": node}))
         assert "\n" not in str(error.value)
