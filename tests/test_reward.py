@@ -50,11 +50,11 @@ def context(tmp_path: Path) -> Context:
 def best_of_k(p: list[float] | np.ndarray, reward: list[float], k: int) -> np.ndarray:
     """The best of k draws from p; among equally good ones, any. The chance of the top level of reward is
     1 - (1 - P(top))^k, and so on down."""
-    p = np.asarray(p)
+    weights = np.asarray(p)
     _, level = np.unique(reward, return_inverse=True)
-    mass = np.bincount(level, weights=p)
+    mass = np.bincount(level, weights=weights)
     below = np.concatenate([[0.0], np.cumsum(mass)]) ** k
-    return p * (np.diff(below) / mass)[level]
+    return weights * (np.diff(below) / mass)[level]
 
 
 # -- the exact laws ------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_bradley_terry_is_the_sum_over_groups(k: int) -> None:
         np.add.at(soft, list(group), chance * weight / weight.sum())
         best[max(group, key=lambda i: r[i])] += chance
     assert bradley_terry(p, r, k) == pytest.approx(soft, abs=1e-13)
-    assert best_of_k(p, r, k) == pytest.approx(best, abs=1e-13)
+    assert best_of_k(p, list(r), k) == pytest.approx(best, abs=1e-13)
 
 
 def test_limits() -> None:

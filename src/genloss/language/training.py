@@ -65,6 +65,7 @@ def train(fit: Fit) -> dict[str, Any]:
     """Train one model; write `model/` and `training.csv` to `fit.out`. Returns the steps that were taken, the tokens of
     context that they saw, the loss of the last one and the number of parameters. UserError if a process of several
     devices fails."""
+    fit = dataclasses.replace(fit, start=fit.start or fit.model.base(fit))
     runtime = fit.runtime
     alone = runtime.devices == 1 and runtime.num_nodes == 1 and runtime.strategy == "auto"
     return train_here(fit) if alone else train_apart(fit)
