@@ -263,7 +263,7 @@ def test_known_problems_may_not_enter(group: Class, tmp_path: Path) -> None:
             5: ["unparseable"],
             6: [],
         }
-        offered: list[Any] = offers.get(ask.attempt, [fresh])
+        offered: Any = offers.get(ask.attempt, [fresh])
         return [*offered, *([fresh] if ask.attempt == 7 else [])]
 
     table, counts = group.round(tmp_path, teacher=Scripted(said))

@@ -22,9 +22,14 @@ from genloss.workflow.compose import compose
 from support import REPOSITORY
 
 STAGE = {
-    "model": TRAIN, "trainer": TRAIN, "recipe": GENERATE, "recipe/teacher": GENERATE, "curation": CURATE, "mixing": MIX,
+    "model": TRAIN,
+    "trainer": TRAIN,
+    "recipe": GENERATE,
+    "recipe/teacher": GENERATE,
+    "curation": CURATE,
+    "mixing": MIX,
     "metrics": EVALUATE,
-}  # fmt: skip
+}
 LAB = ["size=32", "domain.chains=16"]
 SMALL = {
     "gaussian": LAB,
@@ -33,17 +38,36 @@ SMALL = {
     "regression": [*LAB, "domain.dimension=3"],
     "classification": [*LAB, "domain.dimension=3"],
     "reasoning": [
-        "domain/tasks=arithmetic", "domain.tasks.arithmetic.operations=[1]", "domain.context=48", "domain.vocabulary=300",
-        "domain.examples=64", "domain.validation=8", "domain.test=16", "domain.pool=48", "size=32",
+        "domain/tasks=arithmetic",
+        "domain.tasks.arithmetic.operations=[1]",
+        "domain.context=48",
+        "domain.vocabulary=300",
+        "domain.examples=64",
+        "domain.validation=8",
+        "domain.test=16",
+        "domain.pool=48",
+        "size=32",
     ],
-}  # fmt: skip
+}
 # What makes an option of a group tiny, where the config has the key
 TINY = {
-    "trainer.steps": 4, "trainer.batch": 4, "trainer.updates": 2, "trainer.prompts": 2, "trainer.group": 2,
-    "recipe.n": 48, "recipe.chunk": 16, "metrics.accuracy.chunk": 16, "metrics.accuracy.max_records": 8,
-    "metrics.evolution.max_records": 8, "metrics.evolution.chunk": 8, "metrics.critique.max_records": 8,
-    "model.examples": 16, "model.batch": 4, "curation.agree.chunk": 16, "recipe.max_tokens": 32,
-}  # fmt: skip
+    "trainer.steps": 4,
+    "trainer.batch": 4,
+    "trainer.updates": 2,
+    "trainer.prompts": 2,
+    "trainer.group": 2,
+    "recipe.n": 48,
+    "recipe.chunk": 16,
+    "metrics.accuracy.chunk": 16,
+    "metrics.accuracy.max_records": 8,
+    "metrics.evolution.max_records": 8,
+    "metrics.evolution.chunk": 8,
+    "metrics.critique.max_records": 8,
+    "model.examples": 16,
+    "model.batch": 4,
+    "curation.agree.chunk": 16,
+    "recipe.max_tokens": 32,
+}
 # What an option asks for by its own words before it can work; without this it is refused, which is as good
 HELP = {
     ("reasoning", "recipe=llm2llm"): ["mixing=accumulate"],
