@@ -47,8 +47,9 @@ def replicate_study(study: Study, out: Path, jobs: int) -> int:
     page, image = out / f"{study.name}.md", out / f"{study.name}.png"
     old = page.read_text() if page.is_file() else ""
     write_atomic(page, insert(old, study.name, text))
-    panels_figure(study.panels, arms, image)
-    print(f"written: {page}, {image}")
+    if study.panels:
+        panels_figure(study.panels, arms, image)
+    print(f"written: {page}{f', {image}' if study.panels else ''}")
     return 0 if all(outcome.verdict == "holds" for outcome in outcomes) else 1
 
 
