@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md work as they are printed: written to a project, their files compose, check and run."""
+"""The examples of CONTRIBUTING.md work as they are printed: written to a project, the files compose, check and run."""
 
 from __future__ import annotations
 
