@@ -15,8 +15,9 @@ import torch
 
 from common import demo_model, scratch, table
 from genloss.core.contracts import Runtime, Sampling
+from genloss.core.machine import cores
 from genloss.language.model import load
-from genloss.language.sampling import cores, sample
+from genloss.language.sampling import sample
 from genloss.language.tokenizer import load_codec
 
 RECORDS = 2048

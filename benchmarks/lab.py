@@ -2,9 +2,9 @@
 
     python benchmarks/lab.py                # about a minute
 
-Bounds: 15 times where every point is drawn, 200 times where sufficient statistics are enough. The loop over chains keeps
-nothing; genloss is shown with its stages alone, and with all that makes a run (records, hashes, manifests, metrics).
-"""
+Bounds: 15 times where every point is drawn, 200 times where sufficient statistics are enough. The loop over chains
+keeps nothing; genloss is shown with its stages alone, and with all that makes a run (records, hashes, manifests,
+metrics)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from common import scratch, table
 from genloss.core.contracts import Fit
-from genloss.core.memory import release_memory
+from genloss.core.machine import release_memory
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.domains.lab import Lab

@@ -2,9 +2,8 @@
 
     python benchmarks/novelty.py            # half a minute
 
-Texts are sentences of the default corpus, 20 tokens on average. The library compares two texts a call; it gets so many pairs as it does
-in some seconds. Bound: 500 times as many pairs a second.
-"""
+Texts are sentences of the default corpus, 20 tokens on average. The library compares two texts a call; it gets so many
+pairs as it does in some seconds. Bound: 500 times as many pairs a second."""
 
 from __future__ import annotations
 

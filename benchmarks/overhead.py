@@ -2,9 +2,8 @@
 
     python benchmarks/overhead.py           # about six minutes on two cores
 
-Bounds: everything that is not model work under 10 % of a round; `dvc repro` within 1.3 times the same run in one process; with
-nothing to do under 3 s; `genloss --help` under 1 s.
-"""
+Bounds: everything that is not model work under 10 % of a round; `dvc repro` within 1.3 times the same run in one
+process; with nothing to do under 3 s; `genloss --help` under 1 s."""
 
 from __future__ import annotations
 

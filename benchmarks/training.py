@@ -2,7 +2,8 @@
 
     python benchmarks/training.py           # about a minute
 
-The bound: at least 0.95 of the bare loop's tokens per second. Both use one thread, the same optimiser, clipping and schedule.
+The bound: at least 0.95 of the bare loop's tokens per second. Both use one thread, the same optimiser, clipping and
+schedule.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 from common import demo_model, scratch, table
 from genloss.core.contracts import Fit
-from genloss.core.memory import release_memory
+from genloss.core.machine import release_memory
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
 

@@ -2,10 +2,9 @@
 
     python benchmarks/verify.py            # a minute
 
-Bound: 100,000 answers in 60 s on two cores: integers, texts, spectra, and expressions that are numerals or come from few
-problems. Of expressions that are neither, each compared by math-verify, fewer are timed. Half of the responses are right, a
-quarter wrong, a quarter no answer at all.
-"""
+Bound: 100,000 answers in 60 s on two cores: integers, texts, spectra, and expressions that are numerals or come from
+few problems. Of expressions that are neither, each compared by math-verify, fewer are timed. Half of the responses are
+right, a quarter wrong, a quarter no answer at all."""
 
 from __future__ import annotations
 

@@ -123,7 +123,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(REPOSITORY / "conf", root / "conf")
     monkeypatch.setenv("GENLOSS_PROJECT", str(root))
     monkeypatch.setenv("GENLOSS_STORE", str(root / ".genloss" / "store"))
-    monkeypatch.delenv("GENLOSS_SWEEP", raising=False)
     monkeypatch.chdir(root)
     return root
 
@@ -165,7 +164,7 @@ def main(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
             code = int(exit.code or 0)
         finally:
             os.environ.clear()
-            os.environ.update(environment)  # a sweep announces itself to its jobs there
+            os.environ.update(environment)  # `run` tells Hydra there to raise its errors
         captured = capsys.readouterr()
         return Result(code, captured.out, captured.err)
 
@@ -195,7 +194,8 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from genloss.core.contracts import Fit
     from genloss.domains.text import Text
     from genloss.language.model import Scratch
-    from genloss.language.training import TextTrainer, train
+    from genloss.language.trainer import Supervised
+    from genloss.language.training import train
 
     root = tmp_path_factory.mktemp("trained")
     domain = Text(
@@ -212,7 +212,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         out.mkdir()
         fit = Fit(
             model=Scratch(arch=arch, width=32, feed_forward=64),
-            trainer=TextTrainer(steps=30, batch=8),
+            trainer=Supervised(steps=30, batch=8),
             data=data,
             shards=[data / "train.parquet"],
             weights=[1.0],

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genloss.core.contracts import Fit
     from genloss.domains.lab import LabModel
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from genloss.core.places import conf_dir
+from genloss.workflow.compose import compose
+from genloss.workflow.sweep import expand
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -56,7 +65,6 @@ class Project:
         """This process, as if it had been started in the project."""
         environment, folder, argv = dict(os.environ), Path.cwd(), sys.argv
         os.environ.update(self.env)
-        os.environ.pop("GENLOSS_SWEEP", None)
         os.chdir(self.root)
         sys.argv = ["genloss"]
         try:
@@ -116,6 +124,19 @@ class Project:
     def stages(self) -> Counter:
         """How many stages of each kind the store holds."""
         return Counter(path.parent.name for path in self.store.glob("stages/*/*.json"))
+
+
+def arms(overrides: Sequence[str], params: Mapping[str, str] | None = None) -> list[DictConfig]:
+    """The configs of a sweep's arms, without running it. params: hydra.sweeper.params."""
+    return [compose(job) for job in expand(OverridesParser.create(), params or {}, overrides)]
+
+
+def experiment_arms(name: str, *overrides: str) -> list[DictConfig]:
+    """The configs of the arms that `genloss run experiment=NAME OVERRIDES` runs."""
+    chosen = [f"experiment={name}", *(o for o in overrides if o.startswith("experiment="))][-1]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        node = hydra.compose("config", [chosen], return_hydra_config=True).hydra
+    return arms([f"experiment={name}", *overrides], node.sweeper.params if node.mode == RunMode.MULTIRUN else None)
 
 
 def fit_of(model: LabModel) -> Fit:

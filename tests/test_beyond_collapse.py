@@ -1,4 +1,5 @@
-"""Beyond Model Collapse: verification by another model, best of k, noisy verifiers and fast verification of expressions."""
+"""Beyond Model Collapse: verification by another model, best of k, noisy verifiers and fast verification of
+expressions."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from genloss.core import records
+from genloss.core.capabilities import Repeats, Verifies, able
+from genloss.core.contracts import LAST, ROUND0, Curated, Inputs
 from genloss.core.errors import UserError
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
@@ -50,25 +53,30 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Loop:
     return loop
 
 
-def selected(run: Loop, *overrides: str):
+def context_of(x: Experiment, run: Loop) -> Context:
+    """Of round 1, whose last model is that of round 0."""
+    model = (run.run_dir.round(0) / "model",)
+    return Context(x.domain, 1, 0, run.run_dir.data, Inputs({ROUND0: model, LAST: model}), x.runtime)
+
+
+def selected(run: Loop, *overrides: str) -> Curated:
     x = Experiment(compose([*TINY, "recipe.samples=2", *overrides]))
-    model = run.dir.round(0) / "model"
-    context = Context(x.domain, 1, 0, run.dir.data, model, model, x.runtime)
-    return curate(records.read(run.dir.round(1) / "generated.parquet"), x.curators, "none", context)
+    return curate(records.read(run.run_dir.round(1) / "generated.parquet"), x.curators, "none", context_of(x, run))
 
 
-# -- another model as the verifier -----------------------------------------------------------------------------------------
+# -- another model as the verifier -------------------------------------------------------------------------------------
 
 
 def test_agree_keeps_what_the_judge_answers_too(ran: Loop, tmp_path: Path) -> None:
     kept, rejected, counts = selected(ran, "curation=agree")
-    generated = records.read(ran.dir.round(1) / "generated.parquet")
+    generated = records.read(ran.run_dir.round(1) / "generated.parquet")
     # the judge's answers again, from a greedy run of the same model over the same problems
     greedy = Loop(
-        Experiment(compose([*TINY, "recipe.bias=0"])), RunDir(tmp_path / "run", Store(ran.dir.root.parent / "store"))
+        Experiment(compose([*TINY, "recipe.bias=0"])),
+        RunDir(tmp_path / "run", Store(ran.run_dir.root.parent / "store")),
     )
     greedy.run()
-    table = records.read(greedy.dir.round(1) / "generated.parquet")
+    table = records.read(greedy.run_dir.round(1) / "generated.parquet")
     said = dict(zip(table.column("prompt").to_pylist(), table.column("response").to_pylist(), strict=True))
     same = verify.integers(
         generated.column("response"), [said[p] for p in generated.column("prompt").to_pylist()]
@@ -80,7 +88,7 @@ def test_agree_keeps_what_the_judge_answers_too(ran: Loop, tmp_path: Path) -> No
 
 
 def test_agree_takes_a_model_of_another_run(ran: Loop) -> None:
-    folder = ran.dir.root
+    folder = ran.run_dir.root
     own, _, _ = selected(ran, "curation=agree")
     other, _, _ = selected(ran, "curation=agree", f"curation.agree.judge={folder}*/rounds/00/model")
     assert own.column("id").to_pylist() == other.column("id").to_pylist()
@@ -89,11 +97,10 @@ def test_agree_takes_a_model_of_another_run(ran: Loop) -> None:
 
 
 def test_agree_never_looks_at_the_truth(ran: Loop) -> None:
-    table = records.read(ran.dir.round(1) / "generated.parquet")
+    table = records.read(ran.run_dir.round(1) / "generated.parquet")
     lies = table.set_column(table.column_names.index("answer"), "answer", [["1"] * len(table)])
     x = Experiment(compose([*TINY, "recipe.samples=2", "curation=agree"]))
-    model = ran.dir.round(0) / "model"
-    context = Context(x.domain, 1, 0, ran.dir.data, model, model, x.runtime)
+    context = context_of(x, ran)
     honest, lied = (curate(t, x.curators, "none", context)[0].column("id").to_pylist() for t in (table, lies))
     assert honest == lied
 
@@ -105,14 +112,16 @@ def test_the_key_of_agree_holds_its_judge(ran: Loop, tmp_path: Path) -> None:
         ]
 
     for name in ("a", "b"):
-        shutil.copytree(ran.dir.root / "rounds/00/model", tmp_path / name / "rounds/00/model")
-        shutil.copytree(ran.dir.data / "tokenizer", tmp_path / name / "data/tokenizer")
+        shutil.copytree(ran.run_dir.root / "rounds/00/model", tmp_path / name / "rounds/00/model")
+        shutil.copytree(ran.run_dir.data / "tokenizer", tmp_path / name / "data/tokenizer")
     assert agree(tmp_path / "a").fingerprint() == agree(tmp_path / "b").fingerprint() != ""
     config = tmp_path / "b/data/tokenizer/tokenizer_config.json"
     config.unlink()
     config.write_text("{}")
     assert agree(tmp_path / "a").fingerprint() != agree(tmp_path / "b").fingerprint()
-    assert "last" in Experiment(compose([*TINY, "curation=agree", "curation.agree.judge=last"])).curators["agree"].reads
+    assert (
+        "last" in Experiment(compose([*TINY, "curation=agree", "curation.agree.judge=last"])).curators["agree"].reads()
+    )
 
 
 def test_bad_judges_are_refused(ran: Loop, tmp_path: Path) -> None:
@@ -124,22 +133,22 @@ def test_bad_judges_are_refused(ran: Loop, tmp_path: Path) -> None:
         for word in ("curation.agree.judge", *words):
             assert word in str(error.value)
 
-    refused("none/such", "RUN/rounds/NN/model", "0 have it")
-    refused(f"{ran.dir.root}/rounds/*/model", "2 have it")
-    refused(ran.dir.root, "config.json is missing")
-    refused(f"{ran.dir.root}/rounds/00/model", "at least 64 tokens", "it has 16", context=64)
+    refused("none/such", "RUN/rounds/NN/model", "no folder")
+    refused(f"{ran.run_dir.root}/rounds/*/model", "names 2 folders")
+    refused(ran.run_dir.root, "config.json is missing")
+    refused(f"{ran.run_dir.root}/rounds/00/model", "at least 64 tokens", "it has 16", context=64)
     config = tmp_path / "gpt2/rounds/00/model/config.json"
-    shutil.copytree(ran.dir.root / "rounds/00/model", config.parent)
-    shutil.copytree(ran.dir.data / "tokenizer", tmp_path / "gpt2/data/tokenizer")
+    shutil.copytree(ran.run_dir.root / "rounds/00/model", config.parent)
+    shutil.copytree(ran.run_dir.data / "tokenizer", tmp_path / "gpt2/data/tokenizer")
     config.unlink()
     config.write_text(json.dumps({"n_positions": 12}))
     refused(config.parent, "at least 16 tokens", "it has 12")
     (tmp_path / "run/rounds/00").mkdir(parents=True)
-    shutil.copytree(ran.dir.root / "rounds/00/model", tmp_path / "run/rounds/00/model")
+    shutil.copytree(ran.run_dir.root / "rounds/00/model", tmp_path / "run/rounds/00/model")
     refused(f"{tmp_path}/run/rounds/00/model", "tokenizer.json is missing")
 
 
-# -- what a selection is worth ---------------------------------------------------------------------------------------------
+# -- what a selection is worth -----------------------------------------------------------------------------------------
 
 
 def test_likelihood_keeps_the_likeliest_half(ran: Loop) -> None:
@@ -150,34 +159,35 @@ def test_likelihood_keeps_the_likeliest_half(ran: Loop) -> None:
 
 def test_best_of_k_of_independent_tries(ran: Loop) -> None:
     """The oracle's best of k is right where any of the k is."""
-    generated = records.read(ran.dir.round(1) / "generated.parquet")
-    right = ran.base.domain.verify(generated).right.reshape(60, 2)  # type: ignore[attr-defined]
+    verifies = able(ran.experiment.domain, Verifies)
+    generated = records.read(ran.run_dir.round(1) / "generated.parquet")
+    right = verifies.verify(generated).right.reshape(60, 2)
     kept, _, _ = selected(ran, "curation=best_of")
-    assert ran.base.domain.verify(kept).right.tolist() == right.any(axis=1).tolist()  # type: ignore[attr-defined]
+    assert verifies.verify(kept).right.tolist() == right.any(axis=1).tolist()
 
 
 def test_a_sweep_may_override_the_samples_of_best_of() -> None:
     x = Experiment(compose([*TINY, "curation=best_of", "recipe.samples=16"]))
-    assert x.recipe.samples == 16  # type: ignore[attr-defined]
-    assert Experiment(compose([*TINY, "curation=best_of"])).recipe.samples == 4  # type: ignore[attr-defined]
+    assert able(x.recipe, Repeats).samples == 16
+    assert able(Experiment(compose([*TINY, "curation=best_of"])).recipe, Repeats).samples == 4
 
 
 @pytest.mark.parametrize("curation", ["exact", "noisy"])
 def test_unparseable_answers_have_a_reason_of_their_own(ran: Loop, tmp_path: Path, curation: str) -> None:
-    folder = ran.dir.root.parent
+    folder = ran.run_dir.root.parent
     x = Experiment(compose([*TINY, f"curation={curation}", "recipe.temperature=1.5"]))  # hot: many are no numbers
     loop = Loop(x, RunDir(tmp_path / "run", Store(folder / "store")))
     loop.run()
-    metrics = json.loads((loop.dir.round(1) / "metrics.json").read_text())
-    generated = records.read(loop.dir.round(1) / "generated.parquet")
-    parsed = x.domain.verify(generated).parsed  # type: ignore[attr-defined]
+    metrics = json.loads((loop.run_dir.round(1) / "metrics.json").read_text())
+    generated = records.read(loop.run_dir.round(1) / "generated.parquet")
+    parsed = able(x.domain, Verifies).verify(generated).parsed
     assert 0 < parsed.sum() < len(parsed)
     assert metrics["label_unparseable"] == pytest.approx(1 - parsed.mean())
     dropped = metrics[f"dropped/{curation}_unparseable"]
     assert dropped == (~parsed).sum() if curation == "exact" else 0 < dropped <= (~parsed).sum()
 
 
-# -- expressions -----------------------------------------------------------------------------------------------------------
+# -- expressions -------------------------------------------------------------------------------------------------------
 
 
 def a_numeral(rng: random.Random) -> str:
@@ -241,10 +251,15 @@ def test_processes_decide_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     said, true = ([an_expression(rng) for _ in range(60)] for _ in range(2))
     alone = verify.expressions(said, true)
     monkeypatch.setattr(verify, "POOL", 10)
-    monkeypatch.setattr(verify.os, "sched_getaffinity", lambda _: {0, 1})
-    asked = []
+    monkeypatch.setattr(verify, "cores", lambda: 2)
+    asked: list[int] = []
     real = verify._in_a_process
-    monkeypatch.setattr(verify, "_in_a_process", lambda pairs: asked.append(len(pairs)) or real(pairs))
+
+    def counted(pairs: list[tuple[str, str]]) -> list[tuple[bool, bool]]:
+        asked.append(len(pairs))
+        return real(pairs)
+
+    monkeypatch.setattr(verify, "_in_a_process", counted)
     together = verify.expressions(said, true)
     assert len(asked) > 1
     assert (together.right == alone.right).all() and (together.parsed == alone.parsed).all()
@@ -254,7 +269,12 @@ def test_a_pair_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("math_verify")
     asked: list[tuple[str, str]] = []
     real = verify.compare
-    monkeypatch.setattr(verify, "compare", lambda pairs: asked.extend(pairs) or real(pairs))
+
+    def counted(pairs: list[tuple[str, str]]) -> list[tuple[bool, bool]]:
+        asked.extend(pairs)
+        return real(pairs)
+
+    monkeypatch.setattr(verify, "compare", counted)
     right, parsed = verify.expressions([r"\sqrt{4}", "2", "x", "4/2"] * 50, ["2", "2.0", "2", "2"] * 50)
     assert sorted(asked) == [(r"\sqrt{4}", "2"), ("x", "2")]
     assert right.tolist() == [True, True, False, True] * 50 and parsed.all()

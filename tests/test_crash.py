@@ -2,9 +2,8 @@
 
     python tests/test_crash.py FOLDER KILLS SEED OVERRIDE...      # the driver, alone
 
-The driver imports the heavy libraries once and forks the processes that it kills, so that a kill costs what is lost by it
-and not seven seconds of imports.
-"""
+The driver imports the heavy libraries once and forks the processes that it kills, so that a kill costs what is lost by
+it and not seven seconds of imports."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from genloss.core.hashes import code_hash
+from genloss.core import code
 from support import Project, frozen, hashes
 
 KILLS = 32
@@ -40,6 +39,7 @@ LIBRARIES = (
     "mlflow.store.tracking.sqlalchemy_store",
     "matplotlib.pyplot",
     "genloss.workflow.hydra_app",
+    "genloss.workflow.sweep",
     "genloss.observatory.report",
     "genloss.workflow.dvc",
     "genloss.workflow.verify",
@@ -66,7 +66,7 @@ def test_killed_at_random_moments(tmp_path: Path, tiny: list[str]) -> None:
     assert found["interrupted"]  # some kills hit a stage at work
 
 
-# -- the driver ----------------------------------------------------------------------------------------------------------------
+# -- the driver --------------------------------------------------------------------------------------------------------
 
 
 def child(home: Project, arguments: list[str]) -> int:
@@ -128,13 +128,15 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     for name in [name for name in sys.modules if name.startswith("genloss.")]:
-        code_hash(name)  # remembered, so that an edit while this runs does not make two programs of one
-    gc.freeze()  # a stage collects garbage; what the parent imported is none, and copying its pages to see so takes long
+        code.parse(name)  # remembered, so that an edit while this runs does not make two programs of one
+    # a stage collects garbage; what the parent imported is none, and copying its pages to see so takes long
+    gc.freeze()
     calm = Project.make(folder / "calm")
     seconds = min(finish(calm, arguments), finish(Project.make(folder / "calm again"), arguments))
     undisturbed, of = hashes(run_dir(calm)), records(calm)
     rng = random.Random(seed)
-    killed, rewritten, interrupted, delays = 0, [], Counter(), []
+    killed, rewritten, delays = 0, [], []
+    interrupted: Counter[str] = Counter()
     projects = 0
     while killed < kills:  # a run that gets to its end before enough kills is followed by a new one, from nothing
         home = Project.make(folder / f"wild{projects}")
@@ -192,7 +194,7 @@ def points(home: Project) -> dict[str, int]:
     client = MlflowClient(tracking_uri=f"sqlite:///{home.root / 'mlruns' / 'mlflow.db'}")
     [experiment] = [e for e in client.search_experiments() if e.name == "genloss"]
     [run] = client.search_runs([experiment.experiment_id])
-    found = Counter()
+    found: Counter[str] = Counter()
     for key in run.data.metrics:
         if key.startswith("round/"):
             found.update(f"{key}@{point.step}" for point in client.get_metric_history(run.info.run_id, key))

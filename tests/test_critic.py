@@ -1,4 +1,5 @@
-"""Critics of worked solutions: injected errors, critiques, selection and refinement by a trained critic, what is refused."""
+"""Critics of worked solutions: injected errors, critiques, selection and refinement by a trained critic, what is
+refused."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from genloss.core import records
-from genloss.core.contracts import Runtime
+from genloss.core.contracts import Inputs, Runtime
 from genloss.core.errors import UserError
 from genloss.core.rundir import RunDir
 from genloss.core.seeds import generator
@@ -29,7 +31,7 @@ from genloss.domains.reasoning.arithmetic import (
 )
 from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.systems.evol_instruct.reward import Reward
+from genloss.systems.evol_instruct.reward import ResponseReward
 from genloss.systems.shepherd.critic import find
 from genloss.systems.shepherd.metric import confusion
 from genloss.systems.shepherd.task import NEED_TWO, TYPES, Critique, Said, inject, parts, question, read, rotations
@@ -101,7 +103,7 @@ def critic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# -- errors ----------------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -169,21 +171,24 @@ def test_shares_of_types_and_of_right_solutions() -> None:
     for share in (0.0, 0.25, 0.5, 1.0):
         made = Critique(share_right=share).problems(1)
         assert sum(p.answer == "ok" for p in made) == round(1000 * share)
-    kinds = [read(p.answer).kind for seed in range(4) for p in Critique(share_right=0).problems(seed)]  # type: ignore[union-attr]
+    said = [read(p.answer) for seed in range(4) for p in Critique(share_right=0).problems(seed)]
+    kinds = [s.kind for s in said if s]
+    assert len(kinds) == len(said)
     for kind in TYPES:
         assert abs(kinds.count(kind) / 4000 - 1 / 6) < 4 * np.sqrt(5 / 36 / 4000)
     for p in Critique().problems(2)[:200]:
         problem, worked = parts(p.prompt)
         tree = expression(problem)
         assert tree is not None
-        ends = (read_steps(worked) or [(None,)])[-1][-1] == value(tree)
+        done = read_steps(worked)
+        ends = done is not None and done[-1:] != [] and done[-1].result == value(tree)
         assert p.difficulty.endswith(f"ends={'right' if ends else 'wrong'}")
         if p.answer == "ok":
             assert worked == solution(tree) and "error=none" in p.difficulty
     assert Critique().problems(3) == Critique().problems(3) != Critique().problems(4)
 
 
-# -- critiques -------------------------------------------------------------------------------------------------------------
+# -- critiques ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -263,7 +268,7 @@ def test_confusion_by_hand() -> None:
     assert nothing["critique/psi"] == 0 and "critique/phi" not in nothing and "critique/p_star" not in nothing
 
 
-# -- a trained critic --------------------------------------------------------------------------------------------------------
+# -- a trained critic --------------------------------------------------------------------------------------------------
 
 PROBLEMS = ["3+4:", "9+5:", "2+2+6:", "8+1:"]
 RIGHT = ["3+4=7", "9+5=14", "2+2=4;4+6=10", "8+1=9"]
@@ -320,7 +325,7 @@ def test_hostile_solutions_are_unreadable_at_worst(critic: Path, text: str) -> N
 
 def answered(problems: list[str], responses: list[str]) -> pa.Table:
     n = len(problems)
-    payload = {
+    payload: dict[str, Any] = {
         "prompt": problems,
         "response": responses,
         "answer": ["0"] * n,
@@ -332,7 +337,7 @@ def answered(problems: list[str], responses: list[str]) -> pa.Table:
 
 def chosen(table: pa.Table, critic: Path, tmp_path: Path, *overrides: str) -> tuple[pa.Table, pa.Table, dict]:
     x = Experiment(compose([*SOLVER, "curation=critic", f"curation.critic.path={critic}", *overrides]))
-    context = Context(x.domain, 1, 0, tmp_path, tmp_path, tmp_path, x.runtime)
+    context = Context(x.domain, 1, 0, tmp_path, Inputs({}), x.runtime)
     kept, rejected, counts = curate(table, x.curators, x.control, context)
     return kept, rejected, dict(counts)
 
@@ -371,45 +376,50 @@ def test_fingerprint_is_of_model_and_tokenizer(critic: Path, tmp_path: Path) -> 
     assert find(str(copy)).fingerprint() == first
 
 
+def by(critic: Path | str) -> dict[str, str]:
+    return {"_target_": "genloss.systems.shepherd.critic.StepRewards", "path": str(critic)}
+
+
 def test_a_critic_is_a_reward(critic: Path) -> None:
     said = [*RIGHT, *TWICE, "x"]
     asked = [*PROBLEMS, *PROBLEMS, PROBLEMS[0]]
     p_ok = np.exp(find(str(critic)).log_ok(asked, said))
-    product = Reward(["critic"], combine="product", critic=str(critic))
+    product = ResponseReward(["critic"], combine="product", critic=by(critic))
     np.testing.assert_allclose(product.of(asked * 2, said * 2, seed=0), [*p_ok, *p_ok], rtol=1e-6)
-    weakest = Reward(["critic"], critic=str(critic)).of(asked, said, seed=1)
+    weakest = ResponseReward(["critic"], critic=by(critic)).of(asked, said, seed=1)
     assert (weakest >= p_ok - 1e-9).all() and weakest[:4].min() > weakest[4:8].max()
-    assert product.fingerprint() != Reward(["process"]).fingerprint()
+    (judge,) = product.parts().values()
+    assert judge.fingerprint() == find(str(critic)).fingerprint() and not ResponseReward(["process"]).parts()
 
 
 def test_reinforcement_by_a_critic(critic: Path, tmp_path: Path) -> None:
     grpo = [
         "trainer=grpo",
         "trainer.reward.factors=[critic]",
-        f"trainer.reward.critic={critic}",
+        f"trainer.reward.critic.path={critic}",
         "trainer.updates=3",
         "trainer.start=previous",
     ]
     done = run(tmp_path / "run", [*grpo, *SOLVER])
-    with (done.dir.round(1) / "training.csv").open() as file:
+    with (done.run_dir.round(1) / "training.csv").open() as file:
         rewards = [float(row["reward"]) for row in csv.DictReader(file)]
     assert len(rewards) == 3 and all(0 < r < 1 for r in rewards)
 
 
 @pytest.mark.parametrize(("reached", "r"), [([0.8, 0.4, 0.3], 0.5), ([0.0, 0.0], 0.0), ([0.9], 0.9)])
 def test_the_weakest_step_counts(reached: list[float], r: float) -> None:
-    assert Reward(["critic"], critic="x").weigh(np.array(reached)) == pytest.approx(r)
-    assert Reward(["critic"], combine="product", critic="x").weigh(np.array(reached)) == reached[-1]
+    assert ResponseReward(["critic"], critic=by("x")).weigh(np.array(reached)) == pytest.approx(r)
+    assert ResponseReward(["critic"], combine="product", critic=by("x")).weigh(np.array(reached)) == reached[-1]
 
 
-# -- refinement ----------------------------------------------------------------------------------------------------------------
+# -- refinement --------------------------------------------------------------------------------------------------------
 
 
 def refined(folder: Path, critic: Path, *overrides: str) -> tuple[pa.Table, dict[str, float]]:
     refine = ["recipe=refine", f"recipe.critic={critic}", "metrics=[accuracy,refinement]"]
     loop = run(folder / "run", [*SOLVER[:4], *refine, *SOLVER[4:], *overrides])
-    metrics = json.loads((loop.dir.round(1) / "metrics.json").read_text())
-    return records.read(loop.dir.round(1) / "generated.parquet"), metrics
+    metrics = json.loads((loop.run_dir.round(1) / "metrics.json").read_text())
+    return records.read(loop.run_dir.round(1) / "generated.parquet"), metrics
 
 
 def test_refine(critic: Path, tmp_path: Path) -> None:
@@ -462,7 +472,7 @@ def test_what_is_kept_of_a_rejected_response() -> None:
     assert {d: drawn.count(d) > 60 for d in set(drawn)} == {"": True, "a": True, "a;b": True}
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -520,9 +530,9 @@ def test_bad_critiques(overrides: list[str], words: list[str]) -> None:
                 "curation=evol_reward",
                 "recipe.samples=2",
                 "curation.evol_reward.factors=[critic]",
-                "curation.evol_reward.critic=nowhere",
+                "curation.evol_reward.critic.path=nowhere",
             ],
-            ["curation.evol_reward.critic=nowhere", "genloss run experiment=critic"],
+            ["curation.evol_reward.critic.path=nowhere", "genloss run experiment=critic"],
         ),
         (
             ["curation=evol_reward", "curation.evol_reward.factors=[critic]", "curation.evol_reward.critic=null"],
@@ -530,7 +540,7 @@ def test_bad_critiques(overrides: list[str], words: list[str]) -> None:
         ),
         (
             ["trainer=grpo", "trainer.start=previous", "trainer.reward.factors=[critic]"],
-            ["trainer.reward.critic=runs/critic-", "no run directory"],
+            ["trainer.reward.critic.path=runs/critic-", "no run directory"],
         ),
         (["recipe=refine", "recipe.critic=nowhere"], ["recipe.critic=nowhere", "genloss run experiment=critic"]),
         (["recipe=refine", "recipe.critic=good", "recipe.revisions=0"], ["recipe.revisions=0", "from 1 to 100"]),
@@ -550,7 +560,9 @@ def test_bad_critics(overrides: list[str], words: list[str], project: Path, crit
     path.unlink()
     path.write_text(json.dumps(config | {"vocab_size": 301}))
     params = (project / "other/params.yaml").read_text()
-    (project / "other/params.yaml").write_text(params.replace("critique.Critique", "arithmetic.Arithmetic"))
+    (project / "other/params.yaml").write_text(
+        params.replace("systems.shepherd.task.Critique", "domains.reasoning.arithmetic.Arithmetic")
+    )
     with pytest.raises(UserError) as error:
         Experiment(
             compose(["domain=reasoning", "domain/tasks=arithmetic", "domain.context=48", "rounds=1", *overrides])

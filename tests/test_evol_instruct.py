@@ -1,4 +1,5 @@
-"""Evol-Instruct: edits of expressions, elimination, lineages; rewards of problems and of steps, and the selection by them."""
+"""Evol-Instruct: edits of expressions, elimination, lineages; rewards of problems and of steps, and the selection by
+them."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from genloss.core import records
+from genloss.core.capabilities import Verifies, able
+from genloss.core.contracts import HISTORY, Inputs
 from genloss.core.errors import UserError
 from genloss.core.rundir import RunDir
 from genloss.core.seeds import generator
@@ -36,7 +39,7 @@ from genloss.generate import Request
 from genloss.loop import Loop
 from genloss.systems.evol_instruct.edits import DOWN, OPERATORS, UP, canonical, careless
 from genloss.systems.evol_instruct.recipe import RULES, EvolInstruct, Parent
-from genloss.systems.evol_instruct.reward import Reward, check_steps, quality
+from genloss.systems.evol_instruct.reward import ResponseReward, check_steps, quality
 from genloss.workflow.compose import compose
 
 FAMILY = Arithmetic(operations=[1, 2, 3], operand=9, bound=99)
@@ -161,7 +164,7 @@ def test_operators_are_drawn_uniformly() -> None:
     assert stats.chisquare(list(drawn.values())).pvalue > 0.001
 
 
-# -- rewards -------------------------------------------------------------------------------------------------------------
+# -- rewards -----------------------------------------------------------------------------------------------------------
 
 
 def test_steps_are_checked_one_by_one() -> None:
@@ -201,19 +204,19 @@ SAID = ["4*2=8;3+8=11", "4*2=9;3+9=12", "eleven", "3+4=7", "3+1=4", "50*2=100", 
 
 def test_exact_rewards_by_hand() -> None:
     def of(*factors: str, **options: Any) -> list[float]:
-        return Reward([*factors], **EXACT | options).of(TEXTS, SAID, 0).round(3).tolist()
+        return ResponseReward([*factors], **EXACT | options).of(TEXTS, SAID, 0).round(3).tolist()
 
     assert of("instruction") == [1, 1, 1, 0, 0, 0.99, 1]
     assert of("process") == [1, 0, 0, 0, 0, 1, 0]
     assert of("outcome") == [1, 0, 0, 0, 0, 1, 0]
     assert of("instruction", "process") == [1, 0, 0, 0, 0, 0.99, 0]
-    noisy = {"phi": 0.8, "psi": 0.4}
+    noisy: dict[str, Any] = {"phi": 0.8, "psi": 0.4}
     yes, no = 0.8 / 1.2, 0.2 / 0.8
-    found = Reward(["process"], **noisy).of(TEXTS[:1] * 4000, SAID[:1] * 4000, 0)  # type: ignore[arg-type]
+    found = ResponseReward(["process"], **noisy).of(TEXTS[:1] * 4000, SAID[:1] * 4000, 0)
     # two steps and the end, all right: the minimum is that of an accepted step if all three are accepted
     assert set(found.round(6)) == {round(yes, 6), round(no, 6)}
     assert np.mean(found > no) == pytest.approx(0.8**3, abs=0.03)
-    product = Reward(["process"], combine="product", **noisy).of(TEXTS[:1] * 500, SAID[:1] * 500, 0)  # type: ignore[arg-type]
+    product = ResponseReward(["process"], combine="product", **noisy).of(TEXTS[:1] * 500, SAID[:1] * 500, 0)
     assert {round(v, 6) for v in product} == {round(yes**k * no ** (3 - k), 6) for k in range(4)}
 
 
@@ -232,7 +235,7 @@ def test_the_reward_is_zero_where_a_factor_is(
     texts, said = (list(side) for side in zip(*made, strict=True))
     options: dict[str, Any] = {"phi": phi, "psi": psi, "noise": noise, "combine": combine}
     one, two, both = (
-        Reward(factors, **options).of(texts, said, seed)
+        ResponseReward(factors, **options).of(texts, said, seed)
         for factors in (["instruction"], ["process"], ["instruction", "process"])
     )
     np.testing.assert_allclose(both, one * two)
@@ -244,12 +247,12 @@ def test_the_reward_is_zero_where_a_factor_is(
     assert all(len(values) == 1 for values in by_text.values())  # a problem is judged once
 
 
-# -- selection -------------------------------------------------------------------------------------------------------------
+# -- selection ---------------------------------------------------------------------------------------------------------
 
 
 def table_of(texts: list[str], said: list[str]) -> pa.Table:
     n = len(texts)
-    payload = {
+    payload: dict[str, Any] = {
         "prompt": texts,
         "response": said,
         "answer": [""] * n,
@@ -258,12 +261,12 @@ def table_of(texts: list[str], said: list[str]) -> pa.Table:
         "lineage": ["seed>deepen"] * n,
         "evolved_from": ["0-99:"] * n,
     }
-    return records.make_table(payload, origin="synthetic", generation=1, recipe="evol_instruct")  # type: ignore[arg-type]
+    return records.make_table(payload, origin="synthetic", generation=1, recipe="evol_instruct")
 
 
 def select(table: pa.Table, tmp_path: Path, *overrides: str, seed: int = 0) -> pa.Table:
     x = Experiment(compose([*TINY, "curation.evol_reward.bound=99", *overrides]))
-    context = Context(x.domain, 1, seed, tmp_path, tmp_path, tmp_path)
+    context = Context(x.domain, 1, seed, tmp_path, Inputs({}))
     kept, rejected, _ = curate(table, x.curators, "none", context)
     assert len(kept) + len(rejected) == len(table)
     return kept
@@ -301,7 +304,7 @@ def test_sampling_keeps_with_probability_proportional_to_r(tmp_path: Path) -> No
     assert np.mean(few == 1) == pytest.approx(2 / 3, abs=0.06)
 
 
-# -- the loop --------------------------------------------------------------------------------------------------------------
+# -- the loop ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -317,11 +320,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Loop:
 
 
 def test_lineages_grow_by_one_a_round_at_most_and_name_their_parents(ran: Loop) -> None:
-    known = {row["id"]: row | {"lineage": "seed"} for row in records.read(ran.dir.data / "train.parquet").to_pylist()}
-    held_out = set(records.read(ran.dir.data / "test.parquet").column("prompt").to_pylist())
+    known = {
+        row["id"]: row | {"lineage": "seed"} for row in records.read(ran.run_dir.data / "train.parquet").to_pylist()
+    }
+    held_out = set(records.read(ran.run_dir.data / "test.parquet").column("prompt").to_pylist())
     longest = 0
     for n in range(1, 5):
-        generated = records.read(ran.dir.round(n) / "generated.parquet").to_pylist()
+        generated = records.read(ran.run_dir.round(n) / "generated.parquet").to_pylist()
         evolved = Counter(row["parents"][0] for row in generated)
         assert set(evolved.values()) == {2}  # one problem of each parent, two responses
         for row in generated:
@@ -333,10 +338,10 @@ def test_lineages_grow_by_one_a_round_at_most_and_name_their_parents(ran: Loop) 
             longest = max(longest, row["lineage"].count(">"))
             tree = expression(row["prompt"])
             assert row["answer"] == ("" if tree is None else str(value(tree)))
-        kept = records.read(ran.dir.round(n) / "kept.parquet").to_pylist()
+        kept = records.read(ran.run_dir.round(n) / "kept.parquet").to_pylist()
         assert 0 < len(kept) <= 40
         known |= {row["id"]: row for row in kept}
-        metrics = json.loads((ran.dir.round(n) / "metrics.json").read_text())
+        metrics = json.loads((ran.run_dir.round(n) / "metrics.json").read_text())
         assert sum(metrics[f"generate/drawn/{o}"] for o in OPERATORS) == metrics["generate/pool"] == 60
         assert metrics["lineage_max"] <= n
         assert metrics["lineage_max"] == max(row["lineage"].count(">") for row in kept)
@@ -344,15 +349,14 @@ def test_lineages_grow_by_one_a_round_at_most_and_name_their_parents(ran: Loop) 
 
 
 def test_a_parent_whose_problem_was_not_kept_is_evolved_again(ran: Loop) -> None:
-    domain = ran.base.domain
-    kept = ran.dir.round(1) / "kept.parquet"
-    request = Request(
-        domain, 2, 0, ran.dir.round(1) / "model", ran.dir.data, kept, ran.dir.root / "scratch", history=(kept,)
-    )
-    recipe = ran.base.recipe
+    domain = ran.experiment.domain
+    kept = ran.run_dir.round(1) / "kept.parquet"
+    model, scratch = ran.run_dir.round(1) / "model", ran.run_dir.root / "scratch"
+    request = Request(domain, 2, 0, model, ran.run_dir.data, Inputs({HISTORY: (kept,)}), scratch)
+    recipe = ran.experiment.recipe
     assert isinstance(recipe, EvolInstruct)
     pool = recipe.pool(request)
-    seeds = records.read(ran.dir.data / "train.parquet").column("id").to_pylist()
+    seeds = records.read(ran.run_dir.data / "train.parquet").column("id").to_pylist()
     rows = [row for row in records.read(kept).to_pylist() if expression(row["prompt"]) is not None]
     assert len(pool) == 60
     moved = {p.id for p in pool} - set(seeds)
@@ -373,11 +377,10 @@ def test_exact_labels_are_the_worked_solutions(ran: Loop, tmp_path: Path) -> Non
             ]
         )
     )
-    request = Request(
-        x.domain, 1, 3, ran.dir.round(0) / "model", ran.dir.data, ran.dir.data / "train.parquet", tmp_path
-    )
+    model = ran.run_dir.round(0) / "model"
+    request = Request(x.domain, 1, 3, model, ran.run_dir.data, Inputs({HISTORY: ()}), tmp_path)
     table, result = x.recipe.generate(request)
-    assert x.domain.verify(table).right.all()  # type: ignore[attr-defined]
+    assert able(x.domain, Verifies).verify(table).right.all()
     for row in table.to_pylist():
         tree = expression(row["prompt"])
         assert tree is not None and row["response"] == solution(tree)
@@ -386,7 +389,7 @@ def test_exact_labels_are_the_worked_solutions(ran: Loop, tmp_path: Path) -> Non
     assert again.equals(table)
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -423,9 +426,11 @@ def test_bad_input(overrides: list[str], words: list[str]) -> None:
 
 
 def test_other_domains_are_refused() -> None:
-    with pytest.raises(UserError, match=r"recipe=evol_instruct: edits expressions"):
+    with pytest.raises(
+        UserError, match=r"recipe=EvolInstruct: needs problems with exact answers, .*; use domain=reasoning"
+    ):
         Experiment(compose(["recipe=evol_instruct"]))
-    with pytest.raises(UserError, match=r"curation.evol_reward._target_: judges expressions"):
+    with pytest.raises(UserError, match=r"curation.evol_reward=EvolReward: needs problems with exact answers"):
         Experiment(compose(["curation=evol_reward"]))
     with pytest.raises(UserError, match=r"domain/tasks=arithmetic"):
         Experiment(compose(["domain=reasoning", "domain/tasks=gcd", "recipe=evol_instruct"]))
@@ -433,9 +438,8 @@ def test_other_domains_are_refused() -> None:
 
 def test_an_evolver_that_never_succeeds_says_so(ran: Loop, tmp_path: Path) -> None:
     x = Experiment(compose([*TINY, "recipe.most=1", "recipe.noise=0", "recipe.operators=[reasoning]"]))
-    request = Request(
-        x.domain, 1, 3, ran.dir.round(0) / "model", ran.dir.data, ran.dir.data / "train.parquet", tmp_path
-    )
+    model = ran.run_dir.round(0) / "model"
+    request = Request(x.domain, 1, 3, model, ran.run_dir.data, Inputs({HISTORY: ()}), tmp_path)
     with pytest.raises(
         UserError, match=r"evolved none of 60 problems in round 1 \(\{'beyond': 60\}\); raise recipe.most"
     ):

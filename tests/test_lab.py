@@ -54,7 +54,7 @@ def distances(metrics: list[dict[str, float]], expected: list[dict[str, float]] 
     return found
 
 
-# -- the loop does what the theory says ------------------------------------------------------------------------------------
+# -- the loop does what the theory says --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -135,7 +135,7 @@ def test_sums_are_points_in_distribution(tmp_path: Path) -> None:
                 assert abs(points[n][name] - sums[n][name]) < 4 * error
 
 
-# -- chains ----------------------------------------------------------------------------------------------------------------
+# -- chains ------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60)
@@ -181,7 +181,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
         assert sorted(parts[~np.isnan(parts)]) == sorted(made[:, c, 0])
 
 
-# -- like any other domain ---------------------------------------------------------------------------------------------------
+# -- like any other domain ---------------------------------------------------------------------------------------------
 
 
 def test_same_bytes_through_dvc(tmp_path: Path) -> None:

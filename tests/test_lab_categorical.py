@@ -43,7 +43,8 @@ def distances(metrics: Metrics, *names: str) -> list[float]:
 
 
 def test_support_of_zipf(tmp_path: Path) -> None:
-    """Tokens that are left of 1000 when 1000 are drawn a round: the exact absorption of a binomial chain. The n-th fit is round n-1."""
+    """Tokens that are left of 1000 when 1000 are drawn a round: the exact absorption of a binomial chain. The n-th fit
+    is round n-1."""
     metrics = run(tmp_path, "mixing=replace", "rounds=9")
     for fits, expected in ((1, 333.75), (5, 150.63), (10, 96.48)):
         values = metrics[fits - 1]

@@ -22,7 +22,6 @@ from genloss.theory.linear import (
     angle_noise,
     average,
     bisector,
-    breakdown,
     limit_accuracy,
     mixed_bias,
     normal_cdf,
@@ -175,8 +174,7 @@ def test_shared_design(tmp_path: Path) -> None:
 
 
 def test_verifier_identities() -> None:
-    assert breakdown(0.9, 0.3) == pytest.approx(0.75)
-    assert verified(0.75, 0.9, 0.3)[1] == pytest.approx(0.5)
+    assert verified(0.75, 0.9, 0.3)[1] == pytest.approx(0.5)  # at p* = 0.9 / (0.9 + 0.3)
     right = 0.4
     for _ in range(3):
         right = 1 - verified(1 - right, 0.9, 0.3)[1]
@@ -206,7 +204,8 @@ def test_verifier_crosses_one_half(tmp_path: Path, kind: str, error: float, rise
 
 
 def test_unverified_labels(tmp_path: Path) -> None:
-    """Without a verifier, the same labels teach the opposite: it is the verifier that moves the threshold from 1/2 to 3/4."""
+    """Without a verifier, the same labels teach the opposite: it is the verifier that moves the threshold from 1/2 to
+    3/4."""
     found = run(tmp_path, *FENG, "domain.error=0.7", "size=2000")[1]
     assert found["theory/accuracy_limit"] == pytest.approx(normal_cdf(-2))
     assert abs(z(found, "accuracy", found["theory/accuracy_asymptotic"])) < 4
@@ -214,8 +213,9 @@ def test_unverified_labels(tmp_path: Path) -> None:
 
 
 def test_finite_size(tmp_path: Path) -> None:
-    """Ridge on what a verifier keeps: .695 by the reduction to kept points; the code released for "Maximizing the Potential of
-    Synthetic Data" (Firdoussi et al. 2024) gives .647, since its fixed point counts the kept share twice."""
+    """Ridge on what a verifier keeps: .695 by the reduction to kept points; the code released for "Maximizing the
+    Potential of Synthetic Data" (Firdoussi et al. 2024) gives .647, since its fixed point counts the kept share
+    twice."""
     settings = [
         "size=600",
         "domain.dimension=200",

@@ -1,4 +1,5 @@
-"""Mixing: counts add up for every config of the schema, the presets are the named regimes, and whole shards are hard links."""
+"""Mixing: counts add up for every config of the schema, the presets are the named regimes, and whole shards are hard
+links."""
 
 from __future__ import annotations
 

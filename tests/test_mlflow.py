@@ -20,7 +20,9 @@ ROUNDS = 1
 def view(home: Project) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """(the sweep's run, {arm: everything that MLflow knows of it}), without ids and times."""
     client = MlflowClient(tracking_uri=f"sqlite:///{home.root / 'mlruns' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("genloss").experiment_id
+    known = client.get_experiment_by_name("genloss")
+    assert known is not None
+    experiment = known.experiment_id
     runs = client.search_runs([experiment])
     [parent] = [r for r in runs if "genloss.sweep" in r.data.tags]
     arms = {}
@@ -40,7 +42,9 @@ def view(home: Project) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
             "tags": tags,
             "params": run.data.params,
             "points": {k: sorted(v) for k, v in points.items()},
-            "datasets": sorted((d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs),
+            "datasets": sorted(
+                (d.dataset.name, d.dataset.digest) for d in (run.inputs.dataset_inputs if run.inputs else [])
+            ),
             "models": sorted((m.name, m.tags["genloss.sha256"]) for m in models),
         }
     return {"name": parent.info.run_name, "status": parent.info.status, "runs": len(runs)}, arms

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from genloss.core import records
+from genloss.core.contracts import HISTORY, Inputs
 from genloss.core.errors import UserError
 from genloss.curate import Context
 from genloss.curate.novelty import Alphabet, Novelty, nearest, rouge_l
@@ -21,7 +22,8 @@ from genloss.experiment import Experiment
 from genloss.workflow.compose import compose
 
 # absl, which rouge-score imports, closes the stream of its handler when logging is configured: not that of the tests
-absl.logging.get_absl_handler().python_handler.stream = Path(os.devnull).open("w")  # noqa: SIM115 (as long as the tests)
+
+absl.logging.get_absl_handler().python_handler.stream = Path(os.devnull).open("w")  # noqa: SIM115  # open as long as the tests run
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 DOMAIN = Experiment(compose([])).domain
@@ -50,7 +52,7 @@ def table(texts: list[str], generation: int = 1) -> pa.Table:
 def context(folder: Path, real: list[str], earlier: list[str]) -> Context:
     records.write(table(real, 0), folder / "data/train.parquet")
     records.write(table(earlier), folder / "kept.parquet")
-    return Context(DOMAIN, 2, 0, folder / "data", folder, folder, history=(folder / "kept.parquet",))
+    return Context(DOMAIN, 2, 0, folder / "data", Inputs({HISTORY: (folder / "kept.parquet",)}))
 
 
 @given(TEXTS, TEXTS, TEXTS, st.sampled_from([0.0, 0.5, 0.7, 2 / 3, 1.0]))
@@ -58,7 +60,7 @@ def test_decisions_are_those_of_a_plain_loop(
     tmp_path_factory: pytest.TempPathFactory, real: list[str], earlier: list[str], new: list[str], threshold: float
 ) -> None:
     made = context(tmp_path_factory.mktemp("novelty"), real, earlier)
-    said = Novelty(threshold=threshold).judge(table(new, 2), made)
+    said = Novelty(threshold=threshold).decide(table(new, 2), made)
     pool = [*real, *earlier]
     for text, keep, score in zip(new, said.keep, said.score, strict=True):
         expected = max((library(text, other) for other in pool), default=0.0)
@@ -69,7 +71,7 @@ def test_decisions_are_those_of_a_plain_loop(
 def test_more_records_than_a_block(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     new = [" ".join(map(str, rng.integers(0, 9, 5))) for _ in range(600)]
-    said = Novelty(threshold=0.7).judge(table(new, 2), context(tmp_path, ["x"], ["0 1 2 3 4"]))
+    said = Novelty(threshold=0.7).decide(table(new, 2), context(tmp_path, ["x"], ["0 1 2 3 4"]))
     kept = [text for text, keep in zip(new, said.keep, strict=True) if keep]
     assert 1 < len(kept) < 600
     encoded = Alphabet().encode(kept)
@@ -79,7 +81,7 @@ def test_more_records_than_a_block(tmp_path: Path) -> None:
 def test_exactly_the_threshold_is_kept(tmp_path: Path) -> None:
     ten = [f"w{i}" for i in range(10)]
     new = [" ".join([*ten[:7], "x", "y", "z"]), " ".join([*ten[:8], "x", "y"])]
-    said = Novelty(threshold=0.7, earlier=False).judge(table(new), context(tmp_path, [" ".join(ten)], []))
+    said = Novelty(threshold=0.7, earlier=False).decide(table(new), context(tmp_path, [" ".join(ten)], []))
     assert said.keep.tolist() == [library(new[0], " ".join(ten)) <= 0.7, False] == [True, False]
 
 

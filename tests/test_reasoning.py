@@ -174,12 +174,12 @@ def test_gradient_comes_from_responses_alone(solver: tuple[Experiment, Path, Pat
     """The first loss of a training is the mean loss of the responses, as `losses` has it, and prompts are not in it."""
     from dataclasses import replace
 
-    from genloss.language.training import TextTrainer
+    from genloss.language.trainer import Supervised
 
     x, data, model = solver
     table = records.read(data / "train.parquet").slice(0, 16)
     records.write(table, tmp_path / "some.parquet")
-    assert isinstance(x.trainer, TextTrainer)
+    assert isinstance(x.trainer, Supervised)
     trainer = replace(x.trainer, steps=1, batch=16)
     out = tmp_path / "fit"
     out.mkdir()
@@ -191,7 +191,7 @@ def test_gradient_comes_from_responses_alone(solver: tuple[Experiment, Path, Pat
     assert tokens.tolist() == lengths
 
 
-# -- verification --------------------------------------------------------------------------------------------------------
+# -- verification ------------------------------------------------------------------------------------------------------
 
 
 HOSTILE = [
@@ -263,7 +263,7 @@ def test_expressions() -> None:
     assert parsed[:5].tolist() == [True, True, True, False, False]
 
 
-# -- curation ------------------------------------------------------------------------------------------------------------
+# -- curation ----------------------------------------------------------------------------------------------------------
 
 
 def answered(responses: list[str], answers: list[str], prompts: list[str] | None = None) -> pa.Table:
@@ -331,7 +331,7 @@ def test_likelihood_is_the_generators_own(solver: tuple[Experiment, Path, Path],
     assert sorted(kept["response"].to_pylist()) == sorted(answers)
 
 
-# -- sampling and the loop -------------------------------------------------------------------------------------------------
+# -- sampling and the loop ---------------------------------------------------------------------------------------------
 
 
 def test_same_bytes_for_any_number_of_workers(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_any_saved_causal_language_model_solves_problems(kind: str, solver: tupl
     assert learned["model_type"] == kind
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The field's main claim, over seeds: `make replicate` (about ten minutes on two idle cores).
 
-Replace ends above accumulate and above retraining on real data; the spread of real-only retraining is at most a tenth of the
-effect, so that what is measured is collapse and not luck. The same test on a wrong regime must not pass.
+Replace ends above accumulate and above retraining on real data; the spread of real-only retraining is at most a tenth
+of the effect, so that what is measured is collapse and not luck. The same test on a wrong regime must not pass.
 """
 
 from __future__ import annotations

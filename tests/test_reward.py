@@ -19,7 +19,7 @@ from genloss.domains.lab.gaussian import Gaussian
 from genloss.domains.lab.rewards import Adversarial, BestOfK, BradleyTerry, TopReward, Truncate
 from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.theory.curation import best_of_k, bradley_terry, tilt, verifier_odds
+from genloss.theory.curation import bradley_terry, tilt, verifier_odds
 from genloss.workflow.compose import compose
 
 SIX = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -47,6 +47,16 @@ def context(tmp_path: Path) -> Context:
     return Context(Gaussian(chains=2), 1, 17, tmp_path, Inputs({LAST: (tmp_path,)}))
 
 
+def best_of_k(p: list[float] | np.ndarray, reward: list[float], k: int) -> np.ndarray:
+    """The best of k draws from p; among equally good ones, any. The chance of the top level of reward is
+    1 - (1 - P(top))^k, and so on down."""
+    weights = np.asarray(p)
+    _, level = np.unique(reward, return_inverse=True)
+    mass = np.bincount(level, weights=weights)
+    below = np.concatenate([[0.0], np.cumsum(mass)]) ** k
+    return weights * (np.diff(below) / mass)[level]
+
+
 # -- the exact laws ------------------------------------------------------------------------------------------------
 
 
@@ -61,11 +71,12 @@ def test_bradley_terry_is_the_sum_over_groups(k: int) -> None:
         np.add.at(soft, list(group), chance * weight / weight.sum())
         best[max(group, key=lambda i: r[i])] += chance
     assert bradley_terry(p, r, k) == pytest.approx(soft, abs=1e-13)
-    assert best_of_k(p, r, k) == pytest.approx(best, abs=1e-13)
+    assert best_of_k(p, list(r), k) == pytest.approx(best, abs=1e-13)
 
 
 def test_limits() -> None:
-    """Ferbach et al. 2024: two of six outcomes five times; endlessly many candidates tilt by e^r. Feng et al. 2025: odds."""
+    """Ferbach et al. 2024: two of six outcomes five times; endlessly many candidates tilt by e^r. Feng et al. 2025:
+    odds."""
     p = np.full(6, 1 / 6)
     for _ in range(5):
         p = bradley_terry(p, SIX, 2)

@@ -1,4 +1,5 @@
-"""The scoreboard: a few cases with all of their checks, that a wrong prediction is noticed, and the whole of it (`make replicate`)."""
+"""The scoreboard: a few cases with all of their checks, that a wrong prediction is noticed, and the whole of it
+(`make replicate`)."""
 
 from __future__ import annotations
 
@@ -12,17 +13,17 @@ import pytest
 from genloss.cli import main
 from genloss.core.errors import UserError
 from genloss.experiment import Experiment
-from genloss.replicate import FAR, bound, judge, listing, run_cases, select
-from genloss.replicate.board import html as page
-from genloss.replicate.board import markdown, table
+from genloss.replicate import listing
 from genloss.replicate.case import CLAIM, WRONG
 from genloss.replicate.cases import CASES, accumulated, c4, log_variance, psi, released, subsampled
+from genloss.replicate.pages import html as page
+from genloss.replicate.pages import markdown, table
+from genloss.replicate.scoreboard import FAR, bound, check_case, run_cases, select
 from genloss.replicate.study import studies
 from genloss.theory.linear import ridge_accuracy
 from genloss.workflow.compose import compose
-from genloss.workflow.hydra_app import _configs
 from genloss.workflow.identity import arm_id
-from support import Project
+from support import Project, experiment_arms
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEW = ("mad_bias", "truncation", "he_golden")
@@ -32,7 +33,7 @@ FEW = ("mad_bias", "truncation", "he_golden")
 def few(tmp_path_factory: pytest.TempPathFactory):
     home = Project.make(tmp_path_factory.mktemp("scoreboard") / "project")
     with home.here():
-        yield home, run_cases(select(FEW), jobs=1, fresh=False)
+        yield home, run_cases(select(FEW), home.root / ".genloss/replicate", jobs=1, fresh=False)
 
 
 def test_a_few_cases_with_all_their_checks(few) -> None:
@@ -55,7 +56,7 @@ def test_a_wrong_prediction_is_noticed(few) -> None:
     )
     with home.here():
         arms = {a: (next((home.root / ".genloss/replicate/mad_bias").glob(f"{a}-*")), 1.0) for a in case.arms}
-        found = judge(turned, arms, bound())
+        found = check_case(turned, arms, bound())
     assert not any(line.ok for line in found)
     assert {line.verdict for line in found} == {"NOT REPRODUCED", "NOT REFUTED"}
 
@@ -64,10 +65,10 @@ def test_a_finished_case_is_not_run_again(few) -> None:
     home, lines = few
     notes = {p: p.stat().st_mtime_ns for p in home.root.glob(".genloss/replicate/mad_bias/*/seconds.json")}
     with home.here():
-        again = run_cases(select(["mad_bias"]), jobs=1, fresh=False)
+        again = run_cases(select(["mad_bias"]), home.root / ".genloss/replicate", jobs=1, fresh=False)
         assert notes == {p: p.stat().st_mtime_ns for p in notes} and notes
         assert [line.measured for line in again] == [line.measured for line in lines if line.case.name == "mad_bias"]
-        forgotten = run_cases(select(["mad_bias"]), jobs=1, fresh=True)
+        forgotten = run_cases(select(["mad_bias"]), home.root / ".genloss/replicate", jobs=1, fresh=True)
     assert all(p.stat().st_mtime_ns > before for p, before in notes.items())
     assert [line.measured for line in forgotten] == [line.measured for line in again]
 
@@ -111,7 +112,7 @@ def test_an_experiment_runs_the_arms_of_its_case(case) -> None:
         cfg = compose([f"experiment={case.name}", *overrides])
         Experiment(cfg)
         arms[arm] = arm_id(cfg)
-    swept = {arm_id(cfg) for cfg in _configs([f"experiment={case.name}"], False)[0]}
+    swept = {arm_id(cfg) for cfg in experiment_arms(case.name)}
     assert swept <= set(arms.values())
     assert len(set(arms.values())) == len(arms)
     text = (REPOSITORY / f"conf/experiment/{case.name}.yaml").read_text().splitlines()

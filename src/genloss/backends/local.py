@@ -16,8 +16,8 @@ from genloss.core.contracts import Backend, Decoding, Replies, Report, Runtime, 
 
 @dataclass(frozen=True)
 class Local(Backend):
-    """A saved model and the folder whose tokenizer/ it reads. Each prompt is answered from its own random stream, so that its response
-    depends neither on the number of workers nor on where a run was resumed."""
+    """A saved model and the folder whose tokenizer/ it reads. Each prompt is answered from its own random stream, so
+    that its response depends neither on the number of workers nor on where a run was resumed."""
 
     model: Path
     data: Path

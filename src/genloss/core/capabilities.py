@@ -1,11 +1,12 @@
-"""What a domain can do, and what a recipe can. A domain derives from the capabilities that it has; a plug-in names those that it `needs`.
+"""What a domain can do, and what a recipe can. A domain derives from the capabilities that it has; a plug-in names
+those that it `needs`.
 
     class Text(Domain, Documents, Scores): ...          # what it can
     class Perplexity(RecordCurator): needs = (Scores,)  # what it needs
 
-What does not fit is refused before any work (genloss.experiment), in one line that names the domains that do. A capability is one question
-with few methods. One that a single world knows of lives with that world (`Labelled` in domains/lab).
-"""
+What does not fit is refused before any work (genloss.experiment), in one line that names the domains that do. A
+capability is one question with few methods. One that a single world knows of lives with that world (`Labelled` in
+domains/lab)."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ C = TypeVar("C")
 
 
 def able(thing: object, kind: type[C]) -> C:
-    """A domain (or its model) as what it can do. What a plug-in `needs` has been checked; anything else is a bug of the plug-in."""
+    """A domain (or its model) as what it can do. What a plug-in `needs` has been checked; anything else is a bug of the
+    plug-in."""
     if not isinstance(thing, kind):
         raise TypeError(f"{type(thing).__name__} is no {kind.__name__}, which is not among the `needs` of the plug-in")
     return thing

@@ -3,13 +3,14 @@
     reach([Solve, Reasoning]).modules()     # {"genloss.domains.reasoning.solve": "3f0c...", ...}
     reach([Solve, Reasoning]).libraries     # {"numpy", "pyarrow", ...}
 
-The unit is a definition: a function, class or constant at the top of a module. From the classes of a stage's plug-ins every name is
-followed to the definition that it may mean, also through imports inside of functions; what runs when a module is imported counts
-too. A curator that is edited makes the stages that can call it new, and no others. Comments, docstrings and layout are not code. What
-cannot be followed by name, `getattr` on a module or a class named by a text, must come in as a plug-in (`Plugin.parts`).
+The unit is a definition: a function, class or constant at the top of a module. From the classes of a stage's plug-ins
+every name is followed to the definition that it may mean, also through imports inside of functions; what runs when a
+module is imported counts too. A curator that is edited makes the stages that can call it new, and no others. Comments,
+docstrings and layout are not code. What cannot be followed by name, `getattr` on a module or a class named by a text,
+must come in as a plug-in (`Plugin.parts`).
 
-`PLUMBING` is left out: it moves files and messages and cannot change a result. Whoever changes it so that it does raises its version.
-"""
+`PLUMBING` is left out: it moves files and messages and cannot change a result. Whoever changes it so that it does
+raises its version."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ PLUMBING = (
     "genloss.core.errors",
     "genloss.core.files",
     "genloss.core.hashes",
-    "genloss.core.memory",
+    "genloss.core.machine",
     "genloss.core.places",
     "genloss.core.plugin",
     "genloss.core.progress",
@@ -119,6 +120,10 @@ def _read(body: Iterable[ast.stmt], module: Module) -> None:
             )
             continue
         names = _defines(statement)
+        if not names:  # what a loop leaves at the top of a module is there too
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    module.definitions.setdefault(node.id, []).append(statement)
         for name in names:
             module.definitions.setdefault(name, []).append(statement)
         docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
@@ -136,11 +141,12 @@ def _defines(statement: ast.stmt) -> list[str]:
     return []
 
 
-# -- the hash of a definition --------------------------------------------------------------------------------------------
+# -- the hash of a definition ------------------------------------------------------------------------------------------
 
 
 def _spell(node: object, out: list[str]) -> None:
-    """A syntax tree as text, the same in every version of Python: without positions, docstrings, and fields that are empty."""
+    """A syntax tree as text, the same in every version of Python: without positions, docstrings, and fields that are
+    empty."""
     if isinstance(node, ast.AST):
         out.append(type(node).__name__)
         out.append("(")
@@ -172,7 +178,8 @@ def _is_docstring(statement: ast.stmt) -> bool:
 
 @cache
 def _statements(module: str, name: str, without: frozenset[str] = frozenset()) -> list[ast.stmt]:
-    """A definition; what runs when the module is imported where name is ''. without: members of a class that are left out."""
+    """A definition; what runs when the module is imported where name is ''. without: members of a class that are left
+    out."""
     known = parse(module)
     if known is None:
         return []
@@ -192,7 +199,7 @@ def _text(module: str, name: str, without: frozenset[str] = frozenset()) -> str:
     return "".join(out)
 
 
-# -- following names -------------------------------------------------------------------------------------------------------
+# -- following names ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -218,7 +225,8 @@ class Reach:
 
 
 def reach(classes: Iterable[type], without: Mapping[type, frozenset[str]] | None = None) -> Reach:
-    """All code that objects of these classes can execute. without: of a class and its bases, members that are not used."""
+    """All code that objects of these classes can execute. without: of a class and its bases, members that are not
+    used."""
     skipped: dict[tuple[str, str], frozenset[str]] = {}
     for cls, names in (without or {}).items():
         for base in cls.__mro__:
@@ -264,6 +272,8 @@ def _reach(roots: tuple[tuple[str, str], ...], without: tuple[tuple[tuple[str, s
             want(*_place(*known.imports[name]))
         elif name and known.package and is_module(f"{module}.{name}"):
             want(f"{module}.{name}", "*")
+        elif name and not name.startswith("__"):
+            raise LookupError(f"{module} has no {name}")
 
     for module, name in roots:
         want(module, name.partition(".")[0])
@@ -345,7 +355,8 @@ def is_module(name: str) -> bool:
 
 @cache
 def is_project(module: str) -> bool:
-    """Whether a module counts by its code: genloss, and what is not installed. An installed package counts by its version."""
+    """Whether a module counts by its code: genloss, and what is not installed. An installed package counts by its
+    version."""
     top = module.partition(".")[0]
     if top == "genloss":
         return True

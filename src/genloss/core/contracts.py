@@ -1,9 +1,8 @@
 """What the parts of genloss promise each other: plug-ins, domains, models, trainers, and what they are handed.
 
-A plug-in is a dataclass derived from one of the bases here or in generate/, curate/, mix/, evaluate/. It says which capabilities of the
-domain it `needs` (genloss.core.capabilities), refuses in `check` what cannot run, and names its own plug-ins in `parts`: their code
-is then in the keys of its stages, their checks are called, their files are hashed.
-"""
+A plug-in is a dataclass derived from one of the bases here or in generate/, curate/, mix/, evaluate/. It says which
+capabilities of the domain it `needs` (genloss.core.capabilities), refuses in `check` what cannot run, and names its own
+plug-ins in `parts`: their code is then in the keys of its stages, their checks are called, their files are hashed."""
 
 from __future__ import annotations
 
@@ -79,12 +78,16 @@ class Plugin:
         return ()
 
     def check(self, experiment: Experiment) -> None:
-        """Refuse, before any work, what cannot run with the rest of the config (UserError). A key is relative to the plug-in's own,
-        unless it begins with a key of the whole config (`mixing.real.n`)."""
+        """Refuse, before any work, what cannot run with the rest of the config (UserError). A key is relative to the
+        plug-in's own, unless it begins with a key of the whole config (`mixing.real.n`)."""
 
     def fingerprint(self) -> str:
         """Hash of files outside the run that the result depends on; '' if there are none."""
         return ""
+
+    def classes(self) -> tuple[type, ...]:
+        """Classes that it executes besides its own and those of its parts: the user's Lightning callbacks."""
+        return ()
 
     def parts(self) -> Mapping[str, Plugin]:
         """The plug-ins that it is made of, by their keys below its own."""
@@ -92,7 +95,8 @@ class Plugin:
 
 
 class Inputs:
-    """Paths to what a plug-in `reads` of finished stages. What it has not named is not there: the stage's key would miss it."""
+    """Paths to what a plug-in `reads` of finished stages. What it has not named is not there: the stage's key would
+    miss it."""
 
     def __init__(self, paths: Mapping[str, tuple[Path, ...]]):
         self._paths = dict(paths)
@@ -133,13 +137,15 @@ class Model(Plugin):
     """What is trained: an architecture or a model to continue from. A plug-in of its domain."""
 
     def base(self, fit: Fit) -> Path | None:
-        """The folder of the model that a training with trainer.start=base begins from; None: it begins from a fresh one."""
+        """The folder of the model that a training with trainer.start=base begins from; None: it begins from a fresh
+        one."""
         return None
 
 
 @dataclass
 class Trainer(Plugin):
-    """How it is trained: budget, optimiser, schedule. start: from the model's base, or from the model of the round before."""
+    """How it is trained: budget, optimiser, schedule. start: from the model's base, or from the model of the round
+    before."""
 
     start: str = "base"  # base, or previous: continue from model n-1 (round 0 always begins from the base)
     operational: ClassVar[tuple[str, ...]] = ()  # fields that never change a result, and so are not in the key
@@ -150,7 +156,8 @@ class Trainer(Plugin):
 
     @abstractmethod
     def train(self, fit: Fit) -> dict[str, Any]:
-        """Train a model; write `model/` and `training.csv` to `fit.out`. Returns small results, `tokens` (or points) seen among them."""
+        """Train a model; write `model/` and `training.csv` to `fit.out`. Returns small results, `tokens` (or points)
+        seen among them."""
 
 
 @dataclass(frozen=True)
@@ -173,10 +180,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are drawn, in the order in which the options act on the next-token distribution: `repetition_penalty` (Keskar et
-    al. 2019), `temperature`, `top_k`, `top_p` (Holtzman et al. 2020), `min_p` (Nguyen et al. 2024), and `bias`, the sampling bias λ of
-    Alemohammad et al. (2024): with probability λ a token is drawn from the distribution, else it is its mode; 1 is faithful, 0
-    greedy."""
+    """How tokens are drawn, in the order in which the options act on the next-token distribution: `repetition_penalty`
+    (Keskar et al. 2019), `temperature`, `top_k`, `top_p` (Holtzman et al. 2020), `min_p` (Nguyen et al. 2024), and
+    `bias`, the sampling bias λ of Alemohammad et al. (2024): with probability λ a token is drawn from the distribution,
+    else it is its mode; 1 is faithful, 0 greedy."""
 
     max_tokens: int  # the longest record, its prompt included
     temperature: float = 1.0
@@ -239,7 +246,8 @@ class Backend(ABC):
         scratch: Path | None = None,
         report: Report = silent,
     ) -> Replies:
-        """Responses to the prompts, in their order. `scratch` keeps what is finished through a kill; None: nothing is kept."""
+        """Responses to the prompts, in their order. `scratch` keeps what is finished through a kill; None: nothing is
+        kept."""
 
 
 class Checked(NamedTuple):
@@ -250,8 +258,8 @@ class Checked(NamedTuple):
 
 
 class Domain(Plugin, ABC):
-    """Data of one world: what is real, how a record looks, which models and trainers are its own. What else it can do are capabilities,
-    from which it derives too. `name` labels folders and tags."""
+    """Data of one world: what is real, how a record looks, which models and trainers are its own. What else it can do
+    are capabilities, from which it derives too. `name` labels folders and tags."""
 
     name: str
     payload: ClassVar[tuple[str, ...]]  # the columns that a record of this domain adds
@@ -265,8 +273,8 @@ class Domain(Plugin, ABC):
         return {}
 
     def theory(self, experiment: Experiment) -> list[dict[str, float]]:
-        """What theory predicts of rounds 0, 1, ... of this arm, under the names of the metrics that it predicts; [] where there
-        is no exact expectation."""
+        """What theory predicts of rounds 0, 1, ... of this arm, under the names of the metrics that it predicts; []
+        where there is no exact expectation."""
         return []
 
     def expected(self, experiment: Experiment, measured: Mapping[str, float]) -> dict[str, float]:
@@ -276,7 +284,8 @@ class Domain(Plugin, ABC):
     @abstractmethod
     def prepare(self, out: Path) -> dict[str, Any]:
         """Write the real data to `out`: records in `train.parquet` and what else the domain needs, such as disjoint
-        `validation.parquet`, `test.parquet` and `prompts.parquet`. Returns small results, `train` (records) among them."""
+        `validation.parquet`, `test.parquet` and `prompts.parquet`. Returns small results, `train` (records) among
+        them."""
 
     @abstractmethod
     def curate(self, table: pa.Table, curators: Mapping[str, Any], control: str, context: Any) -> Curated:
@@ -292,7 +301,8 @@ class Domain(Plugin, ABC):
         out: Path,
         rng: np.random.Generator,
     ) -> list[dict[str, Any]]:
-        """Write the shards of a plan of genloss.mix to `out` and describe them: file, origin, generation, requested, realised, weight."""
+        """Write the shards of a plan of genloss.mix to `out` and describe them: file, origin, generation, requested,
+        realised, weight."""
 
 
 class Curated(NamedTuple):

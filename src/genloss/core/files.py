@@ -40,7 +40,8 @@ def link(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Held by one process at a time; `waiting` is called if this one has to wait. It ends with the process, however that dies."""
+    """Held by one process at a time; `waiting` is called if this one has to wait. It ends with the process, however
+    that dies."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

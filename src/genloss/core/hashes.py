@@ -23,7 +23,8 @@ _hashes: dict[tuple[int, int, int, int], str] = {}
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 of a file; remembered for this process while inode (one for all links to it), size and time of change stay."""
+    """sha256 of a file; remembered for this process while inode (one for all links to it), size and time of change
+    stay."""
     status = path.stat()
     mark = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     if mark not in _hashes:
@@ -44,7 +45,8 @@ def folder_hash(folder: Path) -> str:
 
 @cache
 def version(library: str) -> str:
-    """The installed version of a distribution, or of the one that a top-level module is from; 'absent' if there is none."""
+    """The installed version of a distribution, or of the one that a top-level module is from; 'absent' if there is
+    none."""
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:

@@ -59,8 +59,8 @@ def load_params(path: Path) -> DictConfig:
 
 
 def find_folder(pattern: str, key: str, missing: str) -> Path:
-    """The one folder that `pattern` names, relative to the project; * may stand for what is not known of its name. key: what an error
-    calls it; missing: what it says where there is none."""
+    """The one folder that `pattern` names, relative to the project; * may stand for what is not known of its name. key:
+    what an error calls it; missing: what it says where there is none."""
     root = project_root() / pattern
     found = sorted(p for p in Path(root.anchor).glob(str(root.relative_to(root.anchor))) if p.is_dir())
     if not found:

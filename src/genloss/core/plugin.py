@@ -38,18 +38,6 @@ def locate(target: str, base: type[T], key: str) -> type[T]:
     return cast("type[T]", cls)
 
 
-def named(config: Any) -> Any:
-    """A copy of plain config in which every class of genloss goes by its name alone, `_target_: Scratch`: what a config says must
-    not change when a file moves. Classes of others keep their path."""
-    if isinstance(config, Mapping):
-        return {k: _name(v) if k == "_target_" else named(v) for k, v in config.items()}
-    return [named(v) for v in config] if isinstance(config, (list, tuple)) else config
-
-
-def _name(target: Any) -> Any:
-    return str(target).rpartition(".")[2] if str(target).startswith("genloss.") else target
-
-
 def build(config: Mapping[str, Any], base: type[T], key: str) -> T:
     """Make the plug-in that `config` describes; errors name the full key below `key`."""
     values = dict(config)
@@ -87,6 +75,23 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
 def plain(node: Any) -> Any:
     """Plain dicts and lists of a config node."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def named(config: Any) -> Any:
+    """A copy of plain config in which an option of genloss is its class's name; where that class lies is no part of
+    what it is.
+
+    A `_target_` outside genloss keeps its path: nobody keeps the names of others apart.
+    """
+    if isinstance(config, Mapping):
+        return {k: _name(v) if k == "_target_" else named(v) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [named(item) for item in config]
+    return config
+
+
+def _name(target: Any) -> Any:
+    return target.rpartition(".")[2] if isinstance(target, str) and target.startswith("genloss.") else target
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -1,7 +1,8 @@
 """Progress: a live table on a terminal, plain lines in a file; the same source for one arm or many processes.
 
-Every arm writes its state to a small JSON file (atomically, at most five times a second). On a terminal one thread of the main
-process draws a table of them; elsewhere each arm prints a line when a stage ends. Nothing is printed on standard output.
+Every arm writes its state to a small JSON file (atomically, at most five times a second). On a terminal one thread of
+the main process draws a table of them; elsewhere each arm prints a line when a stage ends. Nothing is printed on
+standard output.
 """
 
 from __future__ import annotations

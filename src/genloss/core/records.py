@@ -77,7 +77,8 @@ def _contents(column: pa.Array | pa.ChunkedArray) -> list[bytes]:
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file aside and rename it into place. Arrays of random numbers do not compress, and are left as they are."""
+    """Write a Parquet file aside and rename it into place. Arrays of random numbers do not compress, and are left as
+    they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     if any(pa.types.is_fixed_size_list(t) for t in table.schema.types):
@@ -90,7 +91,8 @@ def write(table: pa.Table, path: Path) -> None:
 
 
 def read(path: Path, columns: list[str] | None = None, rows: tuple[int, int] | None = None) -> pa.Table:
-    """Read a Parquet file of records, or `rows` (first, count) of it; a damaged file is a UserError that says what to do."""
+    """Read a Parquet file of records, or `rows` (first, count) of it; a damaged file is a UserError that says what to
+    do."""
     try:
         # not read_table, which builds a data set first: five times as slow on files of this size
         file = pq.ParquetFile(path, memory_map=True)

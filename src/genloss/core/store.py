@@ -27,7 +27,7 @@ from genloss.core.code import PLUMBING_VERSION
 from genloss.core.errors import UserError
 from genloss.core.files import link, locked, write_atomic
 from genloss.core.hashes import canonical, sha256_file, sha256_text
-from genloss.core.memory import _one_heap, release_memory
+from genloss.core.machine import _one_heap, release_memory
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ class PointCurator(Curator, ABC):
 
     @abstractmethod
     def decide_points(self, points: np.ndarray, left: np.ndarray, context: Context) -> np.ndarray:
-        """bool [slots, chains]: which points [slots, chains, width] to keep of those that are `left` [slots, chains]."""
+        """bool [slots, chains]: which points [slots, chains, width] to keep of those that are `left` [slots,
+        chains]."""
 
 
 class Rated(ABC):

@@ -1,4 +1,5 @@
-"""Selectors that need no look at the content, or any score: random, the top fraction, the best response to each problem.
+"""Selectors that need no look at the content, or any score: random, the top fraction, the best response to each
+problem.
 
 genloss run -m curation=none,random,top              # the random half is the control of every selector
 genloss run curation=top control=random               # equal size: as many as `top` keeps, at random

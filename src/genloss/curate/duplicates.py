@@ -46,8 +46,9 @@ class Deduplicate(RecordCurator):
 
 @dataclass
 class Near(RecordCurator):
-    """Drop every record whose estimated Jaccard similarity to an earlier kept one, or (`real`) to a real training record, is
-    at least `threshold`. Shingles are word `ngram`s; signatures have `permutations` values (datasketch MinHash + LSH)."""
+    """Drop every record whose estimated Jaccard similarity to an earlier kept one, or (`real`) to a real training
+    record, is at least `threshold`. Shingles are word `ngram`s; signatures have `permutations` values (datasketch
+    MinHash + LSH)."""
 
     threshold: float = 0.7
     ngram: int = 5

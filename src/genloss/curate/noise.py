@@ -10,7 +10,8 @@ from genloss.curate import Rated
 
 @dataclass
 class NoisyRates(Rated):
-    """phi = P(kept | right) and psi = P(kept | wrong), each record on its own draw (Feng et al. 2024, arXiv 2406.07515, section 4)."""
+    """phi = P(kept | right) and psi = P(kept | wrong), each record on its own draw (Feng et al. 2024, arXiv 2406.07515,
+    section 4)."""
 
     phi: float = 0.9
     psi: float = 0.3

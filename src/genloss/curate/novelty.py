@@ -1,16 +1,15 @@
-"""Novelty: drop what is too similar to a seed or to an earlier record, by ROUGE-L (Self-Instruct, Wang et al. 2023, arXiv
-2212.10560, section 2.2: above 0.7; LLM2LLM, Lee et al. 2024, arXiv 2403.15042: above 0.95).
+"""Novelty: drop what is too similar to a seed or to an earlier record, by ROUGE-L (Self-Instruct, Wang et al. 2023,
+arXiv 2212.10560, section 2.2: above 0.7; LLM2LLM, Lee et al. 2024, arXiv 2403.15042: above 0.95).
 
     genloss run curation=novelty
     genloss run domain=reasoning curation=novelty curation.novelty.threshold=0.95
 
-Tokens and F-measure are those of the `rouge-score` library without stemming, to the last bit, so that its decisions at a threshold
-are ours; the longest common subsequences are computed bit by bit in parallel by RapidFuzz (benchmarks/novelty.py).
-"""
+Tokens and F-measure are those of the `rouge-score` library without stemming, to the last bit, so that its decisions at
+a threshold are ours; the longest common subsequences are computed bit by bit in parallel by RapidFuzz
+(benchmarks/novelty.py)."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from genloss.core import records
 from genloss.core.capabilities import Texts
 from genloss.core.contracts import HISTORY
 from genloss.core.errors import require
+from genloss.core.machine import cores
 from genloss.curate import Context, Decision, RecordCurator, decision
 
 BLOCK = 256  # records that are compared together
@@ -91,9 +91,9 @@ def nearest(rows: list[str], columns: list[str], workers: int = 1) -> np.ndarray
 
 @dataclass
 class Novelty(RecordCurator):
-    """Drop a record whose ROUGE-L to a real training record (`real`), a record that an earlier round kept (`earlier`), or a kept one
-    before it in this round is above `threshold`; its score is the largest of them. Exactly at the threshold is kept.
-    Records are compared in their order, which is part of the result."""
+    """Drop a record whose ROUGE-L to a real training record (`real`), a record that an earlier round kept (`earlier`),
+    or a kept one before it in this round is above `threshold`; its score is the largest of them. Exactly at the
+    threshold is kept. Records are compared in their order, which is part of the result."""
 
     threshold: float = 0.7
     column: str = ""  # of the record that is compared; empty: the domain's first (text; prompt)
@@ -115,7 +115,7 @@ class Novelty(RecordCurator):
         sources = [context.data / "train.parquet"] if self.real else []
         sources += list(context.inputs.all(HISTORY)) if self.earlier else []
         pool = [text for path in sources for text in alphabet.encode(_texts(path, column))]
-        workers = context.runtime.workers or len(os.sched_getaffinity(0))
+        workers = context.runtime.workers or cores()
         encoded = alphabet.encode(table.column(column).to_pylist())
         score = np.zeros(len(encoded))
         keep = np.ones(len(encoded), dtype=bool)

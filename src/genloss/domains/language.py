@@ -10,7 +10,7 @@ from genloss.core.hashes import folder_hash
 from genloss.domains import RecordDomain
 from genloss.language.model import TextModel
 from genloss.language.tokenizer import use_saved
-from genloss.language.training import TextTrainer
+from genloss.language.trainer import Supervised
 
 
 class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
@@ -18,7 +18,7 @@ class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
 
     vocabulary: int
     models = (TextModel,)
-    trainers = (TextTrainer,)
+    trainers = (Supervised,)
 
     def fingerprint(self) -> str:
         saved = Path(self.tokenizer)

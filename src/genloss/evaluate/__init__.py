@@ -1,9 +1,8 @@
 """Evaluate: metrics of one round, computed from saved artifacts only.
 
-A metric is one dataclass and one file in conf/metrics/. A metric of a *sample* (`SampleMetric`) is computed twice: on the
-generated records, and as its real-vs-real floor on equally many held-out real records; the floor carries the suffix
-`_floor`. Names in metrics.json are the names in MLflow, there below `round/`.
-"""
+A metric is one dataclass and one file in conf/metrics/. A metric of a *sample* (`SampleMetric`) is computed twice: on
+the generated records, and as its real-vs-real floor on equally many held-out real records; the floor carries the suffix
+`_floor`. Names in metrics.json are the names in MLflow, there below `round/`."""
 
 from __future__ import annotations
 

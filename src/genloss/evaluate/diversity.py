@@ -40,8 +40,9 @@ def entropy_bits(counts: Counter) -> float:
 
 @dataclass
 class Diversity(SampleMetric):
-    """distinct_n (unique / all n-grams; Li et al. 2016) and entropy_n (bits) for n = 1..max_n, over exactly `n_words` words
-    (fewer where the sample has fewer): both depend on the length of the text, so generated and real get the same."""
+    """distinct_n (unique / all n-grams; Li et al. 2016) and entropy_n (bits) for n = 1..max_n, over exactly `n_words`
+    words (fewer where the sample has fewer): both depend on the length of the text, so generated and real get the
+    same."""
 
     max_n: int = 3
     n_words: int = 20_000
@@ -90,8 +91,8 @@ class RareWords(SampleMetric):
 
 @dataclass
 class Repetition(SampleMetric):
-    """Mean share of a record's word n-grams that came before in the same record, and the share of records that copy another
-    one of the sample."""
+    """Mean share of a record's word n-grams that came before in the same record, and the share of records that copy
+    another one of the sample."""
 
     ngram: int = 3
 
@@ -109,7 +110,8 @@ class Repetition(SampleMetric):
 @dataclass
 class Overlap(SampleMetric):
     """Memorisation: share of records that are a real training record verbatim, and share of records with at least one
-    `ngram`-word sequence from real training data (13 words: the contamination rule of Brown et al. 2020, appendix C)."""
+    `ngram`-word sequence from real training data (13 words: the contamination rule of Brown et al. 2020, appendix
+    C)."""
 
     ngram: int = 13
 
@@ -135,7 +137,8 @@ class Overlap(SampleMetric):
 
 @dataclass
 class Compression(SampleMetric):
-    """compression_ratio: raw bytes over zlib bytes of the sample, in a random order, cut to `n_bytes`. Rises as text repeats."""
+    """compression_ratio: raw bytes over zlib bytes of the sample, in a random order, cut to `n_bytes`. Rises as text
+    repeats."""
 
     n_bytes: int = 100_000
 

@@ -18,9 +18,9 @@ from genloss.evaluate import Evidence, Metric, SampleMetric
 class HeldOut(Metric):
     """Mean loss of model n on the frozen real test split, every record from document start, its end included.
 
-    heldout_loss (nats/token), heldout_perplexity (exp of it, bound to the tokenizer), heldout_bits_per_byte (total bits over
-    total UTF-8 bytes: comparable between tokenizers), heldout_tokens. The floor of these is their value in round 0.
-    """
+    heldout_loss (nats/token), heldout_perplexity (exp of it, bound to the tokenizer), heldout_bits_per_byte (total bits
+    over total UTF-8 bytes: comparable between tokenizers), heldout_tokens. The floor of these is their value in round
+    0."""
 
     max_records: int = 1024
     needs = (Documents, Scores)
@@ -45,10 +45,11 @@ class HeldOut(Metric):
 
 @dataclass
 class Tails(SampleMetric):
-    """Loss of the records (nats/token) under the model of round 0, the frozen reference model: mean and percentiles 1, 50, 99.
+    """Loss of the records (nats/token) under the model of round 0, the frozen reference model: mean and percentiles 1,
+    50, 99.
 
-    Read the distance from the floor, in either direction: a model that forgets rare text lowers the upper percentile, a model
-    that drifts raises it, and both happen (Shumailov et al. 2024, Fig. 1, histograms of generation perplexity).
+    Read the distance from the floor, in either direction: a model that forgets rare text lowers the upper percentile, a
+    model that drifts raises it, and both happen (Shumailov et al. 2024, Fig. 1, histograms of generation perplexity).
     """
 
     needs = (Documents, Scores)

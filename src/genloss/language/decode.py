@@ -1,8 +1,9 @@
 """One token further: keys and values in a preallocated slab, and a decode step with few operations.
 
-`transformers` concatenates its cache at every step, and its modules cost more Python than arithmetic at these sizes: with two
-chunks in two threads, both wait for the interpreter lock. A plain Llama therefore decodes here with 15 operations a layer;
-every other architecture, and the prompt, goes through the library's own forward (docs/decisions.md, "Sampling").
+`transformers` concatenates its cache at every step, and its modules cost more Python than arithmetic at these sizes:
+with two chunks in two threads, both wait for the interpreter lock. A plain Llama therefore decodes here with 15
+operations a layer; every other architecture, and the prompt, goes through the library's own forward (docs/decisions.md,
+"Sampling").
 
     step = stepper(model, longest)
     logits = step(tokens [rows, new], cache, position of the first)      # [rows, vocabulary]
@@ -79,8 +80,8 @@ def one_query(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Any, None]:
-    """Attention of one new position, grouped by key-value head: two matrix products, 1.3-1.6 times as fast on CPU as SDPA,
-    which is made for long queries (docs/decisions.md). Longer queries go to SDPA."""
+    """Attention of one new position, grouped by key-value head: two matrix products, 1.3-1.6 times as fast on CPU as
+    SDPA, which is made for long queries (docs/decisions.md). Longer queries go to SDPA."""
     rows, heads, length, width = query.shape
     if length != 1 or attention_mask is not None or query.is_cuda:
         return sdpa_attention_forward(
@@ -117,7 +118,8 @@ def stepper(model: Any, longest: int) -> Step:
 
 
 def llama_step(model: LlamaForCausalLM, longest: int) -> Step:
-    """A Llama layer (Touvron et al. 2023) for one new token: projections side by side in one matrix, queries scaled in advance."""
+    """A Llama layer (Touvron et al. 2023) for one new token: projections side by side in one matrix, queries scaled in
+    advance."""
     base: Any = model.model
     config: Any = model.config
     heads: int = config.num_attention_heads

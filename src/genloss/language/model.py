@@ -18,7 +18,7 @@ from genloss.core.hashes import folder_hash
 
 
 class TextModel(Model):
-    """`fresh` gives the model that a cold start begins with."""
+    """`fresh` gives the model that a training without a `start` begins with."""
 
     needs: ClassVar[tuple[type, ...]] = (Tokenized,)
 
@@ -28,10 +28,10 @@ class TextModel(Model):
 
 @dataclass
 class Scratch(TextModel):
-    """A random decoder-only transformer of `transformers`: arch llama (Touvron et al. 2023) or gpt2 (Radford et al. 2019).
+    """A random decoder-only transformer: arch llama (Touvron et al. 2023) or gpt2 (Radford et al. 2019).
 
-    `initial_std` matters at this size: with the library's 0.02 a width of 64 stays on the plateau of the loss for hundreds
-    of steps, and when it leaves is luck. 0.08 settles for every seed (docs/decisions.md, "Settled training").
+    `initial_std` matters at this size: with the library's 0.02 a width of 64 stays on the plateau of the loss for
+    hundreds of steps, and when it leaves is luck. 0.08 settles for every seed (docs/decisions.md, "Settled training").
     """
 
     arch: str = "llama"
@@ -94,8 +94,8 @@ class Scratch(TextModel):
 
 @dataclass
 class Pretrained(TextModel):
-    """Any saved `AutoModelForCausalLM`, a folder or a hub name. Safetensors only, no remote code; every cold start begins from
-    it. Its tokenizer must be the domain's: set domain.tokenizer to the same path."""
+    """Any saved `AutoModelForCausalLM`, a folder or a hub name. Safetensors only, no remote code; every cold start
+    begins from it. Its tokenizer must be the domain's: set domain.tokenizer to the same path."""
 
     path: str = "???"
     dtype: str = "float32"
@@ -157,6 +157,12 @@ def load(folder: Path) -> Any:
             str(folder), None, f"cannot be loaded ({str(error).splitlines()[0]}); delete it and run again"
         ) from None
     return model.eval()
+
+
+def save(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """Save a model to be sampled from: its own weights, or `weights` where a strategy of Lightning holds them."""
+    model.generation_config.do_sample = True
+    model.save_pretrained(folder, state_dict=weights)
 
 
 def device_of(runtime: Runtime) -> str:

@@ -5,8 +5,8 @@
 
 Records of a prompt and a response lie one a row, as they are sampled, and only the response and its end are targets.
 
-Order is a pure function of (seed, epoch): no state to save, any position can be reached again. Records longer than a row are
-cut into rows. Attention runs over the records that share a row.
+Order is a pure function of (seed, epoch): no state to save, any position can be reached again. Records longer than a
+row are cut into rows. Attention runs over the records that share a row.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Sampling: many records at once, each from its own random stream, the same bytes on any number of workers.
 
-Records are computed in chunks of fixed size (`recipe.chunk`): record i is always row i mod chunk of chunk i // chunk, with one
-thread a chunk and chunks in parallel, so neither order, nor workers, nor a resume can change it. A token costs one uniform
-number (inverse CDF), not one a vocabulary entry. Keys and values live in one preallocated slab a layer; rows that have ended
-leave the batch. `transformers`' generate() does none of these (it draws from global state and concatenates its cache).
+Records are computed in chunks of fixed size (`recipe.chunk`): record i is always row i mod chunk of chunk i // chunk,
+with one thread a chunk and chunks in parallel, so neither order, nor workers, nor a resume can change it. A token costs
+one uniform number (inverse CDF), not one a vocabulary entry. Keys and values live in one preallocated slab a layer;
+rows that have ended leave the batch. `transformers`' generate() does none of these (it draws from global state and
+concatenates its cache).
 
     begin -> model -> logits -> penalty, temperature, top-k, top-p, min-p -> cumulative sum -> first token above u
 """
@@ -11,7 +12,6 @@ leave the batch. `transformers`' generate() does none of these (it draws from gl
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 
 from genloss.core.contracts import Decoding, Sampling
 from genloss.core.files import write_atomic
+from genloss.core.machine import cores
 from genloss.core.seeds import uniforms
 from genloss.language.decode import new_cache, stepper
 from genloss.language.model import device_of, load
@@ -49,8 +50,8 @@ def adjust(logits: torch.Tensor, options: Decoding, seen: torch.Tensor | None) -
 
 
 def draw(p: torch.Tensor, u: torch.Tensor, bias: float) -> torch.Tensor:
-    """Tokens [rows] by inverse CDF: the first whose cumulative probability exceeds u. p [rows, vocabulary] >= 0 need not sum
-    to one. With probability 1 - `bias` the mode instead, decided by the same u."""
+    """Tokens [rows] by inverse CDF: the first whose cumulative probability exceeds u. p [rows, vocabulary] >= 0 need
+    not sum to one. With probability 1 - `bias` the mode instead, decided by the same u."""
     mode = None
     if bias < 1:
         mode = p.argmax(dim=-1)
@@ -67,7 +68,8 @@ def draw(p: torch.Tensor, u: torch.Tensor, bias: float) -> torch.Tensor:
 def sample_chunk(
     model: Any, codec: Codec, u: torch.Tensor, prompts: Sequence[Sequence[int]] | None, options: Decoding
 ) -> tuple[list[list[int]], int]:
-    """Sample len(u) records at once. u: float64 [rows, max_tokens] in [0, 1). prompts: token ids that a record begins with.
+    """Sample len(u) records at once. u: float64 [rows, max_tokens] in [0, 1). prompts: token ids that a record begins
+    with.
 
     Returns the token ids of each record (without begin and end, prompt included) and the number of tokens sampled.
     """
@@ -117,10 +119,6 @@ def sample_chunk(
             seen = seen[index] if seen is not None else None
     ids = tokens.cpu().numpy()
     return [row[:n].tolist() for row, n in zip(ids, length.tolist(), strict=True)], count
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def sample(request: Sampling) -> Iterator[tuple[list[str], int]]:

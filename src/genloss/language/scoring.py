@@ -1,7 +1,7 @@
 """Scoring: the loss of each text under a model, every text on its own from document start to its end.
 
-Texts longer than the model's context are cut into windows that do not overlap; the protocol changes a perplexity by up to 1.6
-times, so it is fixed here and the same for every number that genloss reports.
+Texts longer than the model's context are cut into windows that do not overlap; the protocol changes a perplexity by up
+to 1.6 times, so it is fixed here and the same for every number that genloss reports.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def use_saved(name: str, out: Path) -> None:
     """Copy a saved Hugging Face tokenizer (a folder or a hub name) into the run."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    # with a tokenizer.json it is that: the class of the model beside it may put a pre-tokenizer of its own in its place (Qwen2)
+    # with a tokenizer.json it is that: the class of the model beside it may put a pre-tokenizer of its own in its
+    # place (Qwen2)
     known: Any = PreTrainedTokenizerFast if (Path(name) / "tokenizer.json").is_file() else AutoTokenizer
     try:
         tokenizer = known.from_pretrained(name)

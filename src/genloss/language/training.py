@@ -6,124 +6,314 @@
 With one device it runs in this process. With several, Lightning starts a process a device by running this module again:
 
     python -m genloss.language.training JOB.json
+
+Everything is a class that a subclass can change, and the trainer (genloss.language.trainer) says which classes are
+used:
+
+    class Smoothed(CausalLM):                             # mylab/training.py
+        def nats(self, logits, targets, reduction):
+            return 0.9 * super().nats(logits, targets, reduction) + ...
+
+    @dataclass                                            # mylab/trainer.py: without torch, so that configs are quick
+    class SmoothedTrainer(Supervised):
+        def module(self, fit):
+            from mylab.training import Smoothed
+
+            return Smoothed(fit)
+
+    _target_: mylab.trainer.SmoothedTrainer               # conf/trainer/smoothed.yaml; its other keys are the fields
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import lightning.pytorch as lightning
 import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_only
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
 
 from genloss.core.contracts import Fit, Runtime, Trainer
-from genloss.core.errors import UserError, one_of, require
+from genloss.core.errors import UserError
 from genloss.core.plugin import build
+from genloss.language.brought import brought, in_one_line
+from genloss.language.curve import write_curve
+from genloss.language.model import TextModel, load, save
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
 
+if TYPE_CHECKING:
+    from genloss.language.trainer import Supervised
 
-@dataclass
-class TextTrainer(Trainer):
-    """AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay, clipping. The budget is in steps or, if `tokens` is set, in
-    tokens of context; it is the same for every arm, whatever the size of its training set."""
-
-    steps: int = 300
-    tokens: int | None = None  # budget in tokens, padding included; overrides steps
-    batch: int = 16  # rows of `domain.context` tokens a step, over all devices
-    lr: float = 8e-3
-    warmup: float = 0.1  # share of the steps
-    final_lr: float = 0.05  # share of lr at the end
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.1
-    clip: float = 1.0  # gradient norm
-    precision: str = "32-true"
-    accumulate: int = 1  # rows / accumulate are in memory at once
-    threads: int = (
-        1  # part of the identity: kernels differ between thread counts. Arms and chunks run in parallel instead
-    )
-    validate_every: int = 100  # steps
-    validation_rows: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("steps", "batch", "accumulate", "threads", "validate_every", "validation_rows"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
-        require(self.tokens is None or self.tokens >= 1, "tokens", self.tokens, "at least 1 token")
-        require(self.lr > 0, "lr", self.lr, "greater than 0")
-        require(0 <= self.warmup <= 1, "warmup", self.warmup, "a share of the steps in [0, 1]")
-        require(0 <= self.final_lr <= 1, "final_lr", self.final_lr, "a share of lr in [0, 1]")
-        for key in ("beta1", "beta2"):
-            require(0 <= getattr(self, key) < 1, key, getattr(self, key), "in [0, 1)")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
-        require(self.clip >= 0, "clip", self.clip, "at least 0 (0: off)")
-        require(
-            self.batch % self.accumulate == 0,
-            "accumulate",
-            self.accumulate,
-            f"a divisor of batch={self.batch}",
-        )
-        one_of("precision", self.precision, ("32-true", "bf16-mixed", "16-mixed", "bf16-true"))
-
-    def train(self, fit: Fit) -> dict[str, Any]:
-        return train(fit)
-
-    def budget(self, context: int) -> int:
-        """Steps of the optimiser."""
-        return self.steps if self.tokens is None else max(1, round(self.tokens / (self.batch * context)))
-
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate at `step` as a share of lr."""
-        rise = max(1, round(self.warmup * steps))
-        if step < rise:
-            return (step + 1) / rise
-        done = (step - rise) / max(1, steps - rise)
-        return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # inputs, targets, weights: [rows, context] each
 
 
 def train(fit: Fit) -> dict[str, Any]:
-    """Train one model; write `model/` and `training.csv` to `fit.out`."""
+    """Train one model; write `model/` and `training.csv` to `fit.out`. Returns the steps that were taken, the tokens of
+    context that they saw, the loss of the last one and the number of parameters. UserError if a process of several
+    devices fails."""
+    fit = dataclasses.replace(fit, start=fit.start or fit.model.base(fit))
     runtime = fit.runtime
-    if runtime.devices == 1 and runtime.num_nodes == 1 and runtime.strategy == "auto":
-        return _fit(fit)
-    job = fit.out / "job.json"
-    job.write_text(json.dumps(_to_json(fit)), encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", __name__, str(job)], stdout=sys.stderr, check=False)
-    result = fit.out / "result.json"
+    alone = runtime.devices == 1 and runtime.num_nodes == 1 and runtime.strategy == "auto"
+    return train_here(fit) if alone else train_apart(fit)
+
+
+# -- what is trained ---------------------------------------------------------------------------------------------------
+
+
+class CausalLM(lightning.LightningModule):
+    """Next-token prediction by `fit.model`, or by the model at `fit.start`: mean loss in nats over the targets of a
+    batch, each weighted by its shard's weight. AdamW and the schedule of `fit.trainer`."""
+
+    def __init__(self, fit: Fit):
+        super().__init__()
+        self.fit = fit
+        self.options = options_of(fit)
+        self.steps = self.options.budget(fit.options["context"])
+        self.weighted = any(w != 1.0 for w in fit.weights)
+        self.listened = bool(self.options.callbacks or self.options.logger)
+        self.model = initial(fit)
+        # one tensor from the start: a kept scalar a step would pin the heap between the blocks of every step
+        self.curve = torch.zeros(self.steps)  # loss of every step
+        self.validation: dict[int, float] = {}  # steps taken: mean loss in nats
+        self._sums: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[rows * context, vocabulary] of inputs [rows, context], in single precision."""
+        return self.model(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
+
+    def nats(self, logits: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+        """Loss of targets [rows, context], those that are IGNORE left out: its `mean`, or `none`: each, [rows *
+        context]."""
+        return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        inputs, targets, weights = batch
+        logits = self.logits(inputs)
+        if not self.weighted:
+            return self.nats(logits, targets, "mean")
+        each = self.nats(logits, targets, "none") * weights.flatten()
+        return each.sum() / (targets != IGNORE).sum()
+
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+        loss = self.loss(batch)
+        if index % self.options.accumulate == 0:
+            self.curve[self.global_step] = loss.detach()
+        if self.listened:  # a call of `log` costs a tenth of a millisecond
+            self.log("loss", loss)
+        return loss
+
+    def on_fit_start(self) -> None:
+        self.curve = self.curve.to(self.device)  # or every step would wait for the accelerator
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, index: int) -> None:
+        self.fit.report(self.global_step, self.steps, "steps")
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        inputs, targets, _ = batch
+        total = cross_entropy(self.logits(inputs), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        self._sums.append((total, (targets != IGNORE).sum()))
+
+    def on_validation_epoch_end(self) -> None:
+        total, count = (torch.stack(part).sum() for part in zip(*self._sums, strict=True))
+        self._sums.clear()
+        self.validation[self.global_step] = float(total / count)
+        if self.listened:
+            self.log("validation_loss", total / count, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        options = self.options
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            lr=options.lr,
+            betas=(options.beta1, options.beta2),
+            weight_decay=options.weight_decay,
+            fused=not options.precision.endswith("mixed"),  # the fused step unscales by itself, which forbids clipping
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: options.rate(step, self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def options_of(fit: Fit) -> Supervised:
+    return cast("Supervised", fit.trainer)  # genloss.language.trainer names this module, and no module may name it back
+
+
+def initial(fit: Fit) -> Any:
+    """The model that training begins with, in training mode."""
+    assert isinstance(fit.model, TextModel)
+    if fit.start:
+        return load(fit.start).train()
+    codec = load_codec(fit.data / "tokenizer")
+    return fit.model.fresh(codec.size, codec.begin, codec.end, fit.options["context"], fit.seed).train()
+
+
+# -- what it is trained on ---------------------------------------------------------------------------------------------
+
+
+class PackedData(lightning.LightningDataModule):
+    """The shards of a training, without end, and the first rows of the real validation split, always the same."""
+
+    def __init__(self, fit: Fit):
+        super().__init__()
+        self.fit = fit
+        options = options_of(fit)
+        self.rows = options.batch // options.accumulate  # of a batch, over all devices
+        self.validation = -(-options.validation_rows // self.rows)  # batches
+
+    def packed(self, shards: list[Path], weights: list[float]) -> Rows:
+        codec, options = load_codec(self.fit.data / "tokenizer"), self.fit.options
+        return Rows(shards, weights, codec, options["context"], self.fit.seed, options.get("columns", ("text",)))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(Batches(self.packed(self.fit.shards, self.fit.weights), self.rows), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        real = self.packed([self.fit.data / "validation.parquet"], [1.0])
+        return DataLoader(Batches(real, self.rows, self.validation), batch_size=None)
+
+
+class Batches(IterableDataset[Batch]):
+    """Batches of `size` packed rows, without end; or the first `limit` of one epoch. Of every batch, each process of a
+    distributed run takes its own rows."""
+
+    def __init__(self, rows: Rows, size: int, limit: int | None = None):
+        self.rows, self.size, self.limit = rows, size, limit
+
+    def __iter__(self) -> Iterator[Batch]:
+        rank, world = 0, 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        rows = iter(self.rows) if self.limit is None else self.rows.epoch(0)
+        for _ in range(self.limit or sys.maxsize):
+            batch = list(islice(rows, self.size))[rank::world]
+            if not batch:
+                return
+            inputs, targets, weights = (torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
+            yield inputs, targets, weights
+
+
+# -- training in this process ------------------------------------------------------------------------------------------
+
+
+def train_here(fit: Fit) -> dict[str, Any]:
+    """As `train`, with this process as one of its devices'."""
+    quiet()
+    options = options_of(fit)
+    torch.set_num_threads(options.threads)
+    with in_one_line(options):
+        engine = engine_of(fit)
+        for logger in engine.loggers:
+            logger.log_hyperparams(dataclasses.asdict(options) | {"seed": fit.seed})
+        torch.manual_seed(fit.seed)  # for what a subclass adds to the model
+        module, data = options.module(fit), options.batches(fit)
+        torch.manual_seed(fit.seed)
+        engine.fit(module, datamodule=data)
+    state = engine.strategy.lightning_module_state_dict()  # gathers the shards of FSDP: every process takes part
+    done = engine.global_step
+    if done == 0:
+        raise UserError("trainer.callbacks", None, "ended the training before its first step")
+    if engine.is_global_zero:
+        write(module, state, done)
+    return {
+        "steps": done,
+        "tokens": done * options.batch * fit.options["context"],
+        "loss": float(module.curve[done - 1]),
+        "parameters": sum(p.numel() for p in module.model.parameters()),
+    }
+
+
+def engine_of(fit: Fit) -> lightning.Trainer:
+    """Lightning's own trainer for this training. Of a Lightning user's habits only those are on that were asked for: no
+    logger, checkpoint, bar or summary but by `trainer.callbacks` and `trainer.logger`."""
+    options, runtime = options_of(fit), fit.runtime
+    steps = options.budget(fit.options["context"])
+    accelerator = {"cuda": "gpu"}.get(runtime.accelerator, runtime.accelerator)
+    precision: Any = options.precision  # one of PRECISIONS, which Lightning spells as a type
+    callbacks, loggers = brought(options, fit.out)
+    return lightning.Trainer(
+        max_steps=steps,
+        accelerator=accelerator,
+        devices=runtime.devices,
+        strategy=runtime.strategy,
+        num_nodes=runtime.num_nodes,
+        precision=precision,
+        gradient_clip_val=options.clip or None,
+        accumulate_grad_batches=options.accumulate,
+        callbacks=callbacks,
+        logger=loggers or False,
+        log_every_n_steps=min(50, steps),  # Lightning's 50
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        deterministic=True if accelerator == "cpu" else "warn",
+        val_check_interval=min(options.validate_every, steps) * options.accumulate,
+        check_val_every_n_epoch=None,
+        default_root_dir=fit.out,
+        use_distributed_sampler=False,
+    )
+
+
+def write(module: CausalLM, state: dict[str, Any], done: int) -> None:
+    """Write `model/` and `training.csv` of a module that took `done` steps and whose weights are `state`."""
+    prefix, options, out = "model.", module.options, module.fit.out
+    weights = {k.removeprefix(prefix): v.cpu() for k, v in state.items() if k.startswith(prefix)}
+    save(module.model, out / "model", weights)
+    rows: list[tuple[Any, ...]] = [
+        (step + 1, loss, options.rate(step, module.steps) * options.lr, "")
+        for step, loss in enumerate(module.curve[:done].tolist())
+    ]
+    rows += [(step, "", "", loss) for step, loss in module.validation.items()]
+    write_curve(out, ("step", "loss", "lr", "validation_loss"), rows)
+
+
+def quiet() -> None:
+    """Lightning's tips and notes are for people at notebooks; here they would bury the progress."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+# -- training in processes of its own ----------------------------------------------------------------------------------
+
+
+def train_apart(fit: Fit) -> dict[str, Any]:
+    """As `train`, in a process a device, which Lightning starts; they find the modules that this process finds."""
+    job, result = fit.out / "job.json", fit.out / "result.json"
+    job.write_text(json.dumps(to_json(fit)), encoding="utf-8")
+    known = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-m", __name__, str(job)], stdout=sys.stderr, env=known, check=False)
     if done.returncode != 0 or not result.is_file():
         raise UserError(
             "runtime.strategy",
-            runtime.strategy,
-            f"training on {runtime.devices} devices failed with exit code {done.returncode}; its output is above",
+            fit.runtime.strategy,
+            f"training on {fit.runtime.devices} devices failed with exit code {done.returncode}; its output is above",
         )
-    found = json.loads(result.read_text())
+    found: dict[str, Any] = json.loads(result.read_text())
     job.unlink()
     result.unlink()
     return found
 
 
-def _to_json(fit: Fit) -> dict[str, Any]:
-    def plugin(value: Any) -> dict[str, Any]:
-        return {
-            "_target_": f"{type(value).__module__}.{type(value).__qualname__}",
-            **dataclasses.asdict(value),
-        }
-
+def to_json(fit: Fit) -> dict[str, Any]:
+    """A training as a file for other processes; `report` stays here."""
     return {
-        "model": plugin(fit.model),
-        "trainer": plugin(fit.trainer),
+        "model": described(fit.model),
+        "trainer": described(fit.trainer),
         "data": str(fit.data),
         "seed": fit.seed,
         "shards": [str(s) for s in fit.shards],
@@ -135,12 +325,15 @@ def _to_json(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _from_json(value: dict[str, Any]) -> Fit:
-    from genloss.language.model import TextModel
+def described(plugin: Any) -> dict[str, Any]:
+    """The config of a plug-in."""
+    return {"_target_": f"{type(plugin).__module__}.{type(plugin).__qualname__}", **dataclasses.asdict(plugin)}
 
+
+def from_json(value: dict[str, Any]) -> Fit:
     return Fit(
         model=build(value["model"], TextModel, "model"),
-        trainer=build(value["trainer"], TextTrainer, "trainer"),
+        trainer=build(value["trainer"], Trainer, "trainer"),
         data=Path(value["data"]),
         shards=[Path(s) for s in value["shards"]],
         weights=value["weights"],
@@ -152,162 +345,18 @@ def _from_json(value: dict[str, Any]) -> Fit:
     )
 
 
-def quiet() -> None:
-    """Lightning's tips and notes are for people at notebooks; here they would bury the progress."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-
-
-def _fit(fit: Fit) -> dict[str, Any]:
-    import lightning.pytorch as lightning
-    import torch
-    from torch.nn.functional import cross_entropy
-    from torch.utils.data import DataLoader, IterableDataset
-
-    from genloss.language.model import TextModel, load
-
-    quiet()
-    assert isinstance(fit.trainer, TextTrainer) and isinstance(fit.model, TextModel)
-    trainer: TextTrainer = fit.trainer
-    definition: TextModel = fit.model
-    torch.set_num_threads(trainer.threads)
-    codec = load_codec(fit.data / "tokenizer")
-    context = fit.options["context"]
-    steps = trainer.budget(context)
-    start = fit.start or definition.base(fit)
-    model = load(start) if start else definition.fresh(codec.size, codec.begin, codec.end, context, fit.seed)
-    model.train()
-    rows_a_pass = trainer.batch // trainer.accumulate
-
-    class Batches(IterableDataset):
-        """Batches of rows; of every batch, each process of a distributed run takes its own rows."""
-
-        def __init__(self, shards: list[Path], weights: list[float], batches: int | None):
-            columns = fit.options.get("columns", ("text",))
-            self.rows, self.batches = Rows(shards, weights, codec, context, fit.seed, columns), batches
-
-        def __iter__(self) -> Iterator[tuple[Any, ...]]:
-            rank, world = 0, 1
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-            rows = iter(self.rows) if self.batches is None else self.rows.epoch(0)
-            for _ in range(self.batches or sys.maxsize):
-                batch = list(islice(rows, rows_a_pass))[rank::world]
-                if not batch:
-                    return
-                yield tuple(torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
-
-    class Data(lightning.LightningDataModule):
-        def train_dataloader(self) -> DataLoader:
-            return DataLoader(Batches(fit.shards, fit.weights, None), batch_size=None)
-
-        def val_dataloader(self) -> DataLoader:
-            real = [fit.data / "validation.parquet"]
-            return DataLoader(Batches(real, [1.0], -(-trainer.validation_rows // rows_a_pass)), batch_size=None)
-
-    weighted = any(w != 1.0 for w in fit.weights)
-
-    class CausalLM(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-            # one tensor from the start: a kept scalar a step would pin the heap between the blocks of every step
-            self.curve = torch.zeros(steps)
-            self.validation: dict[int, float] = {}
-            self._sums: list[tuple[Any, Any]] = []
-
-        def losses(self, batch: tuple[Any, ...]) -> Any:
-            inputs, targets, weights = batch
-            logits = self.model(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
-            if not weighted:
-                return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE)
-            each = cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="none")
-            return (each * weights.flatten()).sum() / (targets != IGNORE).sum()
-
-        def training_step(self, batch: tuple[Any, ...], index: int) -> Any:
-            loss = self.losses(batch)
-            if index % trainer.accumulate == 0:
-                self.curve[self.global_step] = loss.detach()
-            return loss
-
-        def on_fit_start(self) -> None:
-            self.curve = self.curve.to(self.device)  # or every step would wait for the accelerator
-
-        def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-            fit.report(self.global_step, steps, "steps")
-
-        def validation_step(self, batch: tuple[Any, ...], index: int) -> None:
-            inputs, targets, _ = batch
-            logits = self.model(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
-            total = cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
-            self._sums.append((total, (targets != IGNORE).sum()))
-
-        def on_validation_epoch_end(self) -> None:
-            total, count = (torch.stack(part).sum() for part in zip(*self._sums, strict=True))
-            self._sums.clear()
-            self.validation[self.global_step] = float(total / count)
-
-        def configure_optimizers(self) -> Any:
-            optimizer = torch.optim.AdamW(
-                self.parameters(),
-                lr=trainer.lr,
-                betas=(trainer.beta1, trainer.beta2),
-                weight_decay=trainer.weight_decay,
-                fused=True,
-            )
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: trainer.rate(step, steps))
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    runtime = fit.runtime
-    accelerator = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu"}.get(runtime.accelerator, runtime.accelerator)
-    engine = lightning.Trainer(
-        max_steps=steps,
-        accelerator=accelerator,
-        devices=runtime.devices,
-        strategy=runtime.strategy,
-        num_nodes=runtime.num_nodes,
-        precision=trainer.precision,  # type: ignore[arg-type]
-        gradient_clip_val=trainer.clip or None,
-        accumulate_grad_batches=trainer.accumulate,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        deterministic=True if accelerator == "cpu" else "warn",
-        val_check_interval=min(trainer.validate_every, steps) * trainer.accumulate,
-        check_val_every_n_epoch=None,
-        default_root_dir=fit.out,
-        use_distributed_sampler=False,
-    )
-    torch.manual_seed(fit.seed)
-    module = CausalLM()
-    engine.fit(module, datamodule=Data())
-    state = engine.strategy.lightning_module_state_dict()  # gathers the shards of FSDP: every process takes part
-    result = {"steps": steps, "tokens": steps * trainer.batch * context, "loss": float(module.curve[-1])}
-    result["parameters"] = sum(p.numel() for p in model.parameters())
-    if engine.is_global_zero:
-        prefix = "model."
-        weights = {k.removeprefix(prefix): v.cpu() for k, v in state.items()}
-        model.generation_config.do_sample = True
-        model.save_pretrained(fit.out / "model", state_dict=weights)
-        with (fit.out / "training.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["step", "loss", "lr", "validation_loss"])
-            for step, loss in enumerate(module.curve.tolist()):
-                table.writerow([step + 1, f"{loss:.6g}", f"{trainer.rate(step, steps) * trainer.lr:.6g}", ""])
-            for step, value in module.validation.items():
-                table.writerow([step, "", "", f"{value:.6g}"])
-        if os.environ.get("GENLOSS_JOB"):
-            (fit.out / "result.json").write_text(json.dumps(result), encoding="utf-8")
-    return result
+def main(path: Path) -> None:
+    """One process of several: train what `train_apart` wrote; the first leaves the result."""
+    fit = from_json(json.loads(path.read_text()))
+    try:
+        result = train_here(fit)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    rank_zero_only(lambda: (fit.out / "result.json").write_text(json.dumps(result), encoding="utf-8"))()
 
 
 if __name__ == "__main__":
     # by its real name: the classes of `__main__` are others than those that a config's _target_ finds
     from genloss.language import training
 
-    os.environ["GENLOSS_JOB"] = sys.argv[1]
-    training._fit(training._from_json(json.loads(Path(sys.argv[1]).read_text())))
+    training.main(Path(sys.argv[1]))

@@ -1,1 +1,9 @@
-"""What is read from finished rounds: tables, figures, reports, lineage. It reads files alone."""
+"""What is read from finished rounds. The observatory reads run directories, and imports `genloss.core` alone.
+
+results     the arms of a folder, and every round's metrics as numbers
+tables      those numbers, arm by round, as text, Markdown and CSV
+figures     the same as lines over rounds; and a study's panels
+report      all three written into a folder (`genloss report`)
+compare     arms compared over seeds: differences and trends, their intervals and verdicts
+lineage     where one record comes from, and which rounds learned from it (`genloss trace`)
+"""

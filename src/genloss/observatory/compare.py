@@ -1,4 +1,13 @@
-"""Comparisons of arms over seeds: differences and trends, with intervals and verdicts."""
+"""Arms compared over seeds: differences and trends, their intervals and verdicts.
+
+    arms = Arms(folders)                                                       finished run directories
+    a, b = (Value("diversity", {"mixing": m}) for m in ("accumulate", "replace"))
+    arms.values(a)                                                             {0: 0.91, 1: 0.88, 2: 0.93}: one a seed
+    measure(Contrast("replacing loses more", a, b), arms).verdict              "holds", "not shown" or "the opposite"
+
+A `Study` is the same written down: the sweeps that make its arms, the lines (`Contrast`, `Trend`) that are tested, and
+the panels of its figure. `genloss replicate NAME` runs it.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 
 from genloss.core.errors import UserError
+from genloss.core.places import load_params
+from genloss.core.plugin import flatten, plain
+from genloss.observatory.results import Rounds, rounds_of
 
 LEVEL = 0.05  # of a one-sided test over seeds
 SEEDS = 3  # fewer are no claim
 GREATER, SAME = "greater", "same"
 
 
+# -- what is stated ----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Value:
     """A number of every seed: `metric` of the arms that `where` selects, in round `round` (-1: the last).
 
-    where: dotted keys of the config with their values. `curation` is the curators' names joined by "+" ("none": without),
-    `mixing` and `recipe` are names. Arms that remain must differ in their seed alone.
+    where: what `described` says of an arm, with the values that it must have. Arms that remain must differ in their
+    seed alone.
     """
 
     metric: str
@@ -31,8 +47,8 @@ class Value:
 
 @dataclass(frozen=True)
 class Contrast:
-    """`first` minus `second`, paired over seeds. kind greater: the claim is that it is above 0; same: that its interval lies
-    within ±margin."""
+    """`first` minus `second`, paired over seeds. kind greater: the claim is that it is above 0; same: that its interval
+    lies within ±margin."""
 
     states: str  # what the paper states, with its numbers
     first: Value
@@ -50,10 +66,13 @@ class Trend:
     y: tuple[Value, ...]
 
 
+Statement = Contrast | Trend
+
+
 @dataclass(frozen=True)
 class Panel:
-    """Bars of `values` (a mean over seeds and its 95 % interval); with `rounds`, lines over rounds. `published`: the paper's
-    numbers by the same names, drawn beside them on an axis of their own; only shapes compare."""
+    """Bars of `values` (a mean over seeds and its 95 % interval); with `rounds`, lines over rounds. `published`: the
+    paper's numbers by the same names, drawn beside them on an axis of their own; only shapes compare."""
 
     title: str
     values: dict[str, Value]
@@ -67,61 +86,58 @@ class Study:
     name: str  # also of its conf/experiment/NAME.yaml
     paper: str  # first author, year, arXiv id
     sweeps: tuple[tuple[str, ...], ...]  # overrides of each multirun; `seed` among them unless the experiment sweeps it
-    lines: tuple[Contrast | Trend, ...]
+    lines: tuple[Statement, ...]
     panels: tuple[Panel, ...] = ()
 
-    @property
-    def names(self) -> set[str]:
-        return {self.name, self.paper.split()[0].strip(",").lower()}
+
+# -- arms and their numbers --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A line that was measured: a mean over seeds, its 95 % interval, a one-sided p, a verdict."""
+def described(cfg: DictConfig) -> dict[str, Any]:
+    """What `where` may name of an arm: the dotted keys of its config, and each plug-in by the name of its class
+    ("trainer": "Grpo", "recipe.teacher": "Program"), not by where that class lives. Three are known by the names that
+    a user gives: "mixing", "recipe", and "curation", the curators' joined by "+" ("none": without)."""
+    known: dict[str, Any] = {}
+    for key, value in flatten(plain(cfg)):
+        if key.endswith("._target_"):
+            known[key.removesuffix("._target_")] = str(value).rpartition(".")[2]
+        else:
+            known[key] = value
+    curation = "+".join(str(name) for name in cfg.curation) or "none"
+    return known | {"curation": curation, "mixing": cfg.mixing.name, "recipe": cfg.recipe.name}
 
-    line: Contrast | Trend
-    mean: float
-    low: float
-    high: float
-    p: float
-    seeds: int
-    verdict: str
+
+def fits(known: dict[str, Any], where: dict[str, Any]) -> bool:
+    """Whether what `described` says of an arm has all values of `where`."""
+    return all(_same(known.get(key), value) for key, value in where.items())
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return float(a) == float(b)
+    return str(a) == str(b)
 
 
 class Arms:
-    """Finished run directories, selected by their params."""
+    """Finished run directories, selected by what `described` says of them."""
 
     def __init__(self, folders: Sequence[Path]):
-        from genloss.core.places import load_params
-        from genloss.core.plugin import flatten, plain
-        from genloss.observatory.results import rounds_of
+        self.known = [(described(load_params(f / "params.yaml")), rounds_of(f)) for f in dict.fromkeys(folders)]
 
-        self.params: list[dict[str, Any]] = []
-        self.rounds: list[dict[int, dict[str, float]]] = []
-        for folder in dict.fromkeys(folders):
-            cfg = load_params(folder / "params.yaml")
-            known = dict(flatten(plain(cfg))) | {
-                "curation": "+".join(str(k) for k in cfg.curation) or "none",
-                "mixing": cfg.mixing.name,
-                "recipe": cfg.recipe.name,
-            }
-            self.params.append(known)
-            self.rounds.append(rounds_of(folder))
-
-    def of(self, where: dict[str, Any]) -> dict[int, dict[int, dict[str, float]]]:
-        """{seed: {round: metrics}}."""
-        found: dict[int, dict[int, dict[str, float]]] = {}
-        for params, rounds in zip(self.params, self.rounds, strict=True):
-            if all(_same(params.get(key), value) for key, value in where.items()):
-                if params["seed"] in found:
+    def of(self, where: dict[str, Any]) -> dict[int, Rounds]:
+        """{seed: {round: metrics}}. UserError if nothing is selected, or two arms of one seed."""
+        found: dict[int, Rounds] = {}
+        for known, rounds in self.known:
+            if fits(known, where):
+                if known["seed"] in found:
                     raise UserError("where", where, "selects two arms of one seed; name what tells them apart")
-                found[params["seed"]] = rounds
+                found[known["seed"]] = rounds
         if not found:
             raise UserError("where", where, "selects no arm of the study's sweeps")
         return found
 
     def values(self, value: Value) -> dict[int, float]:
-        """{seed: number}."""
+        """{seed: number}. UserError if the round of an arm has no such metric."""
         found = {}
         for seed, rounds in self.of(value.where).items():
             n = max(rounds) if value.round < 0 else value.round
@@ -131,10 +147,52 @@ class Arms:
         return found
 
 
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        return float(a) == float(b)
-    return str(a) == str(b)
+# -- what is measured --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A line that was measured: a mean over seeds, its 95 % interval, a one-sided p, a verdict."""
+
+    line: Statement
+    mean: float
+    low: float
+    high: float
+    p: float  # of a mean above 0
+    seeds: int
+    verdict: str
+
+
+def measure(line: Statement, arms: Arms) -> Outcome:
+    """Test a line over the seeds that all of its values have; UserError if they are fewer than SEEDS."""
+    found = differences(line, arms) if isinstance(line, Contrast) else trends(line, arms)
+    if len(found) < SEEDS:
+        raise UserError("seed", sorted(found), f"are too few for {line.states!r}; run at least {SEEDS}")
+    each = [found[seed] for seed in sorted(found)]
+    mean, low, high = interval(each)
+    p = chance(each)
+    if isinstance(line, Contrast) and line.kind == SAME:
+        verdict = "holds" if -line.margin <= low and high <= line.margin else "not shown"
+        if low > line.margin or high < -line.margin:
+            verdict = "the opposite"
+    else:
+        verdict = "holds" if p < LEVEL else "the opposite" if p > 1 - LEVEL else "not shown"
+    return Outcome(line, mean, low, high, p, len(each), verdict)
+
+
+def differences(line: Contrast, arms: Arms) -> dict[int, float]:
+    """{seed: first minus second}, of the seeds that both have."""
+    first, second = arms.values(line.first), arms.values(line.second)
+    return {seed: first[seed] - second[seed] for seed in first.keys() & second.keys()}
+
+
+def trends(line: Trend, arms: Arms) -> dict[int, float]:
+    """{seed: Kendall's τ of y with x}, of the seeds that all values have."""
+    from scipy.stats import kendalltau
+
+    xs, ys = ([arms.values(v) for v in side] for side in (line.x, line.y))
+    seeds = set.intersection(*(set(v) for v in (*xs, *ys)))
+    return {s: float(kendalltau([x[s] for x in xs], [y[s] for y in ys]).statistic) for s in seeds}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -146,28 +204,11 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - reach, mean + reach
 
 
-def judge(line: Contrast | Trend, arms: Arms) -> Outcome:
+def chance(values: Sequence[float]) -> float:
+    """One-sided p of the t test that their mean is above 0. Without spread there is nothing to test against: 0, 1/2 or
+    1, by the sign of what all of them say."""
     from scipy import stats
 
-    if isinstance(line, Contrast):
-        first, second = arms.values(line.first), arms.values(line.second)
-        seeds = sorted(first.keys() & second.keys())
-        each = [first[s] - second[s] for s in seeds]
-    else:
-        xs, ys = ([arms.values(v) for v in side] for side in (line.x, line.y))
-        seeds = sorted(set.intersection(*(set(v) for v in (*xs, *ys))))
-        each = [float(stats.kendalltau([x[s] for x in xs], [y[s] for y in ys]).statistic) for s in seeds]
-    if len(seeds) < SEEDS:
-        raise UserError("seed", seeds, f"are too few for {line.states!r}; run at least {SEEDS}")
-    mean, low, high = interval(each)
-    if np.ptp(each) == 0:  # no spread to test against: all seeds say exactly the same
-        p = 0.5 - 0.5 * float(np.sign(mean))
-    else:
-        p = float(stats.ttest_1samp(each, 0.0, alternative="greater").pvalue)
-    if isinstance(line, Contrast) and line.kind == SAME:
-        verdict = "holds" if -line.margin <= low and high <= line.margin else "not shown"
-        if low > line.margin or high < -line.margin:
-            verdict = "the opposite"
-    else:
-        verdict = "holds" if p < LEVEL else "the opposite" if p > 1 - LEVEL else "not shown"
-    return Outcome(line, mean, low, high, p, len(seeds), verdict)
+    if np.ptp(values) == 0:
+        return 0.5 - 0.5 * float(np.sign(np.mean(values)))
+    return float(stats.ttest_1samp(values, 0.0, alternative="greater").pvalue)

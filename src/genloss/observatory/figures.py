@@ -1,19 +1,36 @@
-"""Figures: lines over rounds, bars over arms."""
+"""Figures, written as PNG: the same numbers give the same bytes.
+
+rounds_figure(read(arms_of(sweep)), Path("rounds.png"), ["distinct_2"])      lines over rounds, a panel a metric
+panels_figure(study.panels, arms, Path("study.png"))                         bars and lines over seeds, of a study
+with drawing(path, heights=[3.3], columns=2) as (figure, axes): ...          any other; axes [rows, columns]
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genloss.observatory.results import Arm, rounds_of
+from genloss.observatory.compare import Arms, Panel, interval
+from genloss.observatory.results import Read, Rounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+BLUE, GREEN, ORANGE, RED = "#0072B2", "#009E73", "#E69F00", "#D55E00"
+GREY = "#999999"  # what others published
+COLOURS = (BLUE, GREEN, ORANGE, RED, "#CC79A7", "#56B4E9", "#000000", GREY)  # Okabe & Ito, and a grey
+NEUTRAL = "#666666"  # what stands for all arms at once
+
+HEIGHT = 3.3  # inches of a panel
+PANELS = 3  # metrics that a report draws
 TITLES = {
     "heldout_bits_per_byte": "held-out real text, bits per byte",
     "coverage_d1": "share of the commonest real words (first decile)\nthat generated text still uses",
@@ -29,102 +46,173 @@ TITLES = {
 }  # of panels; others have their metric's name
 
 
-PANELS = 3
+@contextlib.contextmanager
+def drawing(
+    path: Path, heights: Sequence[float], columns: int, width: float = 3.6
+) -> Iterator[tuple[Figure, np.ndarray]]:
+    """A figure and its axes [rows, columns]; when the block ends, it is written aside and renamed to `path`.
 
-
-def figure(arms: Sequence[Arm], path: Path, panels: Sequence[str]) -> None:
-    """Lines over rounds, one colour an arm; arms that differ in their seed alone are one line with its range. Where theory has an
-    expectation, it is dashed, in a band of two standard errors: so far off may a measured point lie by chance."""
+    heights: inches of each row. width: inches of each column.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    import numpy as np
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
 
-    groups: dict[str, list[dict[int, dict[str, float]]]] = {}
-    for name, folder in arms:
-        words = name.split()
-        group = " ".join(words[: words.index("seed")]) if "seed" in words else name
-        groups.setdefault(group or "all", []).append(rounds_of(folder))
-    known = {k for runs in groups.values() for run in runs for values in run.values() for k in values}
-    panels = [m for m in panels if m in known]
-    colours = [
-        "#0072B2",
-        "#009E73",
-        "#E69F00",
-        "#D55E00",
-        "#CC79A7",
-        "#56B4E9",
-        "#000000",
-        "#999999",
-    ]  # Okabe & Ito
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        chart, axes = plt.subplots(
-            1, len(panels), figsize=(3.6 * len(panels), 3.3), layout="constrained", squeeze=False
+        figure, axes = plt.subplots(
+            len(heights),
+            columns,
+            figsize=(width * columns, sum(heights)),
+            layout="constrained",
+            squeeze=False,
+            gridspec_kw={"height_ratios": heights},
         )
-        for axis, panel in zip(axes[0], panels, strict=True):
-            floors = []
-            for i, (name, runs) in enumerate(groups.items()):
-                rounds = sorted({n for run in runs for n, values in run.items() if panel in values})
-                if not rounds:
-                    continue
-                values = [[run[n][panel] for run in runs if panel in run.get(n, {})] for n in rounds]
-                colour = colours[i % len(colours)]
-                size = 3.5 if len(rounds) <= 20 else 1.8
-                expected = [n for n in rounds if f"theory/{panel}" in runs[0].get(n, {})]
-                line = "o" if expected else "o-"
-                axis.plot(rounds, [np.mean(v) for v in values], line, ms=size, lw=1.6, color=colour, label=name)
-                if expected:
-                    theory = np.array([runs[0][n][f"theory/{panel}"] for n in expected])
-                    error = 2 * np.array([runs[0][n].get(f"{panel}_se", 0.0) for n in expected])
-                    axis.plot(expected, theory, "--", lw=1, color=colour)
-                    axis.fill_between(expected, theory - error, theory + error, color=colour, alpha=0.25, lw=0)
-                if len(runs) > 1:
-                    axis.fill_between(
-                        rounds,
-                        [min(v) for v in values],
-                        [max(v) for v in values],
-                        color=colour,
-                        alpha=0.18,
-                        lw=0,
-                    )
-                floors += [
-                    run[n][f"{panel}_floor"] for run in runs for n in rounds if f"{panel}_floor" in run.get(n, {})
-                ]
-            if floors:
-                axis.axhline(float(np.mean(floors)), color="#666666", lw=1, ls=":", label="real text")
-            axis.set_title(TITLES.get(panel, panel), fontsize=9)
-            axis.set_xlabel("round")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles: dict[str, Any] = {}
-        if any(k.startswith("theory/") for k in known):
-            handles["theory ± 2 standard errors"] = Line2D([], [], ls="--", lw=1, color="#666666")
-        for axis in axes[0]:
-            for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
-                handles.setdefault(name, handle)
-        chart.legend(
-            list(handles.values()),
-            list(handles),
-            loc="outside lower center",
-            ncols=min(5, len(handles)),
-            frameon=False,
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{os.getpid()}-{path.name}")
-        chart.savefig(aside, dpi=150, metadata={"Software": None})
-        plt.close(chart)
+        try:
+            yield figure, axes
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".{os.getpid()}-{path.name}")
+            figure.savefig(aside, dpi=150, metadata={"Software": None})
+        finally:
+            plt.close(figure)
     os.replace(aside, path)
 
 
-COLOURS = ["#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999"]  # Okabe & Ito
+def over_rounds(axis: Axes) -> None:
+    """An axis whose x is the round: a whole number."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_xlabel("round")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _bars(axis: Axes, names: Sequence[str], values: Sequence[tuple[float, float, float]], colour: str) -> None:
-    at = np.arange(len(names))[::-1]
-    mean, low, high = (np.array(side) for side in zip(*values, strict=True))
+# -- lines over rounds, of any arms ------------------------------------------------------------------------------------
+
+
+def rounds_figure(runs: Sequence[Read], path: Path, metrics: Sequence[str]) -> None:
+    """One panel for each of `metrics` that an arm has, over rounds; one colour an arm.
+
+    Arms that differ in their seed alone are one line, their mean, with their range. Where theory has an expectation, it
+    is dashed, in a band of two standard errors: so far off may a measured point lie by chance. A dotted line is what
+    real data give where generated ones are measured (the metric's floor).
+    """
+    groups = by_seed(runs)
+    known = {metric for _, rounds in runs for values in rounds.values() for metric in values}
+    metrics = [m for m in metrics if m in known]
+    with drawing(path, [HEIGHT], len(metrics)) as (figure, axes):
+        for axis, metric in zip(axes[0], metrics, strict=True):
+            for i, (name, seeds) in enumerate(groups.items()):
+                _line(axis, metric, name, seeds, COLOURS[i % len(COLOURS)])
+            _floor(axis, metric, itertools.chain(*groups.values()))
+            axis.set_title(TITLES.get(metric, metric), fontsize=9)
+            over_rounds(axis)
+        _legend(figure, axes[0], theory=any(metric.startswith("theory/") for metric in known))
+
+
+def by_seed(runs: Sequence[Read]) -> dict[str, list[Rounds]]:
+    """Arms without "seed N" in their names: {name: one entry a seed}."""
+    groups: dict[str, list[Rounds]] = {}
+    for name, rounds in runs:
+        words = name.split()
+        group = " ".join(words[: words.index("seed")]) if "seed" in words else name
+        groups.setdefault(group or "all", []).append(rounds)
+    return groups
+
+
+def _line(axis: Axes, metric: str, name: str, seeds: Sequence[Rounds], colour: str) -> None:
+    """The mean over seeds, what theory expects of it, and the range over seeds."""
+    at = sorted({n for rounds in seeds for n, values in rounds.items() if metric in values})
+    if not at:
+        return
+    values = [[rounds[n][metric] for rounds in seeds if metric in rounds.get(n, {})] for n in at]
+    expected = [n for n in at if f"theory/{metric}" in seeds[0].get(n, {})]
+    marks, size = "o" if expected else "o-", 3.5 if len(at) <= 20 else 1.8
+    axis.plot(at, [np.mean(v) for v in values], marks, ms=size, lw=1.6, color=colour, label=name)
+    if expected:
+        theory = np.array([seeds[0][n][f"theory/{metric}"] for n in expected])
+        error = 2 * np.array([seeds[0][n].get(f"{metric}_se", 0.0) for n in expected])
+        axis.plot(expected, theory, "--", lw=1, color=colour)
+        axis.fill_between(expected, theory - error, theory + error, color=colour, alpha=0.25, lw=0)
+    if len(seeds) > 1:
+        axis.fill_between(at, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.18, lw=0)
+
+
+def _floor(axis: Axes, metric: str, runs: Iterable[Rounds]) -> None:
+    """The mean of the metric's floor over arms and rounds."""
+    floor = f"{metric}_floor"
+    found = [values[floor] for rounds in runs for values in rounds.values() if floor in values]
+    if found:
+        axis.axhline(float(np.mean(found)), color=NEUTRAL, lw=1, ls=":", label="real text")
+
+
+def _legend(figure: Figure, axes: Sequence[Axes], theory: bool) -> None:
+    """One legend below all panels, with every name once."""
+    from matplotlib.lines import Line2D
+
+    handles: dict[str, Any] = {}
+    if theory:
+        handles["theory ± 2 standard errors"] = Line2D([], [], ls="--", lw=1, color=NEUTRAL)
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=min(5, len(handles)), frameon=False
+    )
+
+
+# -- panels of a study, over seeds -------------------------------------------------------------------------------------
+
+
+def panels_figure(panels: Sequence[Panel], arms: Arms, path: Path) -> None:
+    """Each panel, and before it what was published."""
+    drawn = [(panel, published) for panel in panels for published in ((True, False) if panel.published else (False,))]
+    across = len(drawn) if len(drawn) <= 3 else 3 if len(drawn) != 4 else 2
+    rows = [drawn[i : i + across] for i in range(0, len(drawn), across)]
+    heights = [max([HEIGHT, *(0.24 * len(panel.values) for panel, _ in row if not panel.rounds)]) for row in rows]
+    with drawing(path, heights, across, width=3.9) as (_, axes):
+        for axis in axes.flat[len(drawn) :]:
+            axis.axis("off")
+        for axis, (panel, published) in zip(axes.flat, drawn, strict=False):
+            if published:
+                _published(axis, panel)
+                title = panel.published_title or f"published: {panel.title}"
+            else:
+                (_seed_lines if panel.rounds else _seed_bars)(axis, panel, arms)
+                title = f"ours: {panel.title}" if panel.published else panel.title
+            axis.set_title(textwrap.fill(title, 30), fontsize=9)
+
+
+def _bars(axis: Axes, values: Mapping[str, tuple[float, float, float]], colour: str) -> None:
+    """Bars of {name: (mean, low, high)}, the first on top, with whiskers from low to high."""
+    at = np.arange(len(values))[::-1]
+    mean, low, high = (np.array(side) for side in zip(*values.values(), strict=True))
     axis.barh(at, mean, color=colour, height=0.6)
     if (low < high).any():
         axis.errorbar(mean, at, xerr=[mean - low, high - mean], fmt="none", ecolor="#222222", capsize=2, lw=1)
-    axis.set_yticks(at, names)
+    axis.set_yticks(at, list(values))
+
+
+def _published(axis: Axes, panel: Panel) -> None:
+    names = [name for name in panel.values if name in panel.published]
+    _bars(axis, {name: (panel.published[name],) * 3 for name in names}, GREY)
+
+
+def _seed_bars(axis: Axes, panel: Panel, arms: Arms) -> None:
+    """Means over seeds, their intervals, and every seed as a point."""
+    found = {name: list(arms.values(value).values()) for name, value in panel.values.items()}
+    _bars(axis, {name: interval(each) for name, each in found.items()}, BLUE)
+    for at, each in zip(range(len(found))[::-1], found.values(), strict=True):
+        axis.plot(each, [at] * len(each), "o", ms=2.5, color=ORANGE, zorder=3)
+
+
+def _seed_lines(axis: Axes, panel: Panel, arms: Arms) -> None:
+    """Means over seeds and their intervals, over the rounds that all seeds have."""
+    for i, (name, value) in enumerate(panel.values.items()):
+        runs = list(arms.of(value.where).values())
+        rounds = sorted(n for n in set.intersection(*(set(r) for r in runs)) if value.metric in runs[0][n])
+        spread = np.array([interval([run[n][value.metric] for run in runs]) for n in rounds])
+        colour = COLOURS[i % len(COLOURS)]
+        axis.plot(rounds, spread[:, 0], "o-", ms=3, lw=1.5, color=colour, label=name)
+        axis.fill_between(rounds, spread[:, 1], spread[:, 2], color=colour, alpha=0.15, lw=0)
+    over_rounds(axis)
+    axis.legend(frameon=False, fontsize=7)

@@ -1,9 +1,7 @@
-"""Reports: arm × round tables, the figure, a CSV, from the metrics.json of finished rounds.
+"""Reports: a table of arm by round, the figure and a CSV, from the metrics.json of finished rounds.
 
-    genloss report runs/sweep-1234abcd                      # writes report.md, rounds.csv, rounds.png there
-    genloss report runs/text-replace-* --metric distinct_2  # any metric, any runs
-
-Also rebuilds the MLflow view of what it reads: files are the truth.
+genloss report runs/sweep-1234abcd                      # writes report.md, rounds.csv, rounds.png there
+genloss report runs/text-replace-* --metric distinct_2  # any metric, any runs
 """
 
 from __future__ import annotations
@@ -14,35 +12,41 @@ from pathlib import Path
 
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
-from genloss.core.places import load_params, project_root
-from genloss.observatory.figures import PANELS, figure
-from genloss.observatory.results import Arm, arms_of, rounds_of, shown
+from genloss.core.places import project_root
+from genloss.observatory.figures import PANELS, rounds_figure
+from genloss.observatory.results import Arm, arms_of, read, shown
 from genloss.observatory.tables import rounds_csv, table
 
 
 def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None) -> str:
-    """Write rounds.csv, report.md and rounds.png to `out`; returns the table as text. metric: none is the domain's own."""
-    arms = [(name, folder) for name, folder in arms if rounds_of(folder)]
-    if not arms:
+    """Write rounds.csv, report.md and rounds.png to `out`; returns the table as text.
+
+    metric: of the table and the first panel; None: the headline of the first arm's domain. Arms without a finished
+    round are left out; UserError if there is no other.
+    """
+    found = [(folder, run) for (_, folder), run in zip(arms, read(arms), strict=True) if run[1]]
+    if not found:
         raise UserError(str(out), None, "no finished round to report on")
-    panels = shown(arms[0][1] / "params.yaml")
+    runs = [run for _, run in found]
+    panels = shown(found[0][0] / "params.yaml")
     metric = metric or panels[0]
-    text = table(arms, metric)
-    write_atomic(out / "rounds.csv", rounds_csv(arms))
+    text = table(runs, metric)
+    write_atomic(out / "rounds.csv", rounds_csv(runs))
     write_atomic(
         out / "report.md",
-        f"# {metric}\n\n{table(arms, metric, markdown=True)}\n\n![{metric} by round](rounds.png)\n",
+        f"# {metric}\n\n{table(runs, metric, markdown=True)}\n\n![{metric} by round](rounds.png)\n",
     )
-    figure(arms, out / "rounds.png", [metric, *(m for m in panels if m != metric)][:PANELS])
+    rounds_figure(runs, out / "rounds.png", [metric, *(m for m in panels if m != metric)][:PANELS])
     return f"{metric}\n\n{text}"
 
 
-def report_sweep(folder: Path, metric: str | None = None) -> str:
-    return write_report(arms_of(folder), folder, metric)
+def report_sweep(folder: Path) -> str:
+    """Write the report of a sweep into its folder; returns its table."""
+    return write_report(arms_of(folder), folder)
 
 
 def next_commands(folder: Path) -> str:
-    """The exact commands that come next."""
+    """What a user may do after a sweep: where its figure is, and three commands to paste."""
     name, arm = arms_of(folder)[-1]
     root = project_root()
 
@@ -59,17 +63,14 @@ def next_commands(folder: Path) -> str:
 
 
 def report(folders: Sequence[Path], metric: str | None, out: Path | None) -> int:
-    """`genloss report`."""
-    from genloss.workflow import tracking as track
+    """`genloss report`: one report of all arms of `folders` (run directories or sweeps), printed and written.
 
+    out: None: a sweep's own folder; below a single run directory, report/; else report/ of the project.
+    """
     arms = [arm for folder in folders for arm in arms_of(folder)]
     target = out or (folders[0].resolve() if len(folders) == 1 else project_root() / "report")
     if out is None and len(folders) == 1 and not (target / "sweep.json").is_file():
         target = target / "report"
     print(write_report(arms, target, metric))
     print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png")
-    for folder in folders:
-        sweep = folder.resolve() if (folder / "sweep.json").is_file() else None
-        for _, arm in arms_of(folder):
-            track.rebuild(arm, load_params(arm / "params.yaml"), sweep)
     return 0

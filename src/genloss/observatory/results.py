@@ -1,8 +1,14 @@
-"""Finished rounds as numbers: the arms of a sweep, and the metrics of every round."""
+"""Finished rounds as numbers: the arms of a folder, and the metrics of every round.
+
+rounds_of(Path("runs/text-replace-none-s0-1a2b"))[3]["distinct_2"]     one number of round 3
+arms_of(Path("runs/sweep-1234abcd"))               [("replace seed 0", its folder), ...]
+read(arms_of(Path("runs/sweep-1234abcd")))         [("replace seed 0", {0: {...}, 1: {...}}), ...]
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +17,13 @@ from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.core.plugin import locate
 
-
-def sweep_entries(folder: Path) -> list[dict[str, Any]]:
-    """The arms of a sweep, in their order: name, state, dir (relative to the sweep), error."""
-    try:
-        order = json.loads((folder / "sweep.json").read_text())["arms"]
-        return [json.loads((folder / "arms" / f"{a}.json").read_text()) for a in order]
-    except (OSError, ValueError, KeyError):
-        raise UserError(str(folder), None, "is no sweep, or a damaged one; run its command again") from None
-
-
 Arm = tuple[str, Path]  # name, folder
+Rounds = dict[int, dict[str, float]]  # {round: {metric: number}}
+Read = tuple[str, Rounds]  # name of an arm, its finished rounds
 
 
-def rounds_of(folder: Path) -> dict[int, dict[str, float]]:
-    """{round: metrics} of a run directory; without rounds that an earlier, longer config left there."""
+def rounds_of(folder: Path) -> Rounds:
+    """The finished rounds of a run directory; without those that an earlier, longer config left there."""
     params = folder / "params.yaml"
     last = load_params(params).get("rounds") if params.is_file() else None
     found = {}
@@ -39,12 +37,24 @@ def rounds_of(folder: Path) -> dict[int, dict[str, float]]:
     return found
 
 
+def read(arms: Sequence[Arm]) -> list[Read]:
+    """All numbers of the arms, one entry an arm, in their order."""
+    return [(name, rounds_of(folder)) for name, folder in arms]
+
+
+def sweep_entries(folder: Path) -> list[dict[str, Any]]:
+    """The arms of a sweep, in their order: name, state, dir (relative to the sweep), error."""
+    try:
+        order = json.loads((folder / "sweep.json").read_text())["arms"]
+        return [json.loads((folder / "arms" / f"{a}.json").read_text()) for a in order]
+    except (OSError, ValueError, KeyError):
+        raise UserError(str(folder), None, "is no sweep, or a damaged one; run its command again") from None
+
+
 def arms_of(folder: Path) -> list[Arm]:
     """The arms of a sweep, or the one of a run directory."""
     folder = folder.resolve()
     if (folder / "sweep.json").is_file():
-        from genloss.observatory.results import sweep_entries
-
         return [(e["name"], (folder / e["dir"]).resolve()) for e in sweep_entries(folder)]
     if not (folder / "params.yaml").is_file():
         raise UserError(str(folder), None, "is neither a run directory (params.yaml) nor a sweep (sweep.json)")

@@ -1,13 +1,18 @@
-"""Tables: arm by round as text, Markdown and CSV."""
+"""Tables, as text, Markdown and CSV.
+
+print(table(read(arms_of(sweep)), "distinct_2"))        arm by round, one metric
+rounds_csv(read(arms_of(sweep)))                        every metric, one row an arm and round
+aligned(["arm", "p"], [["replace", "0.01"]], {1})       any cells as text; columns of `right` are aligned there
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from genloss.core.errors import UserError, nearest
-from genloss.observatory.results import Arm, rounds_of
+from genloss.observatory.results import Read
 
 COLUMNS = 10  # rounds that a table shows
 
@@ -20,45 +25,51 @@ def columns(last: int) -> list[int]:
     return [0, *(n for n in steps if n < last), last]
 
 
-def table(arms: Sequence[Arm], metric: str, markdown: bool = False) -> str:
-    """arm × round, and the change of the last round against round 0."""
-    data = [(name, rounds_of(folder)) for name, folder in arms]
-    known = {k for _, rounds in data for values in rounds.values() for k in values}
+def table(runs: Sequence[Read], metric: str, markdown: bool = False) -> str:
+    """Arm by round, and the change from the first round shown to the last. UserError if no arm has the metric."""
+    known = {k for _, rounds in runs for values in rounds.values() for k in values}
     if known and metric not in known:
         raise UserError("metric", metric, f"unknown; {nearest(metric, known)}")
-    last = max((n for _, rounds in data for n in rounds), default=0)
-    shown = columns(last)
+    shown = columns(max((n for _, rounds in runs for n in rounds), default=0))
     head = ["arm", *(f"round {n}" for n in shown), "change"]
-    rows = []
-    for name, rounds in data:
+    body = []
+    for name, rounds in runs:
         values = [rounds.get(n, {}).get(metric) for n in shown]
         present = [v for v in values if v is not None]
         change = f"{present[-1] - present[0]:+.3f}" if len(present) > 1 else ""
-        rows.append([name, *("" if v is None else f"{v:.3f}" for v in values), change])
-    if markdown:
-        escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-        lines = [head, ["---"] + ["---:"] * (len(head) - 1), *escaped]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    plain_lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in [head, *rows]
+        body.append([name, *("" if v is None else f"{v:.3f}" for v in values), change])
+    return (piped if markdown else aligned)(head, body, range(1, len(head)))
+
+
+def aligned(head: Sequence[str], body: Sequence[Sequence[str]], right: Collection[int]) -> str:
+    """Cells as text under a rule; the columns of `right` are aligned there, the others on the left."""
+    rows = [head, *body]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
     ]
-    return "\n".join([plain_lines[0], "-" * len(plain_lines[0]), *plain_lines[1:]])
+    lines = [line.rstrip() for line in lines]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def rounds_csv(arms: Sequence[Arm]) -> str:
-    """One row an arm and round, one column a metric; without what differs between two runs of the same thing (time)."""
+def piped(head: Sequence[str], body: Sequence[Sequence[str]], right: Collection[int]) -> str:
+    """The same in Markdown."""
+    rule = ["---:" if i in right else "---" for i in range(len(head))]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in [head, rule, *body]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def rounds_csv(runs: Sequence[Read]) -> str:
+    """One row an arm and round, one column a metric; without times, which differ between two runs of one thing."""
     rows = [
         {"arm": name, "round": n, **{k: v for k, v in values.items() if "second" not in k}}
-        for name, folder in arms
-        for n, values in rounds_of(folder).items()
+        for name, rounds in runs
+        for n, values in rounds.items()
     ]
-    columns = ["arm", "round", *sorted({k for row in rows for k in row} - {"arm", "round"})]
+    names = ["arm", "round", *sorted({k for row in rows for k in row} - {"arm", "round"})]
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()

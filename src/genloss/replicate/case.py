@@ -1,21 +1,30 @@
 """What a replication case is, and how a number with its standard error is taken from runs.
 
-A case is a published result: an experiment of conf/experiment/, its arms, and checks. A check sets a prediction, which theory
-gives, against what the chains of the arms say.
+A case is a published result: an experiment of conf/experiment/, its arms, and checks. A check sets a prediction, which
+theory gives, against what the chains of the arms say.
+
+    Check("E v of replace, n = 10", "(9/10)^6", 0.9**6, mean("replace", 5, "diversity"))
+
+`mean`, `spread`, `slope` ... are functions of an arm, rounds and a metric's name; each gives the function that takes
+the number from finished `Results`.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
+
+from genloss.core.places import load_params
+from genloss.domains.lab import Lab, Parameters, load
+from genloss.experiment import Experiment
 
 CLAIM = "claim"  # must hold
 WRONG = "wrong"  # another regime's prediction, or a misread paper: must not hold, or the check has no power
@@ -70,29 +79,28 @@ class Results:
         return self.metrics(arm, n)[f"theory/{name}"]
 
     @cached_property
-    def _domains(self) -> dict[str, Any]:
-        from genloss.core.places import load_params
-        from genloss.experiment import Experiment
+    def _domains(self) -> dict[str, Lab]:
+        return {arm: self._domain(folder) for arm, folder in self.folders.items()}
 
-        return {arm: Experiment(load_params(f / "params.yaml")).domain for arm, f in self.folders.items()}
+    def _domain(self, folder: Path) -> Lab:
+        domain = Experiment(load_params(folder / "params.yaml")).domain
+        assert isinstance(domain, Lab)
+        return domain
 
-    def model(self, arm: str, n: int) -> dict[str, np.ndarray]:
-        """The parameters of all chains."""
-        from genloss.domains.lab import load
-
+    def model(self, arm: str, n: int) -> Parameters:
+        """The parameters of all chains, by name: [chains, ...]."""
         return load(self.folders[arm] / "rounds" / f"{n:02d}" / "model" / "model.safetensors")
 
-    def truth(self, arm: str) -> dict[str, np.ndarray]:
-        from genloss.domains.lab import load
-
+    def truth(self, arm: str) -> Parameters:
+        """What is fixed about the arm's real world, by name."""
         return load(self.folders[arm] / "data" / "truth.safetensors")
 
     def chains(self, arm: str, n: int, name: str) -> np.ndarray:
-        """What the domain measures, of every chain."""
+        """What the domain measures, of every chain: [chains]."""
         return self._domains[arm].measure(self.model(arm, n), self.truth(arm))[name]
 
 
-# -- ways to measure and to expect -----------------------------------------------------------------------------------------
+# -- ways to measure and to expect -------------------------------------------------------------------------------------
 
 
 def of(values: np.ndarray) -> Estimate:
@@ -139,8 +147,12 @@ def weights(x: Sequence[float]) -> list[float]:
     return [a / sum(b * b for b in centred) for a in centred]
 
 
+def total(terms: Iterable[np.ndarray]) -> np.ndarray:
+    return functools.reduce(operator.add, terms)
+
+
 def _line(r: Results, arm: str, rounds: Sequence[int], name: str) -> np.ndarray:
-    return sum(w * r.chains(arm, n, name) for w, n in zip(weights(rounds), rounds, strict=True))  # type: ignore[return-value]
+    return total(w * r.chains(arm, n, name) for w, n in zip(weights(rounds), rounds, strict=True))
 
 
 def slope(arm: str, rounds: Sequence[int], name: str) -> Callable[[Results], Estimate]:
@@ -166,7 +178,7 @@ def log_slope(arm: str, rounds: Sequence[int], name: str) -> Callable[[Results],
         found = [r.chains(arm, n, name) for n in rounds]
         means = [float(v.mean()) for v in found]
         ws = weights([math.log(n + 1) for n in rounds])
-        moved = sum(w * (v / m - 1) for w, v, m in zip(ws, found, means, strict=True))
-        return log_slope_of(means, rounds), of(moved)[1]  # type: ignore[arg-type]
+        moved = total(w * (v / m - 1) for w, v, m in zip(ws, found, means, strict=True))
+        return log_slope_of(means, rounds), of(moved)[1]
 
     return measured

@@ -1,14 +1,16 @@
 """The published results: what the paper says, what theory predicts for the very run, and what must not hold.
 
-Rounds count from 0: a paper's n-th fit is round n - 1. Predictions are closed forms written out here, or what the engine of
-genloss.theory said for the arm ("engine"). Where a paper and our derivation differ, both are lines of the table.
+Rounds count from 0: a paper's n-th fit is round n - 1. Predictions are closed forms written out here, or what the
+engine of genloss.theory said for the arm ("engine"). Where a paper and our derivation differ, both are lines of the
+table.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from genloss.replicate.case import (
     READING,
@@ -27,9 +29,6 @@ from genloss.replicate.case import (
     spread,
     theory,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MAD = "Alemohammad et al. 2024, arXiv 2307.01850"
 KAZDAN = "Kazdan et al. 2025, arXiv 2410.16713"
@@ -354,21 +353,17 @@ def truncation() -> list[Check]:
     ]
 
 
-# -- tokens ----------------------------------------------------------------------------------------------------------------
+# -- tokens ------------------------------------------------------------------------------------------------------------
 
 
 def zipf(n: int, exponent: float = 1.0) -> np.ndarray:
-    import numpy as np
-
     p = np.arange(1.0, n + 1) ** -exponent
     return p / p.sum()
 
 
 def branching(copies: np.ndarray | float, fits: int) -> np.ndarray:
-    """Chance to be gone after so many fits of a token with so many expected copies, as a branching process of Poisson offspring:
-    the limit of a rare token in a large set."""
-    import numpy as np
-
+    """Chance to be gone after so many fits of a token with so many expected copies, as a branching process of Poisson
+    offspring: the limit of a rare token in a large set."""
     q = 0.0
     for _ in range(fits - 1):
         q = float(np.exp(q - 1))
@@ -587,8 +582,6 @@ def marchi_temperature() -> list[Check]:
     odds = math.log(0.5 / 0.2)
 
     def measured(arm: str, n: int) -> Callable[[Results], Estimate]:
-        import numpy as np
-
         return chains(lambda r: np.log(r.model(arm, n)["p"][:, 0] / r.model(arm, n)["p"][:, 2]))
 
     return [
@@ -607,8 +600,6 @@ SIX = [0.3, 0.25, 0.2, 0.12, 0.08, 0.05]
 
 def curated(rounds: int, flipped: float = 0.0) -> list[np.ndarray]:
     """p of rounds 0, 1, ... with endless samples."""
-    import numpy as np
-
     from genloss.theory.curation import bradley_terry
 
     found = [np.array(SIX)]
@@ -619,14 +610,10 @@ def curated(rounds: int, flipped: float = 0.0) -> list[np.ndarray]:
 
 def preference(arm: str, n: int) -> Callable[[Results], Estimate]:
     """E e^r."""
-    import numpy as np
-
     return chains(lambda r: r.model(arm, n)["p"] @ np.exp(REWARDS))
 
 
 def ferbach_curation() -> list[Check]:
-    import numpy as np
-
     from genloss.theory.curation import tilt
 
     p, good = curated(5), np.exp(REWARDS)
@@ -654,8 +641,6 @@ def ferbach_curation() -> list[Check]:
 
 
 def wei_adversarial() -> list[Check]:
-    import numpy as np
-
     p, good = curated(5, 0.2), np.exp(REWARDS)
     clean = curated(5)
     best = token("turned", 5, 5)
@@ -674,7 +659,7 @@ def wei_adversarial() -> list[Check]:
     ]
 
 
-# -- linear models ---------------------------------------------------------------------------------------------------------
+# -- linear models -----------------------------------------------------------------------------------------------------
 
 
 def gerstgrasser_regression() -> list[Check]:
@@ -786,8 +771,9 @@ def feng_verifier() -> list[Check]:
 
 
 def released(points: int, error: float, ridge: float, dimension: int, separation: float, kept: float) -> float:
-    """The accuracy that github.com/elfirdoussilab1/Synthetic-data computes (rmt_results.py, 0206998) where there is no real data,
-    and phi = psi = kept. Its fixed point for delta treats a point that is kept with this chance as one that has this weight."""
+    """The accuracy that github.com/elfirdoussilab1/Synthetic-data computes (rmt_results.py, 0206998) where there is no
+    real data, and phi = psi = kept. Its fixed point for delta treats a point that is kept with this chance as one that
+    has this weight."""
     eta, mu2, fair, delta = dimension / points, separation**2, kept * (1 - 2 * error), 1.0
     for _ in range(1000):
         delta = eta / (ridge + kept / (1 + kept * delta))
@@ -826,8 +812,6 @@ def firdoussi_pruning() -> list[Check]:
 
 
 def yi_verifier() -> list[Check]:
-    import numpy as np
-
     def angle(n: int) -> Callable[[Results], Estimate]:
         return chains(lambda r: np.arctan2(r.model("loop", n)["w"][:, 1], r.model("loop", n)["w"][:, 0]))
 

@@ -1,5 +1,5 @@
-"""Selection and extinction of tokens, exactly: what curation does to a distribution when samples are endless, and how many
-tokens die out when they are not.
+"""Selection and extinction of tokens, exactly: what curation does to a distribution when samples are endless, and how
+many tokens die out when they are not.
 
     bradley_terry([0.5, 0.5], [0.0, 1.0], k=2)        [0.384, 0.616]: one of two kept by preference
     tilt(p, reward, rounds)                           its limit of many candidates
@@ -22,12 +22,12 @@ CHUNK = 256  # tokens at a time
 
 
 def bradley_terry(p: Numbers, reward: Numbers, k: int, flipped: float = 0.0) -> np.ndarray:
-    """p_{t+1} = p_t H^K: of k draws from p one is kept with probability softmax(reward) (Ferbach et al. 2024, arXiv 2407.09499:
-    H^K(x) = E[K e^r(x) / (e^r(x) + sum_{i<K} e^r(x_i))]). flipped: share of the groups that prefer the worst, softmax(-reward)
-    (Wei & Zhang 2025, arXiv 2505.09768).
+    """p_{t+1} = p_t H^K: of k draws from p one is kept with probability softmax(reward) (Ferbach et al. 2024, arXiv
+    2407.09499: H^K(x) = E[K e^r(x) / (e^r(x) + sum_{i<K} e^r(x_i))]). flipped: share of the groups that prefer the
+    worst, softmax(-reward) (Wei & Zhang 2025, arXiv 2505.09768).
 
-    1 / (a + S) is the integral of e^{-s (a + S)} over s > 0, in which the K - 1 rivals are independent: one integral an outcome,
-    for any K and vocabulary."""
+    1 / (a + S) is the integral of e^{-s (a + S)} over s > 0, in which the K - 1 rivals are independent: one integral
+    an outcome, for any K and vocabulary."""
     p, r = np.asarray(p, dtype=float), np.asarray(reward, dtype=float)
     require(k >= 1, "k", k, "at least 1 candidate")
     require(0 <= flipped <= 1, "flipped", flipped, "a share in [0, 1]")
@@ -40,27 +40,17 @@ def bradley_terry(p: Numbers, reward: Numbers, k: int, flipped: float = 0.0) -> 
     return found / found.sum()
 
 
-def best_of_k(p: Numbers, reward: Numbers, k: int) -> np.ndarray:
-    """The best of k draws from p; among equally good ones, any. The top level's chance is 1 - (1 - P(top))^k, and so on down."""
-    p, r = np.asarray(p, dtype=float), np.asarray(reward, dtype=float)
-    _, level = np.unique(r, return_inverse=True)
-    mass = np.bincount(level, weights=p)
-    below = np.concatenate([[0.0], np.cumsum(mass)]) ** k
-    share = np.divide(np.diff(below), mass, out=np.zeros_like(mass), where=mass > 0)
-    return p * share[level]
-
-
 def tilt(p: Numbers, reward: Numbers, rounds: float = 1.0) -> np.ndarray:
-    """p e^{rounds r}, normalised: `bradley_terry` with endlessly many candidates (Ferbach et al. 2024). So does a temperature T
-    tilt by the log-probabilities themselves: p^{1/T} (Marchi et al. 2024, arXiv 2404.02325)."""
+    """p e^{rounds r}, normalised: `bradley_terry` with endlessly many candidates (Ferbach et al. 2024). So does a
+    temperature T tilt by the log-probabilities themselves: p^{1/T} (Marchi et al. 2024, arXiv 2404.02325)."""
     p, r = np.asarray(p, dtype=float), np.asarray(reward, dtype=float)
     found = p * np.exp(rounds * (r - r.max()))
     return found / found.sum()
 
 
 def verifier_odds(q: float, phi: float, psi: float, rounds: int = 1) -> float:
-    """The share of correct records after a verifier that keeps correct ones with chance phi and wrong ones with chance psi: a round
-    multiplies the odds by phi / psi (Feng et al. 2025, arXiv 2406.07515)."""
+    """The share of correct records after a verifier that keeps correct ones with chance phi and wrong ones with chance
+    psi: a round multiplies the odds by phi / psi (Feng et al. 2025, arXiv 2406.07515)."""
     kept, wrong = q * phi**rounds, (1 - q) * psi**rounds
     require(kept + wrong > 0, "phi", phi, "such that something is kept")
     return kept / (kept + wrong)
@@ -83,9 +73,10 @@ def _binomial(chance: np.ndarray, n: int) -> np.ndarray:
 
 
 def extinct(p: Numbers, first: int, then: int, rounds: int) -> np.ndarray:
-    """Chance [rounds + 1, V] of each token to have no copy in the training set of round 0, 1, ..., `rounds` under replace, with
-    `first` records in round 0 and `then` in every later one. The copies are a Markov chain, Binomial(N, k/N) given k, absorbed at 0
-    (Shumailov et al. 2024, the discrete case): the Wright-Fisher model of drift. Tokens left: (1 - extinct).sum(axis=1)."""
+    """Chance [rounds + 1, V] of each token to have no copy in the training set of round 0, 1, ..., `rounds` under
+    replace, with `first` records in round 0 and `then` in every later one. The copies are a Markov chain, Binomial(N,
+    k/N) given k, absorbed at 0 (Shumailov et al. 2024, the discrete case): the Wright-Fisher model of drift. Tokens
+    left: (1 - extinct).sum(axis=1)."""
     chances, token = np.unique(np.asarray(p, dtype=float), return_inverse=True)
     gone = np.zeros((first + 1, rounds + 1))  # by the copies in round 0
     gone[0, 0] = 1.0

@@ -38,7 +38,8 @@ def limit(w: float, real: float, synthetic: float, variance: float = 1.0) -> flo
 
 
 def weight(real: float, synthetic: float) -> float:
-    """The weight with the smallest `limit`, (sqrt(c^2 + 4 c) - c) / 2 for c = real / synthetic, without cancellation."""
+    """The weight with the smallest `limit`, (sqrt(c^2 + 4 c) - c) / 2 for c = real / synthetic, without
+    cancellation."""
     c = real / synthetic
     return 2 / (1 + (1 + 4 / c) ** 0.5)
 

@@ -1,12 +1,12 @@
 """Theory of linear models: regression in closed form, and classifiers in the limits where they have one.
 
-    average({2: 1}, [{"real": 1}, {"real": 1, 1: 1}])       # replace: model 2 adds the noise of its own fit to those of model 1
-    mixed_bias(real=99, synthetic=1, dimension=10)          # the share of a labeller's error that a pool inherits
+    average({2: 1}, [{"real": 1}, {"real": 1, 1: 1}])     # replace: model 2 adds the noise of its own fit to model 1's
+    mixed_bias(real=99, synthetic=1, dimension=10)        # the share of a labeller's error that a pool inherits
     ridge_accuracy(points=400, error=0.2, ridge=0.1, dimension=200, separation=2)
 
-A fit by least squares to several sets with one design is the average of their own fits, w = sum_g share_g w_g, and the fit
-to what model j made is w_j plus noise. So a model is a combination of independent noises, one for each set that was ever
-made, and `average` keeps its coefficients, for any regime. Replace and accumulate (Gerstgrasser et al. 2024,
+A fit by least squares to several sets with one design is the average of their own fits, w = sum_g share_g w_g, and the
+fit to what model j made is w_j plus noise. So a model is a combination of independent noises, one for each set that
+was ever made, and `average` keeps its coefficients, for any regime. Replace and accumulate (Gerstgrasser et al. 2024,
 arXiv 2404.01413, theorems 1 and 2) are its simplest cases. The names say how exact the rest is: nothing added: exact;
 `asymptotic`: the leading order in the number of points; `limit`: infinitely many points.
 """
@@ -79,8 +79,8 @@ def pools(x: Experiment, kept: Mapping[int, int]) -> list[list[Member]]:
 
 
 def average(shares: Mapping[Group, float], models: Sequence[Noises] | None) -> Noises:
-    """The noises in the average of groups' fits. models: of the rounds before, where round j's records were labelled by model
-    j-1; None: by something that no round changes."""
+    """The noises in the average of groups' fits. models: of the rounds before, where round j's records were labelled
+    by model j-1; None: by something that no round changes."""
     model: Noises = {}
     for group, share in shares.items():
         inherited = models[group - 1] if models is not None and isinstance(group, int) else {}
@@ -100,13 +100,13 @@ def ols_noise(points: int, dimension: int) -> float:
 
 
 def mixed_bias(real: int, synthetic: int, dimension: int) -> float:
-    """E |w - w*|^2 / |w_syn - w*|^2 of least squares without noise, on real labels and on labels of w_syn (Strong Model
-    Collapse, Dohmatob et al. 2025, arXiv 2410.04840). Exact for standard normal rows; theirs is the limit of high dimension,
-    p2^2 + p1 p2 phi / (1 - phi) with phi = d / n.
+    """E |w - w*|^2 / |w_syn - w*|^2 of least squares without noise, on real labels and on labels of w_syn (Strong
+    Model Collapse, Dohmatob et al. 2025, arXiv 2410.04840). Exact for standard normal rows; theirs is the limit of
+    high dimension, p2^2 + p1 p2 phi / (1 - phi) with phi = d / n.
 
-    With A = A_real + A_syn the error is A^-1 A_syn (w_syn - w*). A^-1/2 A_syn A^-1/2 = U is a matrix-variate beta variable that is
-    independent of A, with E U_ij U_kl = a [ij][kl] + b ([ik][jl] + [il][jk]), which its zonal polynomials give; and
-    E tr A tr A^-1 = (n d - 2) E tr A^-1, by the scaling of the Wishart density."""
+    With A = A_real + A_syn the error is A^-1 A_syn (w_syn - w*). A^-1/2 A_syn A^-1/2 = U is a matrix-variate beta
+    variable that is independent of A, with E U_ij U_kl = a [ij][kl] + b ([ik][jl] + [il][jk]), which its zonal
+    polynomials give; and E tr A tr A^-1 = (n d - 2) E tr A^-1, by the scaling of the Wishart density."""
     if synthetic == 0:
         return 0.0
     n = real + synthetic
@@ -150,8 +150,8 @@ def regression(
                 variance["pool", n] = noise**2 * ols_noise(points, dimension)
                 bias = misalignment * mixed_bias(points - made, made, dimension)
             elif whole and [m for m in pool(members) if m[0] != n] == pool(sets[n - 1]) and even_before:
-                # Recursive least squares: w_n = w_{n-1} + A_n^-1 X'e, with only the new rows and their noise in X'e. Old and new
-                # rows are exchangeable, so that E tr A_n^-1 X'X A_n^-1 is their share of E tr A_n^-1.
+                # Recursive least squares: w_n = w_{n-1} + A_n^-1 X'e, with only the new rows and their noise in X'e.
+                # Old and new rows are exchangeable, so that E tr A_n^-1 X'X A_n^-1 is their share of E tr A_n^-1.
                 new = next(m.points for m in members if m.group == n)
                 model = {**models[n - 1], ("added", n): 1.0}
                 variance["added", n] = noise**2 * new / points * ols_noise(points, dimension)
@@ -173,24 +173,19 @@ def normal_cdf(x: float) -> float:
 
 
 def verified(error: float, phi: float, psi: float) -> tuple[float, float]:
-    """(share that is kept, share of wrong labels among the kept) of a verifier that keeps right labels with probability phi and
-    wrong ones with psi (Feng et al. 2024, arXiv 2406.07515)."""
+    """(share that is kept, share of wrong labels among the kept) of a verifier that keeps right labels with
+    probability phi and wrong ones with psi (Feng et al. 2024, arXiv 2406.07515)."""
     kept = phi * (1 - error) + psi * error
     return kept, psi * error / kept if kept else math.nan
 
 
-def breakdown(phi: float, psi: float) -> float:
-    """The share of wrong labels above which verified data teach the opposite: p* = 1 / (1 + psi / phi)."""
-    return phi / (phi + psi)
-
-
 def ridge_accuracy(points: float, error: float, ridge: float, dimension: int, separation: float) -> float:
-    """Accuracy of least squares with penalty `ridge` a point on x = y mu + z, |mu| = separation, with a share `error` of wrong
-    labels, in the limit of points and dimension in proportion (its own error is O(1/d)).
+    """Accuracy of least squares with penalty `ridge` a point on x = y mu + z, |mu| = separation, with a share `error`
+    of wrong labels, in the limit of points and dimension in proportion (its own error is O(1/d)).
 
-    `points` and `error` are those after verification, which turns m points into m a with the error psi p / a, and a ridge of g a
-    generated point into one of g / a for a kept one. The code released for "Maximizing the Potential of Synthetic Data"
-    (Firdoussi et al. 2024) counts a twice in delta, and is wrong unless nearly everything is kept."""
+    `points` and `error` are those after verification, which turns m points into m a with the error psi p / a, and a
+    ridge of g a generated point into one of g / a for a kept one. The code released for "Maximizing the Potential of
+    Synthetic Data" (Firdoussi et al. 2024) counts a twice in delta, and is wrong unless nearly everything is kept."""
     eta, fair, mu2 = dimension / points, 1 - 2 * error, separation**2
     if ridge == 0 and eta >= 1:
         raise NoPrediction("least squares without a penalty has no limit with fewer points than dimensions")
@@ -211,8 +206,8 @@ def mean_accuracy(points: float, error: float, dimension: int, separation: float
 
 
 def limit_accuracy(error: float, separation: float | None) -> float:
-    """With infinitely many points, a share `error` of them with wrong labels, whatever the estimator: the direction is right
-    below one half and opposite above. separation: of the mixture; None: labels without noise (half-space)."""
+    """With infinitely many points, a share `error` of them with wrong labels, whatever the estimator: the direction is
+    right below one half and opposite above. separation: of the mixture; None: labels without noise (half-space)."""
     if math.isclose(error, 0.5):
         return 0.5
     right = 1.0 if separation is None else normal_cdf(separation)
@@ -225,6 +220,7 @@ def angle_noise(kind: str, points: float, dimension: int) -> float:
 
 
 def bisector(generator: float, verifier: float) -> float:
-    """Angle, in a plane, of what infinitely many points teach on which the labels of two linear classifiers agree: kept points
-    lie symmetrically about the bisector. With the model as the next generator, every round halves the angle to the verifier."""
+    """Angle, in a plane, of what infinitely many points teach on which the labels of two linear classifiers agree:
+    kept points lie symmetrically about the bisector. With the model as the next generator, every round halves the
+    angle to the verifier."""
     return (generator + verifier) / 2

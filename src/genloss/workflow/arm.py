@@ -17,6 +17,7 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.loop import Loop
+from genloss.observatory.results import rounds_of, shown
 from genloss.workflow.compose import to_yaml
 from genloss.workflow.identity import arm_id, differences, label
 from genloss.workflow.params import rounds_for_dvc
@@ -71,6 +72,12 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
     return folder
 
 
+def headline(folder: Path) -> float | None:
+    """The metric that the run's domain names first, after the last round; None if it is not among the run's metrics."""
+    rounds = rounds_of(folder)
+    return rounds[max(rounds)].get(shown(folder / "params.yaml")[0]) if rounds else None
+
+
 def one_round(folder: Path, number: int) -> int:
     """`genloss round N`: what a DVC stage calls, in its run directory."""
     folder = folder.resolve()
@@ -79,7 +86,8 @@ def one_round(folder: Path, number: int) -> int:
         raise UserError(
             str(folder / "params.yaml"),
             None,
-            f"dvc.rounds is not what rounds and schedule say; `genloss compose --dir {os.path.relpath(folder)}` writes it",
+            "dvc.rounds is not what rounds and schedule say; "
+            f"`genloss compose --dir {os.path.relpath(folder)}` writes it",
         )
     experiment = Experiment(cfg)
     if not 0 <= number <= experiment.rounds:

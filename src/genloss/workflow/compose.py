@@ -16,7 +16,8 @@ from genloss.core.places import conf_dir
 
 
 def hydra_error(error: Exception, overrides: Sequence[str] = ()) -> UserError:
-    """Hydra's and OmegaConf's multi-line messages as one line with the nearest name; `overrides` are all that were given."""
+    """Hydra's and OmegaConf's multi-line messages as one line with the nearest name; `overrides` are all that were
+    given."""
     override = getattr(error, "override", None)  # what the user typed, where Hydra says so
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
@@ -75,16 +76,19 @@ def compose(overrides: Sequence[str] = (), *, raw: bool = False) -> DictConfig:
 
 
 def resolve(cfg: DictConfig) -> DictConfig:
-    """A copy with every interpolation resolved and every `???` refused."""
+    """A copy without the node `hydra`, with every interpolation resolved and every `???` refused."""
+    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     if "schedule" not in cfg:  # `~schedule` drops the overrides of an experiment, not the key
-        cfg = OmegaConf.merge({"schedule": {}}, cfg)  # type: ignore[assignment]
+        merged = OmegaConf.merge({"schedule": {}}, cfg)
+        assert isinstance(merged, DictConfig)
+        cfg = merged
     try:
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
         raise UserError(str(key), None, str(error).splitlines()[0]) from None
     assert isinstance(container, dict)
-    return OmegaConf.create({k: v for k, v in container.items() if k != "hydra"})
+    return OmegaConf.create(container)
 
 
 def to_yaml(cfg: DictConfig) -> str:

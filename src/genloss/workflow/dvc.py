@@ -1,8 +1,8 @@
 """DVC: every arm's folder is a DVC project of its own that shares the project's cache.
 
-Parallel jobs that write into one DVC project collide on its locks; projects of their own do not (docs/decisions.md). `commit`
-puts an arm's files into the cache and writes dvc.lock, so that `dvc repro` there has nothing to do, and `dvc push`,
-`dvc pull`, `dvc metrics show` work in it. The project root has the same dvc.yaml, for the default experiment.
+Parallel jobs that write into one DVC project collide on its locks; projects of their own do not (docs/decisions.md).
+`commit` puts an arm's files into the cache and writes dvc.lock, so that `dvc repro` there has nothing to do, and `dvc
+push`, `dvc pull`, `dvc metrics show` work in it. The project root has the same dvc.yaml, for the default experiment.
 """
 
 from __future__ import annotations
@@ -22,60 +22,53 @@ from genloss.core.errors import UserError
 from genloss.core.files import link, write_atomic
 from genloss.core.places import project_root, store_root
 from genloss.core.store import Store
+from genloss.experiment import KEYS, OPERATIONAL
 from genloss.observatory.report import write_report
 from genloss.observatory.results import shown
+from genloss.stages import ALL, DATA, MIX, TRAIN
 
 # What a round's result depends on: everything but how it is carried out, and not the number of rounds, so that adding a
 # round leaves the ones before it as they are.
-PARAMS = ["size", "seed", "control", "domain", "model", "recipe", "curation", "mixing", "trainer", "metrics"]
+PARAMS = [key for key in KEYS if key not in (*OPERATIONAL, "rounds", "schedule")]
 # --wait-for-lock: the commit of a run that was killed goes on without that run
 COMMIT = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force"]
 
 
+def outputs(n: int, folder: str) -> list[str]:
+    """What the stages of round 0, or of a later one, write; `folder` is the round's."""
+    stages = [s for s in ALL if s.first <= n and not (s is DATA and n > 0)]
+    written = [path if s is DATA else f"{folder}/{path}" for s in stages for path in s.writes]
+    return [*written, f"{folder}/manifest.json"]
+
+
 def dvc_yaml(params: Path, code: bool) -> str:
-    """The pipeline of the run with these params: one stage a round, unrolled through foreach. `code`: also rerun when genloss's
-    own source changes."""
+    """The pipeline of the run with these params: one stage a round, unrolled through foreach. `code`: also rerun when
+    genloss's own source changes."""
     source = ["src/genloss"] if code else []
+    before = [
+        f"rounds/${{item.prev}}/{name}" for name in (*MIX.writes, TRAIN.writes[0])
+    ]  # what was trained on, and the model
     first = {
         "cmd": "genloss round 0",
         **({"deps": source} if source else {}),
         "params": PARAMS,
-        "outs": [
-            "data",
-            "rounds/00/train",
-            "rounds/00/model",
-            "rounds/00/training.csv",
-            "rounds/00/manifest.json",
-        ],
+        "outs": outputs(0, "rounds/00"),
         "metrics": ["rounds/00/metrics.json"],
     }
-    files = (
-        "generated.parquet",
-        "kept.parquet",
-        "rejected.parquet",
-        "train",
-        "model",
-        "training.csv",
-        "manifest.json",
-    )
     later = {
         "foreach": "${dvc.rounds}",
         "do": {
             "cmd": "genloss round ${key}",
-            "deps": [*source, "data", *(f"rounds/${{item.prev}}/{name}" for name in ("train", "model"))],
+            "deps": [*source, *DATA.writes, *before],
             "params": [*PARAMS, "dvc.rounds.${key}"],
-            "outs": [f"rounds/${{key}}/{name}" for name in files],
+            "outs": outputs(1, "rounds/${key}"),
             "metrics": ["rounds/${key}/metrics.json"],
         },
     }
-    head = "# Written by `genloss compose`. One stage a round; `dvc repro` runs what changed, from the first such round on.\n"
+    last = {"cmd": "genloss report . --out report", "deps": ["rounds"], "params": ["rounds"], "outs": ["report"]}
+    head = "# Written by `genloss compose`. One stage a round; "
+    head += "`dvc repro` runs what changed, from the first such round on.\n"
     plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown(params)]
-    last = {
-        "cmd": "genloss report . --out report",
-        "deps": ["rounds"],
-        "params": ["rounds"],
-        "outs": ["report"],
-    }
     stages = {"round-0": first, "round": later, "report": last}
     return head + yaml.safe_dump({"stages": stages, "plots": plots}, sort_keys=False, width=110)
 
@@ -116,7 +109,8 @@ def cache_dir() -> Path:
 
 
 def committed(folder: Path) -> bool:
-    """Whether dvc.lock is that of the finished rounds which are there: their manifests name every other file's content."""
+    """Whether dvc.lock is that of the finished rounds which are there: their manifests name every other file's
+    content."""
     try:
         stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
         locked = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
@@ -153,8 +147,8 @@ def commit(folder: Path) -> None:
 
 
 def share(folder: Path) -> None:
-    """Let the store's blobs be DVC's files: DVC replaces what it commits by links to its cache, which would leave every byte on
-    disk twice."""
+    """Let the store's blobs be DVC's files: DVC replaces what it commits by links to its cache, which would leave every
+    byte on disk twice."""
     store = Store(store_root())
     for manifest in folder.glob("rounds/*/manifest.json"):
         for stage, entry in json.loads(manifest.read_text())["stages"].items():

@@ -1,4 +1,5 @@
-"""What an arm is called: the hash of its resolved config, its folder's label, and what tells the arms of a sweep apart."""
+"""What an arm is called: the hash of its resolved config, its folder's label, and what tells the arms of a sweep
+apart."""
 
 from __future__ import annotations
 
@@ -8,12 +9,21 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from genloss.core.hashes import canonical, sha256_text
-from genloss.core.plugin import flatten, plain
+from genloss.core.plugin import flatten, named, plain
 from genloss.experiment import OPERATIONAL
 
 
 def arm_identity(cfg: DictConfig) -> dict[str, Any]:
-    return {k: plain(v) for k, v in cfg.items() if k not in OPERATIONAL}  # type: ignore[misc]
+    """What an arm is: its config as plain values, options by name, without the keys that change no result."""
+    identity: dict[str, Any] = plain(cfg)
+    for key in OPERATIONAL:
+        *groups, last = key.split(".")
+        node: Any = identity
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(last, None)
+    return named(identity)
 
 
 def arm_id(cfg: DictConfig) -> str:
@@ -40,52 +50,90 @@ def differences(configs: Sequence[DictConfig]) -> list[dict[str, Any]]:
 
 CHOICES = ("name", "_target_", "arch")  # keys that say which option of a group was chosen, the plainest first
 CHAINS = ("curation", "metrics", "domain.tasks", "domain.probes")  # groups of several options
+FIRST = ("mixing", "curation")  # what a name begins with, if it differs
+
+Column = list[Any]  # one value for each arm
+Columns = dict[str, Column]  # by key, or by group
 
 
 def names_of(configs: Sequence[DictConfig]) -> list[str]:
-    """What tells the arms of a sweep apart: the values that differ, short. What follows from a choice that is named already, or
-    from the seed (path: runs/critic-*-s${seed}-*), is left out."""
+    """What tells the arms of a sweep apart, short: the options that were chosen, then the values that differ, then the
+    seed.
+
+    A value that follows from a choice, or from the seed (path: runs/critic-*-s${seed}-*), is left out.
+    """
     varying = differences(configs)
-    values = {key: [v[key] for v in varying] for key in varying[0]}
-    chosen: dict[str, list[str]] = {}  # by the group: a text for each arm
-    for group in CHAINS:
-        nodes = [OmegaConf.select(cfg, group) or {} for cfg in configs]
-        texts = ["+".join(map(str, node)) or "none" for node in nodes]
-        if len(set(texts)) > 1:
-            chosen[group] = texts
-    for last in CHOICES:
-        for key in values:
-            group, _, end = key.rpartition(".")
-            if group and end == last and not any(f"{group}.".startswith(f"{g}.") for g in chosen):
-                chosen[group] = [str(v).rpartition(".")[2] if last == "_target_" else str(v) for v in values[key]]
-    seeds = [str(cfg.seed) for cfg in configs]
-    known = {"": seeds} | {group: list(zip(texts, seeds, strict=True)) for group, texts in chosen.items()}
-
-    def follows(key: str, of: Sequence[Any]) -> bool:
-        texts = [canonical(v) for v in of]
-        return any(
-            (not group or key.startswith(f"{group}.") or key == group)
-            and 1 < len(set(by)) == len(set(zip(by, texts, strict=True)))
-            for group, by in known.items()
-        )
-
-    rest = {
-        k: v for k, v in values.items() if k != "seed" and not follows(k, v) and not any(isinstance(x, dict) for x in v)
-    }
-    first = {
-        "mixing": [cfg.mixing.name for cfg in configs],
-        "curation": ["+".join(map(str, cfg.curation)) or "none" for cfg in configs],
-    }
-    columns = [
-        texts for group, texts in first.items() if group in chosen or any(k.startswith(f"{group}.") for k in rest)
-    ]
-    columns += [texts for group, texts in chosen.items() if group not in first]
-    for key, each in rest.items():
-        shown = ["+".join(map(str, v)) if isinstance(v, list) else v for v in each]
-        columns.append([f"{key.rpartition('.')[2]}={v}" for v in shown])
+    values = {key: [arm[key] for arm in varying] for key in varying[0]}
+    chosen = _chains(configs)
+    chosen |= _options(values, chosen)
+    seeds = [cfg.seed for cfg in configs]
+    rest = {key: column for key, column in values.items() if _is_news(key, column, chosen, seeds)}
+    columns = [*_choices(configs, chosen, rest), *_settings(rest)]
     if "seed" in values:
-        columns.append([f"seed {v}" for v in values["seed"]])
+        columns.append([f"seed {seed}" for seed in seeds])
     names = [" ".join(parts) for parts in zip(*columns, strict=True)] if columns else [label(cfg) for cfg in configs]
     if len(set(names)) == len(names):
         return names
     return [f"{name} {arm_id(cfg)[:6]}" for name, cfg in zip(names, configs, strict=True)]
+
+
+def _chain(cfg: DictConfig, group: str) -> str:
+    return "+".join(map(str, OmegaConf.select(cfg, group) or {})) or "none"
+
+
+def _chains(configs: Sequence[DictConfig]) -> Columns:
+    """The groups of several options in which the arms differ: "dedup+rules"."""
+    columns = {group: [_chain(cfg, group) for cfg in configs] for group in CHAINS}
+    return {group: column for group, column in columns.items() if len(set(column)) > 1}
+
+
+def _options(values: Columns, chains: Columns) -> Columns:
+    """The other groups in which the arms differ, by the name of the option; a plainer name comes before a class."""
+    found: Columns = {}
+    for choice in CHOICES:
+        for key, column in values.items():
+            group, _, last = key.rpartition(".")
+            if group and last == choice and not any(_within(group, other) for other in (*chains, *found)):
+                found[group] = [
+                    str(value).rpartition(".")[2] if choice == "_target_" else str(value) for value in column
+                ]
+    return found
+
+
+def _within(key: str, group: str) -> bool:
+    return key == group or key.startswith(f"{group}.")
+
+
+def _is_news(key: str, column: Column, chosen: Columns, seeds: Column) -> bool:
+    """Whether a key tells something that neither the seed nor a chosen option of its group tells already."""
+    if key == "seed" or any(isinstance(value, dict) for value in column):
+        return False
+    if _follows(column, seeds):
+        return False
+    return not any(
+        _within(key, group) and _follows(column, list(zip(options, seeds, strict=True)))
+        for group, options in chosen.items()
+    )
+
+
+def _follows(column: Column, cause: Column) -> bool:
+    """Whether a column is a function of another, one that differs between arms."""
+    pairs = {(by, canonical(value)) for by, value in zip(cause, column, strict=True)}
+    return 1 < len(set(cause)) == len(pairs)
+
+
+def _choices(configs: Sequence[DictConfig], chosen: Columns, rest: Columns) -> list[Column]:
+    """The columns of options. Mixing and curation come first, and are named also where only a value below them
+    differs."""
+    all_of = {"mixing": [cfg.mixing.name for cfg in configs], "curation": [_chain(cfg, "curation") for cfg in configs]}
+    first = [g for g in FIRST if g in chosen or any(_within(key, g) for key in rest)]
+    return [all_of[group] for group in first] + [column for group, column in chosen.items() if group not in FIRST]
+
+
+def _settings(rest: Columns) -> list[Column]:
+    """The columns of values: "layers=2"."""
+
+    def shown(value: Any) -> str:
+        return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    return [[f"{key.rpartition('.')[2]}={shown(value)}" for value in column] for key, column in rest.items()]

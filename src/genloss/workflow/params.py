@@ -42,7 +42,8 @@ def change(path: Path, overrides: Sequence[str]) -> DictConfig:
 
 
 def compose_params(overrides: Sequence[str], check: bool, folder: Path | None = None) -> int:
-    """`genloss compose`: conf/ plus overrides, resolved, to params.yaml of the project; or a run directory's, changed."""
+    """`genloss compose`: conf/ plus overrides, resolved, to params.yaml of the project; or a run directory's,
+    changed."""
     path = (folder or project_root()).resolve() / "params.yaml"
     if folder is None:
         cfg = compose(overrides)

@@ -3,79 +3,91 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.core.hashes import canonical, sha256_text
 from genloss.core.places import project_root
 from genloss.core.progress import Live
+from genloss.experiment import Experiment
 from genloss.observatory.results import sweep_entries
-from genloss.workflow.arm import arm_dir, run_arm
-from genloss.workflow.compose import compose, resolve
+from genloss.workflow import tracking
+from genloss.workflow.arm import arm_dir, headline, run_arm
 from genloss.workflow.identity import arm_id, label, names_of
 
-SWEEP = "GENLOSS_SWEEP"  # the sweep's folder, for the jobs that Hydra launches
-
-
-def expand(overrides: Sequence[str]) -> list[DictConfig]:
-    """The configs of a sweep, before anything runs: every arm is composed and checked first."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    jobs = BasicSweeper.split_arguments(parsed, None)[0]
-    return [compose(job) for job in jobs]
+
+def expand(parser: OverridesParser, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job: each combination of the swept values, the last one varying fastest.
+
+    `params` (hydra.sweeper.params of an experiment file) come first; `arguments` (the command line) replace them.
+    """
+    given = parser.parse_overrides(list(arguments))
+    named = {override.key_or_group for override in given}
+    defaults = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+    choices: dict[str, list[str]] = {}  # by key: of two overrides of one key the last one holds
+    for override in [o for o in defaults if o.key_or_group not in named] + given:
+        choices[override.get_key_element()] = _values(override)
+    return [list(job) for job in itertools.product(*choices.values())]
+
+
+def _values(override: Override) -> list[str]:
+    """What one override stands for: itself, or an override for each value that it sweeps over."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    key = override.get_key_element()
+    if not override.is_discrete_sweep():
+        value = str(override.input_line).partition("=")[2]
+        raise UserError(key, value, "has no list of values; write range(...) or a,b,c, or choose another hydra/sweeper")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def sweep_dir(configs: Sequence[DictConfig]) -> Path:
     return project_root() / "runs" / f"sweep-{sha256_text(canonical(sorted(arm_id(c) for c in configs)))[:12]}"
 
 
-_failure: list[Exception] = []
+def sweep_of(hydra: HydraConf) -> Path | None:
+    """The sweep that a job belongs to, by its node `hydra`; None outside of a sweep of ours."""
+    from hydra.types import RunMode
+
+    folder = Path(str(hydra.sweep.dir))
+    return folder if hydra.mode == RunMode.MULTIRUN and (folder / "sweep.json").is_file() else None
 
 
-def job(cfg: DictConfig) -> None:
-    """What Hydra calls for every arm. A failure is written down, not raised, so that the other arms go on."""
-    resolved = resolve(cfg)
-    if SWEEP not in os.environ:
-        try:
-            with live(None, [resolved]) as states:
-                folder = run_arm(resolved, states=states)
-        except (
-            UserError,
-            OSError,
-        ) as error:  # raised again outside Hydra, which would print more than its one line
-            _failure.append(error)
-            return
-        print(f"run: {folder}")
-        return
-    sweep = Path(os.environ[SWEEP])
-    identity = arm_id(resolved)
+def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
+    """Run an arm and note in the sweep how it ended; returns its headline metric."""
+    identity = arm_id(cfg)
     note = sweep / "arms" / f"{identity}.json"
-    entry = json.loads(note.read_text()) if note.is_file() else {"name": label(resolved)}
+    entry = json.loads(note.read_text()) if note.is_file() else {"name": label(cfg)}
+    found = None
     try:
-        folder = run_arm(resolved, entry["name"], sweep / "progress", sweep)
+        folder = run_arm(cfg, entry["name"], sweep / "progress", sweep)
+        found = headline(folder)
         entry |= {"state": "finished", "dir": os.path.relpath(folder, sweep), "error": None}
-    except KeyboardInterrupt:
-        raise
     except Exception as error:
         expected = isinstance(error, (UserError, OSError))
         entry |= {
             "state": "failed",
-            "dir": os.path.relpath(arm_dir(resolved), sweep),
+            "dir": os.path.relpath(arm_dir(cfg), sweep),
             "error": " ".join(str(error).split()),
             "traceback": None if expected else traceback.format_exc(),
         }
     write_atomic(note, json.dumps(entry, indent=1))
+    return found
 
 
 @contextlib.contextmanager
@@ -88,9 +100,15 @@ def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
     shutil.rmtree(states, ignore_errors=True)
 
 
-def prepare_sweep(configs: Sequence[DictConfig]) -> Path:
-    """Write down the sweep's arms, so that an interrupted sweep knows what it was to run."""
-    folder = sweep_dir(configs)
+def prepare_sweep(configs: Sequence[DictConfig], chosen: str | None = None) -> Path:
+    """Check every arm, then write them down, so that an interrupted sweep knows what it was to run; returns its folder.
+
+    chosen: the folder, if the user named one.
+    """
+    for cfg in configs:
+        Experiment(cfg)
+    tracking.prepare(configs[0])  # the database exists before parallel jobs meet
+    folder = Path(chosen).resolve() if chosen else sweep_dir(configs)
     for cfg, name in zip(configs, names_of(configs), strict=True):
         note = folder / "arms" / f"{arm_id(cfg)}.json"
         if not note.is_file():
@@ -103,6 +121,7 @@ def prepare_sweep(configs: Sequence[DictConfig]) -> Path:
             write_atomic(note, json.dumps(entry, indent=1))
     order = [arm_id(c) for c in configs]
     write_atomic(folder / "sweep.json", json.dumps({"arms": order, "command": [*sys.argv[1:]]}, indent=1))
+    print(f"genloss: {len(configs)} arms; {folder}", file=sys.stderr)
     return folder
 
 

@@ -1,10 +1,9 @@
 """MLflow: a view of the run directories, sweep → arm, with round as the x-axis.
 
-An arm's metrics are `round/NAME` with step = round, so that the compare page is right with no clicks; its training curves are
-`train/NAME` over all steps of all rounds. Every round's training set is logged as a data set with its digest, every model as an
-external model. Everything is written from files, in batches, and twice is the same as once: `genloss report DIR` rebuilds
-what is missing. A server that is down costs a warning, never a run.
-"""
+An arm's metrics are `round/NAME` with step = round, so that the compare page is right with no clicks; its training
+curves are `train/NAME` over all steps of all rounds. Every round's training set is logged as a data set with its
+digest, every model as an external model. Everything is written from files, in batches, and twice is the same as once:
+`genloss report DIR` rebuilds what is missing. A server that is down costs a warning, never a run."""
 
 from __future__ import annotations
 
@@ -23,9 +22,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from genloss.core.hashes import tree_hash
-from genloss.core.places import project_root
+from genloss.core.places import load_params, project_root
 from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
+from genloss.observatory.results import arms_of, rounds_of
 from genloss.workflow.identity import arm_id, arm_identity, label
 
 ARM, SWEEP_TAG = "genloss.arm", "genloss.sweep"
@@ -34,7 +34,8 @@ PAUSE = 2.0  # seconds between requests of an arm
 
 
 def store_uri(uri: str | None) -> str:
-    """The tracking address: the config's, else mlruns/mlflow.db of the project (absolute: DVC runs stages elsewhere)."""
+    """The tracking address: the config's, else mlruns/mlflow.db of the project (absolute: DVC runs stages
+    elsewhere)."""
     if uri:
         return uri
     folder = project_root() / "mlruns"
@@ -56,8 +57,8 @@ def quiet_mlflow() -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Only one process of the project at a time. MLflow looks whether a thing exists and then makes it: two arms that log the data
-    set of their common round 0 together fail on its unique name."""
+    """Only one process of the project at a time. MLflow looks whether a thing exists and then makes it: two arms that
+    log the data set of their common round 0 together fail on its unique name."""
     lock = project_root() / "mlruns" / ".lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as held:
@@ -66,8 +67,8 @@ def alone() -> Iterator[None]:
 
 
 def client(cfg: DictConfig) -> tuple[Any, str]:
-    """(MlflowClient, experiment id). Creates the database and the experiment if they are not there, one process at a time:
-    two that migrate a fresh SQLite database together leave it broken."""
+    """(MlflowClient, experiment id). Creates the database and the experiment if they are not there, one process at a
+    time: two that migrate a fresh SQLite database together leave it broken."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
@@ -129,7 +130,8 @@ class Tracker:
         self.last = -PAUSE  # when rounds were logged; the first one is at once
 
     def round(self, n: int) -> None:
-        """Log round n, or put it off: rounds of milliseconds are logged together. What a kill leaves out the next run logs."""
+        """Log round n, or put it off: rounds of milliseconds are logged together. What a kill leaves out the next run
+        logs."""
         self.waiting.append(n)
         if time.monotonic() - self.last > PAUSE:
             self._flush()
@@ -157,12 +159,18 @@ class Tracker:
 
 def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None) -> None:
     """Write everything that MLflow lacks of a run directory."""
-    from genloss.observatory.results import rounds_of
-
     tracker = Tracker(folder, cfg, sweep)
     for n in rounds_of(folder):
         tracker.round(n)
     tracker.finish()
+
+
+def rebuild_all(folders: Sequence[Path]) -> None:
+    """Write everything that MLflow lacks of run directories and sweeps."""
+    for folder in folders:
+        sweep = folder.resolve() if (folder / "sweep.json").is_file() else None
+        for _, arm in arms_of(folder):
+            rebuild(arm, load_params(arm / "params.yaml"), sweep)
 
 
 class View:

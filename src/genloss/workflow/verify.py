@@ -77,7 +77,8 @@ def verify(folder: Path, only: int | None) -> int:
                     if old.files.get(file) != new.files.get(file):
                         different += 1
                         print(
-                            f"round {n} {stage} {file}: {str(old.files.get(file))[:12]} then, {str(new.files.get(file))[:12]} now"
+                            f"round {n} {stage} {file}: {str(old.files.get(file))[:12]} then, "
+                            f"{str(new.files.get(file))[:12]} now"
                         )
                 numbers = {k for k in {*old.result, *new.result} if old.result.get(k) != new.result.get(k)}
                 if stage == "evaluate" and numbers:

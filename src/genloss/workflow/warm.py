@@ -1,17 +1,20 @@
-"""A warm process for `dvc repro`: DVC starts a process a round, and importing torch, transformers and lightning takes seconds.
+"""A warm process for `dvc repro`: DVC starts a process a round, and importing torch, transformers and lightning takes
+seconds.
 
-The first `genloss round` that DVC calls starts a server in the background that only imports; every later round is a fork of it,
-an ordinary process of its own that starts in milliseconds. The server never computes, so a fork of it is as clean as a new
-process. It ends when nothing has used it for `IDLE` seconds. Its address contains a fingerprint of genloss's source, so that
-edited code never meets an old server. Without it (GENLOSS_WARM=0, or anything fails) a round just pays for its imports.
+The first `genloss round` that DVC calls starts a server in the background that only imports; every later round is a
+fork of it, an ordinary process of its own that starts in milliseconds. The server never computes, so a fork of it is as
+clean as a new process. It ends when nothing has used it for `IDLE` seconds. Its address contains a fingerprint of
+genloss's source, so that edited code never meets an old server. Without it (GENLOSS_WARM=0, or anything fails) a round
+just pays for its imports.
 
-    python -m genloss.workflow.warm SOCKET          # what `start` runs
+    python -m genloss serve SOCKET          # what `held` runs; no verb for users
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import socket
@@ -23,6 +26,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 IDLE = 30.0  # seconds
+PRELOAD = (  # what a round imports
+    "torch",
+    "genloss.language.sampling",
+    "genloss.language.scoring",
+    "genloss.language.training",
+    "genloss.workflow.arm",
+)
+
+Main = Callable[[list[str]], None]  # runs a command; its exit code is that of SystemExit, or 0
 
 
 def address() -> Path:
@@ -45,7 +57,7 @@ def wanted() -> bool:
 def held(path: Path) -> Iterator[None]:
     """Start a server and keep it from idling out while this process works."""
     subprocess.Popen(
-        [sys.executable, "-m", "genloss.workflow.warm", str(path)],
+        [sys.executable, "-m", "genloss", "serve", str(path)],
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -88,14 +100,11 @@ def _ask(path: Path, arguments: list[str]) -> int | None:
         return int.from_bytes(answer, "big") if len(answer) == 4 else 1
 
 
-def serve(path: Path) -> None:
-    """Import, then fork for every request, until idle."""
+def serve(path: Path, main: Main) -> int:
+    """Import, then fork for every request, and let `main` run it in the fork, until idle. Returns 0."""
+    for module in PRELOAD:
+        importlib.import_module(module)
     import torch
-
-    import genloss.language.sampling
-    import genloss.language.scoring
-    import genloss.language.training
-    import genloss.workflow.hydra_app  # noqa: F401
 
     torch.set_num_threads(1)  # no thread pool exists when it forks
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
@@ -119,12 +128,13 @@ def serve(path: Path) -> None:
             pid = os.fork()
             if pid == 0:
                 server.close()
-                _child(link)
+                _child(link, main)
             children.add(pid)
             link.close()
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == mine:
                 path.unlink()
+    return 0
 
 
 def _alive(hold: Path) -> bool:
@@ -138,7 +148,7 @@ def _alive(hold: Path) -> bool:
     return True
 
 
-def _child(link: socket.socket) -> None:
+def _child(link: socket.socket, main: Main) -> None:
     """Be the process that the client asked for, and tell it the exit code. It dies with the client (DVC, Ctrl-C)."""
     code = 1
     try:
@@ -158,8 +168,6 @@ def _child(link: socket.socket) -> None:
         os.environ.update(request["env"])
         os.environ["GENLOSS_WARM"] = "0"
         _die_with(link)
-        from genloss.cli import main
-
         try:
             main(request["arguments"])
             code = 0
@@ -182,7 +190,3 @@ def _die_with(link: socket.socket) -> None:
                 os._exit(130)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-if __name__ == "__main__":
-    serve(Path(sys.argv[1]))

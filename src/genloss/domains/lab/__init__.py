@@ -3,8 +3,8 @@
     genloss run -m domain=gaussian mixing=replace,accumulate rounds=50
 
 A lab domain is a `Lab`: how real points are drawn, how a model is fitted to weighted points, how it is sampled, what is
-measured of it. All of them act on every chain in one array operation. `theory` says what must come out, where that is known.
-"""
+measured of it. All of them act on every chain in one array operation. `theory` says what must come out, where that is
+known."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from genloss.core import records
 from genloss.core.capabilities import Points, able
 from genloss.core.contracts import Curated, Domain, Experiment, Fit, Model, Trainer
 from genloss.core.errors import UserError, require
+from genloss.core.machine import cores
 from genloss.core.seeds import seed_of
 from genloss.curate import Context, Curator
 from genloss.domains.lab.chains import COLUMN, table_of
@@ -41,7 +42,8 @@ WIDE = 2000  # chains that are worked on together
 
 
 class LabModel(Model):
-    """What is fitted: a closed form, which warm starts as it does cold; only the mixture's EM continues from the last model."""
+    """What is fitted: a closed form, which warm starts as it does cold; only the mixture's EM continues from the last
+    model."""
 
 
 @dataclass
@@ -66,8 +68,7 @@ def stream(seed: int, *path: str | int) -> np.random.Generator:
 
 
 def pool(workers: int = 0) -> ThreadPoolExecutor:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _pool(workers or cores, os.getpid())
+    return _pool(workers or cores(), os.getpid())
 
 
 @cache
@@ -78,8 +79,9 @@ def _pool(workers: int, process: int) -> ThreadPoolExecutor:
 def in_blocks(
     n: int, seed: int, draw: Callable[..., np.ndarray], workers: int = 0, fill: Callable[..., None] | None = None
 ) -> np.ndarray:
-    """[n, ...] from draw(generator, count), block by block of slots, each from its own stream: the same on any number of cores.
-    A block of a few thousand chains fits the cache of a core. `fill(generator, block)` writes the same numbers in place."""
+    """[n, ...] from draw(generator, count), block by block of slots, each from its own stream: the same on any number
+    of cores. A block of a few thousand chains fits the cache of a core. `fill(generator, block)` writes the same
+    numbers in place."""
     if n <= BLOCK:
         return draw(stream(seed, "block", 0), n)
     out = np.empty((n, *draw(stream(seed, "shape"), 0).shape[1:]))
@@ -165,7 +167,8 @@ class Lab(Domain, Points):
         """n points from every chain's model, [n, chains, width]; exchangeable over slots."""
 
     def fill(self, model: Parameters, options: Draw, truth: Parameters) -> Callable[..., None] | None:
-        """A function (generator, out) that writes into `out` what `draw` returns, where that is faster; None: it is not."""
+        """A function (generator, out) that writes into `out` what `draw` returns, where that is faster; None: it is
+        not."""
         return None
 
     @abstractmethod

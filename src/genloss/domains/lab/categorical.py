@@ -1,4 +1,5 @@
-"""Relative frequencies of tokens: a token that is not drawn once is gone for ever (Shumailov et al. 2024; Seddik et al. 2024).
+"""Relative frequencies of tokens: a token that is not drawn once is gone for ever (Shumailov et al. 2024; Seddik et al.
+2024).
 
     genloss run -m domain=categorical mixing=replace,accumulate rounds=10
     genloss run domain=categorical domain.distribution=text domain.vocabulary=2000     # words of the corpus
@@ -6,9 +7,8 @@
     genloss run domain=categorical domain.distribution=text domain.vocabulary=50 domain.length=20 domain.chains=20 \\
         model.order=2 model.smoothing=0.01 size=200                                    # a bigram model of sentences
 
-A point is the number of a token; with `domain.length` a record is a sequence of so many. A model is p, its tokens' probabilities,
-and with model.order=2 also the probabilities of every token after every other.
-"""
+A point is the number of a token; with `domain.length` a record is a sequence of so many. A model is p, its tokens'
+probabilities, and with model.order=2 also the probabilities of every token after every other. """
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ REST = "(rest)"
 
 @dataclass
 class CategoricalModel(LabModel):
-    """Maximum likelihood, or with `smoothing` > 0 as if every token had been seen so often more (Laplace). order 2: a token depends
-    on the one before it; after a token that was never followed by any, it has the frequencies of all tokens."""
+    """Maximum likelihood, or with `smoothing` > 0 as if every token had been seen so often more (Laplace). order 2: a
+    token depends on the one before it; after a token that was never followed by any, it has the frequencies of all
+    tokens."""
 
     order: int = 1
     smoothing: float = 0.0
@@ -131,8 +132,8 @@ class Categorical(Lab, Tokens):
         return [*ranked, REST], [np.array([number.get(w, rest) for w in words], dtype=int) for words in documents]
 
     def truth(self) -> Parameters:
-        """p [V]; for sequences also `next` [V, V] (real words follow each other as in the corpus, other tokens independently) and
-        `pairs`, how often each pair is among those of a record."""
+        """p [V]; for sequences also `next` [V, V] (real words follow each other as in the corpus, other tokens
+        independently) and `pairs`, how often each pair is among those of a record."""
         pair = None
         if self.distribution == "given":
             p = np.array(self.probabilities, dtype=float)
@@ -217,9 +218,9 @@ class Categorical(Lab, Tokens):
     # -- what is measured, and what must come out ----------------------------------------------------------------------
 
     def measure(self, model: Parameters, truth: Parameters) -> dict[str, np.ndarray]:
-        """diversity: 1 - Σp² (Gini-Simpson); drift: Σ(p - p0)²; support: tokens with p > 0; entropy in nats; lost_mass: real
-        probability of the tokens that are gone; heldout_loss: cross entropy of real data in nats a token, where it is finite (with
-        smoothing); pairs: different pairs of tokens in the training set."""
+        """diversity: 1 - Σp² (Gini-Simpson); drift: Σ(p - p0)²; support: tokens with p > 0; entropy in nats; lost_mass:
+        real probability of the tokens that are gone; heldout_loss: cross entropy of real data in nats a token, where it
+        is finite (with smoothing); pairs: different pairs of tokens in the training set."""
         p, real = model["p"], truth["p"]
         found = {
             "diversity": 1 - np.einsum("cv,cv->c", p, p),
@@ -265,8 +266,9 @@ class Categorical(Lab, Tokens):
         return found
 
     def _extinct(self, experiment: Experiment, p: np.ndarray) -> np.ndarray | None:
-        """Chance [rounds + 1, V] of every token to be gone, where it is known: if each round trains on what the last model made and on
-        nothing else, or if each has all real records of round 0, and with them what the models can ever make."""
+        """Chance [rounds + 1, V] of every token to be gone, where it is known: if each round trains on what the last
+        model made and on nothing else, or if each has all real records of round 0, and with them what the models can
+        ever make."""
         from genloss.domains.lab.predict import kept
         from genloss.theory.curation import extinct
 
@@ -314,8 +316,8 @@ def _rows(pair: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def _steps(model: Parameters, key: str, temperature: float, top_p: float) -> np.ndarray:
-    """The distribution functions of all rows of `model[key]` in one rising array: that of row i lies in (i, i + 1). Kept in `model`,
-    since blocks of slots share it."""
+    """The distribution functions of all rows of `model[key]` in one rising array: that of row i lies in (i, i + 1).
+    Kept in `model`, since blocks of slots share it."""
     name = f"{key}/{temperature}/{top_p}"
     if name not in model:
         p = model[key].reshape(-1, model[key].shape[-1])
@@ -336,7 +338,7 @@ def _steps(model: Parameters, key: str, temperature: float, top_p: float) -> np.
 
 
 def _search(steps: np.ndarray, row: np.ndarray, u: np.ndarray, width: int) -> np.ndarray:
-    """The token of each uniform number in its row. A token of probability 0 has no step, and is never found; 4e-9 is more than the
-    spacing of floats at the last of CELLS rows."""
+    """The token of each uniform number in its row. A token of probability 0 has no step, and is never found; 4e-9 is
+    more than the spacing of floats at the last of CELLS rows."""
     found = np.searchsorted(steps, (u * (1 - 4e-9) + row).ravel(), side="right").reshape(u.shape)
     return found - row * width

@@ -1,9 +1,9 @@
 """Chains: thousands of independent repetitions of one experiment, side by side in every record.
 
-Where theory is exact, one run says little and thousands say all, and they cost no more than one if every stage is one array
-operation. A record of such a domain is a *slot*: the i-th point of every chain, [chains, width] numbers in the column
-`points`. Chains never mix: a mixer or a curator chooses for each chain on its own, and a cell that a chain did not choose is
-absent (nan). `slots` turns a table into an array, `table_of` an array into a table.
+Where theory is exact, one run says little and thousands say all, and they cost no more than one if every stage is one
+array operation. A record of such a domain is a *slot*: the i-th point of every chain, [chains, width] numbers in the
+column `points`. Chains never mix: a mixer or a curator chooses for each chain on its own, and a cell that a chain did
+not choose is absent (nan). `slots` turns a table into an array, `table_of` an array into a table.
 
     points = slots(records.read(run / "rounds/01/kept.parquet"))        # [slots, chains, width]
 """
@@ -91,8 +91,8 @@ def distinct(rng: np.random.Generator, size: int, take: int, chains: int) -> np.
 
 
 def choose(rng: np.random.Generator, there: np.ndarray, take: int, replacement: bool) -> np.ndarray:
-    """int [take, chains]: rows of `there` (bool [size, chains]) that every chain draws among its present ones; -1 where it has
-    fewer than `take` and draws without replacement."""
+    """int [take, chains]: rows of `there` (bool [size, chains]) that every chain draws among its present ones; -1 where
+    it has fewer than `take` and draws without replacement."""
     size, chains = there.shape
     if there.all():
         return rng.integers(0, size, (take, chains)) if replacement else distinct(rng, size, take, chains)

@@ -2,12 +2,12 @@
 
     genloss run domain=classification                                               # the last model labels: replace
     genloss run -m domain=classification rounds=1 domain.generator=fixed domain.error=0.3,0.7 curation=none,verifier
-    genloss run -m domain=classification domain.geometry=halfspace curation=none,linear_verifier model.kind=mean,ols,logistic
+    genloss run -m domain=classification domain.geometry=halfspace curation=none,linear_verifier model.kind=mean,ols
 
-Points are a mixture x = y mu + z, z ~ N(0, I), with |mu| = separation; or, `halfspace`, x = z and y = sign <w*, x>. A record is
-(x, label, y): the true y is for verifiers and is never trained on. Synthetic records are new x, which the last model labels, or
-a fixed labeller: the one-round setting of Feng et al., whose labels are wrong with a given probability.
-"""
+Points are a mixture x = y mu + z, z ~ N(0, I), with |mu| = separation; or, `halfspace`, x = z and y = sign <w*, x>. A
+record is (x, label, y): the true y is for verifiers and is never trained on. Synthetic records are new x, which the
+last model labels, or a fixed labeller: the one-round setting of Feng et al., whose labels are wrong with a given
+probability."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ cdf = np.frompyfunc(lambda x: math.erfc(-x / math.sqrt(2)) / 2, 1, 1)
 
 @dataclass
 class Classifier(LabModel):
-    """sign <w, x>. mean: w is the mean of label * x; ols, ridge: regression of the label; logistic: `steps` of Newton's method.
-    ridge |w|^2 is added to the mean squared error, ridge/2 |w|^2 to the mean logistic loss (the penalty a point)."""
+    """sign <w, x>. mean: w is the mean of label * x; ols, ridge: regression of the label; logistic: `steps` of Newton's
+    method. ridge |w|^2 is added to the mean squared error, ridge/2 |w|^2 to the mean logistic loss (the penalty a
+    point)."""
 
     kind: str = "ols"
     ridge: float = 0.01  # ridge and logistic only
@@ -157,8 +158,8 @@ class Classification(Lab, Labelled):
     # -- what is measured, and what must come out ----------------------------------------------------------------------
 
     def measure(self, model: Parameters, truth: Parameters) -> dict[str, np.ndarray]:
-        """accuracy: exact, given w; angle to the true direction (radians) and its square; error_rate: of the labels that the next
-        round would get, against the true ones."""
+        """accuracy: exact, given w; angle to the true direction (radians) and its square; error_rate: of the labels
+        that the next round would get, against the true ones."""
         w = model["w"]
         norm = np.sqrt((w**2).sum(axis=1))
         along = w[:, 0] / np.where(norm > 0, norm, 1)
@@ -178,8 +179,8 @@ class Classification(Lab, Labelled):
         return cdf(self.separation * along).astype(float)
 
     def theory(self, experiment: Experiment) -> list[dict[str, float]]:
-        """What is known, none of it exact with finitely many points (genloss.theory.linear): NAME_asymptotic is the leading order,
-        NAME_limit is with infinitely many points."""
+        """What is known, none of it exact with finitely many points (genloss.theory.linear): NAME_asymptotic is the
+        leading order, NAME_limit is with infinitely many points."""
         from genloss.curate.choose import Random
         from genloss.domains.lab.verifiers import LinearVerifier, Verifier
         from genloss.theory import NoPrediction
@@ -221,7 +222,8 @@ class Classification(Lab, Labelled):
         return [] if any(isinstance(c, Verifier) for c in curators) else self._recursive(sets, model)
 
     def _fixed(self, members: list[Member], wrong: float, model: Classifier) -> dict[str, float]:
-        """Labels that are wrong whatever x is: only how many points there are matters, and how many of them are wrong."""
+        """Labels that are wrong whatever x is: only how many points there are matters, and how many of them are
+        wrong."""
         from genloss.theory import NoPrediction
         from genloss.theory.linear import limit_accuracy, mean_accuracy, ridge_accuracy
 
@@ -239,7 +241,8 @@ class Classification(Lab, Labelled):
         return found
 
     def _recursive(self, sets: list[list[Member]], model: Classifier) -> list[dict[str, float]]:
-        """Models that label for one another: each fit turns the direction at random, as noise moves that of a regression."""
+        """Models that label for one another: each fit turns the direction at random, as noise moves that of a
+        regression."""
         from genloss.theory.linear import Noises, angle_noise, average
 
         if self.geometry != "halfspace" or self.label_noise or model.kind not in ("mean", "ols"):

@@ -1,4 +1,5 @@
-"""Curating chains (genloss.domains.lab.chains): every chain keeps its own records, by the same curators and chain of curators."""
+"""Curating chains (genloss.domains.lab.chains): every chain keeps its own records, by the same curators and chain of
+curators."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the lab measures of a model: mean over chains, with its standard error (`_se`).
 
-The names depend on the domain; where theory has an exact expectation, `theory/NAME` stands beside them (genloss.theory).
-"""
+The names depend on the domain; where theory has an exact expectation, `theory/NAME` stands beside them
+(genloss.theory)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from genloss.evaluate import Evidence, Metric
 
 @dataclass
 class Estimates(Metric):
-    """All that `Lab.measure` gives. Every chain is one independent repetition, so the standard error is that of a mean."""
+    """All that `Lab.measure` gives. Every chain is one independent repetition, so the standard error is that of a
+    mean."""
 
     needs = (Points,)
 

@@ -1,12 +1,13 @@
-"""Gaussian models of Gaussian data: the case in which collapse was first proved (Shumailov et al. 2024; Alemohammad et al. 2024).
+"""Gaussian models of Gaussian data: the case in which collapse was first proved (Shumailov et al. 2024; Alemohammad et
+al. 2024).
 
     genloss run -m domain=gaussian mixing=replace,accumulate,accumulate_subsample,fresh rounds=50
     genloss run domain=gaussian model.estimator=unbiased
     genloss run domain=gaussian recipe.bias=0.9                 # sampling bias: variance λ v
-    genloss run domain=gaussian size=1 domain.batch=100         # sufficient statistics of 100 points in place of the points
+    genloss run domain=gaussian size=1 domain.batch=100         # sufficient statistics of 100 points, not the points
 
-Real points are N(0, I) in `dimension` dimensions. A model is a mean and a covariance matrix (or, with a kernel, its points).
-"""
+Real points are N(0, I) in `dimension` dimensions. A model is a mean and a covariance matrix (or, with a kernel, its
+points)."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ ESTIMATORS = ("mle", "unbiased", "kde")
 
 @dataclass
 class GaussianModel(LabModel):
-    """mle: divide by N; unbiased: by N - 1 (with weights, by 1 - Σw²); kde: a Gaussian kernel of width `bandwidth` on every point
-    (Kazdan et al. 2025)."""
+    """mle: divide by N; unbiased: by N - 1 (with weights, by 1 - Σw²); kde: a Gaussian kernel of width `bandwidth` on
+    every point (Kazdan et al. 2025)."""
 
     estimator: str = "mle"
     bandwidth: float = 0.1  # kde only
@@ -160,7 +161,8 @@ class Gaussian(Lab, Moments):
     # -- sufficient statistics: the same law without the points --------------------------------------------------------
 
     def _sums(self, rng: np.random.Generator, n: int, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-        """n records [n, chains, 3] of `batch` points each: count, mean ~ N(μ, v/batch), squared deviations ~ v χ²(batch - 1)."""
+        """n records [n, chains, 3] of `batch` points each: count, mean ~ N(μ, v/batch), squared deviations ~ v χ²(batch
+        - 1)."""
         means = mean + np.sqrt(variance / self.batch) * rng.standard_normal((n, self.chains))
         deviations = 2 * variance * rng.standard_gamma((self.batch - 1) / 2, (n, self.chains))
         return np.stack([np.full((n, self.chains), float(self.batch)), means, deviations], axis=-1)
@@ -178,8 +180,9 @@ class Gaussian(Lab, Moments):
     # -- what is measured, and what must come out ----------------------------------------------------------------------
 
     def measure(self, model: Parameters, truth: Parameters) -> dict[str, np.ndarray]:
-        """diversity: variance a dimension; drift: squared distance of the mean a dimension; w2: squared Wasserstein distance
-        to the real distribution; log_diversity: log of the (geometric mean) variance, which is not ruled by rare chains."""
+        """diversity: variance a dimension; drift: squared distance of the mean a dimension; w2: squared Wasserstein
+        distance to the real distribution; log_diversity: log of the (geometric mean) variance, which is not ruled by
+        rare chains."""
         values = np.maximum(
             np.linalg.eigvalsh(model["covariance"]) if self.dimension > 1 else model["covariance"][:, 0], 0
         )

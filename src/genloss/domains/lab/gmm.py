@@ -1,12 +1,13 @@
-"""Mixtures of Gaussians: modes that a model misses once are lost (Alemohammad et al. 2024, Fig. 14; Shumailov et al. 2024).
+"""Mixtures of Gaussians: modes that a model misses once are lost (Alemohammad et al. 2024, Fig. 14; Shumailov et al.
+2024).
 
     genloss run -m domain=gmm mixing=replace,accumulate rounds=5
     genloss run domain=gmm domain.chains=4 mixing=replace rounds=200                # 18 of 25 modes are gone
     genloss run domain=gmm domain.modes=9 model.components=9 size=300
 
-Real points come from `modes` equal Gaussians on a grid in the plane. A model has weights, means and covariance matrices, found
-by expectation-maximisation (EM), a fixed number of steps for all chains together. There is no exact theory of it.
-"""
+Real points come from `modes` equal Gaussians on a grid in the plane. A model has weights, means and covariance
+matrices, found by expectation-maximisation (EM), a fixed number of steps for all chains together. There is no exact
+theory of it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ NEAR = 3.0  # standard deviations within which a point belongs to a mode, and a 
 
 @dataclass
 class GmmModel(LabModel):
-    """`components` Gaussians with full covariance matrices; `floor` is added to their variances, so that none closes on one point."""
+    """`components` Gaussians with full covariance matrices; `floor` is added to their variances, so that none closes on
+    one point."""
 
     components: int = 25
     iterations: int = 30
@@ -72,7 +74,8 @@ class Gmm(Lab):
     # -- points --------------------------------------------------------------------------------------------------------
 
     def truth(self) -> Parameters:
-        """The centres on the smallest square grid that holds them, around 0, and test points of which no model learns."""
+        """The centres on the smallest square grid that holds them, around 0, and test points of which no model
+        learns."""
         side = int(np.ceil(np.sqrt(self.modes)))
         at = np.array([(i % side, i // side) for i in range(self.modes)], dtype=float)
         centres = self.spacing * (at - at.mean(axis=0))
@@ -92,7 +95,7 @@ class Gmm(Lab):
         root = np.linalg.cholesky(model["covariances"])[chain, which]
         return model["means"][chain, which] + np.einsum("ncij,ncj->nci", root, rng.standard_normal((n, self.chains, 2)))
 
-    # -- the model: EM over all chains, in matrix products ---------------------------------------------------------------
+    # -- the model: EM over all chains, in matrix products -------------------------------------------------------------
 
     def estimate(self, points: np.ndarray, weights: np.ndarray, fit: Fit, truth: Parameters) -> Parameters:
         model = able(fit.model, GmmModel)
@@ -116,8 +119,8 @@ class Gmm(Lab):
 
     @staticmethod
     def _maximise(terms: np.ndarray, member: np.ndarray, last: np.ndarray, floor: float) -> Parameters:
-        """The M step from memberships [chains, n, components], which sum to 1 in each chain. An empty component stays where it was,
-        with weight 0."""
+        """The M step from memberships [chains, n, components], which sum to 1 in each chain. An empty component stays
+        where it was, with weight 0."""
         sums = member.transpose(0, 2, 1) @ terms  # [chains, components, 6]: of 1, x, y, xx, xy, yy
         weight = sums[..., 0]
         some = weight > 1e-9
@@ -135,9 +138,10 @@ class Gmm(Lab):
     # -- what is measured ----------------------------------------------------------------------------------------------
 
     def measure(self, model: Parameters, truth: Parameters) -> dict[str, np.ndarray]:
-        """modes: those near which (within 3 of their standard deviations) components with enough weight in all are centred; recall:
-        share of fresh real points within 3 standard deviations of a component that has enough weight; log_likelihood of those points,
-        in nats a point; diversity: trace of the covariance of all that the model makes; drift: squared distance of its mean."""
+        """modes: those near which (within 3 of their standard deviations) components with enough weight in all are
+        centred; recall: share of fresh real points within 3 standard deviations of a component that has enough weight;
+        log_likelihood of those points, in nats a point; diversity: trace of the covariance of all that the model makes;
+        drift: squared distance of its mean."""
         weights, means = model["weights"], model["means"]
         least = self.threshold / self.modes
         gap = np.linalg.norm(means[:, :, None] - truth["centres"], axis=-1)  # [chains, components, modes]
@@ -163,7 +167,8 @@ class Gmm(Lab):
 
 
 def _terms(x: np.ndarray) -> np.ndarray:
-    """[..., 6]: 1, x, y, x², xy, y². A log density is linear in them, and so are a component's sufficient statistics."""
+    """[..., 6]: 1, x, y, x², xy, y². A log density is linear in them, and so are a component's sufficient
+    statistics."""
     a, b = x[..., 0], x[..., 1]
     return np.stack([np.ones_like(a), a, b, a * a, a * b, b * b], axis=-1)
 
@@ -184,8 +189,8 @@ def _coefficients(model: Parameters) -> np.ndarray:
 
 
 def _centres(x: np.ndarray, share: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """First centres [chains, count, 2]: points drawn by their squared distance from the nearest centre so far, each the best of a few
-    (greedy k-means++)."""
+    """First centres [chains, count, 2]: points drawn by their squared distance from the nearest centre so far, each the
+    best of a few (greedy k-means++)."""
     chains, n, _ = x.shape
     chain = np.arange(chains)[:, None]
     distance = np.ones((chains, n))

@@ -1,7 +1,7 @@
 """Mixing for chains (genloss.domains.lab.chains): the same plan, and every chain draws its own records from it.
 
-Were one draw shared by all chains, what chance did to it would look like an effect: the spread between chains would miss it.
-"""
+Were one draw shared by all chains, what chance did to it would look like an effect: the spread between chains would
+miss it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,8 @@ def _weigh(mixing: Mixing, shards: list[dict[str, Any]], out: Path) -> None:
 
 
 def read_shards(shards: list[Path], weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """(points [slots, chains, width] with 0 where absent, weights [slots, chains] with 0 there): a chain's training set."""
+    """(points [slots, chains, width] with 0 where absent, weights [slots, chains] with 0 there): a chain's training
+    set."""
     tables = [records.read(path) for path in shards]
     plain = all(is_whole(t.schema) and WEIGHT not in t.column_names for t in tables) and len(set(weights)) == 1
     points = [slots(t) for t in tables]

@@ -1,13 +1,13 @@
-"""Linear regression: accumulating bounds the error that replacing lets grow (Gerstgrasser et al. 2024, arXiv 2404.01413).
+"""Linear regression: accumulating bounds the error that replacing lets grow (Gerstgrasser et al. 2024, arXiv
+2404.01413).
 
     genloss run -m domain=regression mixing=replace,accumulate rounds=10
     genloss run -m domain=regression mixing=accumulate domain.design=shared,fresh rounds=10
-    genloss run domain=regression mixing=one_shot_mix rounds=1 domain.misalignment=1    # labels of a wrong model (Dohmatob et al. 2025)
+    genloss run domain=regression mixing=one_shot_mix rounds=1 domain.misalignment=1  # a wrong labeller
     genloss run domain=regression model.ridge=0.1
 
-A point is (x, y) with x ~ N(0, I) and y = <w*, x> + noise, |w*| = 1. A model is w; its records have the noise of the real ones.
-The paper counts models from 1, rounds count from 0: its n is round n - 1.
-"""
+A point is (x, y) with x ~ N(0, I) and y = <w*, x> + noise, |w*| = 1. A model is w; its records have the noise of the
+real ones. The paper counts models from 1, rounds count from 0: its n is round n - 1."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ ROWS = 32  # slots that enter the normal equations together
 
 @dataclass
 class LinearModel(LabModel):
-    """Least squares without an intercept; with ridge > 0, ridge |w|^2 is added to the mean squared error (the penalty a point)."""
+    """Least squares without an intercept; with ridge > 0, ridge |w|^2 is added to the mean squared error (the penalty a
+    point)."""
 
     ridge: float = 0.0
 
@@ -62,7 +63,8 @@ def normal_equations(points: np.ndarray, weights: np.ndarray, ridge: float, widt
 
 
 def smallest(experiment: Experiment) -> int:
-    """Points in the smallest training set, as far as that is known before any work: no curator that looks at its points."""
+    """Points in the smallest training set, as far as that is known before any work: no curator that looks at its
+    points."""
     from genloss.domains.lab.predict import kept
     from genloss.theory import NoPrediction
 

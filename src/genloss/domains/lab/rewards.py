@@ -5,9 +5,9 @@
     genloss run domain=categorical domain.distribution=given domain.probabilities=[0.25,0.25,0.25,0.25] recipe.n=2000 \\
         curation=best_of_k curation.best_of_k.values=[0,1,2,3]
 
-The reward of a point is linear·x + quadratic·x² of its first coordinate, or `values[token]`. With k candidates a group, n generated
-records give n/k: set recipe.n to k times the training set. genloss.theory.curation has the exact laws of endless samples.
-"""
+The reward of a point is linear·x + quadratic·x² of its first coordinate, or `values[token]`. With k candidates a group,
+n generated records give n/k: set recipe.n to k times the training set. genloss.theory.curation has the exact laws of
+endless samples. """
 
 from __future__ import annotations
 
@@ -81,8 +81,9 @@ class BestOfK(Reward):
 
 @dataclass
 class BradleyTerry(BestOfK):
-    """Of every k consecutive candidates one, with probability softmax(reward) (Ferbach et al. 2024, arXiv 2407.09499, section 2:
-    the law that `theory.curation.bradley_terry` iterates). For k = 2 it is the Bradley-Terry model of a preference."""
+    """Of every k consecutive candidates one, with probability softmax(reward) (Ferbach et al. 2024, arXiv 2407.09499,
+    section 2: the law that `theory.curation.bradley_terry` iterates). For k = 2 it is the Bradley-Terry model of a
+    preference."""
 
     def score(self, reward: np.ndarray, context: Context) -> np.ndarray:
         # the highest of reward + Gumbel noise has the law softmax(reward)
@@ -91,8 +92,8 @@ class BradleyTerry(BestOfK):
 
 @dataclass
 class Adversarial(BradleyTerry):
-    """Bradley-Terry with the preferences of a share `epsilon` of the groups turned round, softmax(-reward): they prefer the worst
-    (Wei & Zhang 2025, arXiv 2505.09768). For k = 2 this swaps winner and loser."""
+    """Bradley-Terry with the preferences of a share `epsilon` of the groups turned round, softmax(-reward): they prefer
+    the worst (Wei & Zhang 2025, arXiv 2505.09768). For k = 2 this swaps winner and loser."""
 
     epsilon: float = 0.1
 
@@ -121,8 +122,9 @@ class TopReward(Reward):
 
 @dataclass
 class Truncate(PointCurator):
-    """Only points less than c standard deviations of their generator from its mean, in every coordinate. One round multiplies a
-    normal variance by 1 - 2cφ(c)/(2Φ(c) - 1); recipe.truncation draws anew instead of dropping, so it keeps the number."""
+    """Only points less than c standard deviations of their generator from its mean, in every coordinate. One round
+    multiplies a normal variance by 1 - 2cφ(c)/(2Φ(c) - 1); recipe.truncation draws anew instead of dropping, so it
+    keeps the number."""
 
     c: float = 2.0
     needs = (Moments,)

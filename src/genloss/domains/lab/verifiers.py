@@ -32,8 +32,8 @@ class Verifier(NoisyRates, PointCurator):
 
 @dataclass
 class LinearVerifier(PointCurator):
-    """Keep a point where a linear classifier through the origin gives the same label. Its direction is `angle` radians from the
-    true one, on the same side as a fixed generator's (domain.angle) if it is positive."""
+    """Keep a point where a linear classifier through the origin gives the same label. Its direction is `angle` radians
+    from the true one, on the same side as a fixed generator's (domain.angle) if it is positive."""
 
     angle: float = math.pi / 12
     needs = (Labelled,)

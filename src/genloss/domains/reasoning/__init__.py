@@ -3,12 +3,11 @@
     genloss run domain=reasoning curation=exact
     genloss run -m domain=reasoning domain.context=24 domain/tasks=gcd,eigenvalues curation=none,exact
     # tests of sums and of products too, which are never trained on
-    genloss run domain=reasoning domain/tasks=arithmetic domain.context=48 model=schooled +domain/tasks@domain.probes=skills
+    genloss run domain=reasoning domain/tasks=arithmetic domain.context=48 +domain/tasks@domain.probes=skills
 
-A record is a prompt and a response, with the exact answer, the task and the difficulty beside them. No two splits share a
-prompt. `prompts` is the pool of fresh problems: recipes draw from it, and their models see its prompts alone. `probes` are
-families that only tests are made of: what a model can do beyond its task, and what it forgets.
-"""
+A record is a prompt and a response, with the exact answer, the task and the difficulty beside them. No two splits share
+a prompt. `prompts` is the pool of fresh problems: recipes draw from it, and their models see its prompts alone.
+`probes` are families that only tests are made of: what a model can do beyond its task, and what it forgets."""
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ def held_out(data: Path) -> dict[str, pa.Table]:
 
 @dataclass
 class Reasoning(LanguageDomain, Responds, Verifies):
-    """problems with exact answers, in families"""
+    """problems with exact answers"""
 
     name: str = "reasoning"
     tasks: Any = field(default_factory=dict)  # name: a Task
@@ -162,7 +161,8 @@ class Reasoning(LanguageDomain, Responds, Verifies):
         return found
 
     def expected(self, experiment: Experiment, measured: Mapping[str, float]) -> dict[str, float]:
-        """Of a selection whose φ and ψ are given, from how many labels are right (Feng et al. 2024, arXiv 2406.07515)."""
+        """Of a selection whose φ and ψ are given, from how many labels are right (Feng et al. 2024, arXiv
+        2406.07515)."""
         given = rates(experiment.curators, experiment.control)
         if given is None or "label_accuracy" not in measured:
             return {}
@@ -171,7 +171,7 @@ class Reasoning(LanguageDomain, Responds, Verifies):
             return {}
         return {"kept_accuracy": verifier_odds(q, phi, psi), "p_star": phi / (phi + psi)}
 
-    # -- models: imported when used, since torch and transformers take seconds to load ----------------------------------
+    # -- models: imported when used, since torch and transformers take seconds to load ---------------------------------
 
     def verify(self, table: pa.Table) -> Checked:
         """Which responses of a table of records are right."""

@@ -1,5 +1,5 @@
-"""Accuracy: how often model n is right on real test problems, and how right its predecessor's answers were before and after
-selection."""
+"""Accuracy: how often model n is right on real test problems, and how right its predecessor's answers were before and
+after selection."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ def answers(evidence: Evidence, prompts: list[str], chunk: int, bias: float = 1.
 
 @dataclass
 class Accuracy(Metric):
-    """accuracy (share of test problems that model n answers rightly, decoding greedily), accuracy/TASK, accuracy_se (binomial),
-    unparseable (share without any answer). With domain.probes, families that nothing is trained on: probe_accuracy/NAME, and
-    probe_accuracy, their mean; it falls as a model forgets. From round 1 on, of the generated records: label_accuracy (1 - p), label_unparseable,
-    and of what curation kept: kept_accuracy, kept_accuracy_se, phi = P(kept | right), psi = P(kept | wrong), p_star = phi / (phi + psi): labels
-    wrong with a probability above p_star teach the wrong thing (Feng et al. 2024, arXiv 2406.07515, theorem 1). What is
-    undefined, such as psi where no answer is wrong, is left out."""
+    """accuracy (share of test problems that model n answers rightly, decoding greedily), accuracy/TASK, accuracy_se
+    (binomial), unparseable (share without any answer). With domain.probes, families that nothing is trained on:
+    probe_accuracy/NAME, and probe_accuracy, their mean; it falls as a model forgets. From round 1 on, of the generated
+    records: label_accuracy (1 - p), label_unparseable, and of what curation kept: kept_accuracy, kept_accuracy_se, phi
+    = P(kept | right), psi = P(kept | wrong), p_star = phi / (phi + psi): labels wrong with a probability above p_star
+    teach the wrong thing (Feng et al. 2024, arXiv 2406.07515, theorem 1). What is undefined, such as psi where no
+    answer is wrong, is left out."""
 
     max_records: int = 1000
     chunk: int = 512

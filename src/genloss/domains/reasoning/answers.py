@@ -48,8 +48,8 @@ class Exact(RecordCurator, Rated):
 
 @dataclass
 class Noisy(NoisyRates, RecordCurator):
-    """Keep right answers with probability phi and wrong ones with psi, each on its own draw. Feng et al. (2024, section 5) have
-    phi = 1 and psi = p_noise, for which p* = 1 / (1 + p_noise)."""
+    """Keep right answers with probability phi and wrong ones with psi, each on its own draw. Feng et al. (2024, section
+    5) have phi = 1 and psi = p_noise, for which p* = 1 / (1 + p_noise)."""
 
     phi: float = 1.0
     needs = (Verifies,)
@@ -65,9 +65,9 @@ SELECTORS = ("exact", "likelihood", "random")
 
 @dataclass
 class BestOf(RecordCurator):
-    """Of the responses to one problem keep one: a right one (the first; if none is, the first of all), the one that the generator
-    finds likeliest, or any. Feng et al. (2024, section 5) choose among beams: with the truth a generator is far better than
-    its own choice. `curation=[best_of,exact]` drops the problems that no response solves."""
+    """Of the responses to one problem keep one: a right one (the first; if none is, the first of all), the one that the
+    generator finds likeliest, or any. Feng et al. (2024, section 5) choose among beams: with the truth a generator is
+    far better than its own choice. `curation=[best_of,exact]` drops the problems that no response solves."""
 
     selector: str = "exact"
     needs = (Verifies, Scores)
@@ -98,9 +98,10 @@ OWN = (ROUND0, LAST)
 
 @dataclass
 class Agree(RecordCurator):
-    """Keep an answer that another model gives too, decoding greedily: a verifier that is itself a solver, weaker or stronger (Feng
-    et al. 2024, section 6, select summaries by a stronger model). The truth is not looked at: the judge's answer stands in its
-    place, so what is the same answer is what the family of problems says (2/4 and 1/2; eigenvalues within the tolerance)."""
+    """Keep an answer that another model gives too, decoding greedily: a verifier that is itself a solver, weaker or
+    stronger (Feng et al. 2024, section 6, select summaries by a stronger model). The truth is not looked at: the
+    judge's answer stands in its place, so what is the same answer is what the family of problems says (2/4 and 1/2;
+    eigenvalues within the tolerance)."""
 
     # round0, last (the generator), or a model's folder in a run directory, RUN/rounds/NN/model; * may stand in it
     judge: str = "round0"

@@ -1,12 +1,12 @@
-"""Arithmetic with worked solutions: expressions of whole numbers, one operation a step, every result small enough to be learned.
+"""Arithmetic with worked solutions: expressions of whole numbers, one operation a step, every result small enough to be
+learned.
 
     genloss run domain=reasoning domain/tasks=arithmetic domain.context=48
 
     "3+4*2:"  ->  "4*2=8;3+8=11"
 
-An expression is a tree: a number, or (operator, left, right). It is read by a parser of its own and computed here: what a model
-wrote is never evaluated. Recipes that edit problems, check steps or inject errors work on these trees.
-"""
+An expression is a tree: a number, or (operator, left, right). It is read by a parser of its own and computed here: what
+a model wrote is never evaluated. Recipes that edit problems, check steps or inject errors work on these trees."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Step(NamedTuple):
         return f"{self.left}{self.operator}{right}={self.result}"
 
 
-# -- trees -----------------------------------------------------------------------------------------------------------------
+# -- trees -------------------------------------------------------------------------------------------------------------
 
 
 def compute(operator: str, left: int, right: int) -> int:
@@ -81,7 +81,7 @@ def largest(tree: Tree) -> int:
     return max(largest(tree[1]), largest(tree[2]), abs(value(tree)))
 
 
-# -- text ------------------------------------------------------------------------------------------------------------------
+# -- text --------------------------------------------------------------------------------------------------------------
 
 
 def write(tree: Tree) -> str:
@@ -163,12 +163,13 @@ def read_steps(text: str) -> list[Step] | None:
     return found
 
 
-# -- the family ------------------------------------------------------------------------------------------------------------
+# -- the family --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Arithmetic(Task):
-    """Random expressions: the shape, the operators and the numbers are uniform, and what exceeds the bound is drawn again."""
+    """Random expressions: the shape, the operators and the numbers are uniform, and what exceeds the bound is drawn
+    again."""
 
     operations: list[int] = field(default_factory=lambda: [1, 2, 3])  # how many operations, each count equally often
     operand: int = 9  # numbers are uniform in [0, operand]
@@ -211,7 +212,8 @@ class Arithmetic(Task):
         return [self.problem(self.draw(rng, int(count))) for count in rng.choice(np.array(self.operations), BLOCK)]
 
     def like(self, parent: Problem, seed: int, n: int) -> list[Problem]:
-        """Other numbers in a tree of the same shape with the same operators; those that exceed the bound are drawn again."""
+        """Other numbers in a tree of the same shape with the same operators; those that exceed the bound are drawn
+        again."""
         shape = expression(parent.prompt)
         if shape is None:
             return []

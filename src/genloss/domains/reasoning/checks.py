@@ -2,16 +2,14 @@
 
     right, parsed = integers(pa.array(["7", " +07", "seven"]), pa.array(["7", "7", "7"]))   # right: yes, yes, no
 
-A response that is no answer at all is wrong, and `parsed` says so: an unparseable share is a different failure from a wrong
-one. Patterns are matched by Arrow's RE2, in linear time whatever the text.
-"""
+A response that is no answer at all is wrong, and `parsed` says so: an unparseable share is a different failure from a
+wrong one. Patterns are matched by Arrow's RE2, in linear time whatever the text."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import os
 import re
 import subprocess
 import sys
@@ -27,6 +25,7 @@ import pyarrow.compute as pc
 
 from genloss.core.contracts import Checked
 from genloss.core.errors import UserError
+from genloss.core.machine import cores
 
 LONGEST = 400  # characters of a response that are read as an answer
 NUMBER = r"[+-]?[0-9]{1,12}(\.[0-9]{0,12})?"
@@ -64,8 +63,9 @@ def texts(responses: Any, answers: Any) -> Checked:
 
 
 def spectra(responses: Any, answers: Any, tolerance: float) -> Checked:
-    """Lists of numbers in any order, right if sum |error| / sum |true| < tolerance (Charton 2022, arXiv 2112.01898, section 3:
-    the L1 norm; Feng et al. 2024, arXiv 2406.07515, use it for eigenvalues). A list of another length is unparseable."""
+    """Lists of numbers in any order, right if sum |error| / sum |true| < tolerance (Charton 2022, arXiv 2112.01898,
+    section 3: the L1 norm; Feng et al. 2024, arXiv 2406.07515, use it for eigenvalues). A list of another length is
+    unparseable."""
     said = _numbers(responses)
     truth = _numbers(answers)
     count, wanted = (np.asarray(pc.list_value_length(v).fill_null(-1)) for v in (said, truth))
@@ -111,8 +111,8 @@ def cheap(text: str) -> bool:
     return len(powers) == text.count("^") and math.prod(max(1, p) for p in powers) <= DEGREE
 
 
-# What numerals are, of at most this many digits: of two that differ, math-verify never takes the difference for an error of
-# rounding, but for decimals within CLOSE, which it compares to six digits.
+# What numerals are, of at most this many digits: of two that differ, math-verify never takes the difference for an
+# error of rounding, but for decimals within CLOSE, which it compares to six digits.
 NUMERAL = re.compile(
     r"-?(?:0|[1-9][0-9]{0,5})(?:\.[0-9]{1,6})?|-?(?:0|[1-9][0-9]{0,5})/[1-9][0-9]{0,5}"
     r"|(?:-\\[dt]?frac\{|\\[dt]?frac\{-?)(?:0|[1-9][0-9]{0,5})\}\{[1-9][0-9]{0,5}\}"
@@ -122,7 +122,8 @@ POOL = 1000  # pairs from which on processes are worth their start, about two se
 
 
 def numeral(text: str) -> Fraction | None:
-    """The number that a whole number, a decimal or a fraction of two whole numbers is, exactly; None of any other text."""
+    """The number that a whole number, a decimal or a fraction of two whole numbers is, exactly; None of any other
+    text."""
     if not NUMERAL.fullmatch(text):
         return None
     if "frac" in text:
@@ -134,12 +135,12 @@ def numeral(text: str) -> Fraction | None:
 
 
 def expressions(responses: Any, answers: Any) -> Checked:
-    """Mathematical expressions in LaTeX, equal as math-verify (Hugging Face) sees it: 1/2 and \\frac{2}{4} are one answer.
+    """Mathematical expressions in LaTeX, equal as math-verify (Hugging Face) sees it: 1/2 and \\frac{2}{4} are one
+    answer.
 
-    Only its LaTeX grammar is used: its parser of plain expressions ends in SymPy's `parse_expr`, which evaluates Python. What
-    is not `cheap` is unparseable. Its decisions, sooner: a pair of texts is compared once, numerals by their exact values, and
-    many others in several processes.
-    """
+    Only its LaTeX grammar is used: its parser of plain expressions ends in SymPy's `parse_expr`, which evaluates
+    Python. What is not `cheap` is unparseable. Its decisions, sooner: a pair of texts is compared once, numerals by
+    their exact values, and many others in several processes."""
     try:
         import math_verify  # noqa: F401
     except ModuleNotFoundError:
@@ -166,7 +167,7 @@ def expressions(responses: Any, answers: Any) -> Checked:
 
 def _math_verify(pairs: list[tuple[str, str]]) -> list[tuple[bool, bool]]:
     """(right, parsed) of each (response, answer); in processes if there are many, one a core."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores()
     if len(pairs) < POOL or workers == 1:
         return compare(pairs)
     size = min(10 * POOL, -(-len(pairs) // (2 * workers)))

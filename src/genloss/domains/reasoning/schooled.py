@@ -2,11 +2,10 @@
 
     genloss run domain=reasoning model=schooled mixing=real_only size=100 trainer.steps=60 trainer.lr=1e-3
 
-A model from scratch learns a few hundred seeds by heart before it can do anything else, so that what it gets wrong says little.
-The systems that genloss rebuilds start from a pretrained model; this is one of 0.1 M parameters, made in half a minute. Cold
-starts begin from it (trainer.start=base). It is a pure function of this config, the tokenizer and the splits that it leaves alone:
-the copy in the store (bases/) only saves the time.
-"""
+A model from scratch learns a few hundred seeds by heart before it can do anything else, so that what it gets wrong says
+little. The systems that genloss rebuilds start from a pretrained model; this is one of 0.1 M parameters, made in half a
+minute. Cold starts begin from it (trainer.start=base). It is a pure function of this config, the tokenizer and the
+splits that it leaves alone: the copy in the store (bases/) only saves the time."""
 
 from __future__ import annotations
 
@@ -34,12 +33,13 @@ from genloss.core.seeds import seed_of
 from genloss.domains.reasoning import held_out
 from genloss.domains.reasoning.tasks import Problem, Task, distinct
 from genloss.language.model import Scratch
-from genloss.language.training import TextTrainer
+from genloss.language.trainer import Supervised
 
 
 @dataclass
 class Schooled(Scratch):
-    """`fresh`, a random one, becomes the base by `steps` steps on `examples` problems of `tasks`, the same for every seed of a run."""
+    """`fresh`, a random one, becomes the base by `steps` steps on `examples` problems of `tasks`, the same for every
+    seed of a run."""
 
     tasks: dict[str, Any] = field(default_factory=dict)  # name: a Task, as in domain.tasks
     examples: int = 3000
@@ -63,7 +63,7 @@ class Schooled(Scratch):
 
     def base(self, fit: Fit) -> Path:
         """The folder of the base for the tokenizer and the splits in `fit.data`; made if it is not in the store."""
-        reached = code.reach([Schooled, TextTrainer, *map(type, self.families.values())])
+        reached = code.reach([Schooled, Supervised, *map(type, self.families.values())])
         parts = {
             "config": named(asdict(self)),
             "code": reached.modules(),
@@ -89,7 +89,7 @@ class Schooled(Scratch):
         shard = out / "school.parquet"
         records.write(self.problems(fit.data), shard)
         random = Scratch(**{f.name: getattr(self, f.name) for f in fields(Scratch)})
-        trainer = TextTrainer(steps=self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
+        trainer = Supervised(steps=self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
         seed = seed_of(self.school_seed, "school")
         trainer.train(
             replace(fit, model=random, trainer=trainer, shards=[shard], weights=[1.0], start=None, out=out, seed=seed)

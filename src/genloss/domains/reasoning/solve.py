@@ -3,8 +3,8 @@
     genloss run domain=reasoning recipe.n=12000 rounds=1 curation=exact
     genloss run domain=reasoning recipe.samples=8 recipe.temperature=1.0 curation=best_of
 
-The loop of Feng et al. (2024, arXiv 2406.07515): a generator labels, curation selects, a fresh model trains on what is kept.
-"""
+The loop of Feng et al. (2024, arXiv 2406.07515): a generator labels, curation selects, a fresh model trains on what is
+kept."""
 
 from __future__ import annotations
 

@@ -29,8 +29,9 @@ BLOCK = 1000  # problems that are made together
 PATIENCE = 20  # blocks, or problems for each one that is asked for, in search of one like another
 WRONG = 20  # problems among which one with another answer is looked for
 COMPARE = ("integer", "text", "expression", "scorer")
-# Families whose own scorer was read and neither evaluates the response nor looks at anything but the answer; any family that
-# inherits the library's plain comparison is safe as well. Others call eval() on the response (reasoning-gym 0.1.25).
+# Families whose own scorer was read and neither evaluates the response nor looks at anything but the answer; any family
+# that inherits the library's plain comparison is safe as well. Others call eval() on the response (reasoning-gym
+# 0.1.25).
 SCORERS = ("chain_sum", "products")
 
 
@@ -58,10 +59,11 @@ class Task(Plugin, ABC):
     def verify(self, responses: Any, answers: Any) -> Checked:
         """Which of n responses are right."""
 
-    # -- what a teacher asks of a family (genloss.systems.llm2llm.teachers) -------------------------------------------------
+    # -- what a teacher asks of a family (genloss.systems.llm2llm.teachers) --------------------------------------------
 
     def like(self, parent: Problem, seed: int, n: int) -> list[Problem]:
-        """At most n problems like `parent`: the next ones of its difficulty. Two may be the same, or the parent itself."""
+        """At most n problems like `parent`: the next ones of its difficulty. Two may be the same, or the parent
+        itself."""
         found: list[Problem] = []
         for block in range(PATIENCE):
             found += [p for p in self.problems(seed_of(seed, "like", block)) if p.difficulty == parent.difficulty]
@@ -82,15 +84,16 @@ class Task(Plugin, ABC):
         return response.strip()
 
     def solve(self, prompt: str) -> str | None:
-        """The exact answer to a problem that someone else wrote; None if it is none of this family, or cannot be told."""
+        """The exact answer to a problem that someone else wrote; None if it is none of this family, or cannot be
+        told."""
         return None
 
 
 def distinct(
     task: Task, seen: set[str], seed_of_block: Callable[[int], int], key: Callable[[Problem], str] | None = None
 ) -> Iterator[Problem]:
-    """Problems in their order, none with a key (of the task, unless another one is given) that was `seen` before; it ends when
-    PATIENCE blocks in turn have brought nothing new."""
+    """Problems in their order, none with a key (of the task, unless another one is given) that was `seen` before; it
+    ends when PATIENCE blocks in turn have brought nothing new."""
     key = key or task.key
     block = idle = 0
     while idle < PATIENCE:
@@ -185,8 +188,8 @@ class Gym(Task):
 
 @dataclass
 class Eigenvalues(Task):
-    """Eigenvalues of symmetric n x n matrices of whole numbers (Charton 2022, arXiv 2112.01898; the task of Feng et al. 2024,
-    arXiv 2406.07515, with 5 x 5 and entries up to 10). They are rounded to `decimals`, the largest first."""
+    """Eigenvalues of symmetric n x n matrices of whole numbers (Charton 2022, arXiv 2112.01898; the task of Feng et al.
+    2024, arXiv 2406.07515, with 5 x 5 and entries up to 10). They are rounded to `decimals`, the largest first."""
 
     sizes: list[int] = field(default_factory=lambda: [2])
     entries: int = 5  # uniform in [-entries, entries]

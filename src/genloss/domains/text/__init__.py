@@ -1,9 +1,8 @@
 """The text domain: real documents, a tokenizer, causal language models.
 
-A document is cut into passages of at most `max_characters`, at line breaks and then at spaces: a passage is a record, as long
-as the records that models sample (so that `replace` changes where the text comes from, and not how long it is). Documents
-are split into train, validation, test and prompts; no model ever trains on the last three.
-"""
+A document is cut into passages of at most `max_characters`, at line breaks and then at spaces: a passage is a record,
+as long as the records that models sample (so that `replace` changes where the text comes from, and not how long it is).
+Documents are split into train, validation, test and prompts; no model ever trains on the last three."""
 
 from __future__ import annotations
 
@@ -148,7 +147,7 @@ class Text(LanguageDomain, Documents):
     def train_tokenizer(self, texts: list[str], out: Path) -> None:
         train_bpe(texts, self.vocabulary, self.context, out)
 
-    # -- models: imported when used, since torch and transformers take seconds to load ----------------------------------
+    # -- models: imported when used, since torch and transformers take seconds to load ---------------------------------
 
     def texts(self, table: pa.Table) -> list[str]:
         return table.column("text").to_pylist()

@@ -1,4 +1,5 @@
-"""Beyond Model Collapse: what is a selection of a generator's answers worth, after one round and after five? And the best of k?"""
+"""Beyond Model Collapse (Feng et al. 2025): what is a selection of a generator's answers worth, after one round and
+after five? And the best of k?"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ REGIMES = (
 )
 
 
-def judge(name: str) -> str:
+def agreement(name: str) -> str:
     """A curator of its own name: what the model of that name and of the same seed answers too."""
     path = f"runs/{name}-replace-none-s${{seed}}-*/rounds/00/model"
     return f"+curation.agree_{name}={{_target_: genloss.domains.reasoning.answers.Agree, judge: '{path}'}}"
@@ -102,7 +103,7 @@ STUDY = Study(
         ),
         ("curation=none", "recipe.bias=1", "recipe.n=500", UNTRAINED, SEEDS),
         *(("curation=none", "rounds=0", f"domain.name={name}", f"size={size}", SEEDS) for name, size in JUDGES.items()),
-        *(("curation=none", judge(name), "control=none,random", SEEDS) for name in JUDGES),
+        *(("curation=none", agreement(name), "control=none,random", SEEDS) for name in JUDGES),
         ("experiment=beyond_collapse_rounds", SEEDS),
         ("experiment=eigenvalues", SEEDS),
     ),

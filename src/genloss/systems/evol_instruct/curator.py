@@ -12,13 +12,13 @@ from genloss.core.errors import one_of, require
 from genloss.core.seeds import generator
 from genloss.curate import Context, Decision, RecordCurator, decision
 from genloss.curate.choose import best_of_each, needs_several
-from genloss.systems.evol_instruct.reward import Reward
+from genloss.systems.evol_instruct.reward import ResponseReward
 
 SELECT = ("best", "sample")
 
 
 @dataclass
-class EvolReward(Reward, RecordCurator):
+class EvolReward(ResponseReward, RecordCurator):
     """Select by r.
 
     best     of the responses to one problem the one with the highest r; of these the `keep` highest (null: all)

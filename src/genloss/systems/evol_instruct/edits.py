@@ -21,8 +21,8 @@ def leaves(tree: Tree) -> Iterator[tuple[int, ...]]:
     if isinstance(tree, int):
         yield ()
     else:
-        for side in (1, 2):
-            for path in leaves(tree[side]):  # type: ignore[arg-type]
+        for side, part in enumerate(tree[1:], 1):
+            for path in leaves(part):
                 yield (side, *path)
 
 
@@ -31,13 +31,16 @@ def innermost(tree: Tree) -> Iterator[tuple[int, ...]]:
     if not isinstance(tree, int):
         if isinstance(tree[1], int) and isinstance(tree[2], int):
             yield ()
-        for side in (1, 2):
-            for path in innermost(tree[side]):  # type: ignore[arg-type]
+        for side, part in enumerate(tree[1:], 1):
+            for path in innermost(part):
                 yield (side, *path)
 
 
 def at(tree: Tree, path: tuple[int, ...]) -> Tree:
-    return tree if not path else at(tree[path[0]], path[1:])  # type: ignore[index, arg-type]
+    if not path:
+        return tree
+    assert not isinstance(tree, int)
+    return at(tree[1:][path[0] - 1], path[1:])
 
 
 def put(tree: Tree, path: tuple[int, ...], new: Tree) -> Tree:
@@ -52,7 +55,8 @@ def put(tree: Tree, path: tuple[int, ...], new: Tree) -> Tree:
 
 
 def canonical(tree: Tree) -> str:
-    """Equal for trees that differ in the order and the grouping of sums and products, or by adding 0 or multiplying by 1."""
+    """Equal for trees that differ in the order and the grouping of sums and products, or by adding 0 or multiplying by
+    1."""
     if isinstance(tree, int):
         return str(tree)
     if tree[0] == "*":
@@ -152,8 +156,8 @@ OPERATORS: dict[str, Edit] = {
 
 
 def careless(tree: Tree, rng: np.random.Generator, family: Arithmetic) -> str:
-    """The text of an edit that went wrong: an operation lost one of its numbers (broken), a number is not given (blank), or the
-    results grow beyond the bound (unbounded)."""
+    """The text of an edit that went wrong: an operation lost one of its numbers (broken), a number is not given
+    (blank), or the results grow beyond the bound (unbounded)."""
     kind = CARELESS[int(rng.integers(len(CARELESS)))]
     if kind == "unbounded":
         while largest(tree) <= family.bound:

@@ -18,10 +18,10 @@ from genloss.evaluate import Evidence, Metric
 
 @dataclass
 class Evolution(Metric):
-    """sampled_accuracy (share of right responses of model n to test problems at temperature 1: what reinforcement raises), difficulty
-    (mean number of operations of what curation kept; of the real training problems in round 0). From round 1 on, of the problems
-    that curation kept: well_formed (share that are expressions), lineage (mean number of operators), lineage_max; and
-    well_formed_generated, of the problems that it chose from."""
+    """sampled_accuracy (share of right responses of model n to test problems at temperature 1: what reinforcement
+    raises), difficulty (mean number of operations of what curation kept; of the real training problems in round 0).
+    From round 1 on, of the problems that curation kept: well_formed (share that are expressions), lineage (mean number
+    of operators), lineage_max; and well_formed_generated, of the problems that it chose from."""
 
     max_records: int = 500
     chunk: int = 500

@@ -4,8 +4,9 @@
     genloss run domain=reasoning domain/tasks=arithmetic domain.context=64 recipe=evol_instruct curation=exact rounds=4
     genloss run ... 'recipe.operators=[add_constraint,deepen,concretize,reasoning,complicate,breadth]'     # up only
 
-The loop of WizardLM (Xu et al. 2023, arXiv 2304.12244) with the downward evolution of WizardMath (Luo et al. 2023, arXiv
-2308.09583) on expressions (genloss.domains.reasoning.arithmetic), where a rewriting is an edit of a tree and the answer is exact:
+The loop of WizardLM (Xu et al. 2023, arXiv 2304.12244) with the downward evolution of WizardMath (Luo et al. 2023,
+arXiv 2308.09583) on expressions (genloss.domains.reasoning.arithmetic), where a rewriting is an edit of a tree and the
+answer is exact:
 
     the paper's prompt              the edit                                                        3*4 becomes
     add constraint                  one more term at the end                                        3*4+5
@@ -53,7 +54,7 @@ SEED = "seed"  # the first word of every lineage
 ATTEMPTS = 20  # of one edit, until it is within the limits
 
 
-# -- the evolver -----------------------------------------------------------------------------------------------------------
+# -- the evolver -------------------------------------------------------------------------------------------------------
 
 
 class Parent(NamedTuple):
@@ -76,20 +77,21 @@ class Evolved(NamedTuple):
 
 @dataclass
 class EvolInstruct(Recipe, Repeats):
-    """Round n takes the latest kept problem of each seed's line (in round 1 the seeds, the first `n` training problems), draws one
-    of `operators` uniformly for each, and edits it (arXiv 2304.12244, section 3). A problem that `eliminate` strikes out makes
-    no record: its parent is evolved again in the next round, as in the paper; so is the parent of one that curation drops.
+    """Round n takes the latest kept problem of each seed's line (in round 1 the seeds, the first `n` training
+    problems), draws one of `operators` uniformly for each, and edits it (arXiv 2304.12244, section 3). A problem that
+    `eliminate` strikes out makes no record: its parent is evolved again in the next round, as in the paper; so is the
+    parent of one that curation drops.
 
-    The paper's four rules, translated: `no_information` (equivalent to its parent: order, grouping, +0 and *1 do not count),
-    `beyond` (a result beyond the bound, more than `most` operations, or longer than the context: the paper's "sorry"), `empty`
-    (no expression), `copies` (the parent's very text). Problems of the test and validation sets are always struck out.
+    The paper's four rules, translated: `no_information` (equivalent to its parent: order, grouping, +0 and *1 do not
+    count), `beyond` (a result beyond the bound, more than `most` operations, or longer than the context: the paper's
+    "sorry"), `empty` (no expression), `copies` (the parent's very text). Problems of the test and validation sets are
+    always struck out.
 
-    With probability `noise` an edit is careless (see `careless`). Without elimination those reach the model, and it is for the
-    instruction reward to find them (genloss.systems.evol_instruct.reward), as in WizardMath.
+    With probability `noise` an edit is careless (see `careless`). Without elimination those reach the model, and it is
+    for the instruction reward to find them (genloss.systems.evol_instruct.reward), as in WizardMath.
 
-    Records have two columns more: `lineage` ("seed>deepen>breadth") and `evolved_from`, the parent's text; `answer` is the value of the
-    text, and empty where it has none.
-    """
+    Records have two columns more: `lineage` ("seed>deepen>breadth") and `evolved_from`, the parent's text; `answer` is
+    the value of the text, and empty where it has none."""
 
     name: str = "evol_instruct"
     n: int = 1500  # seeds, and problems a round
@@ -133,13 +135,13 @@ class EvolInstruct(Recipe, Repeats):
         seeds = able(experiment.domain, Reasoning).examples
         require(self.n <= seeds, "n", self.n, f"at most the training problems, domain.examples={seeds}")
 
-    # -- one problem -----------------------------------------------------------------------------------------------------
+    # -- one problem ---------------------------------------------------------------------------------------------------
 
     def evolve(
         self, parent: Parent, family: Arithmetic, context: int, held_out: set[str], rng: np.random.Generator
     ) -> Evolved:
-        """One edit by a random operator. A careful one is drawn again, `ATTEMPTS` times at most, while a rule strikes it out; a
-        careless one is not looked at again, except by `eliminate`."""
+        """One edit by a random operator. A careful one is drawn again, `ATTEMPTS` times at most, while a rule strikes
+        it out; a careless one is not looked at again, except by `eliminate`."""
         operator = self.operators[int(rng.integers(len(self.operators)))]
         edit = OPERATORS[operator]
         if rng.random() < self.noise:
@@ -171,7 +173,7 @@ class EvolInstruct(Recipe, Repeats):
                 return "beyond"
         return "held_out" if text in held_out else ""
 
-    # -- one round -------------------------------------------------------------------------------------------------------
+    # -- one round -----------------------------------------------------------------------------------------------------
 
     def pool(self, request: Request) -> list[Parent]:
         """The problems to evolve: of each seed's line the latest kept one that is an expression."""

@@ -1,44 +1,47 @@
-"""Selection by the rewards of reinforced Evol-Instruct (WizardMath: Luo et al. 2023, arXiv 2308.09583, section 2): r = r_I * r_A.
+"""Selection by the rewards of reinforced Evol-Instruct (WizardMath: Luo et al. 2023, arXiv 2308.09583, section 2):
+r = r_I * r_A.
 
     genloss run ... recipe=evol_instruct curation=evol_reward
     genloss run -m ... recipe=evol_instruct curation=instruction_reward,process_reward,evol_reward
     genloss run ... curation=evol_reward 'curation.evol_reward.factors=[outcome]' curation.evol_reward.select=sample
-    genloss run ... curation=evol_reward 'curation.evol_reward.factors=[instruction,critic]'   # after: genloss run experiment=critic
+    genloss run experiment=critic       # then it can judge:
+    genloss run ... curation=evol_reward 'curation.evol_reward.factors=[instruction,critic]'
 
-r_I rates the problem (is it well formed, new, answerable?), r_A the worked solution step by step; both are judged with noise that
-is set here. trainer=grpo reinforces by the same `Reward`.
+r_I rates the problem (is it well formed, new, answerable?), r_A the worked solution step by step; both are judged with
+noise that is set here. trainer=grpo reinforces by the same `ResponseReward`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from genloss.core.contracts import Runtime
+from genloss.core.contracts import Experiment, Plugin, Runtime
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.plugin import build, plain
 from genloss.core.seeds import generator
+from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.arithmetic import Step, Tree, expression, largest, needs_expressions, read_steps
 from genloss.domains.reasoning.arithmetic import value as exact
+from genloss.domains.reasoning.critics import StepCritic
+from genloss.language.grpo import Reward
 from genloss.systems.evol_instruct.edits import BLANK, canonical
-from genloss.systems.shepherd.critic import find
-
-if TYPE_CHECKING:
-    from genloss.core.contracts import Experiment
 
 FACTORS = ("outcome", "instruction", "process", "critic", "random")
 COMBINE = ("minimum", "product")
 
 
-# -- what is judged --------------------------------------------------------------------------------------------------------
+# -- what is judged ----------------------------------------------------------------------------------------------------
 
 
 def check_steps(tree: Tree, said: Sequence[Step]) -> tuple[list[bool], bool]:
-    """(is each step right?, is the problem done after them?). A step is right if it computes rightly an operation that stands in
-    what is left of the problem; what it claims is then put in that place, so a later step is judged on its own."""
+    """(is each step right?, is the problem done after them?). A step is right if it computes rightly an operation that
+    stands in what is left of the problem; what it claims is then put in that place, so a later step is judged on its
+    own."""
     verdicts = []
     for step in said:
         reduced = _reduce(tree, step)
@@ -68,8 +71,8 @@ def final(response: str) -> str:
 
 
 def quality(prompt: str, evolved_from: str | None, twice: bool, bound: int) -> dict[str, float]:
-    """What r_I is made of, each in [0, 1]. The paper has definition, precision and integrity; novelty is ours (the paper's
-    elimination asks for it):
+    """What r_I is made of, each in [0, 1]. The paper has definition, precision and integrity; novelty is ours (the
+    paper's elimination asks for it):
 
     definition  1 if the text is an expression, blanks taken for numbers, else 0
     integrity   0 if a number of it is not given, else 1
@@ -92,21 +95,21 @@ def quality(prompt: str, evolved_from: str | None, twice: bool, bound: int) -> d
 
 
 @dataclass
-class Reward:
+class ResponseReward(Reward):
     """r in [0, 1] of n responses: the product of `factors`, so it is 0 where one of them is 0.
 
-    instruction (r_I): the product of `quality`'s four parts. With probability `noise` the judge gives a problem a number uniform in
-    [0, 1] instead; all responses to one problem have the same r_I.
+    instruction (r_I): the product of `quality`'s four parts. With probability `noise` the judge gives a problem a
+    number uniform in [0, 1] instead; all responses to one problem have the same r_I.
 
-    process (r_A): each step is accepted with probability phi if it is right and psi if it is wrong, and scored by how likely it is
-    to be right given that verdict, both being equally likely before: phi / (phi + psi) if accepted, (1 - phi) / (2 - phi - psi) if
-    rejected. `combine` takes the minimum or the product of the steps' scores; WizardMath's first version does not say which (the
-    product prefers short solutions). Whether the problem is done is judged like one more step. A response that cannot be read as
-    steps has r_A = 0.
+    process (r_A): each step is accepted with probability phi if it is right and psi if it is wrong, and scored by how
+    likely it is to be right given that verdict, both being equally likely before: phi / (phi + psi) if accepted, (1 -
+    phi) / (2 - phi - psi) if rejected. `combine` takes the minimum or the product of the steps' scores; WizardMath's
+    first version does not say which (the product prefers short solutions). Whether the problem is done is judged like
+    one more step. A response that cannot be read as steps has r_A = 0.
 
-    critic: a trained one judges the steps, and the end, in place of the noisy checker: each is scored by the probability that it
-    is right given that those before it are (from Judge.step_rewards of genloss.systems.shepherd.curator), so that their product is P(ok).
-    Its errors are its own; phi and psi do not touch it.
+    critic: a trained one judges the steps, and the end, in place of the noisy checker: each is scored by the
+    probability that it is right given that those before it are, so that their product is P(ok). Its errors are its own;
+    phi and psi do not touch it.
 
     outcome: one such verdict on the final answer alone. random: uniform, whatever the response; a control.
     """
@@ -117,7 +120,8 @@ class Reward:
     noise: float = 0.1
     combine: str = "minimum"
     bound: int = 99  # largest result that a good problem has; that of the tasks
-    critic: str | None = None  # for the factor of this name: the run directory of a critic, relative to the project
+    critic: Any = None  # for the factor of this name: a StepCritic
+    needs = (Reasoning,)
 
     def __post_init__(self) -> None:
         if not self.factors:
@@ -129,18 +133,16 @@ class Reward:
         require(self.phi + self.psi > 0, "phi", self.phi, "greater than 0 where psi=0, or every reward is 0")
         one_of("combine", self.combine, COMBINE)
         require(self.bound >= 1, "bound", self.bound, "at least 1")
-        if "critic" in self.factors and not self.critic:
-            raise UserError("critic", None, "is needed by the factor critic; name its run directory")
+        used = "critic" in self.factors
+        if used and not self.critic:
+            raise UserError("critic", None, "is needed by the factor critic; name a plug-in that gives step rewards")
+        self.step_critic: StepCritic | None = build(plain(self.critic), StepCritic, "critic") if used else None
+
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"critic": self.step_critic} if self.step_critic else {}
 
     def check(self, experiment: Experiment) -> None:
         needs_expressions(experiment, "_target_", "judges expressions")
-        if "critic" in self.factors:
-            find(str(self.critic), key="critic")
-
-    def fingerprint(self) -> str:
-        """Hash of what judges besides the options: code, and the critic."""
-        judge = find(str(self.critic)).fingerprint() if "critic" in self.factors else ""
-        return judge
 
     def scores(self, right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The noisy checker's scores of right and wrong steps (or answers)."""
@@ -183,7 +185,8 @@ class Reward:
         """r_A [n] by the critic; the same question is asked once."""
         pairs = list(zip(prompts, responses, strict=True))
         asked = list(dict.fromkeys(pairs))
-        steps = find(str(self.critic)).step_rewards([p for p, _ in asked], [r for _, r in asked], runtime)
+        assert self.step_critic is not None
+        steps = self.step_critic.step_rewards([p for p, _ in asked], [r for _, r in asked], runtime)
         known = dict(zip(asked, map(self.weigh, steps), strict=True))
         return np.array([known[pair] for pair in pairs])
 

@@ -1,4 +1,5 @@
-"""Evol-Instruct (Xu et al. 2023) with the rewards of WizardMath (Luo et al. 2023): which selection, which operators, which mixture."""
+"""Evol-Instruct (Xu et al. 2023) with the rewards of WizardMath (Luo et al. 2023): which selection, which
+operators, which mixture?"""
 
 from __future__ import annotations
 
@@ -10,7 +11,6 @@ SEEDS = "seed=0,1,2"
 FRESH = "seed=3,4,5,6,7"  # of the weaker base, which was added when seeds 0 to 2 of the other had been seen
 UP = ["add_constraint", "deepen", "concretize", "reasoning", "complicate", "breadth"]
 BOTH = [*UP, "easier", "easier_topic"]
-SUPERVISED, GRPO = "genloss.language.training.TextTrainer", "genloss.language.grpo.Grpo"
 TWO = ("instruction", "process")
 FACTORS = "curation.evol_reward.factors"
 PRODUCT = f"{FACTORS}=[instruction,process]"
@@ -52,7 +52,7 @@ def arm(
         "mixing": mixing,
         "control": control,
         "recipe.label": label,
-        "trainer._target_": SUPERVISED,
+        "trainer": "Supervised",
         "model.steps": base,
         "rounds": rounds,
         "curation.evol_reward.phi": phi or (1.0 if label == "exact" else 0.9),
@@ -62,7 +62,7 @@ def arm(
 def grpo(*factors: str, many: bool = False) -> dict[str, Any]:
     """Reinforcement; many: four times the responses, exact verdicts and larger steps."""
     return arm(rounds=1) | {
-        "trainer._target_": GRPO,
+        "trainer": "Grpo",
         f"{REWARD}.factors": list(factors),
         "trainer.prompts": 16 if many else 4,
     }

@@ -7,9 +7,8 @@
 
     seeds --model n-1, greedily--> wrong ones --teacher, k each--> checked --> records of round n, parent: the seed
 
-Algorithm 1 of the paper is `choose=errors errors=seeds n=null` with `mixing=accumulate`: the student is retrained from its base
-(`trainer.start=base`) on the seeds and everything that was written so far.
-"""
+Algorithm 1 of the paper is `choose=errors errors=seeds n=null` with `mixing=accumulate`: the student is retrained from
+its base (`trainer.start=base`) on the seeds and everything that was written so far."""
 
 from __future__ import annotations
 
@@ -58,11 +57,11 @@ class Slot:
 
 @dataclass
 class LLM2LLM(Recipe):
-    """The student answers greedily, so that what is wrong is not a matter of luck, and is judged by the labels that train it.
+    """The student answers greedily, so that what is wrong is not a matter of luck, and is judged by the labels that
+    train it.
 
-    Budget: k problems for each wrong one (the paper's rule), or `n` a round in every arm, shared among the parents as evenly as
-    can be, in random order: with fewer parents than n some get more, with more of them some get none.
-    """
+    Budget: k problems for each wrong one (the paper's rule), or `n` a round in every arm, shared among the parents as
+    evenly as can be, in random order: with fewer parents than n some get more, with more of them some get none."""
 
     name: str = "llm2llm"
     seed_problems: int = 1000  # the first real training problems: those that train the student

@@ -1,4 +1,5 @@
-"""LLM2LLM: is it the errors that make its data good? At equal budgets, against random seeds, all data, one batch, continued training."""
+"""LLM2LLM (Lee et al. 2024): is it the errors that make its data good? At equal budgets, against random seeds, all
+data, one batch, continued training."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
     critic.log_ok(["3+4*2:"], ["4*2=9;3+9=12"])         # log-probabilities [n]
     critic.step_rewards(["3+4*2:"], ["4*2=9;3+9=12"])   # an array for each: a number for each of its steps, and P(ok)
 
-A critic that works with a reference solves each problem greedily before it judges; probabilities are those after its own solution.
-"""
+A critic that works with a reference solves each problem greedily before it judges; probabilities are those after its
+own solution."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from genloss.core.places import find_folder, load_params
 from genloss.core.plugin import build, plain
 from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.arithmetic import needs_expressions
+from genloss.domains.reasoning.critics import StepCritic
 from genloss.language.tokenizer import load_codec
 from genloss.systems.shepherd.task import STEPS, Critique, Said, question, read
 
@@ -55,15 +56,16 @@ class TrainedCritic:
         report: Report = silent,
         asked: list[str] | None = None,
     ) -> list[Said | None]:
-        """What the critic says of each solution, decoding greedily; None where it is no critique, or the solution is too long to
-        be read. asked: what `asked` gave, if it is known."""
+        """What the critic says of each solution, decoding greedily; None where it is no critique, or the solution is
+        too long to be read. asked: what `asked` gave, if it is known."""
         asked = self.asked(problems, solutions, runtime, report) if asked is None else asked
         return [read(text) for text in self._write(asked, runtime, report)]
 
     def asked(
         self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent
     ) -> list[str]:
-        """What the critic is asked, its own solutions included. These are of the problems alone: each is solved once."""
+        """What the critic is asked, its own solutions included. These are of the problems alone: each is solved
+        once."""
         short = [s[: LONGEST + 1] for s in solutions]
         if not self.reference:
             return [question(p, s) for p, s in zip(problems, short, strict=True)]
@@ -99,9 +101,9 @@ class TrainedCritic:
     def step_rewards(
         self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None, report: Report = silent
     ) -> list[np.ndarray]:
-        """For step k of a solution (its parts between semicolons): the probability that the critic says "ok" or names a step
-        after k, which is that it finds nothing wrong up to k. It falls from step to step; one more number, P(ok), says that
-        nothing is missing at the end either."""
+        """For step k of a solution (its parts between semicolons): the probability that the critic says "ok" or names a
+        step after k, which is that it finds nothing wrong up to k. It falls from step to step; one more number, P(ok),
+        says that nothing is missing at the end either."""
         counts = [min(s.count(";") + 1, STEPS - 1) for s in solutions]
         asked = self.asked(problems, solutions, runtime, report)
         rows = [(i, k) for i, n in enumerate(counts) for k in range(1, n + 2)]
@@ -135,8 +137,8 @@ class TrainedCritic:
 
 
 def find(path: str, chunk: int = 512, key: str = "path") -> TrainedCritic:
-    """The critic of the run directory that `path` names (a pattern may, if it matches one); relative to the project. key:
-    what an error calls it."""
+    """The critic of the run directory that `path` names (a pattern may, if it matches one); relative to the project.
+    key: what an error calls it."""
     folder = find_folder(path, key, f"is no run directory; {MAKE}")
     if not (folder / "params.yaml").is_file():
         raise UserError(key, path, f"is no run directory (no params.yaml); {MAKE}")
@@ -166,3 +168,23 @@ def _json(path: Path) -> dict:
 def worked(experiment: Experiment) -> None:
     """Refuse problems without worked solutions: a critic has learned to read those of `arithmetic` alone."""
     needs_expressions(experiment, "_target_", "needs worked solutions", solutions=True)
+
+
+@dataclass
+class StepRewards(StepCritic):
+    """A trained critic as the factor `critic` of a reward."""
+
+    path: str = (
+        "???"  # run directory of a critic, relative to the project; * may stand for what is not known of its name
+    )
+
+    def check(self, experiment: Experiment) -> None:
+        find(self.path)
+
+    def fingerprint(self) -> str:
+        return find(self.path).fingerprint()
+
+    def step_rewards(
+        self, problems: Sequence[str], solutions: Sequence[str], runtime: Runtime | None = None
+    ) -> list[np.ndarray]:
+        return find(self.path).step_rewards(problems, solutions, runtime)

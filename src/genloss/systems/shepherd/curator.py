@@ -24,8 +24,8 @@ SELECT = ("accepted", "best")
 
 @dataclass
 class Critic(RecordCurator):
-    """Keep the solutions that a critic accepts, the reason of a rejection being the type of error it names; or, of the samples
-    of each problem, the one that is right with the highest probability (score: log P(ok))."""
+    """Keep the solutions that a critic accepts, the reason of a rejection being the type of error it names; or, of the
+    samples of each problem, the one that is right with the highest probability (score: log P(ok))."""
 
     path: str = (
         "???"  # run directory of a critic, relative to the project; * may stand for what is not known of its name

@@ -29,14 +29,15 @@ SPOKEN = ("ok", *TYPES, "unparseable")  # what a critic may say
 
 @dataclass
 class Critiques(Metric):
-    """How good model n is as a critic, decoding greedily: verdict_accuracy; critique/phi = P(accepts | right) and critique/psi =
-    P(accepts | wrong), critique/p_star; type_accuracy and step_accuracy, of the wrong solutions that it rejects;
-    confusion/TRUE/SAID, the share of the solutions with error TRUE ("ok": none) of which it says SAID; critique/unparseable; and
-    length_bias, P(accepts | right, long) - P(accepts | right, short), long being above the median number of characters.
+    """How good model n is as a critic, decoding greedily: verdict_accuracy; critique/phi = P(accepts | right) and
+    critique/psi = P(accepts | wrong), critique/p_star; type_accuracy and step_accuracy, of the wrong solutions that it
+    rejects; confusion/TRUE/SAID, the share of the solutions with error TRUE ("ok": none) of which it says SAID;
+    critique/unparseable; and length_bias, P(accepts | right, long) - P(accepts | right, short), long being above the
+    median number of characters.
 
-    It makes its own solutions, half of them right whatever `share_right` is, since a family without right solutions has none to
-    measure phi on; none of the solved problems is in the training data. A solution is right if it has no error: critique/accidents is the share
-    of those with an error that end in the right number nevertheless."""
+    It makes its own solutions, half of them right whatever `share_right` is, since a family without right solutions has
+    none to measure phi on; none of the solved problems is in the training data. A solution is right if it has no error:
+    critique/accidents is the share of those with an error that end in the right number nevertheless."""
 
     max_records: int = 1000
     chunk: int = 512
@@ -134,10 +135,10 @@ def confusion(answers: list[str], said: list[Said | None]) -> dict[str, float]:
 
 @dataclass
 class Refinement(Metric):
-    """Of records that recipe=refine made: refine/before and refine/after (share of right first and last responses), refine/gain,
-    refine/fixed (wrong ones that became right) and refine/broken (right ones that became wrong), as shares of all,
-    refine/samples (responses drawn for each), refine/accepted (share that the critic accepts in the end), refine/phi and
-    refine/psi (share of right and of wrong first responses that it accepts)."""
+    """Of records that recipe=refine made: refine/before and refine/after (share of right first and last responses),
+    refine/gain, refine/fixed (wrong ones that became right) and refine/broken (right ones that became wrong), as shares
+    of all, refine/samples (responses drawn for each), refine/accepted (share that the critic accepts in the end),
+    refine/phi and refine/psi (share of right and of wrong first responses that it accepts)."""
 
     needs = (Verifies,)
 

@@ -1,12 +1,13 @@
-"""Refine: solve, have a critic look at it, try again from the step that it names (Shepherd; Wang et al. 2023, arXiv 2308.04592).
+"""Refine: solve, have a critic look at it, try again from the step that it names (Shepherd; Wang et al. 2023, arXiv
+2308.04592).
 
     genloss run experiment=critic                                                 # first: the critic
     genloss run experiment=shepherd curation=none recipe=refine metrics=[accuracy,refinement]
-    genloss run experiment=shepherd curation=none recipe=refine recipe.restart=start metrics=[accuracy,refinement]   # control
+    genloss run experiment=shepherd curation=none recipe=refine recipe.restart=start metrics=[refinement]   # control
 
-A solution that the critic rejects is begun again: the model is given its own steps before the one that the critic names. The
-controls try as often, from the start (`restart: start`), or from a step that chance names (`restart: random`).
-"""
+A solution that the critic rejects is begun again: the model is given its own steps before the one that the critic
+names. The controls try as often, from the start (`restart: start`), or from a step that chance names (`restart:
+random`)."""
 
 from __future__ import annotations
 
@@ -32,9 +33,9 @@ RESTART = ("step", "start", "random")
 
 @dataclass
 class Refine(Solve):
-    """As `Solve`, with at most `revisions` further tries at what the critic rejects. Beside the response, a record has `first` (its
-    first response), `critiques` (of every response, the last one too; "unparseable" where the critic wrote none) and `attempts`
-    (responses drawn). What is still rejected in the end stays, for curation to judge."""
+    """As `Solve`, with at most `revisions` further tries at what the critic rejects. Beside the response, a record has
+    `first` (its first response), `critiques` (of every response, the last one too; "unparseable" where the critic wrote
+    none) and `attempts` (responses drawn). What is still rejected in the end stays, for curation to judge."""
 
     name: str = "refine"
     critic: str = "???"  # run directory of a critic, as curation.critic.path
@@ -101,8 +102,8 @@ class Refine(Solve):
     def _starts(
         self, responses: Sequence[str], said: Sequence[Said | None], attempt: int, request: Request
     ) -> list[str]:
-        """What of each rejected response is kept: the text before a step, without the semicolon, so that the model reads the same
-        tokens as when it wrote them."""
+        """What of each rejected response is kept: the text before a step, without the semicolon, so that the model
+        reads the same tokens as when it wrote them."""
         chance = generator(request.seed, "restart", attempt).random(len(responses))
         starts = []
         for response, s, u in zip(responses, said, chance, strict=True):

@@ -1,4 +1,4 @@
-"""Shepherd (Wang et al. 2023): a critic trained on typed errors as a verifier, and to refine with. conf/experiment/shepherd.yaml."""
+"""Shepherd (Wang et al. 2023): a critic that is trained on typed errors, as a verifier, and to refine with."""
 
 from genloss.observatory.compare import Contrast, Panel, Study, Trend, Value
 
@@ -91,7 +91,8 @@ STUDY = Study(
     sweeps=CRITICS + SELECTION + BEST + REFINE,
     lines=(
         Contrast(
-            "critiques without right solutions teach to reject everything (the released ones have none): φ, half against none",
+            "critiques without right solutions teach to reject everything (the released ones have none): "
+            "φ, half against none",
             trained("critic", "critique/phi"),
             trained("wrong-critic", "critique/phi"),
         ),

@@ -1,18 +1,20 @@
-"""Critiques of worked solutions (Shepherd; Wang et al. 2023, arXiv 2308.04592): is a solution right, and if not, where and why?
+"""Critiques of worked solutions (Shepherd; Wang et al. 2023, arXiv 2308.04592): is a solution right, and if not, where
+and why?
 
     genloss run experiment=critic                                     # trains a critic
-    genloss run experiment=critic domain.tasks.critique.share_right=0 # on wrong solutions alone, as Shepherd's released data
+    genloss run experiment=critic domain.tasks.critique.share_right=0 # wrong solutions alone, as Shepherd's data
 
     "3+4*2:4*2=8|4*2=8;3+8=11|3+8=11?"  ->  "ok"
     "3+4*2:4*2=8|4*2=9;3+8=11|3+9=12?"  ->  "bad 1 arithmetic: 4*2 is 8, not 9"
 
-The critic solves the problem itself first, without a look at the solution; before each step is its own (`reference`). It so
-learns two things, to solve and to compare, and both can go wrong. Without the reference, a critic of 0.1 M parameters sees what
-is missing, repeated or in the wrong order, but hardly a wrong result: for that it has to know every sum, from verdicts alone.
+The critic solves the problem itself first, without a look at the solution; before each step is its own (`reference`).
+It so learns two things, to solve and to compare, and both can go wrong. Without the reference, a critic of 0.1 M
+parameters sees what is missing, repeated or in the wrong order, but hardly a wrong result: for that it has to know
+every sum, from verdicts alone.
 
-Shepherd's critics learn from people's critiques. Here a program injects exactly one error of a known type into a right solution,
-and a share of the solutions is left as it is. What comes after the error follows from it, as in a solution that a model wrote:
-a wrong result is carried on. The types stand for Shepherd's six:
+Shepherd's critics learn from people's critiques. Here a program injects exactly one error of a known type into a right
+solution, and a share of the solutions is left as it is. What comes after the error follows from it, as in a solution
+that a model wrote: a wrong result is carried on. The types stand for Shepherd's six:
 
     arithmetic   a result is wrong                                          arithmetic
     operand      a number is not the one in the problem or a step before    consistency with context
@@ -21,10 +23,10 @@ a wrong result is carried on. The types stand for Shepherd's six:
     omission     a step is missing                                          coherence and deduction
     repetition   a step is there twice                                      redundancy
 
-A right solution is one without an error, not one that ends in the answer: some errors leave the answer right, by accident or by
-their nature (a repeated step), and `difficulty` says of each solution which it is. The verdict is one token and comes first, then
-the step, which is a digit, so that both have exact probabilities (genloss.systems.shepherd.curator).
-"""
+A right solution is one without an error, not one that ends in the answer: some errors leave the answer right, by
+accident or by their nature (a repeated step), and `difficulty` says of each solution which it is. The verdict is one
+token and comes first, then the step, which is a digit, so that both have exact probabilities
+(genloss.systems.shepherd.curator)."""
 
 from __future__ import annotations
 
@@ -85,8 +87,8 @@ def read(text: str | None) -> Said | None:
 
 
 def question(problem: str, solution: str, own: str | None = None) -> str:
-    """What a critic is asked: the prompt of a problem, and a response to judge, each step after that of its own response (None: it
-    has none)."""
+    """What a critic is asked: the prompt of a problem, and a response to judge, each step after that of its own
+    response (None: it has none)."""
     if own is None:
         return f"{problem}{solution}?"
     pairs = zip_longest(own.split(";"), solution.split(";"), fillvalue="")
@@ -100,7 +102,7 @@ def parts(asked: str) -> tuple[str, str]:
     return f"{problem}:", ";".join(given).rstrip(";")
 
 
-# -- errors ----------------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 class Faulty(NamedTuple):
@@ -193,8 +195,8 @@ def _operator(tree: Tree, right: list[Step], k: int, rng: np.random.Generator, o
 
 
 def rotations(tree: Tree) -> list[Tree]:
-    """The trees that take one pair of neighbouring operations in the other order, a-b*c as (a-b)*c or a-(b+c) as (a-b)+c, where
-    algebra does not allow it."""
+    """The trees that take one pair of neighbouring operations in the other order, a-b*c as (a-b)*c or a-(b+c) as
+    (a-b)+c, where algebra does not allow it."""
     if isinstance(tree, int):
         return []
     operator, left, right = tree
@@ -225,16 +227,16 @@ def _order(tree: Tree, right: list[Step], rng: np.random.Generator) -> Faulty | 
     return Faulty(wrong, Said(False, k + 1, "order", f"{asked} comes first"))
 
 
-# -- the family ------------------------------------------------------------------------------------------------------------
+# -- the family --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Critique(Task):
     """Critiques of worked solutions of `genloss.domains.reasoning.arithmetic`.
 
-    A type is drawn (one that `types` has twice is twice as often), then a problem that can have such an error; whether the error is made is decided last,
-    so that right and wrong solutions are of the same problems, and neither length nor shape of a problem gives a verdict away.
-    """
+    A type is drawn (one that `types` has twice is twice as often), then a problem that can have such an error; whether
+    the error is made is decided last, so that right and wrong solutions are of the same problems, and neither length
+    nor shape of a problem gives a verdict away."""
 
     operations: list[int] = field(default_factory=lambda: [1, 2, 3])  # as of Arithmetic
     operand: int = 9
@@ -284,8 +286,9 @@ class Critique(Task):
         return Problem(asked, str(said), difficulty)
 
     def key(self, problem: Problem) -> str:
-        """The problem that was solved and the verdict: each is there once right and once wrong, at most. Were it the prompt, right
-        solutions, of which a problem has one, would run out before wrong ones, and the share of right ones would fall."""
+        """The problem that was solved and the verdict: each is there once right and once wrong, at most. Were it the
+        prompt, right solutions, of which a problem has one, would run out before wrong ones, and the share of right
+        ones would fall."""
         return f"{parts(problem.prompt)[0]} {problem.answer[:2]}"
 
     def verify(self, responses: Any, answers: Any) -> Checked:

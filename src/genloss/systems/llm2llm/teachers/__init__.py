@@ -1,13 +1,12 @@
 """Teachers: who writes new problems like the one that a student missed (genloss.systems.llm2llm.recipe).
 
-    genloss run domain=reasoning recipe=llm2llm                                  # program: the family of the problem itself
+    genloss run domain=reasoning recipe=llm2llm                              # program: the family of the problem itself
     genloss run domain=reasoning recipe=llm2llm recipe.teacher.noise=0.2         # whose labels are sometimes wrong
     genloss run domain=reasoning recipe=llm2llm recipe/teacher=model recipe.teacher.path=my/model
     genloss run domain=reasoning recipe=llm2llm recipe/teacher=endpoint recipe.teacher.model=gpt-4o-mini
 
-A teacher is one dataclass and one file in conf/recipe/teacher/. It sees a problem and its gold answer, and never what the
-student said (Lee et al. 2024, arXiv 2403.15042, section 3). What it writes is data: the recipe checks it.
-"""
+A teacher is one dataclass and one file in conf/recipe/teacher/. It sees a problem and its gold answer, and never what
+the student said (Lee et al. 2024, arXiv 2403.15042, section 3). What it writes is data: the recipe checks it."""
 
 from __future__ import annotations
 
@@ -42,8 +41,8 @@ class Teacher(Plugin, ABC):
 
     @abstractmethod
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
-        """(position in `asks`, what it wrote), every ask once, in any order: a problem, whose `answer` is the exact one where
-        that is known and whose `solution` is the response to learn; or, in a word, why there is none."""
+        """(position in `asks`, what it wrote), every ask once, in any order: a problem, whose `answer` is the exact one
+        where that is known and whose `solution` is the response to learn; or, in a word, why there is none."""
 
 
 def read(prompt: str, response: str, ask: Ask, request: Request) -> Problem | str:

@@ -24,7 +24,8 @@ from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
 
 @dataclass
 class Written(Teacher):
-    """Any `AutoModelForCausalLM` in a folder. What it writes is read by the template's own words; the rest is unparseable."""
+    """Any `AutoModelForCausalLM` in a folder. What it writes is read by the template's own words; the rest is
+    unparseable."""
 
     path: str = "???"
     tokenizer: str = ""  # folder of a saved one; empty: the model's, and of a model without one the student's

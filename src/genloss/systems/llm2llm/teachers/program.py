@@ -19,8 +19,9 @@ from genloss.systems.llm2llm.teachers import Ask, Teacher
 
 @dataclass
 class Program(Teacher):
-    """The same family and difficulty (of arithmetic: the same shape and operators, with other numbers). With probability
-    `noise` the response to learn is a plausible wrong one; the record's `answer` stays exact, so that the share is measured."""
+    """The same family and difficulty (of arithmetic: the same shape and operators, with other numbers). With
+    probability `noise` the response to learn is a plausible wrong one; the record's `answer` stays exact, so that the
+    share is measured."""
 
     noise: float = 0.0
 

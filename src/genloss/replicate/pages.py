@@ -1,15 +1,17 @@
-"""The scoreboard as text, Markdown and one HTML page without scripts or outside files."""
+"""The scoreboard as text, Markdown and one HTML page without scripts or outside files.
+
+print(table(run_cases(...)))            # for a terminal; `markdown` and `html` have the texts too
+"""
 
 from __future__ import annotations
 
 import html as escaping
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from math import floor, isfinite, log10
 
+from genloss.observatory.tables import aligned
 from genloss.replicate.case import CLAIM, READING, WRONG
-
-if TYPE_CHECKING:
-    from genloss.replicate import Line
+from genloss.replicate.scoreboard import FAR, Line
 
 HEAD = ("case", "paper", "states", "we predict", "we measure", "z", "verdict", "seconds")
 TITLE = "Scoreboard: published results of recursive training"
@@ -30,8 +32,6 @@ def number(x: float) -> str:
 
 def with_error(x: float, error: float) -> str:
     """To two digits of the standard error."""
-    from math import floor, isfinite, log10
-
     if not (isfinite(error) and error > 0):
         return f"{number(x)} ± {number(error)}"
     places = max(0, 1 - floor(log10(error)))
@@ -66,7 +66,7 @@ def summary(lines: Sequence[Line]) -> str:
     cases = len({line.case.name for line in lines})
     return (
         f"{cases} cases; reproduced: {count(CLAIM)} claims (|z| < {lines[0].bound:.2f}); "
-        f"refuted: {count(WRONG)} wrong predictions (|z| > 4)"
+        f"refuted: {count(WRONG)} wrong predictions (|z| > {FAR:g})"
     )
 
 
@@ -77,23 +77,15 @@ def table(lines: Sequence[Line]) -> str:
     for first, line, cell in rows(lines):
         text = cell[2] if len(cell[2]) <= 70 else cell[2][:69] + "…"
         body.append((line.case.name if first else "", text, number(line.expected), cell[4], cell[5], cell[6]))
-    widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
-    right = (2, 3, 4)
-    text_rows = [
-        "  ".join(
-            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [head, *body]
-    ]
-    return "\n".join([text_rows[0], "-" * max(map(len, text_rows)), *text_rows[1:]])
+    return aligned(head, body, (2, 3, 4))
 
 
 def explained(lines: Sequence[Line]) -> str:
     return (
-        f"{summary(lines)}. Every line was run by the loop of `genloss run experiment=CASE`; a prediction is a formula or the "
-        "engine of genloss.theory, never a fit; ± is one standard error over independent chains. A claim's bound is "
-        "Bonferroni's over all claims, at 1 % for the whole table. Another reading need not hold: its verdict says whether "
-        "the chains exclude it."
+        f"{summary(lines)}. Every line was run by the loop of `genloss run experiment=CASE`; a prediction is a formula "
+        "or the engine of genloss.theory, never a fit; ± is one standard error over independent chains. A claim's "
+        "bound is Bonferroni's over all claims, at 1 % for the whole table. Another reading need not hold: its verdict "
+        "says whether the chains exclude it."
     )
 
 
@@ -118,8 +110,7 @@ def html(lines: Sequence[Line]) -> str:
         body.append(f'<tr class="{"first" if first else ""}">{columns}</tr>')
     head = "".join(f"<th>{name}</th>" for name in HEAD)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style></head>\n'
-        f"<body><h1>{TITLE}</h1>\n<p>{escaping.escape(explained(lines))}</p>\n<table><thead><tr>{head}</tr></thead>\n<tbody>"
-        + "\n".join(body)
-        + "</tbody></table></body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{TITLE}</title>'
+        f"<style>{STYLE}</style></head>\n<body><h1>{TITLE}</h1>\n<p>{escaping.escape(explained(lines))}</p>\n"
+        f"<table><thead><tr>{head}</tr></thead>\n<tbody>" + "\n".join(body) + "</tbody></table></body></html>\n"
     )

@@ -1,16 +1,23 @@
-"""Memory of long processes: one heap, and what a stage used is given back when it ends."""
+"""The machine: its cores, and the memory of long processes, which is one heap and is given back when a stage ends."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from functools import cache
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def _one_heap() -> ctypes.CDLL | None:
-    """Put everything, Arrow's tables too, in one heap of the C library that keeps what is freed until a stage ends. Else every
-    training step would return its pages and fault them in again (docs/decisions.md, "Memory"). None where there is no glibc."""
+    """Put everything, Arrow's tables too, in one heap of the C library that keeps what is freed until a stage ends.
+    Else every training step would return its pages and fault them in again (docs/decisions.md, "Memory"). None where
+    there is no glibc."""
     import pyarrow as pa
 
     try:

@@ -1,0 +1,210 @@
+"""The steps of GRPO (genloss.language.grpo has its options, and what a reward is).
+
+    Reinforcement(trainer, fit).run()
+
+The model seen so far is the reference. A step's problems, responses and verdicts have random streams of their own, so
+that the same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from genloss.core import records
+from genloss.core.contracts import Decoding, Fit
+from genloss.core.seeds import generator, seed_of, uniforms
+from genloss.language.curve import write_curve
+from genloss.language.model import device_of, load, save
+from genloss.language.sampling import sample_chunk
+from genloss.language.tokenizer import Codec, load_codec
+
+# -- the objective -----------------------------------------------------------------------------------------------------
+
+if TYPE_CHECKING:
+    from genloss.language.grpo import Grpo
+
+
+def advantages(reward: np.ndarray, scale: str) -> np.ndarray:
+    """A of rewards [problems, group]: above the mean of the group, in its standard deviations if scale=std. 0 where all
+    are equal."""
+    centred = reward - reward.mean(axis=1, keepdims=True)
+    # a mean of equal numbers need not be that number
+    centred = np.where(np.ptp(reward, axis=1, keepdims=True) == 0, 0.0, centred)
+    if scale == "none":
+        return centred
+    return centred / (reward.std(axis=1, keepdims=True) + 1e-6)
+
+
+def objective(
+    new: torch.Tensor,
+    old: torch.Tensor,
+    reference: torch.Tensor,
+    advantage: torch.Tensor,
+    mask: torch.Tensor,
+    clip_ratio: float,
+    kl: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(loss, divergence) of log probabilities [rows, tokens] of the chosen tokens under the policy, the policy that
+    sampled, and the reference; advantage [rows]; mask [rows, tokens]: 1 for tokens of the response. Equation 3 of the
+    paper with its unbiased estimate of the divergence (equation 4), each response averaged over its own tokens."""
+    ratio = torch.exp(new - old)
+    a = advantage[:, None]
+    gain = torch.minimum(ratio * a, ratio.clamp(1 - clip_ratio, 1 + clip_ratio) * a)
+    gap = reference - new
+    divergence = torch.exp(gap) - gap - 1
+    length = mask.sum(dim=1).clamp(min=1)
+    mean = (divergence * mask).sum(dim=1) / length
+    loss = -((gain * mask).sum(dim=1) / length) + kl * mean
+    return loss.mean(), mean.mean().detach()
+
+
+def tensors(
+    rows: list[list[int]], given: list[int], longest: int, codec: Codec
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(inputs, targets, mask) [rows, tokens] of records of token ids whose first `given` are the prompt; the end is a
+    token of the response, unless it was cut off at `longest`."""
+    sequences = [[codec.begin, *ids, *([codec.end] if len(ids) < longest else [])] for ids in rows]
+    width = max(len(s) for s in sequences) - 1
+    inputs = torch.full((len(rows), width), codec.end, dtype=torch.long)
+    targets = torch.full((len(rows), width), codec.end, dtype=torch.long)
+    mask = torch.zeros(len(rows), width)
+    for i, (sequence, first) in enumerate(zip(sequences, given, strict=True)):
+        n = len(sequence) - 1
+        inputs[i, :n] = torch.tensor(sequence[:-1])
+        targets[i, :n] = torch.tensor(sequence[1:])
+        mask[i, first:n] = 1.0
+    return inputs, targets, mask
+
+
+def logs(model: Any, inputs: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log probabilities [rows, tokens] of the targets."""
+    logits = model(input_ids=inputs, use_cache=False).logits.float() / temperature
+    return logits.log_softmax(dim=-1).gather(-1, targets[..., None])[..., 0]
+
+
+# -- the problems ------------------------------------------------------------------------------------------------------
+
+
+def distinct(fit: Fit) -> dict[str, str | None]:
+    """The problems of the training set, each once, with the text that it evolved from (None: it is a real one)."""
+    found: dict[str, str | None] = {}
+    for shard in fit.shards:
+        table = records.read(shard)
+        known = "evolved_from" in table.column_names
+        parents = table.column("evolved_from").to_pylist() if known else [None] * len(table)
+        for text, parent in zip(table.column("prompt").to_pylist(), parents, strict=True):
+            found.setdefault(text, parent)
+    return found
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------
+
+
+class Responses(NamedTuple):
+    rows: list[list[int]]  # token ids of each, its prompt included
+    given: list[int]  # how many of them are the prompt
+    texts: list[str]  # without the prompt
+
+
+class Reinforcement:
+    """One training: the policy, the reference that it began as, and the problems that wait for their turn."""
+
+    def __init__(self, trainer: Grpo, fit: Fit):
+        assert fit.start is not None
+        self.trainer, self.fit = trainer, fit
+        torch.set_num_threads(trainer.threads)
+        self.device = device_of(fit.runtime)
+        torch.use_deterministic_algorithms(self.device == "cpu")
+        self.codec, self.context = load_codec(fit.data / "tokenizer"), int(fit.options["context"])
+        self.parents = distinct(fit)
+        self.problems = list(self.parents)
+        self.ids = self.codec.encode(self.problems)
+        self.queue: list[int] = []  # positions of problems
+        self.tokens = 0  # sampled so far
+        self.policy, self.reference = (load(fit.start).to(self.device) for _ in range(2))
+        for network in (self.policy, self.reference):
+            network.set_attn_implementation("genloss_one_query")
+        betas = (trainer.beta1, trainer.beta2)
+        self.adam = torch.optim.Adam(self.policy.parameters(), lr=trainer.step_size, betas=betas)
+
+    def run(self) -> dict[str, Any]:
+        """Write `model/` and `training.csv` (with reward and kl) to `fit.out`; returns means over the first and last
+        tenth of steps."""
+        updates = self.trainer.updates
+        curve = np.zeros((updates, 3))  # loss, reward, divergence
+        for step in range(updates):
+            curve[step] = self.step(step)
+            self.fit.report(step + 1, updates, "updates")
+        save(self.policy.cpu(), self.fit.out / "model")
+        rate = self.trainer.step_size
+        rows = [(i + 1, loss, rate, "", reward, kl) for i, (loss, reward, kl) in enumerate(curve.tolist())]
+        write_curve(self.fit.out, ("step", "loss", "lr", "validation_loss", "reward", "kl"), rows)
+        share = max(1, updates // 10)
+        return {
+            "steps": updates,
+            "tokens": self.tokens,
+            "loss": float(curve[-1, 0]),
+            "reward_first": float(curve[:share, 1].mean()),
+            "reward_last": float(curve[-share:, 1].mean()),
+            "kl": float(curve[-share:, 2].mean()),
+            "parameters": sum(p.numel() for p in self.policy.parameters()),
+        }
+
+    def step(self, number: int) -> tuple[float, float, float]:
+        """(loss, mean reward, divergence) of one step."""
+        asked = self.ask(number)
+        said = self.respond(asked, number)
+        r = self.earned(asked, said, number)
+        grouped = r.reshape(self.trainer.prompts, self.trainer.group)
+        a = torch.from_numpy(advantages(grouped, self.trainer.scale).ravel()).float()
+        loss, divergence = self.improve(said, a.to(self.device))
+        return loss, float(r.mean()), divergence
+
+    def ask(self, step: int) -> list[int]:
+        """Positions of the next problems, each `group` times; every problem comes once before any comes again."""
+        n = self.trainer.prompts
+        while len(self.queue) < n:
+            order = generator(self.fit.seed, "problems", self.tokens, step).permutation(len(self.problems))
+            self.queue += order.tolist()
+        chosen, self.queue = self.queue[:n], self.queue[n:]
+        return [i for i in chosen for _ in range(self.trainer.group)]
+
+    def respond(self, asked: Sequence[int], step: int) -> Responses:
+        """The policy's own responses."""
+        n, longest = len(asked), self.context
+        prompts = [self.ids[i][: longest - 1] for i in asked]
+        u = torch.from_numpy(uniforms(seed_of(self.fit.seed, "responses"), step, n, longest))
+        decoding = Decoding(longest, temperature=self.trainer.temperature, chunk=n)
+        rows, count = sample_chunk(self.policy, self.codec, u, prompts, decoding)
+        self.tokens += count
+        given = [len(p) for p in prompts]
+        return Responses(rows, given, self.codec.decode([row[k:] for row, k in zip(rows, given, strict=True)]))
+
+    def earned(self, asked: Sequence[int], said: Responses, step: int) -> np.ndarray:
+        """r [n] of the responses."""
+        problems = [self.problems[i] for i in asked]
+        parents = [self.parents[text] for text in problems]
+        seed = seed_of(self.fit.seed, "reward", step)
+        return self.trainer.reward_function.of(problems, said.texts, seed, parents, self.fit.runtime)
+
+    def improve(self, said: Responses, advantage: torch.Tensor) -> tuple[float, float]:
+        """(loss, divergence) of the last of `passes` gradient steps on the same responses."""
+        options = self.trainer
+        batch = tensors(said.rows, said.given, self.context, self.codec)
+        inputs, targets, mask = (part.to(self.device) for part in batch)
+        with torch.no_grad():
+            old = logs(self.policy, inputs, targets, options.temperature)
+            base = logs(self.reference, inputs, targets, options.temperature)
+        for _ in range(options.passes):
+            new = logs(self.policy, inputs, targets, options.temperature)
+            loss, divergence = objective(new, old, base, advantage, mask, options.clip_ratio, options.kl)
+            self.adam.zero_grad(set_to_none=True)
+            loss.backward()
+            if options.clip:
+                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), options.clip)
+            self.adam.step()
+        return float(loss.detach()), float(divergence)

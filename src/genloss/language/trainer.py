@@ -1,0 +1,121 @@
+"""How a causal language model is trained: the options, without the libraries that train (they load in seconds; configs
+in milliseconds). The training itself is genloss.language.training.
+
+    genloss run trainer.steps=600 trainer.batch=32
+    genloss run '+trainer.logger={csv: {_target_: lightning.pytorch.loggers.CSVLogger}}'
+    genloss run '+trainer.callbacks={mine: {_target_: mylab.callbacks.Mine, after: 100}}'
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from genloss.core.contracts import Experiment, Fit, Trainer
+from genloss.core.errors import UserError, one_of, require
+
+if TYPE_CHECKING:
+    from genloss.language.training import CausalLM, PackedData
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+BROUGHT = ("callbacks", "logger")  # fields that are nodes of the user's own Lightning classes
+
+
+@dataclass
+class Supervised(Trainer):
+    """AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay, clipping. The budget is in steps or, if `tokens`
+    is set, in tokens of context; it is the same for every arm, whatever the size of its training set.
+
+    callbacks, logger: Lightning's or your own, by name, each a Hydra node with a `_target_`. They see `loss` at every
+    step and `validation_loss` at every validation. What a ModelCheckpoint saves (which holds paths, so that its hash is
+    that of one run alone), and what a logger without a `save_dir` writes, lie beside the model, in the folder of the
+    round. Callbacks may change what is learned and are part of the arm's identity, with their code; loggers are not.
+    """
+
+    steps: int = 300
+    tokens: int | None = None  # budget in tokens, padding included; overrides steps
+    batch: int = 16  # rows of `domain.context` tokens a step, over all devices
+    lr: float = 8e-3
+    warmup: float = 0.1  # share of the steps
+    final_lr: float = 0.05  # share of lr at the end
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    clip: float = 1.0  # gradient norm
+    precision: str = "32-true"
+    accumulate: int = 1  # rows / accumulate are in memory at once
+    threads: int = (
+        1  # part of the identity: kernels differ between thread counts. Arms and chunks run in parallel instead
+    )
+    validate_every: int = 100  # steps
+    validation_rows: int = 64
+    callbacks: dict[str, Any] = field(default_factory=dict)  # name: {_target_: any lightning.pytorch.Callback, ...}
+    logger: dict[str, Any] = field(default_factory=dict)  # name: {_target_: any lightning.pytorch.loggers.Logger, ...}
+    operational = ("logger",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("steps", "batch", "accumulate", "threads", "validate_every", "validation_rows"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        require(self.tokens is None or self.tokens >= 1, "tokens", self.tokens, "at least 1 token")
+        require(self.lr > 0, "lr", self.lr, "greater than 0")
+        require(0 <= self.warmup <= 1, "warmup", self.warmup, "a share of the steps in [0, 1]")
+        require(0 <= self.final_lr <= 1, "final_lr", self.final_lr, "a share of lr in [0, 1]")
+        for key in ("beta1", "beta2"):
+            require(0 <= getattr(self, key) < 1, key, getattr(self, key), "in [0, 1)")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        require(self.clip >= 0, "clip", self.clip, "at least 0 (0: off)")
+        divides = self.batch % self.accumulate == 0
+        require(divides, "accumulate", self.accumulate, f"a divisor of batch={self.batch}")
+        one_of("precision", self.precision, PRECISIONS)
+        for key in BROUGHT:
+            for name, node in getattr(self, key).items():
+                if not (isinstance(node, dict) and node.get("_target_")):
+                    raise UserError(f"{key}.{name}", node, "needs a _target_: the class that is meant")
+
+    def check(self, experiment: Experiment) -> None:
+        if self.callbacks or self.logger:  # Lightning takes seconds to load; only who brings something to it waits
+            from genloss.language.brought import known
+
+            known(self)
+
+    def classes(self) -> tuple[type, ...]:
+        if not self.callbacks:
+            return ()
+        from hydra.utils import get_class
+
+        return tuple(get_class(node["_target_"]) for node in self.callbacks.values())
+
+    def budget(self, context: int) -> int:
+        """Steps of the optimiser, for rows of `context` tokens."""
+        return self.steps if self.tokens is None else max(1, round(self.tokens / (self.batch * context)))
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate at `step` (from 0) of `steps`, as a share of lr."""
+        rise = max(1, round(self.warmup * steps))
+        if step < rise:
+            return (step + 1) / rise
+        done = (step - rise) / max(1, steps - rise)
+        return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    # -- the training: imported when used. A subclass that trains otherwise overrides one of these ---------------------
+
+    def train(self, fit: Fit) -> dict[str, Any]:
+        """Train `fit.model`; write `model/` and `training.csv` to `fit.out`. Returns steps, tokens, loss and
+        parameters."""
+        from genloss.language.training import train
+
+        return train(fit)
+
+    def module(self, fit: Fit) -> CausalLM:
+        """The LightningModule that is trained."""
+        from genloss.language.training import CausalLM
+
+        return CausalLM(fit)
+
+    def batches(self, fit: Fit) -> PackedData:
+        """The LightningDataModule that it is trained on."""
+        from genloss.language.training import PackedData
+
+        return PackedData(fit)

@@ -1,0 +1,91 @@
+"""The sweeper of `genloss run -m`: all arms are composed and checked before the first one starts; the same command
+resumes.
+
+    genloss run -m seed=0,1,2                        # this one: hydra/sweeper=genloss, the default of conf/config.yaml
+    genloss run -m seed=0,1,2 hydra/sweeper=basic    # Hydra's own, or any other plug-in: arms without a sweep of ours
+
+Hydra imports this module at each start, also inside `dvc exp run -S`: what a sweep needs is imported when there is one.
+It is not in sys.modules while Hydra imports it, so a dataclass here cannot have annotations that are text (no `from
+__future__`)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class GenlossSweeperConf:
+    """Schema of the node `hydra.sweeper`. params: what an experiment file sweeps over; the command line comes before
+    it."""
+
+    _target_: str = "hydra_plugins.genloss_sweeper.GenlossSweeper"
+    params: dict[str, str] | None = None
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="genloss", node=GenlossSweeperConf, provider="genloss")
+
+
+class GenlossSweeper(Sweeper):
+    """Every combination of the swept values is an arm of one sweep: runs/sweep-HASH, or the folder
+    `hydra.sweep.dir`."""
+
+    def __init__(self, params: Mapping[str, str] | None = None):
+        self.params = dict(params or {})
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        # the launcher is made by `sweep`: it may ask for the sweep's folder, which follows from the arms
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run every arm; returns the jobs' JobReturns. Ends the process with 1 if an arm failed."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.core.override_parser.types import Quote, QuotedString
+        from hydra.core.plugins import Plugins
+
+        from genloss.workflow.sweep import expand, finish_sweep, live, prepare_sweep
+
+        context, config, task_function = self.hydra_context, self.config, self.task_function
+        assert context is not None and config is not None
+        jobs = expand(OverridesParser.create(context.config_loader), self.params, arguments)
+        configs = [composed(context, config, job) for job in jobs]
+        folder = prepare_sweep(configs, chosen_folder(config))
+        config.hydra.sweep.dir = str(folder)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task_function, config=config
+        )
+        self.launcher = launcher
+        # an override reaches every worker, wherever the launcher starts it
+        where = f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
+        with live(folder / "progress", configs):
+            returns = launcher.launch([[*job, where] for job in jobs], initial_job_idx=0)
+        for done in returns:
+            _ = done.return_value  # raises what is no failure of an arm but a bug
+        if finish_sweep(folder):
+            raise SystemExit(1)
+        return returns
+
+
+def composed(context: HydraContext, config: DictConfig, job: list[str]) -> DictConfig:
+    """The config of a job, as its launcher will compose it, resolved. config: Hydra's, of the whole sweep."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from genloss.workflow.compose import hydra_error, resolve
+
+    try:
+        return resolve(context.config_loader.load_sweep_config(config, job))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise hydra_error(error, job) from None
+
+
+def chosen_folder(config: DictConfig) -> str | None:
+    """hydra.sweep.dir, if the command line says it; else the arms name the folder."""
+    given = any(str(o).lstrip("+").startswith("hydra.sweep.dir=") for o in config.hydra.overrides.hydra)
+    return str(config.hydra.sweep.dir) if given else None

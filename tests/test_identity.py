@@ -1,0 +1,66 @@
+"""An arm's identity: options by name and fields, not by where a class lies; what changes no result is no part of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections import defaultdict
+
+from omegaconf import OmegaConf
+
+import genloss
+from genloss.core.plugin import named
+from genloss.workflow.compose import compose
+from genloss.workflow.identity import arm_id, arm_identity
+
+
+def test_a_class_that_moves_renames_no_arm() -> None:
+    cfg = compose(["curation=dedup", "+schedule.1.recipe._target_=genloss.generate.sample.Sample"])
+    moved = cfg.copy()
+    for group in ("recipe", "model", "curation.dedup", "schedule.1.recipe"):
+        target = OmegaConf.select(cfg, group)._target_
+        assert target.startswith("genloss.")
+        OmegaConf.update(moved, f"{group}._target_", f"genloss.elsewhere.{target.rpartition('.')[2]}")
+    assert moved != cfg and arm_id(moved) == arm_id(cfg)
+    renamed = cfg.copy()
+    renamed.recipe._target_ += "s"
+    assert arm_id(renamed) != arm_id(cfg)
+    for target in ("mylab.recipes.Sample", "yourlab.recipes.Sample"):  # nobody keeps the names of others apart
+        other = cfg.copy()
+        other.recipe._target_ = target
+        assert arm_identity(other)["recipe"]["_target_"] == target
+
+
+def test_names_are_found_at_any_depth() -> None:
+    config = {"a": [{"_target_": "genloss.x.Y", "n": 1}], "b": {"_target_": "genlossy.x.Y"}, "c": "genloss.x.Y"}
+    assert named(config) == {"a": [{"_target_": "Y", "n": 1}], "b": {"_target_": "genlossy.x.Y"}, "c": "genloss.x.Y"}
+    assert config["a"][0]["_target_"] == "genloss.x.Y"  # type: ignore[index]
+
+
+def test_how_a_run_is_carried_out_is_no_part_of_what_it_is() -> None:
+    cfg = compose()
+    for override in ("runtime.workers=7", "tracking=none", "+trainer.logger={_target_: some.Logger}"):
+        other = compose([override])
+        assert other != cfg and arm_id(other) == arm_id(cfg), override
+        assert "logger" not in arm_identity(other)["trainer"]
+    assert arm_id(compose(["trainer.steps=7"])) != arm_id(cfg)
+
+
+def test_no_two_options_of_a_group_share_a_name() -> None:
+    """A name is an identity only if it is the only one among what the same key may hold: the heirs of a base class."""
+    heirs = defaultdict(set)
+    for module in pkgutil.walk_packages(genloss.__path__, "genloss."):
+        if module.name == "genloss.__main__":
+            continue
+        for _, cls in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+            if not (cls.__module__.startswith("genloss.") and dataclasses.is_dataclass(cls)):
+                continue
+            for base in cls.__mro__[1:]:
+                if base.__module__.startswith("genloss."):
+                    heirs[base].add(cls)
+    assert {"Curator", "Recipe", "Metric", "Corpus"} <= {base.__name__ for base in heirs}
+    for base, classes in heirs.items():
+        names = sorted(cls.__name__ for cls in classes)
+        assert len(set(names)) == len(names), (base, names)
