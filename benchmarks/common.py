@@ -18,7 +18,7 @@ def demo_model(folder: Path, steps: int | None = None) -> tuple[Experiment, Path
     x.domain.prepare(data)
     write(read(data / "train.parquet").slice(0, x.size), folder / "real.parquet")
     fit = Fit(x.model, x.trainer, data, [folder / "real.parquet"], [1.0], None, 1, out, x.domain.config("train"))
-    x.domain.train(fit)
+    x.trainer.train(fit)
     return x, data, out / "model"
 
 

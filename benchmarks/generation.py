@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 
 from common import demo_model, scratch, table
-from genloss.core.contracts import Runtime, Sampling
+from genloss.core.capabilities import able
+from genloss.core.contracts import Decoding, Runtime, Sampling
 from genloss.core.machine import cores
+from genloss.generate.sample import Sample
 from genloss.language.model import load
 from genloss.language.sampling import sample
 from genloss.language.tokenizer import load_codec
@@ -24,12 +26,11 @@ RECORDS = 2048
 REPEATS = 3
 
 
-def ours(x, data: Path, model: Path, chunk: int, workers: int, folder: Path) -> float:
-    best, recipe = 0.0, replace(x.recipe, chunk=chunk)
+def ours(decoding: Decoding, data: Path, model: Path, workers: int, folder: Path) -> float:
+    best, runtime = 0.0, Runtime(workers=workers)
     for repeat in range(REPEATS):
-        request = Sampling(
-            model, data, RECORDS, repeat, recipe, None, folder / f"{chunk}-{workers}-{repeat}", Runtime(workers=workers)
-        )
+        scratch = folder / f"{decoding.chunk}-{workers}-{repeat}"
+        request = Sampling(model, data, RECORDS, repeat, decoding, None, scratch, runtime)
         began = time.perf_counter()
         tokens = sum(count for _, count in sample(request))
         best = max(best, tokens / (time.perf_counter() - began))
@@ -64,13 +65,14 @@ def main() -> None:
     with scratch() as name:
         folder = Path(name)
         x, data, model = demo_model(folder)
+        decoding = able(x.recipe, Sample).decoding()
         mine = {
-            (chunk, workers): ours(x, data, model, chunk, workers, folder)
-            for chunk in (x.recipe.chunk, 2 * x.recipe.chunk)
+            (chunk, workers): ours(replace(decoding, chunk=chunk), data, model, workers, folder)
+            for chunk in (decoding.chunk, 2 * decoding.chunk)
             for workers in (1, cores())
         }
         other = {
-            (batch, threads): theirs(data, model, batch, threads, x.recipe.max_tokens)
+            (batch, threads): theirs(data, model, batch, threads, decoding.max_tokens)
             for batch in (64, 256, 512, 1024)
             for threads in sorted({1, cores()})
         }

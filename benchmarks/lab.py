@@ -11,16 +11,17 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from common import scratch, table
+from genloss.core.capabilities import able
 from genloss.core.contracts import Fit
 from genloss.core.machine import release_memory
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.domains.lab import Lab
+from genloss.domains.lab.draw import Draw
 from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.workflow.compose import compose
@@ -53,14 +54,13 @@ def experiment(chains: int, sums: bool) -> Experiment:
 def stages(chains: int, sums: bool) -> float:
     """Chain-rounds a second of sampling, fitting and measuring."""
     x = experiment(chains, sums)
-    domain: Any = x.domain
-    assert isinstance(domain, Lab)
+    domain, recipe = able(x.domain, Lab), able(x.recipe, Draw)
     fit = Fit(x.model, x.trainer, Path(), [], [], None, 0, Path())
     points = domain.real(np.random.default_rng(0), x.size, {})
     model = domain.estimate(points, np.broadcast_to(1.0, points.shape[:2]), fit, {})
     began = time.perf_counter()
     for n in range(ROUNDS):
-        points = domain.points(model, x.size, n, x.recipe, {})
+        points = domain.points(model, x.size, n, recipe, {})
         model = domain.estimate(points, np.broadcast_to(1.0, points.shape[:2]), fit, {})
         domain.measure(model, {})
     return chains * ROUNDS / (time.perf_counter() - began)

@@ -26,12 +26,13 @@ from pathlib import Path
 from genloss.workflow.compose import compose
 from genloss.experiment import Experiment
 from genloss.domains.text import Text
+from genloss.language.trainer import Supervised
 from genloss.workflow.arm import arm_dir, open_run
 from genloss.loop import Loop
 from genloss.workflow.tracking import Tracker
 spent = 0.0
-def timed(name):
-    inner = getattr(Text, name)
+def timed(kind, name):
+    inner = getattr(kind, name)
     def outer(*args, **kwargs):
         global spent
         began = time.perf_counter()
@@ -40,9 +41,9 @@ def timed(name):
             result = list(result)
         spent += time.perf_counter() - began
         return result
-    setattr(Text, name, outer)
-for name in ("train", "sample", "losses"):
-    timed(name)
+    setattr(kind, name, outer)
+for kind, name in ((Supervised, "train"), (Text, "sample"), (Text, "losses")):
+    timed(kind, name)
 cfg = compose([])
 marks = []
 tracker = Tracker(arm_dir(cfg), cfg, None)

@@ -12,25 +12,28 @@ import statistics
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from common import demo_model, scratch, table
+from genloss.core.capabilities import able
 from genloss.core.contracts import Fit
 from genloss.core.machine import release_memory
+from genloss.domains.text import Text
+from genloss.language.model import TextModel
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
+from genloss.language.trainer import Supervised
 
 STEPS = 300  # the demo's
 REPEATS = 5
 
 
-def bare(x, batches: list[tuple[torch.Tensor, torch.Tensor]], codec) -> float:
-    """Seconds of the plainest loop."""
-    model = x.model.fresh(codec.size, codec.begin, codec.end, x.domain.context, 0)
+def bare(model: Any, t: Supervised, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Seconds of the plainest loop over a fresh model."""
     model.train()
-    t = x.trainer
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=t.lr, betas=(t.beta1, t.beta2), weight_decay=t.weight_decay, fused=True
     )
@@ -51,25 +54,25 @@ def main() -> None:
     with scratch() as name:
         folder = Path(name)
         x, data, _ = demo_model(folder, steps=STEPS)
+        trainer, model, context = able(x.trainer, Supervised), able(x.model, TextModel), able(x.domain, Text).context
         codec = load_codec(data / "tokenizer")
-        torch.set_num_threads(x.trainer.threads)
-        rows = iter(Rows([folder / "real.parquet"], [1.0], codec, x.domain.context, 1))
+        torch.set_num_threads(trainer.threads)
+        rows = iter(Rows([folder / "real.parquet"], [1.0], codec, context, 1))
         batches = []
         for _ in range(STEPS):
-            inputs, targets, _ = zip(*islice(rows, x.trainer.batch), strict=True)
+            inputs, targets, _ = zip(*islice(rows, trainer.batch), strict=True)
             batches.append((torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))))
         release_memory()  # the allocator's settings, for both
-        plain, lightning = [], []
+        plain: list[float] = []
+        lightning: list[float] = []
         for repeat in range(REPEATS):  # in turns, so that a drift of the machine meets both
-            plain.append(bare(x, batches, codec))
+            plain.append(bare(model.fresh(codec.size, codec.begin, codec.end, context, 0), trainer, batches))
             out = folder / f"fit-{repeat}"
-            fit = Fit(
-                x.model, x.trainer, data, [folder / "real.parquet"], [1.0], None, 1, out, x.domain.config("train")
-            )
+            fit = Fit(x.model, trainer, data, [folder / "real.parquet"], [1.0], None, 1, out, x.domain.config("train"))
             began = time.perf_counter()
-            x.domain.train(fit)
+            trainer.train(fit)
             lightning.append(time.perf_counter() - began)
-        tokens = STEPS * x.trainer.batch * x.domain.context
+        tokens = STEPS * trainer.batch * context
     a, b = statistics.median(plain), statistics.median(lightning)
     table(
         "Training: tokens per second (median of 5, in turns)",

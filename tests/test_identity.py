@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 from collections import defaultdict
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -34,9 +35,13 @@ def test_a_class_that_moves_renames_no_arm() -> None:
 
 
 def test_names_are_found_at_any_depth() -> None:
-    config = {"a": [{"_target_": "genloss.x.Y", "n": 1}], "b": {"_target_": "genlossy.x.Y"}, "c": "genloss.x.Y"}
+    config: dict[str, Any] = {
+        "a": [{"_target_": "genloss.x.Y", "n": 1}],
+        "b": {"_target_": "genlossy.x.Y"},
+        "c": "genloss.x.Y",
+    }
     assert named(config) == {"a": [{"_target_": "Y", "n": 1}], "b": {"_target_": "genlossy.x.Y"}, "c": "genloss.x.Y"}
-    assert config["a"][0]["_target_"] == "genloss.x.Y"  # type: ignore[index]
+    assert config["a"][0]["_target_"] == "genloss.x.Y"
 
 
 def test_how_a_run_is_carried_out_is_no_part_of_what_it_is() -> None:
