@@ -215,7 +215,7 @@ def test_figure_shows_theory(main: Callable[..., Result], project: Path) -> None
         ("recipe.temperature=0.5", "no option of the domain gaussian"),
         ("domain.dimension=100", "domain.dimension=100"),
         ("domain.chains=1", "domain.chains=1"),
-        ("curation=dedup", "works on text"),
+        ("curation=dedup", "curation.dedup=Deduplicate: needs records that hold a text, and domain=gaussian has none"),
         ("metrics=[heldout]", "metrics.heldout"),
         ("recipe=sample", "recipe.max_tokens"),
         ("model=llama", "model=Scratch"),
