@@ -24,8 +24,9 @@ from genloss.core.errors import UserError, nearest
 T = TypeVar("T")
 
 
-def locate(target: str, base: type[T], key: str) -> type[T]:
-    """The dataclass that `target` (a dotted path) names; it must be a subclass of `base`."""
+def imported(target: Any, base: type[T], key: str, origin: str = "") -> type[T]:
+    """The class that `target` (a dotted path) names; it must be a subclass of `base`. origin: whose `base` it is, for
+    the error."""
     module_name, _, name = str(target).rpartition(".")
     try:
         cls = getattr(importlib.import_module(module_name), name)
@@ -33,8 +34,16 @@ def locate(target: str, base: type[T], key: str) -> type[T]:
         raise UserError(
             f"{key}._target_", target, f"cannot be imported ({error}); name a class as package.module.Class"
         ) from None
-    if not (inspect.isclass(cls) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
-        raise UserError(f"{key}._target_", target, f"must be a dataclass derived from {base.__name__}")
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        raise UserError(f"{key}._target_", target, f"must be a class derived from {origin}{base.__name__}")
+    return cls
+
+
+def locate(target: str, base: type[T], key: str) -> type[T]:
+    """The plug-in that `target` names: a dataclass derived from `base`."""
+    cls = imported(target, base, key)
+    if not dataclasses.is_dataclass(cls):
+        raise UserError(f"{key}._target_", target, "must be a dataclass: write @dataclass above it")
     return cast("type[T]", cls)
 
 

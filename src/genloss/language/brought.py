@@ -6,7 +6,6 @@ begins.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +19,13 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from genloss.core.errors import UserError
+from genloss.core.plugin import imported
 
 if TYPE_CHECKING:
     from genloss.language.trainer import Supervised
 
-BASES: dict[str, type] = {"callbacks": Callback, "logger": Logger}
+LIGHTNING = "lightning.pytorch's "
+BASES: dict[str, type[Callback] | type[Logger]] = {"callbacks": Callback, "logger": Logger}
 
 
 def known(trainer: Supervised) -> None:
@@ -32,7 +33,7 @@ def known(trainer: Supervised) -> None:
     arguments."""
     for key, base in BASES.items():
         for name, node in getattr(trainer, key).items():
-            cls = _locate(node["_target_"], base, f"{key}.{name}")
+            cls = imported(node["_target_"], base, f"{key}.{name}", LIGHTNING)
             arguments = {k: v for k, v in node.items() if not k.startswith("_")}
             if _wants_folder(cls):
                 arguments.setdefault("save_dir", "")
@@ -64,26 +65,13 @@ def in_one_line(trainer: Supervised) -> Iterator[None]:
         raise UserError(" or ".join(keys), None, " ".join(str(error).split())) from None
 
 
-def _locate(target: Any, base: type, key: str) -> type:
-    module, _, name = str(target).rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{key}._target_", target, f"cannot be imported ({error}); name a class as package.module.Class"
-        ) from None
-    if not (inspect.isclass(cls) and issubclass(cls, base)):
-        raise UserError(f"{key}._target_", target, f"must be a class derived from lightning.pytorch's {base.__name__}")
-    return cls
-
-
 def _wants_folder(cls: type) -> bool:
     return issubclass(cls, Logger) and "save_dir" in inspect.signature(cls).parameters
 
 
 def _made(key: str, name: str, node: dict[str, Any], out: Path) -> Any:
     base, where, target = BASES[key], f"trainer.{key}.{name}", node["_target_"]
-    cls = _locate(target, base, where)
+    cls = imported(target, base, where, LIGHTNING)
     folder = {"save_dir": str(out)} if _wants_folder(cls) and "save_dir" not in node else {}
     try:
         made = instantiate(node, **folder)

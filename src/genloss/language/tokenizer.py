@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,20 @@ from genloss.core.errors import UserError
 END = "<|endoftext|>"  # begins and ends every record
 
 
-def train_bpe(texts: list[str], vocabulary: int, context: int, out: Path) -> None:
-    """Byte-level BPE (Radford et al. 2019) with one special token, saved in the layout of transformers."""
+def train_bpe(texts: list[str], vocabulary: int, context: int, out: Path, *, digits: bool = False) -> None:
+    """Byte-level BPE (Radford et al. 2019) with one special token, saved in the layout of transformers.
+
+    digits: a token for every digit, which is what arithmetic needs at this size (Nogueira et al. 2021, arXiv
+    2102.13019), and no split at spaces: the words around the numbers, the same in every problem of a family, become a
+    few tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not digits)
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level]) if digits else byte_level
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -27,11 +36,9 @@ def train_bpe(texts: list[str], vocabulary: int, context: int, out: Path) -> Non
     tokenizer.train_from_iterator(texts, trainer)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(out / "tokenizer.json"))
-    special = f'"bos_token": "{END}", "eos_token": "{END}", "pad_token": "{END}"'
-    (out / "tokenizer_config.json").write_text(
-        f'{{"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": {context}, {special}}}\n',
-        encoding="utf-8",
-    )
+    special = {"bos_token": END, "eos_token": END, "pad_token": END}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, **special}
+    (out / "tokenizer_config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
 
 
 def use_saved(name: str, out: Path) -> None:
@@ -54,8 +61,6 @@ class Codec:
     """Texts to token ids and back. Every record is `begin` + tokens + `end` (the same id for the trained BPE)."""
 
     def __init__(self, folder: Path):
-        import json
-
         from tokenizers import Tokenizer
 
         self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))

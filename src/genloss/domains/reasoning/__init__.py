@@ -31,8 +31,7 @@ from genloss.core.seeds import generator, seed_of
 from genloss.curate import rates
 from genloss.domains.language import LanguageDomain
 from genloss.domains.reasoning.tasks import Problem, Task, distinct
-from genloss.domains.reasoning.tokenizer import train_digits
-from genloss.language.tokenizer import load_codec
+from genloss.language.tokenizer import load_codec, train_bpe
 from genloss.theory.curation import verifier_odds
 
 SPLITS = ("test", "validation", "train", "prompts")  # in this order problems are made, so a larger pool changes no test
@@ -137,7 +136,7 @@ class Reasoning(LanguageDomain, Responds, Verifies):
         return result | {"longest": longest}
 
     def train_tokenizer(self, texts: list[str], out: Path) -> None:
-        train_digits(texts, self.vocabulary, self.context, out)
+        train_bpe(texts, self.vocabulary, self.context, out, digits=True)
 
     def _counts(self, n: int) -> dict[str, int]:
         """How many of n problems each family gives, by its share (largest remainders)."""
