@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -58,6 +61,19 @@ def test_what_the_warm_process_imports_is_there() -> None:
 
     for module in PRELOAD:  # a wrong name would only make every round slower
         assert importlib.util.find_spec(module) is not None, module
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]])
+def test_a_reader_that_leaves_is_no_error(home: Project, arguments: list[str]) -> None:
+    """What `genloss ... | head -1` is to a program: nobody reads the other end of its output any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "genloss", *arguments]
+    result = subprocess.run(
+        command, cwd=home.root, env={**os.environ, **home.env}, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
 
 
 def test_unknown_verb_suggests(home: Project) -> None:

@@ -53,6 +53,15 @@ def test_how_a_run_is_carried_out_is_no_part_of_what_it_is() -> None:
     assert arm_id(compose(["trainer.steps=7"])) != arm_id(cfg)
 
 
+def test_nor_is_it_in_the_schedule() -> None:
+    cfg = compose()
+    for override in ("runtime.workers=7", "tracking.name=none", "trainer.logger.csv._target_=some.Logger"):
+        assert arm_id(compose([f"+schedule.2.{override}"])) == arm_id(cfg), override
+    later = compose(["+schedule.2.trainer.steps=7"])
+    assert arm_id(later) != arm_id(cfg)
+    assert arm_id(compose(["+schedule.2.trainer.steps=7", "+schedule.2.runtime.workers=7"])) == arm_id(later)
+
+
 def test_no_two_options_of_a_group_share_a_name() -> None:
     """A name is an identity only if it is the only one among what the same key may hold: the heirs of a base class."""
     heirs = defaultdict(set)

@@ -190,31 +190,35 @@ def help_text() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done; 1 some arms failed, `verify` found a difference, or a result did not replicate;
-    2 bad input; 130 interrupted."""
+    2 bad input; 130 interrupted; 141 whoever read the output has closed it (`genloss --help | head`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(help_text())
-        return
-    if arguments[0] in ("-V", "--version"):
-        print(f"genloss {__version__}")
-        return
-    if arguments[0] in ("-sc", "--shell-completion", "--shell_completion"):
+    if arguments and arguments[0] in ("-sc", "--shell-completion", "--shell_completion"):
         arguments.insert(0, "run")
     try:
-        code = dispatch(arguments[0], arguments[1:])
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(help_text())
+            code = 0
+        elif arguments[0] in ("-V", "--version"):
+            print(f"genloss {__version__}")
+            code = 0
+        else:
+            code = dispatch(arguments[0], arguments[1:])
+        sys.stdout.flush()
     except UserError as error:
         print(f"genloss: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("genloss: interrupted; the same command goes on from here", file=sys.stderr)
         code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
+        code = 141
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
         remedy = "free space or name another place with GENLOSS_STORE; the same command then goes on from here"
         print(f"genloss: {error.filename or 'disk'}: {error.strerror}; {remedy}", file=sys.stderr)
         code = 2
-    sys.stdout.flush()
     sys.stderr.flush()
     if code:
         raise SystemExit(code)
