@@ -99,6 +99,17 @@ BAD = {
     "target that is not there": (["recipe._target_=nolab.Recipe"], ["recipe._target_=nolab.Recipe", "imported"]),
     "target of another kind": (["recipe._target_=genloss.mix.Mixing"], ["recipe._target_", "derived from Recipe"]),
     "schedule past the end": (["+schedule.9.recipe.temperature=0.5"], ["schedule.9", "1 to 2"]),
+    "schedule of the data": (
+        ["+schedule.1.domain.max_characters=99"],
+        ["schedule.1.domain", "the whole run", "recipe"],
+    ),
+    "schedule of the size": (["+schedule.1.size=9"], ["schedule.1.size", "the whole run", "mixing"]),
+    "schedule of no key": (["+schedule.1.recipes.n=9"], ["schedule.1.recipes", "no such key", "recipe"]),
+    "schedule of an option's name": (
+        ["+schedule.1.curation=dedup"],
+        ["schedule.1.curation=dedup", "schedule.1.curation.KEY"],
+    ),
+    "schedule of one value": (["+schedule.1=5"], ["schedule.1=5", "schedule.1.KEY"]),
     "schedule with a bad value": (
         ["+schedule.2.recipe.temperature=-1"],
         ["schedule.2.recipe.temperature=-1", "greater than 0"],

@@ -68,7 +68,7 @@ def selected(run: Loop, *overrides: str) -> Curated:
 
 
 def test_agree_keeps_what_the_judge_answers_too(ran: Loop, tmp_path: Path) -> None:
-    kept, rejected, counts = selected(ran, "curation=agree")
+    kept, rejected, counts, _ = selected(ran, "curation=agree")
     generated = records.read(ran.run_dir.round(1) / "generated.parquet")
     # the judge's answers again, from a greedy run of the same model over the same problems
     greedy = Loop(
@@ -89,10 +89,10 @@ def test_agree_keeps_what_the_judge_answers_too(ran: Loop, tmp_path: Path) -> No
 
 def test_agree_takes_a_model_of_another_run(ran: Loop) -> None:
     folder = ran.run_dir.root
-    own, _, _ = selected(ran, "curation=agree")
-    other, _, _ = selected(ran, "curation=agree", f"curation.agree.judge={folder}*/rounds/00/model")
+    own, _, _, _ = selected(ran, "curation=agree")
+    other, _, _, _ = selected(ran, "curation=agree", f"curation.agree.judge={folder}*/rounds/00/model")
     assert own.column("id").to_pylist() == other.column("id").to_pylist()
-    better, _, _ = selected(ran, "curation=agree", f"curation.agree.judge={folder}/rounds/01/model")
+    better, _, _, _ = selected(ran, "curation=agree", f"curation.agree.judge={folder}/rounds/01/model")
     assert own.column("id").to_pylist() != better.column("id").to_pylist()
 
 
@@ -152,7 +152,7 @@ def test_bad_judges_are_refused(ran: Loop, tmp_path: Path) -> None:
 
 
 def test_likelihood_keeps_the_likeliest_half(ran: Loop) -> None:
-    kept, rejected, _ = selected(ran, "curation=likelihood")
+    kept, rejected, _, _ = selected(ran, "curation=likelihood")
     assert len(kept) == len(rejected) == 60
     assert max(kept["score"].to_pylist()) <= min(rejected["score"].to_pylist())  # nats a token
 
@@ -162,7 +162,7 @@ def test_best_of_k_of_independent_tries(ran: Loop) -> None:
     verifies = able(ran.experiment.domain, Verifies)
     generated = records.read(ran.run_dir.round(1) / "generated.parquet")
     right = verifies.verify(generated).right.reshape(60, 2)
-    kept, _, _ = selected(ran, "curation=best_of")
+    kept, _, _, _ = selected(ran, "curation=best_of")
     assert verifies.verify(kept).right.tolist() == right.any(axis=1).tolist()
 
 

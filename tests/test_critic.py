@@ -338,7 +338,7 @@ def answered(problems: list[str], responses: list[str]) -> pa.Table:
 def chosen(table: pa.Table, critic: Path, tmp_path: Path, *overrides: str) -> tuple[pa.Table, pa.Table, dict]:
     x = Experiment(compose([*SOLVER, "curation=critic", f"curation.critic.path={critic}", *overrides]))
     context = Context(x.domain, 1, 0, tmp_path, Inputs({}), x.runtime)
-    kept, rejected, counts = curate(table, x.curators, x.control, context)
+    kept, rejected, counts, _ = curate(table, x.curators, x.control, context)
     return kept, rejected, dict(counts)
 
 

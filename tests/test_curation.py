@@ -36,7 +36,7 @@ def run(
 ) -> tuple[pa.Table, pa.Table, list[str]]:
     """(kept, rejected, reasons in the order of the texts)"""
     made = table(texts)
-    kept, rejected, counts = curate(made, curators, control, context)
+    kept, rejected, counts, _ = curate(made, curators, control, context)
     both = records.concat([kept, rejected])
     reason = dict(zip(both["id"].to_pylist(), both["reason"].to_pylist(), strict=True))
     # nothing is lost, nothing is doubled, and each part keeps the order of the records

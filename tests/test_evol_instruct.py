@@ -275,7 +275,7 @@ def table_of(texts: list[str], said: list[str]) -> pa.Table:
 def select(table: pa.Table, tmp_path: Path, *overrides: str, seed: int = 0) -> pa.Table:
     x = Experiment(compose([*TINY, "curation.evol_reward.bound=99", *overrides]))
     context = Context(x.domain, 1, seed, tmp_path, Inputs({}))
-    kept, rejected, _ = curate(table, x.curators, "none", context)
+    kept, rejected, _, _ = curate(table, x.curators, "none", context)
     assert len(kept) + len(rejected) == len(table)
     return kept
 

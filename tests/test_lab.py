@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,16 @@ GAUSSIAN = ("domain=gaussian", "tracking=none")
 PRESETS = [p.stem for p in sorted((Path(__file__).parents[1] / "conf" / "mixing").glob("*.yaml"))]
 
 
-def run(folder: Path, *overrides: str, mixing: Mixing | None = None) -> list[dict[str, float]]:
-    """Metrics of every round of an arm."""
+def run(folder: Path, *overrides: str, mixings: list[Mixing] | None = None) -> list[dict[str, float]]:
+    """Metrics of every round of an arm. mixings: of every round, through the schedule where it is not the first's."""
     cfg = compose(
         [*(o for o in GAUSSIAN if o.partition("=")[0] not in {p.partition("=")[0] for p in overrides}), *overrides]
     )
-    if mixing is not None:
-        cfg.mixing = OmegaConf.create({"_target_": "genloss.mix.Mixing", **asdict(mixing)})
+    for n, mixing in enumerate(mixings or []):
+        if n == 0:
+            cfg.mixing = OmegaConf.create({"_target_": "genloss.mix.Mixing", **asdict(mixing)})
+        elif mixings and mixing != mixings[0]:
+            cfg.schedule = OmegaConf.merge(cfg.schedule, {str(n): {"mixing": asdict(mixing)}})
     experiment = Experiment(cfg)
     Loop(experiment, RunDir(folder / "run", Store(folder / "store"))).run()
     rounds = range(experiment.rounds + 1)
@@ -100,20 +104,94 @@ def test_options(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     assert len(z) >= 10 and max(map(abs, z)) < 4
 
 
-def test_random_regimes(tmp_path: Path) -> None:
-    """What the engine says of any regime is what the loop's own mixing gives, chain by chain."""
+@pytest.mark.parametrize("count", [60, pytest.param(400, marks=pytest.mark.replicate)])
+def test_random_regimes(tmp_path: Path, count: int) -> None:
+    """What the engine says of any regime, and of any schedule of regimes, is what the loop's own mixing gives, chain by
+    chain."""
     z = []
-    for i, (mixings, available, kept) in enumerate(cases(40)):
-        overrides = (f"rounds={len(kept)}", f"domain.slots={available}", f"recipe.n={kept[0]}", "domain.chains=2000")
+    for i, (mixings, available, kept) in enumerate(cases(count)):
+        overrides = [f"rounds={len(kept)}", f"domain.slots={available}", f"recipe.n={kept[0]}", "domain.chains=2000"]
+        overrides += [f"+schedule.{n}.recipe.n={k}" for n, k in enumerate(kept, 1)]
         size = mixings[0].real.n or available
-        try:
-            metrics = run(tmp_path / str(i), *overrides, f"size={size}", f"seed={i}", mixing=mixings[0])
-        except UserError:  # `cases` lets the number of kept records change
-            continue
-        z += distances(metrics)
-    assert len(z) > 150
-    bound = 5  # of a normal variable with this many tries: p < 0.001
-    assert max(map(abs, z)) < bound and 0.85 < np.std(z) < 1.15
+        found = distances(run(tmp_path / str(i), *overrides, f"size={size}", f"seed={i}", mixings=mixings))
+        assert found, mixings
+        z += found
+        shutil.rmtree(tmp_path / str(i))
+    bound = NormalDist().inv_cdf(1 - 1e-3 / len(z) / 2)
+    worst, at = max((abs(v), i) for i, v in enumerate(z))
+    print(f"{count} regimes, {len(z)} checks, worst |z| {worst:.2f} of {bound:.2f}, rms {np.std(z):.3f}")
+    assert worst < bound and 0.85 < np.std(z) < 1.15, at
+
+
+@pytest.mark.parametrize("regime", ["accumulate", "replace"])
+def test_a_schedule_that_turns_to_fresh_data_gets_fresh_data(tmp_path: Path, regime: str) -> None:
+    turn = ("+schedule.3.mixing.real.kind=fresh", "+schedule.4.mixing.real.kind=fixed+fresh")
+    found = run(tmp_path, f"mixing={regime}", "size=12", "rounds=5", "domain.chains=4000", *turn)
+    z = distances(found)
+    assert len(z) >= 10 and max(map(abs, z)) < 4
+    points = [slots(records.read(p)) for p in sorted((tmp_path / "run/rounds").glob("*/train/*-fresh.parquet"))]
+    real = slots(records.read(tmp_path / "run/data/train.parquet"))
+    assert len(points) == 2 and len(real) == 36
+    assert np.array_equal(points[0], real[12:24]) and np.array_equal(points[1], real[24:])
+
+
+VERIFIED = (
+    "domain=classification",
+    "curation=verifier",
+    "curation.verifier.psi=0.2",
+    "domain.generator=fixed",
+    "rounds=1",
+    "domain.chains=400",
+)
+
+
+@pytest.mark.parametrize(
+    ("mixing", "share"),
+    [
+        (("mixing=replace_keep", "mixing.budget={kind: grow, n: null, power: 0.0}", "mixing.value=0.5"), 0.5),
+        (("mixing=prev_ratio", "mixing.value=0.25"), 0.8),
+    ],
+)
+def test_every_chain_gets_the_share_that_was_asked_for(tmp_path: Path, mixing: tuple[str, ...], share: float) -> None:
+    """Behind a verifier chains keep different numbers of records, and each has its own plan."""
+    metrics = run(tmp_path, *VERIFIED, "size=100", "recipe.n=100", "domain.error=0.4", *mixing)[1]
+    folder = tmp_path / "run/rounds/01"
+    there = {}
+    for shard in json.loads((folder / "train/mix.json").read_text())["shards"]:
+        there[shard["origin"]] = present(slots(records.read(folder / "train" / shard["file"]))).sum(axis=0)
+        assert shard["realised"] == there[shard["origin"]].mean() == shard["requested"]
+    real, synthetic = there["real"], there["synthetic"]
+    kept = present(slots(records.read(folder / "kept.parquet"))).sum(axis=0)
+    assert np.ptp(kept) > 0
+    assert np.abs(real - share * (real + synthetic)).max() <= 1  # rounding
+    if share == 0.5:  # as large as the scarcer side allows, in every chain
+        assert (np.abs(synthetic - np.minimum(kept, 100)) <= 1).all()
+    assert metrics["train_requested"] == pytest.approx(metrics["train_records"])
+    assert metrics.get("train_records_sd", 0.0) == pytest.approx((real + synthetic).std(ddof=1))
+
+
+def test_a_chain_that_cannot_have_what_was_asked_for_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"needs 50 synthetic records in round 1, and \d+ are in reach.* of 400 chains"):
+        run(
+            tmp_path,
+            *VERIFIED,
+            "size=100",
+            "recipe.n=80",
+            "domain.error=0.4",
+            "mixing=replace_keep",
+            "mixing.value=0.5",
+        )
+
+
+def test_counts_of_chains_are_means(tmp_path: Path) -> None:
+    metrics = run(tmp_path, *VERIFIED, "size=100", "recipe.n=100", "domain.error=0.4", "mixing=synthetic_augmentation")[
+        1
+    ]
+    kept = present(slots(records.read(tmp_path / "run/rounds/01/kept.parquet"))).sum(axis=0)
+    assert len(slots(records.read(tmp_path / "run/rounds/01/kept.parquet"))) == kept.max() > kept.mean()
+    assert metrics["n_kept"] == pytest.approx(kept.mean()) and metrics["n_rejected"] == pytest.approx(100 - kept.mean())
+    assert metrics["n_kept_sd"] == pytest.approx(kept.std(ddof=1)) == metrics["n_rejected_sd"]
+    assert metrics["train_requested"] == pytest.approx(100 + kept.mean()) == metrics["train_records"]
 
 
 def test_a_wrong_regime_fails(tmp_path: Path) -> None:

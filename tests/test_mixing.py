@@ -16,7 +16,7 @@ from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.domains.text import Text
 from genloss.experiment import Experiment
-from genloss.mix import Budget, Mixing, Real, Synthetic
+from genloss.mix import Budget, Mixing, Real, Regime, Synthetic
 from genloss.mix.shards import mix
 from genloss.workflow.compose import compose
 
@@ -39,10 +39,14 @@ def make(folder: Path, real: int, kept: list[int]) -> tuple[Path, dict[int, Path
     return data, paths
 
 
+def always(mixing: Mixing, rounds: int) -> Regime:
+    return Regime((mixing,) * (rounds + 1))
+
+
 def mixed(mixing: Mixing, n: int, data: Path, kept: dict[int, Path], out: Path, seed: int = 0) -> tuple[dict, list]:
     """(mix.json, [(shard entry, texts)])"""
     window = mixing.rounds_in_window(n) if n else []
-    result = mix(mixing, TEXT, n, data, {j: kept[j] for j in window}, out, seed)
+    result = mix(always(mixing, n), TEXT, n, data, {j: kept[j] for j in window}, out, seed)
     assert json.loads((out / "mix.json").read_text()) == result
     found = [(s, records.read(out / s["file"], columns=["text"])["text"].to_pylist()) for s in result["shards"]]
     assert sorted(p.name for p in out.iterdir()) == sorted(["mix.json", *(s["file"] for s in result["shards"])])
@@ -87,7 +91,7 @@ def test_any_mixing(tmp_path_factory, mixing: Mixing, kept: list[int], seed: int
     folder = tmp_path_factory.mktemp("mix")
     data, paths = make(folder, REAL, kept)
     try:
-        mixing.check_available(REAL, n, REAL)
+        always(mixing, n).check_available(REAL, REAL)
         result, shards = mixed(mixing, n, data, paths, folder / "train", seed)
     except UserError as error:
         event("refused")
@@ -175,7 +179,7 @@ def preset(name: str, *more: str) -> Mixing:
 
 def run_preset(tmp_path: Path, mixing: Mixing) -> list[list[tuple[dict, list]]]:
     data, kept = make(tmp_path, 5 * N, [N, N, N])
-    mixing.check_available(5 * N, 3, N)
+    always(mixing, 3).check_available(5 * N, N)
     return [mixed(mixing, n, data, kept, tmp_path / "rounds" / f"{n:02d}" / "train")[1] for n in range(4)]
 
 
@@ -238,7 +242,7 @@ def test_all_presets_share_round_zero_and_its_key(project: Path) -> None:
     shas = set()
     for i, name in enumerate(sorted(EXACT | DRAWN)):
         data, _ = make(project / str(i), 5 * N, [N])
-        mix(preset(name), TEXT, 0, data, {}, project / str(i) / "train", i)
+        mix(always(preset(name), 0), TEXT, 0, data, {}, project / str(i) / "train", i)
         files = sorted((project / str(i) / "train").iterdir())
         shas.add(tuple((f.name, f.read_bytes()) for f in files))
     assert len(shas) == 1
@@ -267,7 +271,7 @@ def test_replacement_draws_with_replacement(tmp_path: Path) -> None:
 def test_fresh_never_uses_a_record_twice(tmp_path: Path) -> None:
     data, kept = make(tmp_path, 40, [5, 5, 5])
     mixing = Mixing(real=Real("fresh", 10), window="last")
-    mixing.check_available(40, 3, 10)
+    always(mixing, 3).check_available(40, 10)
     used = [
         sets([p for p in mixed(mixing, n, data, kept, tmp_path / str(n))[1] if p[0]["origin"] == "real"])
         for n in range(4)
@@ -275,7 +279,59 @@ def test_fresh_never_uses_a_record_twice(tmp_path: Path) -> None:
     assert all(len(u) == 10 for u in used)
     assert not any(a & b for a, b in itertools.combinations(used, 2))
     with pytest.raises(UserError, match="needs 50 real training records"):
-        mixing.check_available(40, 4, 10)
+        always(mixing, 4).check_available(40, 10)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too_much])
+@given(rounds=st.lists(mixings(), min_size=1, max_size=6), size=st.integers(1, 20))
+def test_no_row_is_fresh_twice_in_any_schedule(rounds: list[Mixing], size: int) -> None:
+    """A fresh row was in no round's reach before, and in reach are those that exist; what cannot be met is refused
+    before any round."""
+    regime = Regime(tuple(rounds))
+    kept = dict.fromkeys(range(1, len(rounds)), 30)
+    try:
+        regime.check_available(REAL, size)
+    except UserError as error:
+        assert error.key == "size" or error.key.partition("mixing.")[2] in ("real.n", "budget.n")
+        return
+    touched: set[int] = set()
+    for n, mixing in enumerate(rounds):
+        mine = {p.name: set(range(p.first, p.first + p.size)) for p in mixing.real_parts(n, REAL, regime.used(n, REAL))}
+        assert all(rows <= set(range(REAL)) for rows in mine.values())
+        assert not mine.get("fresh", set()) & (touched | mine.get("real", set()))
+        touched |= set().union(*mine.values())
+        try:
+            planned = regime.plan(n, REAL, kept)
+        except UserError:  # too few synthetic records, which is only known in the round
+            continue
+        assert all(p.first + p.size <= REAL and p.take > 0 for p in planned if p.source == "real")
+
+
+def test_a_scheduled_count_moves_what_is_fresh_afterwards() -> None:
+    few, many = (Mixing(real=Real("fresh", n), window="last") for n in (5, 20))
+    regime = Regime((few, many, few, few))
+    rows = [
+        (p.first, p.size)
+        for n in range(4)
+        for p in regime.plan(n, 40, dict.fromkeys(range(1, 4), 5))
+        if p.source == "real"
+    ]
+    assert rows == [(0, 5), (5, 20), (25, 5), (30, 5)]
+    with pytest.raises(
+        UserError, match=r"schedule\.1\.mixing\.real\.n=20: needs 35 real training records over 3 rounds"
+    ):
+        regime.check_available(24, 5)
+
+
+def test_round_zero_may_have_a_size_of_its_own(tmp_path: Path) -> None:
+    data, kept = make(tmp_path, 40, [5, 5])
+    mixing = Mixing(real=Real("fresh", 10, first=3), window="last")
+    used = [sets(mixed(mixing, n, data, kept, tmp_path / str(n))[1]) for n in range(3)]
+    assert [sorted(int(t[1:]) for t in u if t[0] == "r") for u in used] == [
+        list(range(3)),
+        list(range(3, 13)),
+        list(range(13, 23)),
+    ]
 
 
 def test_schedule_grows_with_its_power(tmp_path: Path) -> None:

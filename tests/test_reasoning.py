@@ -288,7 +288,9 @@ def chosen(
 
 
 def test_exact_keeps_the_right_ones(tmp_path: Path) -> None:
-    kept, rejected, counts = chosen(answered(["1", "2", "x", "04"], ["1", "1", "1", "4"]), tmp_path, "curation=exact")
+    kept, rejected, counts, _ = chosen(
+        answered(["1", "2", "x", "04"], ["1", "1", "1", "4"]), tmp_path, "curation=exact"
+    )
     assert kept["response"].to_pylist() == ["1", "04"]
     assert rejected["reason"].to_pylist() == ["exact: wrong", "exact: unparseable"]
     assert counts == {"kept": 2, "exact: wrong": 1, "exact: unparseable": 1}
@@ -298,23 +300,23 @@ def test_noisy_has_the_given_rates(tmp_path: Path) -> None:
     n = 4000
     table = answered([str(i % 2) for i in range(n)], ["1"] * n)
     options = ("curation=noisy", "curation.noisy.phi=0.8", "curation.noisy.psi=0.3")
-    kept, rejected, _ = chosen(table, tmp_path, *options)
+    kept, rejected, _, _ = chosen(table, tmp_path, *options)
     right = np.array(kept["response"].to_pylist()) == "1"
     assert abs(right.sum() / (n / 2) - 0.8) < 4 * np.sqrt(0.16 / (n / 2))
     assert abs((~right).sum() / (n / 2) - 0.3) < 4 * np.sqrt(0.21 / (n / 2))
     assert set(rejected["reason"].to_pylist()) == {"noisy: right", "noisy: wrong"}
-    again, _, _ = chosen(table, tmp_path, *options)
+    again, _, _, _ = chosen(table, tmp_path, *options)
     assert again["id"].to_pylist() == kept["id"].to_pylist()
 
 
 def test_best_of_keeps_one_of_each_problem(tmp_path: Path) -> None:
     table = answered(["1", "2", "3", "5", "x", "6"], ["2"] * 3 + ["9"] * 3, ["a ="] * 3 + ["b ="] * 3)
     samples = "recipe.samples=3"
-    kept, _, _ = chosen(table, tmp_path, "curation=best_of", samples)
+    kept, _, _, _ = chosen(table, tmp_path, "curation=best_of", samples)
     assert kept["response"].to_pylist() == ["2", "5"]  # a right one, or the first
-    kept, _, _ = chosen(table, tmp_path, "curation=[best_of,exact]", samples)
+    kept, _, _, _ = chosen(table, tmp_path, "curation=[best_of,exact]", samples)
     assert kept["response"].to_pylist() == ["2"]
-    kept, _, _ = chosen(table, tmp_path, "curation=best_of", "curation.best_of.selector=random", samples)
+    kept, _, _, _ = chosen(table, tmp_path, "curation=best_of", "curation.best_of.selector=random", samples)
     assert kept["prompt"].to_pylist() == ["a =", "b ="]
 
 
@@ -325,9 +327,9 @@ def test_likelihood_is_the_generators_own(solver: tuple[Experiment, Path, Path],
     said = [r for a in answers for r in (a, "=" * 6)]
     table = answered(said, [a for a in answers for _ in range(2)], [p for p in prompts for _ in range(2)])
     options = ("curation=best_of", "curation.best_of.selector=likelihood", "recipe.samples=2")
-    kept, _, _ = chosen(table, tmp_path, *options, model=model, data=data)
+    kept, _, _, _ = chosen(table, tmp_path, *options, model=model, data=data)
     assert kept["response"].to_pylist() == answers
-    kept, _, _ = chosen(table, tmp_path, "curation=likelihood", model=model, data=data)
+    kept, _, _, _ = chosen(table, tmp_path, "curation=likelihood", model=model, data=data)
     assert sorted(kept["response"].to_pylist()) == sorted(answers)
 
 

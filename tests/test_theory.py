@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from genloss.core.errors import UserError
 from genloss.experiment import Experiment
-from genloss.mix import Budget, Mixing, Part, Real, Synthetic
+from genloss.mix import Budget, Mixing, Part, Real, Regime, Synthetic
 from genloss.theory import NoPrediction, categorical, gaussian, limit, optimal, predict, schedule, weight
 from genloss.workflow.compose import compose
 from hydra_plugins.genloss import golden
@@ -307,8 +307,14 @@ def simulate(
     sources = {"real": (rng.normal(size=(chains, available, batch)), tokens)}
     counts = dict(enumerate(kept, 1))
     result: dict[str, list[np.ndarray]] = {"variance": [], "drift": [], "gini": []}
+    touched: set[int] = set()  # rows of real data that were in any round's reach
     for n, mixing in enumerate(mixings):
         parts = mixing.plan(n, available, counts)
+        for part in parts:
+            if part.source == "real":
+                if part.name == "fresh":  # counted here, not where the plan counts it
+                    part.first = max(touched, default=-1) + 1
+                touched |= set(range(part.first, part.first + part.size))
         bootstrap = mixing.replacement and mixing.by == "fraction" and n > 0
         rows = [choose(p, bootstrap) for p in parts]
         x, c = (
@@ -384,8 +390,8 @@ def possible(mixings: list[Mixing], available: int, kept: list[int]) -> bool:
     counts = dict(enumerate(kept, 1))
     for n, mixing in enumerate(mixings):
         try:
-            mixing.check_available(available, len(mixings) - 1, 1)
-            parts = mixing.plan(n, available, counts)
+            Regime(tuple(mixings)).check_available(available, 1)
+            parts = Regime(tuple(mixings)).plan(n, available, counts)
         except UserError:
             return False
         pool, total = sum(p.take for p in parts), mixing.budget.records(n) if n > 0 else None
@@ -396,7 +402,7 @@ def possible(mixings: list[Mixing], available: int, kept: list[int]) -> bool:
 
 
 def cases(count: int) -> list[tuple[list[Mixing], int, list[int]]]:
-    """Random regimes; one in five changes to another of the same size of real part after some rounds."""
+    """Random regimes; every other one is a random schedule, in which about half of the rounds have one of their own."""
     rng = np.random.default_rng(20)
     result: list[tuple[list[Mixing], int, list[int]]] = []
 
@@ -404,20 +410,22 @@ def cases(count: int) -> list[tuple[list[Mixing], int, list[int]]]:
         return build(lambda o: o[rng.integers(len(o))], lambda a, b: int(rng.integers(a, b + 1)), rng.random)
 
     while len(result) < count:
-        rounds = int(rng.integers(3, 6))
+        rounds, scheduled = int(rng.integers(3, 6)), len(result) % 2 == 1
         available, kept = int(rng.integers(8, 61)), [int(k) for k in rng.integers(4, 16, rounds)]
         try:
-            first, second, change = draw(), draw(), int(rng.integers(1, rounds + 6))
+            mixings = [draw()] * (rounds + 1)
+            for n in range(1, rounds + 1):
+                if scheduled and rng.random() < 0.5:
+                    mixings[n] = draw()
         except UserError:
             continue
-        mixings = [first if n < change else second for n in range(rounds + 1)]
         if possible(mixings, available, kept):
             result.append((mixings, available, kept))
     return result
 
 
 def test_simulation() -> None:
-    chosen = cases(300)
+    chosen = cases(400)  # 200 of them random schedules
     used: Counter = Counter()
     found = []
     for seed, (mixings, available, kept) in enumerate(chosen):
@@ -433,7 +441,7 @@ def test_simulation() -> None:
             {
                 ("n", m.real.n is None),
                 ("synthetic", m.synthetic.n is None),
-                ("changes", mixings[0] != m),
+                ("changes", len({repr(m) for m in mixings[1:]}) > 1),
                 ("drawn", m.by, m.replacement, m.budget.kind != "grow"),
             }
         )

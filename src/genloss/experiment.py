@@ -23,10 +23,12 @@ from genloss.core.plugin import build, fill, locate, plain
 from genloss.curate import Curator
 from genloss.evaluate import Metric
 from genloss.generate import Recipe
-from genloss.mix import Mixing
+from genloss.mix import Mixing, Regime
 
 # Keys that change how a run is carried out, never what it computes; dots lead into a group.
 OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger")
+# What one round can have of its own; the rest is that of the whole run: its real data, its size, its seed.
+SCHEDULED = ("model", "recipe", "curation", "control", "mixing", "trainer", "metrics", "runtime")
 KEYS = (
     "size",
     "rounds",
@@ -47,18 +49,21 @@ KEYS = (
 class Experiment(contracts.Experiment):
     """The plug-ins that a resolved config describes. Building it refuses every bad value before any work."""
 
-    def __init__(self, cfg: DictConfig):
+    def __init__(self, cfg: DictConfig, whole: Experiment | None = None):
+        """whole: the run of which this is one round."""
         check_numbers(cfg)
         self.cfg = cfg
+        self._rounds: dict[int, Experiment] = {}
         self.size: int = cfg.size
         self.rounds: int = cfg.rounds
         self.seed: int = cfg.seed
         self.control: str = cfg.control
-        self.domain = build(plain(cfg.domain), Domain, "domain")
+        self.domain = whole.domain if whole else build(plain(cfg.domain), Domain, "domain")
         self.model = build(plain(cfg.model), Model, "model")
         self.trainer = build(plain(cfg.trainer), Trainer, "trainer")
         self.recipe: Recipe = build(plain(cfg.recipe), Recipe, "recipe")
         self.mixing = build(plain(cfg.mixing), Mixing, "mixing")
+        self.regime: Regime = whole.regime if whole else Regime(tuple(map(self._mixing, range(self.rounds + 1))))
         self.curators: dict[str, Curator] = {
             str(k): build(v, Curator, f"curation.{k}") for k, v in plain(cfg.curation).items()
         }
@@ -109,14 +114,28 @@ class Experiment(contracts.Experiment):
 
     def at_round(self, n: int) -> Experiment:
         """This experiment with the overrides that `schedule` has for round `n`."""
-        overrides = {int(k): v for k, v in plain(self.cfg.schedule or {}).items()}.get(n)
-        if not overrides:
+        if str(n) not in map(str, self.cfg.schedule or {}):
             return self
-        cfg = OmegaConf.merge(self.cfg, {**overrides, "schedule": {}})
+        if n not in self._rounds:
+            try:
+                self._rounds[n] = Experiment(self._at(n), self)
+            except UserError as error:
+                raise error.under(f"schedule.{n}") from None
+        return self._rounds[n]
+
+    def _at(self, n: int) -> DictConfig:
+        """The config of round `n`."""
+        overrides = {int(k): v for k, v in plain(self.cfg.schedule or {}).items()}.get(n)
+        cfg = OmegaConf.merge(self.cfg, {**(overrides or {}), "schedule": {}})
         assert isinstance(cfg, DictConfig)
         cfg.schedule = {}
+        return cfg
+
+    def _mixing(self, n: int) -> Mixing:
+        if str(n) not in map(str, self.cfg.schedule or {}):
+            return self.mixing
         try:
-            return Experiment(cfg)
+            return build(plain(self._at(n).mixing), Mixing, "mixing")
         except UserError as error:
             raise error.under(f"schedule.{n}") from None
 
@@ -133,9 +152,20 @@ def check_numbers(cfg: DictConfig) -> None:
     require(cfg.size >= 1, "size", cfg.size, "at least 1 record")
     require(cfg.seed >= 0, "seed", cfg.seed, "at least 0")
     require(cfg.control in ("none", "random"), "control", cfg.control, "none or random")
-    for n in cfg.schedule or {}:
+    for n, overrides in (cfg.schedule or {}).items():
         ok = str(n).isdigit() and 1 <= int(n) <= cfg.rounds
         require(ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}")
+        if not isinstance(overrides, Mapping | None):
+            raise UserError(
+                f"schedule.{n}", overrides, f"is one value; name what changes, as in schedule.{n}.KEY=VALUE"
+            )
+        for key, value in (overrides or {}).items():
+            where = f"schedule.{n}.{key}"
+            if key not in SCHEDULED:
+                of_all = "is that of the whole run, and no round's own" if key in KEYS else "is no such key"
+                raise UserError(where, None, f"{of_all}; a schedule may change {', '.join(SCHEDULED)}")
+            if key != "control" and not isinstance(value, Mapping):
+                raise UserError(where, value, f"is one value; name what changes, as in schedule.{n}.{key}.KEY=VALUE")
 
 
 def whole(plugin: Plugin) -> Iterator[Plugin]:

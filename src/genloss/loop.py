@@ -39,7 +39,7 @@ class Loop:
     def prepare(self) -> None:
         """Split the real data, and refuse what can only be known now: more real records than there are."""
         done = self.do(DATA, 0)
-        self.experiment.mixing.check_available(done.result["train"], self.experiment.rounds, self.experiment.size)
+        self.experiment.regime.check_available(done.result["train"], self.experiment.size)
 
     def round(self, n: int) -> dict[str, float]:
         """One turn of the recursion; returns its metrics."""

@@ -254,7 +254,9 @@ class Curate(Stage):
         table = records.read(job.round / "generated.parquet")
         curated = x.domain.curate(table, x.curators, x.control, context)
         write_curated(curated, out)
-        return {"kept": len(curated.kept), "rejected": len(curated.rejected), "reasons": dict(curated.reasons)}
+        kept = curated.reasons.get("kept", 0)
+        result = {"kept": kept, "rejected": sum(curated.reasons.values()) - kept, "reasons": dict(curated.reasons)}
+        return result | ({"spread": curated.spread} if curated.spread else {})
 
 
 class Mix(Stage):
@@ -268,10 +270,12 @@ class Mix(Stage):
         return [x.mixing, x.domain]
 
     def config(self, job: Job) -> dict[str, Any]:
+        real = job.x.mixing.real
         if job.n == 0:  # real data whatever the regime: every arm with equally much of it shares it
-            return {"real": job.x.mixing.real.n}
+            return {"real": real.first or real.n}
         mixing = named(plain(job.x.cfg.mixing))
-        return {"mixing": {k: v for k, v in mixing.items() if k != "name"}, "round": job.n}
+        config = {"mixing": {k: v for k, v in mixing.items() if k != "name"}, "round": job.n}
+        return config | ({"used": job.x.regime.used(job.n, available(job))} if "fresh" in real.kind else {})
 
     def window(self, job: Job) -> list[int]:
         return job.x.mixing.rounds_in_window(job.n) if job.n > 0 else []
@@ -283,7 +287,7 @@ class Mix(Stage):
     def execute(self, job: Job, out: Path, scratch: Path) -> dict[str, Any]:
         kept = {j: job.run.round(j) / "kept.parquet" for j in self.window(job)}
         real = job.data / "train.parquet"
-        return mix(job.x.mixing, job.x.domain, job.n, real, kept, out / "train", self.seed(job))
+        return mix(job.x.regime, job.x.domain, job.n, real, kept, out / "train", self.seed(job))
 
 
 class Train(Stage):
@@ -369,6 +373,12 @@ class Evaluate(Stage):
             report=job.report,
         )
         return evaluate(x.metrics, evidence)
+
+
+def available(job: Job) -> int:
+    """Real records that there are to train on."""
+    split = job.run.done("data", 0)
+    return split.result["train"] if split else job.x.size
 
 
 def real_records(job: Job) -> int:

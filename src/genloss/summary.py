@@ -52,11 +52,15 @@ def counted(done: Mapping[str, Done]) -> dict[str, float]:
     if "curate" in done:
         result = done["curate"].result
         found |= {"n_kept": result["kept"], "n_rejected": result["rejected"]}
+        if "spread" in result:  # chains: what one keeps another rejects
+            found |= {"n_kept_sd": result["spread"], "n_rejected_sd": result["spread"]}
         for reason, count in result["reasons"].items():
             if reason != "kept":
                 found["dropped/" + "_".join(reason.replace(":", " ").split())] = count
     if "mix" in done:
-        shards = done["mix"].result["shards"]
+        shards, spread = done["mix"].result["shards"], done["mix"].result.get("spread", {})
+        names = {"requested": "train_requested_sd", "realised": "train_records_sd"}
+        found |= {names[key]: value for key, value in spread.items()}
         found["train_requested"] = done["mix"].result["requested"]
         found["train_records"] = sum(s["realised"] for s in shards)
         found["train_real"] = sum(s["realised"] for s in shards if s["origin"] == records.REAL)

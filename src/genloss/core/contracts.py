@@ -124,6 +124,7 @@ class Experiment(ABC):
     trainer: Trainer
     recipe: Plugin
     mixing: Any  # genloss.mix.Mixing, a layer above
+    regime: Any  # genloss.mix.Regime: the mixing of all rounds
     curators: Mapping[str, Plugin]
     metrics: Mapping[str, Plugin]
     runtime: Runtime
@@ -294,15 +295,15 @@ class Domain(Plugin, ABC):
     @abstractmethod
     def shards(
         self,
-        mixing: Any,
+        regime: Any,
         n: int,
         sources: Mapping[str, Path],
-        parts: Sequence[Any],
         out: Path,
         rng: np.random.Generator,
-    ) -> list[dict[str, Any]]:
-        """Write the shards of a plan of genloss.mix to `out` and describe them: file, origin, generation, requested,
-        realised, weight."""
+    ) -> dict[str, Any]:
+        """Write the shards of round n to `out`, as a `Regime` of genloss.mix plans them from what the sources hold
+        ("real", and the number of each round in the window: files of records). Returns the number of records that are
+        `requested`, and `shards`, a description of each: file, origin, generation, requested, realised, weight."""
 
 
 class Curated(NamedTuple):
@@ -311,3 +312,4 @@ class Curated(NamedTuple):
     kept: pa.Table
     rejected: pa.Table
     reasons: Mapping[str, float]  # records by reason, `kept` among them (of chains: their mean)
+    spread: float = 0.0  # of chains: the standard deviation of `kept`

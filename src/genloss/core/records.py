@@ -99,6 +99,8 @@ def read(path: Path, columns: list[str] | None = None, rows: tuple[int, int] | N
         if rows is None:
             return file.read(columns=columns)
         first, size = rows
+        if not 0 <= first <= first + size <= file.metadata.num_rows:
+            raise IndexError(f"{path} has {file.metadata.num_rows} rows; {size} from {first} on are not all there")
         edges = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
         groups = [i for i in range(file.num_row_groups) if edges[i] < first + size and edges[i + 1] > first]
         return file.read_row_groups(groups, columns=columns).slice(first - edges[groups[0]] if groups else 0, size)

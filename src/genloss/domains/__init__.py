@@ -8,7 +8,7 @@ A new domain is one package with a dataclass derived from it, its models and tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from genloss.core.contracts import Curated, Domain
 from genloss.curate import Context, Curator, curate
-from genloss.mix import Mixing, Part
+from genloss.mix import Regime
 from genloss.mix.shards import record_shards
 
 
@@ -28,12 +28,6 @@ class RecordDomain(Domain):
         return curate(table, curators, control, context)
 
     def shards(
-        self,
-        mixing: Mixing,
-        n: int,
-        sources: Mapping[str, Path],
-        parts: Sequence[Part],
-        out: Path,
-        rng: np.random.Generator,
-    ) -> list[dict[str, Any]]:
-        return record_shards(mixing, n, sources, parts, out, rng)
+        self, regime: Regime, n: int, sources: Mapping[str, Path], out: Path, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        return record_shards(regime, n, sources, out, rng)

@@ -13,11 +13,13 @@
     ratio     value = synthetic records per real record                                (Bertrand: λ)
     weight    value = share of the loss that the real part gets; counts as in `counts` (He, Xu & Cheng: w)
 
-What a plan becomes on disk is in mix/shards.py.
+A `Mixing` is the schema of one round; a `Regime` is that of all rounds of a run, which `schedule` may change: which
+real records are fresh in a round follows from all rounds before it. What a plan becomes on disk is in mix/shards.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,10 +40,12 @@ class Real:
 
     kind: str = "fixed"
     n: int | None = None  # records; none: all there are (fixed only)
+    first: int | None = None  # records of round 0, if not n
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, REAL_KINDS)
         require(self.n is None or self.n >= 1, "n", self.n, "at least 1 record; kind=none leaves real data out")
+        require(self.first is None or self.first >= 1, "first", self.first, "at least 1 record, or null: as many as n")
         if "fresh" in self.kind:
             require(
                 self.n is not None,
@@ -164,48 +168,25 @@ class Mixing(Plugin):
         width = {"last": 1, "all": n}.get(str(self.window), self.window)
         return list(range(max(1, n - int(width) + 1), n + 1))
 
-    def real_parts(self, n: int, available: int) -> list[Part]:
-        """Slices of the real training data in its frozen order; round 0 and every fixed part start at 0."""
+    def real_parts(self, n: int, available: int, used: int) -> list[Part]:
+        """Slices of the real training data in its frozen order; round 0 and every fixed part start at 0. used: how many
+        of them the rounds before used; those after are fresh."""
         kind, count = self.real.kind, self.real.n or available
         if n == 0:
-            count = min(count, available)
+            count = self.real.first or count
             return [Part("real", available, 0, count, count, "real")]
         parts = []
         if kind in ("fixed", "fixed+fresh"):
             parts.append(Part("real", available, 0, count, count, "real"))
+            used = max(used, count)
         if kind in ("fresh", "fixed+fresh"):
-            # round 0 used the first slice
-            parts.append(Part("real", available, n * count, count, count, "fresh"))
+            parts.append(Part("real", available, used, count, count, "fresh"))
         return parts
 
-    def check_available(self, available: int, rounds: int, size: int) -> None:
-        """Refuse, before any training, a regime that needs more real records than there are."""
-        need = self.real.n or 0
-        if "fresh" in self.real.kind:
-            need = (self.real.n or 0) * (rounds + 1)
-        if need > available:
-            raise UserError(
-                "mixing.real.n",
-                self.real.n,
-                f"needs {need} real training records over {rounds} rounds "
-                f"({self.real.kind}), and there are {available}; lower it, or use a larger corpus",
-            )
-        if self.real.n is None and size > available:
-            raise UserError(
-                "size", size, f"more real records than exist ({available}); lower it, or use a larger corpus"
-            )
-        if self.budget.kind != "grow" and not self.replacement and self.window == "none":
-            count = len(self.real_parts(1, available)) * (self.real.n or available)
-            if (self.budget.records(rounds) or 0) > count:
-                raise UserError(
-                    "mixing.budget.n",
-                    self.budget.n,
-                    f"more than the {count} records in reach; lower it or draw with replacement",
-                )
-
-    def plan(self, n: int, available: int, kept: dict[int, int]) -> list[Part]:
-        """The shards of round n, given how many real records there are and how many records each past round kept."""
-        real = self.real_parts(n, available)
+    def plan(self, n: int, available: int, kept: Mapping[int, int], used: int = 0) -> list[Part]:
+        """The shards of round n, given how many real records there are, how many records each past round kept, and how
+        many real ones the rounds before used (`Regime.used`)."""
+        real = self.real_parts(n, available, used)
         if n == 0:
             return real
         synthetic = [
@@ -246,3 +227,58 @@ class Mixing(Plugin):
             takes[i] += 1
         for part, take in zip(parts, takes, strict=True):
             part.take = take
+
+
+@dataclass(frozen=True)
+class Regime:
+    """The mixing of rounds 0, 1, ... of a run."""
+
+    rounds: tuple[Mixing, ...]
+    _used: dict[int, list[int]] = field(default_factory=dict, repr=False, compare=False)
+
+    def used(self, n: int, available: int) -> int:
+        """Real records, from the first on in their frozen order, that the rounds before n use."""
+        if available not in self._used:
+            ends = [0]
+            for m, mixing in enumerate(self.rounds):
+                parts = mixing.real_parts(m, available, ends[-1])
+                ends.append(max([ends[-1], *(part.first + part.size for part in parts)]))
+            self._used[available] = ends
+        return self._used[available][n]
+
+    def plan(self, n: int, available: int, kept: Mapping[int, int]) -> list[Part]:
+        """`Mixing.plan` of round n."""
+        return self.rounds[n].plan(n, available, kept, self.used(n, available))
+
+    def check_available(self, available: int, size: int) -> None:
+        """Refuse, before any training, a regime that needs more real records than there are."""
+        first = self.rounds[0].real
+        if first.n is None and first.first is None and size > available:
+            wrong = f"more real records than exist ({available}); lower it, or use a larger corpus"
+            raise UserError("size", size, wrong)
+        for n, mixing in enumerate(self.rounds):
+            if self.used(n + 1, available) > available:
+                key = "first" if n == 0 and mixing.real.first else "n"
+                all_rounds = self.used(len(self.rounds), available)
+                raise UserError(
+                    f"{self._key(n)}.real.{key}",
+                    getattr(mixing.real, key),
+                    f"needs {all_rounds} real training records over {len(self.rounds) - 1} rounds "
+                    f"({mixing.real.kind}), and there are {available}; lower it, or use a larger corpus",
+                )
+            self._check_budget(n, sum(part.take for part in mixing.real_parts(n, available, self.used(n, available))))
+
+    def _check_budget(self, n: int, real: int) -> None:
+        """Refuse what `real` records and any number of synthetic ones cannot make."""
+        mixing = self.rounds[n]
+        total = mixing.budget.records(n) if n > 0 and not mixing.replacement else None
+        if total is None:
+            return
+        needed = round((mixing.value or 0.0) * total) if mixing.by == "fraction" else total
+        if needed > real and (mixing.by == "fraction" or mixing.window == "none"):
+            why = f"takes {needed} real records in round {n}, more than the {real} records in reach"
+            remedy = "lower it, raise real.n, or draw with replacement"
+            raise UserError(f"{self._key(n)}.budget.n", mixing.budget.n, f"{why}; {remedy}")
+
+    def _key(self, n: int) -> str:
+        return "mixing" if self.rounds[n] == self.rounds[0] else f"schedule.{n}.mixing"

@@ -6,7 +6,7 @@ A shard that is used whole is the same file as in the round that made it: accumu
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +19,62 @@ from genloss.core.errors import UserError
 from genloss.core.files import link
 from genloss.core.hashes import canonical
 from genloss.core.seeds import generator
-from genloss.mix import Mixing, Part
+from genloss.mix import Mixing, Part, Regime
 
 
 def mix(
-    mixing: Mixing, domain: Domain, n: int, real: Path, kept: Mapping[int, Path], out: Path, seed: int
+    regime: Regime, domain: Domain, n: int, real: Path, kept: Mapping[int, Path], out: Path, seed: int
 ) -> dict[str, Any]:
     """Write round n's training set to `out` as shards plus mix.json; returns requested and realised counts.
 
     real: the real training records in their frozen order; kept: the kept.parquet of each round in the window.
     """
-    counts = {j: _count(path) for j, path in kept.items()}
-    parts = mixing.plan(n, _count(real), counts)
-    if not parts:
-        raise UserError("mixing", mixing.name, f"leaves nothing to train on in round {n}: no records were generated")
-    total = mixing.budget.records(n) if n > 0 else None
     out.mkdir(parents=True, exist_ok=True)
     sources = {"real": real} | {str(j): path for j, path in kept.items()}
-    shards = domain.shards(mixing, n, sources, parts, out, generator(seed, "mix"))
-    result = {"shards": shards, "requested": sum(p.take for p in parts) if total is None else total}
+    result = domain.shards(regime, n, sources, out, generator(seed, "mix"))
     (out / "mix.json").write_text(canonical(result), encoding="utf-8")
     return result
 
 
-def _count(path: Path) -> int:
+def rows_of(path: Path) -> int:
     return records.read(path, columns=["id"]).num_rows
 
 
-def described(part: Part, file: str, realised: float) -> dict[str, Any]:
+def planned(regime: Regime, n: int, available: int, kept: Mapping[int, int]) -> list[Part]:
+    """`Regime.plan`, refused where it is empty."""
+    parts = regime.plan(n, available, kept)
+    if not parts:
+        why = f"leaves nothing to train on in round {n}: no records were generated"
+        raise UserError("mixing", regime.rounds[n].name, why)
+    return parts
+
+
+def described(part: Part, file: str, requested: float, realised: float) -> dict[str, Any]:
     """An entry of mix.json."""
     real = part.source == "real"
     return {
         "file": file,
         "origin": records.REAL if real else records.SYNTHETIC,
         "generation": 0 if real else int(part.source),
-        "requested": part.take,
+        "requested": requested,
         "realised": realised,
         "weight": 1.0,
     }
 
 
 def record_shards(
-    mixing: Mixing, n: int, sources: Mapping[str, Path], parts: Sequence[Part], out: Path, rng: np.random.Generator
-) -> list[dict[str, Any]]:
-    """Write the shards of a plan, record by record, and describe them."""
+    regime: Regime, n: int, sources: Mapping[str, Path], out: Path, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Write the shards of round n, record by record, and describe them (`Domain.shards`)."""
+    mixing = regime.rounds[n]
+    kept = {int(name): rows_of(path) for name, path in sources.items() if name != "real"}
+    parts = planned(regime, n, rows_of(sources["real"]), kept)
     pool = sum(p.take for p in parts)
-    total = mixing.budget.records(n)
+    total = mixing.budget.records(n) if n > 0 else None
     # by=fraction has sized the parts to the budget already: each is drawn on its own
     bootstrap = mixing.replacement and mixing.by == "fraction" and n > 0
     rows = [_rows(p, rng, bootstrap) for p in parts]
-    if total is not None and mixing.by != "fraction" and n > 0:
+    if total is not None and mixing.by != "fraction":
         if total > pool and not mixing.replacement:
             why = f"asks for {total} records in round {n}, and {pool} are in reach"
             remedy = "generate or keep more, lower it, or set mixing.replacement=true"
@@ -91,10 +97,10 @@ def record_shards(
         else:
             records.write(records.read(source).take(pa.array(chosen)), target)
             count = len(chosen)
-        shards.append(described(part, target.name, count))
+        shards.append(described(part, target.name, part.take, count))
     if mixing.by == "weight" and n > 0:
         _weigh(mixing, shards)
-    return shards
+    return {"shards": shards, "requested": pool if total is None else total}
 
 
 def _weigh(mixing: Mixing, shards: list[dict[str, Any]]) -> None:

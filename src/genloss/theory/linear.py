@@ -46,9 +46,9 @@ def pools(x: Experiment, kept: Mapping[int, int]) -> list[list[Member]]:
     found: list[list[Member]] = []
     slices: set[tuple[int, int]] = set()
     for n in range(x.rounds + 1):
-        mixing = x.at_round(n).mixing
+        mixing = x.regime.rounds[n]
         try:
-            parts = mixing.plan(n, available, dict(kept))
+            parts = x.regime.plan(n, available, kept)
         except UserError:  # the expected number of kept records does not suffice; that of the run may
             break
         pool = sum(p.take for p in parts)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from genloss.core.errors import one_of, require
-from genloss.mix import Mixing, Part
+from genloss.mix import Mixing, Part, Regime
 
 ESTIMATORS = ("mle", "unbiased", "kde", "known")
 
@@ -117,7 +117,8 @@ def predict(
     mixings = [mixing if isinstance(mixing, Mixing) else mixing(n) for n in range(rounds + 1)]
     counts = {n: kept if isinstance(kept, int) else kept(n) for n in range(1, rounds + 1)}
     laws = [law if isinstance(law, Law) else law(n) for n in range(rounds + 1)]
-    pairs = Pairs([m.plan(n, available, counts) for n, m in enumerate(mixings)], counts, laws)
+    regime = Regime(tuple(mixings))
+    pairs = Pairs([regime.plan(n, available, counts) for n in range(rounds + 1)], counts, laws)
     return [pairs.fit(n, m) for n, m in enumerate(mixings)]
 
 

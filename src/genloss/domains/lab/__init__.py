@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -34,7 +34,7 @@ from genloss.domains.lab.mix import mix_chains, read_shards
 if TYPE_CHECKING:
     from genloss.domains.lab.draw import Draw
     from genloss.generate import Request
-    from genloss.mix import Mixing, Part
+    from genloss.mix import Regime
 
 Parameters = dict[str, np.ndarray]  # of a model; every array begins with the axis of chains
 BLOCK = 25  # slots that are drawn together, from one random stream
@@ -182,23 +182,15 @@ class Lab(Domain, Points):
 
     def check(self, experiment: Experiment) -> None:
         if self.slots == 0:
-            real = experiment.mixing.real
-            count = real.n or experiment.size
-            self.slots = count * (experiment.rounds + 1) if "fresh" in real.kind else count
+            self.slots = experiment.regime.used(experiment.rounds + 1, experiment.size)
 
     def curate(self, table: pa.Table, curators: Mapping[str, Curator], control: str, context: Context) -> Curated:
         return curate_chains(table, curators, control, context)
 
     def shards(
-        self,
-        mixing: Mixing,
-        n: int,
-        sources: Mapping[str, Path],
-        parts: Sequence[Part],
-        out: Path,
-        rng: np.random.Generator,
-    ) -> list[dict[str, Any]]:
-        return mix_chains(mixing, n, sources, parts, out, rng)
+        self, regime: Regime, n: int, sources: Mapping[str, Path], out: Path, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        return mix_chains(regime, n, sources, out, rng)
 
     def prepare(self, out: Path) -> dict[str, Any]:
         truth = self.truth()

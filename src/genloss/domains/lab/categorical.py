@@ -274,11 +274,12 @@ class Categorical(Lab, Tokens):
 
         at = [experiment.at_round(n) for n in range(experiment.rounds + 1)]
         counts = {n: kept(at[n]) for n in range(1, len(at))}
-        first = sum(part.take for part in experiment.mixing.plan(0, self.slots, {}))
+        regime = experiment.regime
+        first = sum(part.take for part in regime.plan(0, self.slots, {}))
         alone, whole = set(), True
         for n in counts:
-            mixing = at[n].mixing
-            parts = mixing.plan(n, self.slots, counts)
+            mixing = regime.rounds[n]
+            parts = regime.plan(n, self.slots, counts)
             total = mixing.budget.records(n)
             whole &= total is None and mixing.real.kind == "fixed" and mixing.value != 0
             whole &= sum(part.take for part in parts if part.source == "real") == first

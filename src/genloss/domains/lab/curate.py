@@ -41,14 +41,15 @@ def curate_chains(table: pa.Table, curators: Mapping[str, Curator], control: str
             "chains; loosen the curator, or generate more with recipe.n",
         )
     reasons["kept"] = float(keep.sum() / chains)
+    spread = float(keep.sum(axis=0).std(ddof=1))
     origin, recipe = table["origin"][0].as_py(), table["recipe"][0].as_py()
     if keep.all():  # the same rows with the same ids
-        return Curated(_with(table, "kept"), _with(table.slice(0, 0), "rejected"), reasons)
+        return Curated(_with(table, "kept"), _with(table.slice(0, 0), "rejected"), reasons, spread)
     kept, rejected = (
         _judged(compact(points, mask), origin, context.round, f"{recipe}/{word}", word)
         for mask, word in ((keep, "kept"), (there & ~keep, "rejected"))
     )
-    return Curated(kept, rejected, reasons)
+    return Curated(kept, rejected, reasons, spread)
 
 
 def _judged(points: np.ndarray, origin: str, generation: int, recipe: str, reason: str) -> pa.Table:

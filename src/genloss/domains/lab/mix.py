@@ -5,7 +5,10 @@ miss it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,48 +28,119 @@ from genloss.domains.lab.chains import (
     slots,
     table_of,
 )
-from genloss.mix import Mixing, Part
-from genloss.mix.shards import described, whole_file
+from genloss.mix import Mixing, Part, Regime
+from genloss.mix.shards import described, planned, rows_of, whole_file
 
 
 def mix_chains(
-    mixing: Mixing, n: int, sources: Mapping[str, Path], parts: Sequence[Part], out: Path, rng: np.random.Generator
-) -> list[dict[str, Any]]:
-    """Write the shards of round n; returns their descriptions, with realised counts as means over chains."""
+    regime: Regime, n: int, sources: Mapping[str, Path], out: Path, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Write the shards of round n and describe them (`Domain.shards`): counts are means over chains, and `spread` has
+    their standard deviations where chains differ."""
+    mixing = regime.rounds[n]
     total = mixing.budget.records(n) if n > 0 else None
     pooled = total is not None and mixing.by != "fraction"
     bootstrap = mixing.replacement and mixing.by == "fraction" and n > 0
+    plan = plans(regime, n, sources)
     cells: list[np.ndarray | None] = []
-    for part in parts:
-        whole = part.take == part.size == part.available and not bootstrap
-        if whole and not pooled:
+    for part in plan:
+        all_taken = bool((part.takes == part.there).all()) and not bootstrap
+        if all_taken and part.size == part.available and not pooled:
             cells.append(None)
             continue
         points = slots(records.read(sources[part.source], rows=(part.first, part.size)))
-        if bootstrap or part.take != part.size:
-            there = present(points)
-            points = pick(points, choose(rng, there, part.take, bootstrap or part.take > part.size))
+        if not all_taken:
+            points = pick(points, chosen(rng, present(points), part, bootstrap))
         cells.append(points)
+    requested = np.sum([part.takes for part in plan], axis=0)
     if pooled and total is not None:
         cells = _budget(mixing, n, [c for c in cells if c is not None], total, rng)
+        requested = np.full(1, total)
     shards: list[dict[str, Any]] = []
-    for part, found in zip(parts, cells, strict=True):
+    counts: list[np.ndarray] = []
+    for part, found in zip(plan, cells, strict=True):
         if found is not None and len(found) == 0:
             continue
         name = f"{len(shards):02d}-{part.name}.parquet"
         if found is None:
             whole_file(sources[part.source], out / name)
-            realised = _realised(out / name)
+            count = part.there
         else:
-            realised = float(present(found).sum() / found.shape[1])
-            entry = described(part, name, realised)
+            count = present(found).sum(axis=0)
+        entry = described(part, name, float(part.takes.mean()), float(count.mean()))
+        if found is not None:
             origin, generation = entry["origin"], entry["generation"]
             table = table_of(found, origin=origin, generation=generation, recipe=f"mix/{part.name}")
             records.write(table, out / name)
-        shards.append(described(part, name, realised))
+        shards.append(entry)
+        counts.append(count)
     if mixing.by == "weight" and n > 0:
         _weigh(mixing, shards, out)
-    return shards
+    spread = {"requested": deviation(requested), "realised": deviation(functools.reduce(operator.add, counts))}
+    return {"shards": shards, "requested": float(requested.mean()), "spread": {k: v for k, v in spread.items() if v}}
+
+
+@dataclass
+class ChainPart(Part):
+    """A part of a plan in which every chain takes its own number of its own records."""
+
+    there: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=int))  # [chains] records in the slice
+    takes: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=int))  # [chains], or [1]: all of them alike
+
+
+def plans(regime: Regime, n: int, sources: Mapping[str, Path]) -> list[ChainPart]:
+    """The plan of every chain: behind a curator that keeps more in one than in another, each has its own."""
+    available = rows_of(sources["real"])
+    kept = {int(name): _counts(path) for name, path in sources.items() if name != "real"}
+    width = max((len(counts) for counts in kept.values()), default=1)
+    table = np.zeros((1 + len(kept), width), dtype=int)  # a first row of zeros, so that there is one
+    for row, counts in zip(table[1:], kept.values(), strict=True):
+        row[:] = counts
+    kinds, which = np.unique(table, axis=1, return_inverse=True)
+    parts: dict[str, ChainPart] = {}
+    refused: list[UserError] = []
+    few = 0
+    for i, column in enumerate(kinds[1:].T):
+        mine = which.reshape(-1) == i
+        try:
+            plan = planned(regime, n, available, {j: int(c) for j, c in zip(kept, column, strict=True)})
+        except UserError as error:
+            refused.append(error)
+            few += int(mine.sum())
+            continue
+        for p in plan:
+            none = np.zeros(width, dtype=int)
+            part = parts.setdefault(p.name, ChainPart(**vars(p), there=none, takes=none.copy()))
+            part.there[mine], part.takes[mine] = p.size, p.take
+    if refused:
+        first = refused[0]
+        where = f" (so it is in {few} of {width} chains)" if width > 1 else ""
+        raise UserError(first.key, first.value, first.remedy + where)
+    for part in parts.values():
+        if part.source != "real":  # slots that the fullest chain needs
+            part.available = part.size = rows_of(sources[part.source])
+    return sorted(parts.values(), key=lambda p: (p.source != "real", p.first, int(p.source) if p.name[0] == "g" else 0))
+
+
+def chosen(rng: np.random.Generator, there: np.ndarray, part: ChainPart, bootstrap: bool) -> np.ndarray:
+    """int [most, chains]: the rows that every chain draws of a part; -1 where it takes fewer."""
+    most = int(part.takes.max())
+    again = (part.takes > part.there) | bootstrap
+    if again.all():
+        rows = choose(rng, there, most, True)
+    else:
+        rows = choose(rng, there, min(most, len(there)), False)
+        if again.any():
+            once = np.full((most - len(rows), rows.shape[1]), -1)
+            rows = np.where(again, choose(rng, there, most, True), np.concatenate([rows, once]))
+    if np.ptp(part.takes) > 0:
+        rows[np.arange(most)[:, None] >= part.takes] = -1
+    return rows
+
+
+def deviation(counts: np.ndarray) -> float:
+    """Standard deviation over chains."""
+    return float(counts.std(ddof=1)) if len(counts) > 1 else 0.0
 
 
 def _budget(
@@ -96,13 +170,12 @@ def _budget(
     return found
 
 
-def _realised(path: Path) -> float:
-    """Points a chain in a shard that is used whole."""
+def _counts(path: Path) -> np.ndarray:
+    """int [chains]: the records of every chain; [1] if all have a point in every slot."""
     table = records.read(path, columns=["id"])
     if is_whole(table.schema):
-        return float(len(table))
-    points = slots(records.read(path, columns=[COLUMN]))
-    return float(present(points).sum() / points.shape[1])
+        return np.array([len(table)])
+    return present(slots(records.read(path, columns=[COLUMN]))).sum(axis=0)
 
 
 def _weigh(mixing: Mixing, shards: list[dict[str, Any]], out: Path) -> None:

@@ -69,7 +69,8 @@ def smallest(experiment: Experiment) -> int:
     from genloss.theory import NoPrediction
 
     available: int = experiment.domain.config("data")["slots"]
-    sizes = [sum(part.take for part in experiment.mixing.plan(0, available, {}))]
+    regime = experiment.regime
+    sizes = [sum(part.take for part in regime.plan(0, available, {}))]
     counts: dict[int, int] = {}
     for n in range(1, experiment.rounds + 1):
         x = experiment.at_round(n)
@@ -77,7 +78,8 @@ def smallest(experiment: Experiment) -> int:
             counts[n] = kept(x)
         except NoPrediction:
             break
-        sizes.append(x.mixing.budget.records(n) or sum(part.take for part in x.mixing.plan(n, available, counts)))
+        total = regime.rounds[n].budget.records(n)
+        sizes.append(total or sum(part.take for part in regime.plan(n, available, counts)))
     return min(sizes)
 
 
