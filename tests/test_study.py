@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 from genloss.core.errors import UserError
-from genloss.observatory.compare import SAME, Arms, Contrast, Panel, Study, Trend, Value, described, fits, measure
+from genloss.observatory.compare import (
+    GREATER,
+    LEVEL,
+    OPEN,
+    SAME,
+    Arms,
+    Contrast,
+    Outcome,
+    Panel,
+    Statement,
+    Study,
+    Trend,
+    Value,
+    described,
+    fits,
+    measure,
+    together,
+    trend,
+)
 from genloss.replicate.study import insert, replicate_study, studies
 from genloss.workflow.identity import arm_id
 from support import experiment_arms
@@ -24,7 +48,7 @@ STUDY = Study(
         (
             "mixing=replace,accumulate",
             "seed=0,1,2",
-            "rounds=3",
+            "rounds=4",
             "domain.chains=300",
             "domain.batch=20",
             "model.estimator=mle",
@@ -33,7 +57,7 @@ STUDY = Study(
     ),
     (
         LOSES,
-        Contrast("round 0 is one", Value("diversity", REPLACE, 0), Value("diversity", ACCUMULATE, 0), SAME, 1e-9),
+        Contrast("both drift by less than all", Value("drift", REPLACE), Value("drift", ACCUMULATE), SAME, 1.0),
     ),
     (
         Panel("diversity", {"replace": DIVERSITY[1], "accumulate": DIVERSITY[0]}, published={"replace": 0.3}),
@@ -48,7 +72,7 @@ def arms(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("GENLOSS_PROJECT", str(project))
     assert replicate_study(STUDY, project / "docs", jobs=2) == 0
     said = capsys.readouterr().out
-    assert said.count("| holds |") == 2
+    assert said.count("| holds |") == 4  # two lines, alone and among both
     return Arms(list((project / "runs").glob("gaussian-*")))
 
 
@@ -60,8 +84,9 @@ def test_a_study(project: Path, arms: Arms) -> None:
     assert measure(replace(LOSES, first=DIVERSITY[1], second=DIVERSITY[0]), arms).verdict == "the opposite"
     assert measure(replace(LOSES, kind=SAME, margin=1e-6), arms).verdict in ("the opposite", "not shown")
     assert measure(replace(LOSES, second=DIVERSITY[0]), arms).verdict == "not shown"  # an arm against itself
+    assert "The seeds were fixed" in page and "interval lies on one side" in page
 
-    rounds = tuple(range(4))
+    rounds = tuple(range(5))
     drift = tuple(Value("drift", REPLACE, n) for n in rounds)
     kept = tuple(Value("diversity", REPLACE, n) for n in rounds)
     assert measure(Trend("both fall", drift, kept), arms).verdict == "the opposite"
@@ -75,6 +100,115 @@ def test_a_study(project: Path, arms: Arms) -> None:
     with pytest.raises(UserError, match="too few"):
         one, other = (Value("diversity", {**w, "seed": 1}) for w in (ACCUMULATE, REPLACE))
         measure(Contrast("", one, other), arms)
+
+
+def seeded(values: Mapping[str, Sequence[float] | np.ndarray]) -> Arms:
+    """Arms of one metric, m: {arm: a number of each seed}."""
+    arms = Arms([])
+    arms.known = [
+        ({"arm": name, "seed": seed}, {0: {"m": value}})
+        for name, each in values.items()
+        for seed, value in enumerate(each)
+    ]
+    return arms
+
+
+def value(arm: str) -> Value:
+    return Value("m", {"arm": arm})
+
+
+def difference(*each: float, kind: str = GREATER, margin: float = 0.0) -> Outcome:
+    return measure(Contrast("", value("a"), value("b"), kind, margin), seeded({"a": each, "b": [0.0] * len(each)}))
+
+
+@settings(max_examples=300)
+@given(
+    each=st.lists(st.floats(-1, 1).map(lambda x: round(x, 3)), min_size=3, max_size=6),
+    kind=st.sampled_from([GREATER, SAME]),
+    margin=st.sampled_from([0.05, 0.2, 0.5]),
+)
+def test_a_verdict_agrees_with_its_interval(each: list[float], kind: str, margin: float) -> None:
+    found = difference(*each, kind=kind, margin=margin)
+    if np.ptp(each) == 0:
+        assert math.isnan(found.low) and found.p >= 2.0 ** (1 - len(each))
+        return
+    ends = (found.low, found.high)
+    if kind == GREATER:
+        said = "holds" if found.low > 0 else "the opposite" if found.high < 0 else "not shown"
+    else:
+        inside, beyond = max(map(abs, ends)) < margin, found.low > margin or found.high < -margin
+        said = "holds" if inside else "the opposite" if beyond else "not shown"
+    assert found.verdict == said
+
+
+def test_seeds_that_all_say_the_same_prove_little() -> None:
+    assert difference(0.0, 0.0, 0.0).p == 1
+    assert difference(0.5, 0.5, 0.5).p == 0.25 and difference(0.5, 0.5, 0.5).verdict == "not shown"
+    assert difference(*[0.1 + 0.2] * 5, 0.3).p == 2**-5 and difference(*[0.3] * 6).verdict == "holds"
+    assert difference(0.0, 0.0, 0.0, kind=SAME, margin=0.1).verdict == "not shown"
+
+
+def test_trends_are_exact() -> None:
+    """Of five arms in one order, 2 of 120 orders are as far from none; an interval never leaves [-1, 1]."""
+    rising = [[1.0, 2, 3, 4, 5]] * 3
+    assert trend(rising, rising)[::2] == (1.0, pytest.approx(2 / 120))
+    assert trend([r[:4] for r in rising], [r[:4] for r in rising])[2] == pytest.approx(2 / 24)  # four arms show nothing
+    assert trend(rising, [[1.0] * 5] * 3) == (0.0, 0.0, 1.0)  # no order at all
+    many = [list(map(float, range(12)))] * 3
+    assert trend(many, [m[::-1] for m in many])[2] < 0.001
+    rng = np.random.default_rng(0)
+    for arms in (4, 5, 6):
+        for _ in range(20):
+            x, y = rng.normal(size=(2, 3, arms)).round(1)
+            found = measure(
+                Trend("", tuple(value(f"x{i}") for i in range(arms)), tuple(value(f"y{i}") for i in range(arms))),
+                seeded({f"{n}{i}": v[:, i] for n, v in (("x", x), ("y", y)) for i in range(arms)}),
+            )
+            each = [stats.kendalltau(a, b).statistic for a, b in zip(x, y, strict=True)]
+            assert found.mean == pytest.approx(np.nan_to_num(each).mean())
+            assert -1 <= found.low <= found.mean <= found.high <= 1
+            assert (found.verdict == OPEN) == (found.low <= 0 <= found.high)
+
+
+def test_holm() -> None:
+    """By hand, and as statsmodels has it: the smallest of m by m, the next by m - 1, never below the one before."""
+    blank = difference(0.1, 0.2, 0.4)
+    p = [0.01, 0.04, 0.03, 0.6]
+    found = together([replace(blank, p=x) for x in p])
+    assert [o.corrected for o in found] == pytest.approx([0.04, 0.09, 0.09, 0.6])
+    assert [o.survives for o in found] == ["holds", OPEN, OPEN, OPEN]
+    assert [o.corrected for o in together([replace(blank, p=x) for x in p], 2)] == pytest.approx(
+        [0.08, 0.18, 0.18, 1.0]
+    )
+
+
+@pytest.mark.parametrize("studies_of", [300, pytest.param(10_000, marks=pytest.mark.replicate)])
+def test_null_studies_are_wrong_as_seldom_as_they_say(studies_of: int) -> None:
+    """Studies in which nothing is true: ten differences, three equivalences at the end of their margin, two trends."""
+    rng = np.random.default_rng(1)
+    lines: list[Statement] = [Contrast(f"{i}", value(f"a{i}"), value(f"b{i}")) for i in range(10)]
+    lines += [Contrast(f"same {i}", value(f"s{i}"), value(f"b{i}"), SAME, 0.5) for i in range(3)]
+    lines += [Trend(f"{n}", *(tuple(value(f"{n}{k}{j}") for j in range(5)) for k in "xy")) for n in "tu"]
+    wrong, any_wrong = 0, 0
+    for _ in range(studies_of):
+        base = rng.normal(size=3)  # a seed's own level, which pairing removes
+        arms = {f"{k}{i}": base + rng.normal(size=3) for k in "ab" for i in range(10)}
+        arms |= {f"s{i}": arms[f"b{i}"] + 0.5 + rng.normal(size=3) for i in range(3)}
+        own = rng.normal(size=(4, 5))  # arms differ for all seeds alike, for reasons of their own
+        arms |= {
+            f"{n}{k}{j}": own[2 * (n == "u") + (k == "y"), j] + 0.1 * rng.normal(size=3)
+            for n in "tu"
+            for k in "xy"
+            for j in range(5)
+        }
+        found = together([measure(line, seeded(arms)) for line in lines])
+        wrong += sum(o.verdict != OPEN for o in found)
+        any_wrong += any(o.survives != OPEN for o in found)
+    rate, family = wrong / (studies_of * len(lines)), any_wrong / studies_of
+    print(f"{studies_of} null studies: {rate:.4f} of lines decided, {family:.4f} of studies after Holm")
+    error = (LEVEL * (1 - LEVEL) / studies_of) ** 0.5
+    assert rate < LEVEL + 3 * error / len(lines) ** 0.5 and family < LEVEL + 3 * error
+    assert rate > 0.6 * LEVEL  # it is a test, and not a refusal to say anything
 
 
 def test_results_replace_those_of_an_earlier_run() -> None:

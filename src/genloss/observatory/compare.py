@@ -5,14 +5,27 @@
     arms.values(a)                                                             {0: 0.91, 1: 0.88, 2: 0.93}: one a seed
     measure(Contrast("replacing loses more", a, b), arms).verdict              "holds", "not shown" or "the opposite"
 
+The rule of every verdict: a line is decided if its two-sided p is below LEVEL, which is to say if its 1 - LEVEL
+interval lies on one side of what is tested. `together` corrects the lines of a study by Holm's method (Scand. J.
+Statist. 6, 1979), so that the chance of any false verdict in it is at most LEVEL; only what survives that is claimed.
+
+    contrast, greater    Student's t of the paired differences over seeds, against 0
+    contrast, same       two such tests, against the two ends of the margin (equivalence)
+    trend                Kendall's tau, a mean over seeds; all orders of the arms are equally likely under the null, the
+                         same order in every seed, since arms differ in more than x: n arms allow p >= 2/n!
+    no spread            seeds that all say the same have no standard error: signs alone are counted, p = 2^(1-seeds)
+
 A `Study` is the same written down: the sweeps that make its arms, the lines (`Contrast`, `Trend`) that are tested, and
 the panels of its figure. `genloss replicate NAME` runs it.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +37,11 @@ from genloss.core.places import load_params
 from genloss.core.plugin import flatten, plain
 from genloss.observatory.results import Rounds, rounds_of
 
-LEVEL = 0.05  # of a one-sided test over seeds
+LEVEL = 0.05  # two-sided, of one line; of all lines of a study together after Holm's correction
 SEEDS = 3  # fewer are no claim
+ORDERS = 7  # arms of a trend whose orders are all looked at; of more, a fixed random sample of as many orders
 GREATER, SAME = "greater", "same"
+HOLDS, OPPOSITE, OPEN = "holds", "the opposite", "not shown"
 
 
 # -- what is stated ----------------------------------------------------------------------------------------------------
@@ -47,8 +62,8 @@ class Value:
 
 @dataclass(frozen=True)
 class Contrast:
-    """`first` minus `second`, paired over seeds. kind greater: the claim is that it is above 0; same: that its interval
-    lies within ±margin."""
+    """`first` minus `second`, paired over seeds. kind greater: the claim is that it is above 0; same: that it lies
+    within ±margin."""
 
     states: str  # what the paper states, with its numbers
     first: Value
@@ -88,6 +103,7 @@ class Study:
     sweeps: tuple[tuple[str, ...], ...]  # overrides of each multirun; `seed` among them unless the experiment sweeps it
     lines: tuple[Statement, ...]
     panels: tuple[Panel, ...] = ()
+    looks: int = 1  # how often the lines were tested before their last seeds were added; p counts for all of these
 
 
 # -- arms and their numbers --------------------------------------------------------------------------------------------
@@ -152,32 +168,69 @@ class Arms:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A line that was measured: a mean over seeds, its 95 % interval, a one-sided p, a verdict."""
+    """A line that was measured: a mean over seeds, its 1 - LEVEL interval (nan where seeds have no spread), a two-sided
+    p, and p after the correction over a study's lines (`together`; until then the same)."""
 
     line: Statement
     mean: float
     low: float
     high: float
-    p: float  # of a mean above 0
+    p: float
     seeds: int
-    verdict: str
+    corrected: float
+
+    @property
+    def verdict(self) -> str:
+        """Of this line alone."""
+        return self._decided(self.p)
+
+    @property
+    def survives(self) -> str:
+        """Of the line among all lines of its study."""
+        return self._decided(self.corrected)
+
+    def _decided(self, p: float) -> str:
+        if p >= LEVEL:
+            return OPEN
+        if isinstance(self.line, Contrast) and self.line.kind == SAME:
+            return HOLDS if abs(self.mean) < self.line.margin else OPPOSITE
+        return HOLDS if self.mean > 0 else OPPOSITE
 
 
 def measure(line: Statement, arms: Arms) -> Outcome:
     """Test a line over the seeds that all of its values have; UserError if they are fewer than SEEDS."""
-    found = differences(line, arms) if isinstance(line, Contrast) else trends(line, arms)
-    if len(found) < SEEDS:
-        raise UserError("seed", sorted(found), f"are too few for {line.states!r}; run at least {SEEDS}")
+    if isinstance(line, Trend):
+        x, y = series(line, arms)
+        _enough(line, list(x))
+        mean, reach, p = trend(list(x.values()), list(y.values()))
+        return Outcome(line, mean, max(-1.0, mean - reach), min(1.0, mean + reach), p, len(x), p)
+    found = differences(line, arms)
+    _enough(line, list(found))
     each = [found[seed] for seed in sorted(found)]
     mean, low, high = interval(each)
     p = chance(each)
-    if isinstance(line, Contrast) and line.kind == SAME:
-        verdict = "holds" if -line.margin <= low and high <= line.margin else "not shown"
-        if low > line.margin or high < -line.margin:
-            verdict = "the opposite"
-    else:
-        verdict = "holds" if p < LEVEL else "the opposite" if p > 1 - LEVEL else "not shown"
-    return Outcome(line, mean, low, high, p, len(each), verdict)
+    if line.kind == SAME:  # against the nearer end of the margin: within it, the other end is farther
+        p = chance([abs(mean) + (v - mean) - line.margin for v in each])
+    if flat(each):
+        low = high = float("nan")
+    return Outcome(line, mean, low, high, p, len(each), p)
+
+
+def together(outcomes: Sequence[Outcome], looks: int = 1) -> list[Outcome]:
+    """The outcomes of a study with p corrected: Holm over its lines, and Bonferroni over how often they were looked
+    at."""
+    order = sorted(range(len(outcomes)), key=lambda i: outcomes[i].p)
+    found = list(outcomes)
+    least = 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, (len(order) - rank) * looks * outcomes[i].p))
+        found[i] = replace(outcomes[i], corrected=least)
+    return found
+
+
+def _enough(line: Statement, seeds: list[int]) -> None:
+    if len(seeds) < SEEDS:
+        raise UserError("seed", sorted(seeds), f"are too few for {line.states!r}; run at least {SEEDS}")
 
 
 def differences(line: Contrast, arms: Arms) -> dict[int, float]:
@@ -186,29 +239,62 @@ def differences(line: Contrast, arms: Arms) -> dict[int, float]:
     return {seed: first[seed] - second[seed] for seed in first.keys() & second.keys()}
 
 
-def trends(line: Trend, arms: Arms) -> dict[int, float]:
-    """{seed: Kendall's τ of y with x}, of the seeds that all values have."""
-    from scipy.stats import kendalltau
-
+def series(line: Trend, arms: Arms) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
+    """({seed: x of every arm}, {seed: y}), of the seeds that all values have."""
     xs, ys = ([arms.values(v) for v in side] for side in (line.x, line.y))
-    seeds = set.intersection(*(set(v) for v in (*xs, *ys)))
-    return {s: float(kendalltau([x[s] for x in xs], [y[s] for y in ys]).statistic) for s in seeds}
+    seeds = sorted(set.intersection(*(set(v) for v in (*xs, *ys))))
+    return {s: [x[s] for x in xs] for s in seeds}, {s: [y[s] for y in ys] for s in seeds}
+
+
+def trend(x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """(mean of Kendall's tau-b over seeds, how far from it the interval reaches, two-sided p) of x, y [seeds, arms].
+
+    The interval is the test turned round: it contains 0 exactly where p >= LEVEL. A seed whose x or y are all equal
+    has tau = 0."""
+    signs = [[np.sign(np.subtract.outer(v, v)) for v in side] for side in (x, y)]
+    scales = [max(1.0, float(np.sqrt((a**2).sum() * (b**2).sum()))) for a, b in zip(*signs, strict=True)]
+    o = _orders(len(x[0]))
+    null = np.mean(
+        [
+            np.einsum("oij,ij->o", a[o[:, :, None], o[:, None, :]], b) / scale
+            for a, b, scale in zip(*signs, scales, strict=True)
+        ],
+        axis=0,
+    ).round(12)
+    mean, far = float(null[0]), np.sort(np.abs(null))[::-1]  # the first order is that of the arms themselves
+    p = float((far >= abs(mean)).mean())
+    # the least certain value that the test would not reject: as far out as LEVEL of the orders, or more, reach
+    reach = float(next(v for v in np.unique(far)[::-1] if (far >= v).mean() >= LEVEL))
+    return mean, reach, p
+
+
+@cache
+def _orders(arms: int) -> np.ndarray:
+    """int [orders, arms]: all orders of the arms, or a fixed random sample of them; the first is 0, 1, 2, ..."""
+    if arms <= ORDERS:
+        return np.array(list(itertools.permutations(range(arms))))
+    rng = np.random.default_rng(0)
+    return np.stack([np.arange(arms), *(rng.permutation(arms) for _ in range(math.factorial(ORDERS) - 1))])
+
+
+def flat(values: Sequence[float]) -> bool:
+    """Whether they are all the same, but for rounding."""
+    return float(np.ptp(values)) <= 1e-12 * max(1.0, float(np.abs(values).max()))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, ends of its 95 % interval), Student's t over seeds."""
+    """(mean, ends of its 1 - LEVEL interval), Student's t over seeds."""
     from scipy import stats
 
     mean, error = float(np.mean(values)), float(stats.sem(values))
-    reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    reach = float(stats.t.ppf(1 - LEVEL / 2, len(values) - 1)) * error
     return mean, mean - reach, mean + reach
 
 
 def chance(values: Sequence[float]) -> float:
-    """One-sided p of the t test that their mean is above 0. Without spread there is nothing to test against: 0, 1/2 or
-    1, by the sign of what all of them say."""
+    """Two-sided p of the t test that their mean is 0; without spread, of their signs."""
     from scipy import stats
 
-    if np.ptp(values) == 0:
-        return 0.5 - 0.5 * float(np.sign(np.mean(values)))
-    return float(stats.ttest_1samp(values, 0.0, alternative="greater").pvalue)
+    if flat(values):
+        return 1.0 if abs(np.mean(values)) <= 1e-12 else 2.0 ** (1 - len(values))
+    return float(stats.ttest_1samp(values, 0.0).pvalue)

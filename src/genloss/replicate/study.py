@@ -17,19 +17,32 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 
 from genloss import systems
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.core.places import project_root
-from genloss.observatory.compare import SAME, Arms, Contrast, Outcome, Panel, Study, interval, measure
+from genloss.observatory.compare import (
+    HOLDS,
+    LEVEL,
+    SAME,
+    Arms,
+    Contrast,
+    Outcome,
+    Panel,
+    Study,
+    interval,
+    measure,
+    together,
+)
 from genloss.observatory.figures import panels_figure
 from genloss.observatory.results import arms_of
 from genloss.observatory.tables import piped
 
 BEGIN, END = "<!-- results: written by genloss replicate {} --write -->", "<!-- end of results -->"
-HEAD = ["stated", "claim", "we measure", "95 %", "p", "seeds", "verdict"]
+HEAD = ["stated", "claim", "we measure", "95 %", "p", "seeds", "alone", "p (Holm)", "among all"]
 
 
 def studies() -> list[Study]:
@@ -39,9 +52,9 @@ def studies() -> list[Study]:
 
 
 def replicate_study(study: Study, out: Path, jobs: int) -> int:
-    """Run it, print its table, write it and the figure to `out`; 0 if every line holds, 1 otherwise."""
+    """Run it, print its table, write it and the figure to `out`; 0 if every line holds among all, 1 otherwise."""
     arms = Arms([folder for overrides in study.sweeps for folder in run_sweep(study, overrides, jobs)])
-    outcomes = [measure(line, arms) for line in study.lines]
+    outcomes = together([measure(line, arms) for line in study.lines], study.looks)
     text = markdown(study, outcomes, arms)
     print(f"{study.name} ({study.paper})\n\n{text}")
     page, image = out / f"{study.name}.md", out / f"{study.name}.png"
@@ -50,7 +63,7 @@ def replicate_study(study: Study, out: Path, jobs: int) -> int:
     if study.panels:
         panels_figure(study.panels, arms, image)
     print(f"written: {page}{f', {image}' if study.panels else ''}")
-    return 0 if all(outcome.verdict == "holds" for outcome in outcomes) else 1
+    return 0 if all(outcome.survives == HOLDS for outcome in outcomes) else 1
 
 
 def run_sweep(study: Study, overrides: Sequence[str], jobs: int) -> list[Path]:
@@ -80,20 +93,49 @@ def run_sweep(study: Study, overrides: Sequence[str], jobs: int) -> list[Path]:
 
 
 def markdown(study: Study, outcomes: Sequence[Outcome], arms: Arms) -> str:
-    """The table of its lines, then one of each panel of bars."""
-    lines = piped(HEAD, [row(outcome) for outcome in outcomes], {2, 4, 5})
-    return "\n\n".join([lines, *(bars(panel, arms) for panel in study.panels if not panel.rounds)]) + "\n"
+    """The table of its lines and how to read it, then one table of each panel of bars."""
+    lines = piped(HEAD, [row(outcome) for outcome in outcomes], {2, 4, 5, 7})
+    return (
+        "\n\n".join([lines, explained(study), *(bars(panel, arms) for panel in study.panels if not panel.rounds)])
+        + "\n"
+    )
+
+
+def explained(study: Study) -> str:
+    seeds = "The seeds were fixed before the run."
+    if study.looks > 1:
+        seeds = (
+            f"The design is sequential: the lines were tested {study.looks} times, seeds being added in between, and "
+            f"p (Holm) is multiplied by {study.looks} for it."
+        )
+    return (
+        f"p is two-sided and belongs to the interval: *alone*, a line is decided where p < {LEVEL:g}, which is where "
+        f"its interval lies on one side. p (Holm) is corrected over the {len(study.lines)} lines of the study: *among "
+        f"all*, the chance of any false verdict in this table is at most {LEVEL:.0%}. {seeds} The tests are in "
+        "`genloss.observatory.compare`."
+    )
 
 
 def row(outcome: Outcome) -> list[str]:
     """The cells of a line, by HEAD."""
-    line, p, claim = outcome.line, f"{outcome.p:.3f}", "> 0"
+    line, claim = outcome.line, "> 0"
     if not isinstance(line, Contrast):
         claim = "τ > 0"
     elif line.kind == SAME:
-        p, claim = "", f"within ±{line.margin:g}"
-    spread = f"{outcome.low:+.3f} to {outcome.high:+.3f}"
-    return [line.states, claim, f"{outcome.mean:+.3f}", spread, p, str(outcome.seeds), outcome.verdict]
+        claim = f"within ±{line.margin:g}"
+    spread = "no spread" if isnan(outcome.low) else f"{outcome.low:+.3f} to {outcome.high:+.3f}"
+    p = [f"{value:.3f}" if value >= 0.001 else f"{value:.0e}" for value in (outcome.p, outcome.corrected)]
+    return [
+        line.states,
+        claim,
+        f"{outcome.mean:+.3f}",
+        spread,
+        p[0],
+        str(outcome.seeds),
+        outcome.verdict,
+        p[1],
+        outcome.survives,
+    ]
 
 
 def bars(panel: Panel, arms: Arms) -> str:

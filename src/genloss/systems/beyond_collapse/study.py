@@ -259,4 +259,5 @@ STUDY = Study(
             for c, words in (("none", "all labels"), ("exact", "verified"))
         ),
     ),
+    looks=2,  # three seeds, then five of some arms
 )
