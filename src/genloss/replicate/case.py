@@ -1,4 +1,4 @@
-"""What a replication case is, and how a number with its standard error is taken from runs.
+"""What a replication case is, and how a number is taken from every chain of its runs.
 
 A case is a published result: an experiment of conf/experiment/, its arms, and checks. A check sets a prediction, which
 theory gives, against what the chains of the arms say.
@@ -6,7 +6,7 @@ theory gives, against what the chains of the arms say.
     Check("E v of replace, n = 10", "(9/10)^6", 0.9**6, mean("replace", 5, "diversity"))
 
 `mean`, `spread`, `slope` ... are functions of an arm, rounds and a metric's name; each gives the function that takes
-the number from finished `Results`.
+the number of every chain from finished `Results`; the scoreboard takes their mean and its standard error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CLAIM = "claim"  # must hold
 WRONG = "wrong"  # another regime's prediction, or a misread paper: must not hold, or the check has no power
 READING = "reading"  # another reading, or an approximation: the table says whether it holds too
 
-Estimate = tuple[float, float]  # a mean and its standard error
+Sample = np.ndarray  # float [chains], independent of one another; their mean is what is measured
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Check:
     states: str  # what the paper says, or what this line holds against it
     formula: str  # of the prediction
     expected: float | Callable[[Results], float]
-    measured: Callable[[Results], Estimate]
+    measured: Callable[[Results], Sample]
     kind: str = CLAIM
 
 
@@ -71,10 +71,6 @@ class Results:
             self._metrics[arm, n] = json.loads(path.read_text())
         return self._metrics[arm, n]
 
-    def mean(self, arm: str, n: int, name: str) -> Estimate:
-        found = self.metrics(arm, n)
-        return found[name], found[f"{name}_se"]
-
     def theory(self, arm: str, n: int, name: str) -> float:
         return self.metrics(arm, n)[f"theory/{name}"]
 
@@ -103,17 +99,8 @@ class Results:
 # -- ways to measure and to expect -------------------------------------------------------------------------------------
 
 
-def of(values: np.ndarray) -> Estimate:
-    """The mean of one number a chain."""
-    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
-
-
-def mean(arm: str, n: int, name: str, scale: float = 1.0) -> Callable[[Results], Estimate]:
-    def measured(r: Results) -> Estimate:
-        value, error = r.mean(arm, n, name)
-        return value * scale, error * abs(scale)
-
-    return measured
+def mean(arm: str, n: int, name: str, scale: float = 1.0) -> Callable[[Results], Sample]:
+    return lambda r: r.chains(arm, n, name) * scale
 
 
 def theory(arm: str, n: int, name: str, scale: float = 1.0) -> Callable[[Results], float]:
@@ -121,22 +108,17 @@ def theory(arm: str, n: int, name: str, scale: float = 1.0) -> Callable[[Results
     return lambda r: r.theory(arm, n, name) * scale
 
 
-def chains(f: Callable[[Results], np.ndarray]) -> Callable[[Results], Estimate]:
-    return lambda r: of(f(r))
-
-
-def second(arm: str, n: int) -> Callable[[Results], Estimate]:
+def second(arm: str, n: int) -> Callable[[Results], Sample]:
     """E mu^2 + E v of a Gaussian arm: what the conservation law is about."""
-    return chains(lambda r: r.chains(arm, n, "diversity") + r.chains(arm, n, "drift"))
+    return lambda r: r.chains(arm, n, "diversity") + r.chains(arm, n, "drift")
 
 
-def spread(arm: str, n: int, name: str) -> Callable[[Results], Estimate]:
-    """The variance over chains, with the standard error that their fourth moment gives."""
+def spread(arm: str, n: int, name: str) -> Callable[[Results], Sample]:
+    """The variance over chains, as the mean of their squared distances from their mean."""
 
-    def measured(r: Results) -> Estimate:
+    def measured(r: Results) -> Sample:
         values = r.chains(arm, n, name)
-        squares = (values - values.mean()) ** 2 * len(values) / (len(values) - 1)
-        return of(squares)
+        return (values - values.mean()) ** 2 * len(values) / (len(values) - 1)
 
     return measured
 
@@ -155,14 +137,14 @@ def _line(r: Results, arm: str, rounds: Sequence[int], name: str) -> np.ndarray:
     return total(w * r.chains(arm, n, name) for w, n in zip(weights(rounds), rounds, strict=True))
 
 
-def slope(arm: str, rounds: Sequence[int], name: str) -> Callable[[Results], Estimate]:
+def slope(arm: str, rounds: Sequence[int], name: str) -> Callable[[Results], Sample]:
     """Of the line through every chain's values over rounds."""
-    return chains(lambda r: _line(r, arm, rounds, name))
+    return lambda r: _line(r, arm, rounds, name)
 
 
-def bend(arm: str, early: Sequence[int], late: Sequence[int], name: str) -> Callable[[Results], Estimate]:
+def bend(arm: str, early: Sequence[int], late: Sequence[int], name: str) -> Callable[[Results], Sample]:
     """By how much the late slope exceeds the early one."""
-    return chains(lambda r: _line(r, arm, late, name) - _line(r, arm, early, name))
+    return lambda r: _line(r, arm, late, name) - _line(r, arm, early, name)
 
 
 def log_slope_of(values: Sequence[float], rounds: Sequence[int]) -> float:
@@ -171,14 +153,15 @@ def log_slope_of(values: Sequence[float], rounds: Sequence[int]) -> float:
     return sum(w * math.log(v) for w, v in zip(weights(fits), values, strict=True))
 
 
-def log_slope(arm: str, rounds: Sequence[int], name: str) -> Callable[[Results], Estimate]:
-    """The same of the means over chains; its error by linearising the logarithm about them."""
+def log_slope(arm: str, rounds: Sequence[int], name: str) -> Callable[[Results], Sample]:
+    """The same of the means over chains; every chain adds what it moves that by, the logarithm being linear about
+    them."""
 
-    def measured(r: Results) -> Estimate:
+    def measured(r: Results) -> Sample:
         found = [r.chains(arm, n, name) for n in rounds]
         means = [float(v.mean()) for v in found]
         ws = weights([math.log(n + 1) for n in rounds])
         moved = total(w * (v / m - 1) for w, v, m in zip(ws, found, means, strict=True))
-        return log_slope_of(means, rounds), of(moved)[1]
+        return log_slope_of(means, rounds) + moved
 
     return measured

@@ -159,6 +159,7 @@ def check_case(case: Case, arms: dict[str, Ran], limit: float) -> list[Line]:
     lines = []
     for check in case.checks():
         expected = check.expected(results) if callable(check.expected) else check.expected
-        measured, error = check.measured(results)
-        lines.append(Line(case, check, float(expected), measured, error, limit, seconds))
+        sample = check.measured(results)
+        error = float(sample.std(ddof=1) / len(sample) ** 0.5)
+        lines.append(Line(case, check, float(expected), float(sample.mean()), error, limit, seconds))
     return lines
