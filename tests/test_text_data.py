@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from genloss.core.errors import UserError
 from genloss.core.records import normal
-from genloss.domains.text import SHARES, Text, passages
+from genloss.domains.text import SHARES, Text, passages, unwrapped
 from genloss.experiment import Experiment
 from genloss.language.corpus import Folder, Sotu, Table
 from genloss.language.tokenizer import Codec, load_codec
@@ -52,6 +53,23 @@ def test_passages_have_the_right_length_and_lose_no_long_text(text: str, shortes
         missing = len("".join(line.split())) - len(whole)
         assert 0 <= missing < shortest
         assert "".join(line.split()).startswith(whole)
+
+
+def test_wrapped_lines_are_paragraphs_again() -> None:
+    words = "a documentation that its editor has wrapped at some seventy columns reads in paragraphs " * 9
+    paragraphs = [words.strip(), words[14:200].strip(), "A heading"]
+    wrapped = "\n\n".join(textwrap.fill(p, 72) for p in paragraphs)
+    assert [line for line in unwrapped(wrapped) if line] == paragraphs
+    assert list(passages(wrapped, 2000, 20)) == paragraphs[:2]
+    for kept in (
+        "\n".join(paragraphs),  # a paragraph a line
+        "\n".join(
+            ["Rough winds do shake the darling buds of May,", "And summer's lease hath all too short a date;"] * 9
+        ),
+        "\n".join(f"- item {i} of a list" for i in range(30)),
+        "One long line of text that stands alone here.\nHERBERT HOOVER\nThe White House,\nDecember 8, 1931.",
+    ):
+        assert unwrapped(kept) == kept.splitlines()
 
 
 def test_passages_by_hand() -> None:

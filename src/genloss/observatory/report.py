@@ -14,7 +14,7 @@ from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.core.places import project_root
 from genloss.observatory.figures import PANELS, rounds_figure
-from genloss.observatory.results import Arm, arms_of, read, shown
+from genloss.observatory.results import Arm, arms_of, read, shown, turned
 from genloss.observatory.tables import rounds_csv, table
 
 
@@ -30,12 +30,12 @@ def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None) -> s
     runs = [run for _, run in found]
     panels = shown(found[0][0] / "params.yaml")
     metric = metric or panels[0]
-    text = table(runs, metric)
+    said = {name: turned(folder, rounds) for folder, (name, rounds) in found}
+    warnings = "".join(f"\n\nwarning: {name}: {why}" for name, why in said.items() if why)
+    text = table(runs, metric) + warnings
     write_atomic(out / "rounds.csv", rounds_csv(runs))
-    write_atomic(
-        out / "report.md",
-        f"# {metric}\n\n{table(runs, metric, markdown=True)}\n\n![{metric} by round](rounds.png)\n",
-    )
+    shown_table = table(runs, metric, markdown=True) + warnings
+    write_atomic(out / "report.md", f"# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
     rounds_figure(runs, out / "rounds.png", [metric, *(m for m in panels if m != metric)][:PANELS])
     return f"{metric}\n\n{text}"
 
@@ -65,10 +65,11 @@ def next_commands(folder: Path) -> str:
 def report(folders: Sequence[Path], metric: str | None, out: Path | None) -> int:
     """`genloss report`: one report of all arms of `folders` (run directories or sweeps), printed and written.
 
-    out: None: a sweep's own folder; below a single run directory, report/; else report/ of the project.
+    out: None: a sweep's own folder; below a single run directory, report/; else report/ beside the runs (that of the
+    project is an output of its DVC pipeline).
     """
     arms = [arm for folder in folders for arm in arms_of(folder)]
-    target = out or (folders[0].resolve() if len(folders) == 1 else project_root() / "report")
+    target = out or (folders[0].resolve() if len(folders) == 1 else project_root() / "runs" / "report")
     if out is None and len(folders) == 1 and not (target / "sweep.json").is_file():
         target = target / "report"
     print(write_report(arms, target, metric))

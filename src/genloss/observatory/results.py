@@ -7,6 +7,7 @@ read(arms_of(Path("runs/sweep-1234abcd")))         [("replace seed 0", {0: {...}
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from genloss.core.contracts import Domain
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.core.plugin import locate
+
+TURN = 0.01  # by which share of itself a loss must rise above its least value to have turned
 
 Arm = tuple[str, Path]  # name, folder
 Rounds = dict[int, dict[str, float]]  # {round: {metric: number}}
@@ -65,3 +68,22 @@ def shown(params: Path) -> list[str]:
     """The metrics that the domain of a run is about, the most important one first."""
     domain = locate(str(load_params(params).domain._target_), Domain, "domain")
     return [domain.headline, *domain.panels]
+
+
+def turned(folder: Path, rounds: Rounds) -> str:
+    """A warning if a training on real records alone went on after its validation loss had turned; '' if none did."""
+    for n, metrics in rounds.items():
+        path = folder / "rounds" / f"{n:02d}" / "training.csv"
+        if metrics.get("train_real_fraction") != 1 or not path.is_file():
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["validation_loss"]]
+        losses = {int(row["step"]): float(row["validation_loss"]) for row in rows}
+        least = min(losses, key=losses.__getitem__, default=0)
+        if losses and losses[max(losses)] > (1 + TURN) * losses[least]:
+            return (
+                f"in round {n} the loss on validation turned: {losses[least]:.3f} at step {least}, "
+                f"{losses[max(losses)]:.3f} at the last. It overfits its {metrics['train_records']:.0f} real records, "
+                "and training on them again is no floor; take more of them (size) or fewer steps (trainer.steps)"
+            )
+    return ""

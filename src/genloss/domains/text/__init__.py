@@ -1,11 +1,13 @@
 """The text domain: real documents, a tokenizer, causal language models.
 
-A document is cut into passages of at most `max_characters`, at line breaks and then at spaces: a passage is a record,
-as long as the records that models sample (so that `replace` changes where the text comes from, and not how long it is).
+A document is cut into passages of at most `max_characters`, at the ends of its paragraphs and then at spaces: a passage
+is a record, as long as the records that models sample (so that `replace` changes where the text comes from, and not how
+long it is). Lines that an editor has wrapped are joined again.
 Documents are split into train, validation, test and prompts; no model ever trains on the last three."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,13 +27,36 @@ from genloss.domains.language import LanguageDomain
 from genloss.language.corpus import Corpus
 from genloss.language.tokenizer import train_bpe
 
+WIDTHS = (60, 120)  # columns that editors wrap at
 SHARES = ("validation_share", "test_share", "prompts_share")
 
 
+def unwrapped(text: str) -> list[str]:
+    """The lines of a document; where an editor has wrapped it, its paragraphs. A break between two lines of text is
+    soft if the first word behind it would not have fit before it, at the width that nine in ten lines keep. A document
+    is wrapped if that is a width that editors use, and one line in three ends in a soft break."""
+    lines = [line.strip() for line in text.splitlines()]
+    inner = [(a, b) for a, b in itertools.pairwise(lines) if a and b]
+    width = float(np.quantile([len(a) for a, _ in inner], 0.9)) if inner else 0.0
+
+    def soft(a: str, b: str) -> bool:
+        return len(a) + 1 + len(b.split()[0]) > width
+
+    if not WIDTHS[0] <= width <= WIDTHS[1] or 3 * sum(soft(a, b) for a, b in inner) < sum(map(bool, lines)):
+        return lines
+    joined = lines[:1]
+    for before, line in itertools.pairwise(lines):
+        if before and line and soft(before, line):
+            joined[-1] += f" {line}"
+        else:
+            joined.append(line)
+    return joined
+
+
 def passages(text: str, longest: int, shortest: int) -> Iterator[str]:
-    """Cut a document at line breaks, and longer lines at spaces, into passages of `shortest`..`longest` characters."""
-    for line in text.splitlines():
-        line = line.strip()
+    """Cut a document at the ends of its paragraphs, and longer ones at spaces, into passages of `shortest`..`longest`
+    characters."""
+    for line in unwrapped(text):
         while len(line) > longest:
             at = line.rfind(" ", shortest, longest + 1)
             at = at if at > 0 else longest

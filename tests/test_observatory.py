@@ -1,0 +1,43 @@
+"""What is read out of finished rounds: warnings of a report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from genloss.language.curve import write_curve
+from genloss.observatory.report import report
+from genloss.observatory.results import rounds_of, turned
+from support import Project
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = Project.make(tmp_path_factory.mktemp("observatory") / "project")
+    return home.ok("run", "rounds=0", "size=64", "trainer.steps=4", "tracking=none").folder
+
+
+def curve(arm: Path, losses: dict[int, float]) -> None:
+    rows = [(step, 1.0, 0.1, losses.get(step, "")) for step in range(1, 1 + max(losses))]
+    write_curve(arm / "rounds/00", ("step", "loss", "lr", "validation_loss"), rows)
+
+
+def test_a_loss_that_turns_is_told(arm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained on real data alone, further than that data goes: real_only is no floor of such arms."""
+    mine = tmp_path / "arm"
+    shutil.copytree(arm, mine)
+    assert turned(mine, rounds_of(mine)) == ""
+    curve(mine, {2: 3.0, 4: 3.02})
+    assert turned(mine, rounds_of(mine)) == ""  # noise
+    curve(mine, {2: 3.0, 4: 3.5})
+    said = turned(mine, rounds_of(mine))
+    assert "3.000 at step 2, 3.500 at the last" in said and "64 real records" in said and "size" in said
+    report([mine], None, None)
+    assert said in capsys.readouterr().out and said in (mine / "report/report.md").read_text()
+
+    metrics = mine / "rounds/00/metrics.json"
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"train_real_fraction": 0.9}))
+    assert turned(mine, rounds_of(mine)) == ""  # what a model wrote turns for other reasons
