@@ -25,6 +25,7 @@ from genloss.domains.lab.chains import choose, compact, distinct, present, slots
 from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.mix import Mixing
+from genloss.theory import weight
 from genloss.workflow.compose import compose
 from support import Project, Result, hashes
 from test_theory import cases
@@ -97,11 +98,13 @@ def test_every_preset_in_every_domain(tmp_path: Path, domain: str) -> None:
         ("curation=random", "mixing=sliding_window"),
         ("+schedule.2.recipe.bias=0.5", "mixing=accumulate"),
         ("size=2", "recipe.n=2", "domain.batch=10", "mixing=accumulate_subsample"),
+        ("model.estimator=known", "mixing=weighted_fresh", "recipe.n=30"),
+        ("model.estimator=known", "size=1", "recipe.n=1", "domain.batch=5", "domain.dimension=1"),
     ],
 )
 def test_options(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     z = distances(run(tmp_path, "size=12", "rounds=4", "domain.chains=4000", *overrides))
-    assert len(z) >= 10 and max(map(abs, z)) < 4
+    assert len(z) >= (5 if "model.estimator=known" in overrides else 10) and max(map(abs, z)) < 4
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(400, marks=pytest.mark.replicate)])
@@ -192,6 +195,48 @@ def test_counts_of_chains_are_means(tmp_path: Path) -> None:
     assert metrics["n_kept"] == pytest.approx(kept.mean()) and metrics["n_rejected"] == pytest.approx(100 - kept.mean())
     assert metrics["n_kept_sd"] == pytest.approx(kept.std(ddof=1)) == metrics["n_rejected_sd"]
     assert metrics["train_requested"] == pytest.approx(100 + kept.mean()) == metrics["train_records"]
+
+
+GIVEN = ("domain=categorical", "domain.distribution=given", "domain.probabilities=[0.4,0.3,0.2,0.1]", "rounds=3")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("curation=bradley_terry", "curation.bradley_terry.values=[0,0.5,1,1.5]"),
+        ("curation=adversarial", "curation.adversarial.values=[0,0.5,1,1.5]", "mixing=accumulate"),
+        ("recipe.temperature=0.8", "+schedule.2.recipe.temperature=1.3"),
+    ],
+)
+def test_many_records_do_what_endlessly_many_would(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    """The limit is logged beside what is measured, and what is left between them falls with the number of records."""
+    gaps = []
+    for size in (100, 2000):
+        found = run(
+            tmp_path / str(size), *GIVEN, f"size={size}", f"recipe.n={2 * size}", "domain.chains=300", *overrides
+        )
+        gaps.append([m["diversity"] - m["theory/diversity_limit"] for m in found])
+        assert all("theory/entropy_limit" in m and "theory/diversity" not in m for m in found)
+    few, many = np.abs(gaps)
+    assert many.max() < 0.003 and (many < few / 5).all()
+
+
+def test_weights_of_unequal_counts() -> None:
+    for real, made in ((10, 10), (10, 30), (30, 10)):
+        x = Experiment(compose([*GAUSSIAN, "mixing=weighted_fresh", f"size={real}", f"recipe.n={made}"]))
+        assert x.mixing.value == pytest.approx(weight(real, made))
+
+
+@pytest.mark.parametrize("kind", ["ridge", "logistic"])
+def test_a_penalty_of_generated_points(tmp_path: Path, kind: str) -> None:
+    """A penalty that counts other points is one of another size: here half as many are kept, and none is lost twice."""
+    common = ("domain=classification", f"model.kind={kind}", "size=60", "recipe.n=60", "rounds=1", "domain.chains=20")
+    common += ("curation=random", "curation.random.fraction=0.5")
+    same = run(tmp_path / "a", *common, "model.ridge=0.2")[1]["accuracy"]
+    counted = run(tmp_path / "b", *common, "model.ridge=0.1", "+schedule.1.model.ridge_points=60")[1]["accuracy"]
+    assert counted != run(tmp_path / "c", *common, "model.ridge=0.1")[1]["accuracy"]
+    again = run(tmp_path / "d", *common, "model.ridge=0.1", "+schedule.1.model.ridge=0.2")[1]["accuracy"]
+    assert counted == pytest.approx(again) and same > 0
 
 
 def test_a_wrong_regime_fails(tmp_path: Path) -> None:

@@ -22,9 +22,14 @@ def unroll(rounds: Any, schedule: Any = None) -> DictConfig:
     )
 
 
-def golden() -> float:
-    """1/golden ratio = 0.618..., the optimal loss weight of fresh real data (He, Xu & Cheng, arXiv 2502.18049)."""
-    return (5**0.5 - 1) / 2
+def golden(real: Any = 1, synthetic: Any = 1) -> float:
+    """The constant loss weight of `real` fresh records beside `synthetic` ones that makes the limit's error smallest
+    (He, Xu & Cheng, arXiv 2502.18049; genloss.theory.weight); of equally many 1/golden ratio = 0.618..."""
+    if real == synthetic:
+        return (5**0.5 - 1) / 2
+    from genloss.theory import weight
+
+    return weight(float(real), float(synthetic))
 
 
 OmegaConf.register_new_resolver("genloss.unroll", unroll, replace=True)

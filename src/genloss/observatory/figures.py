@@ -44,6 +44,11 @@ TITLES = {
     "modes": "modes that are left",
     "log_likelihood": "log-likelihood of real points",
 }  # of panels; others have their metric's name
+THEORY = {  # by what a prediction's name adds to the metric's: what the legend says, and how it is drawn
+    "": ("theory ± 2 standard errors", "--"),
+    "_asymptotic": ("theory, leading order in the number of points", "-."),
+    "_limit": ("theory, infinitely many points", ":"),
+}
 
 
 @contextlib.contextmanager
@@ -93,8 +98,8 @@ def rounds_figure(runs: Sequence[Read], path: Path, metrics: Sequence[str]) -> N
     """One panel for each of `metrics` that an arm has, over rounds; one colour an arm.
 
     Arms that differ in their seed alone are one line, their mean, with their range. Where theory has an expectation, it
-    is dashed, in a band of two standard errors: so far off may a measured point lie by chance. A dotted line is what
-    real data give where generated ones are measured (the metric's floor).
+    is drawn as THEORY says, in a band of two standard errors: so far off may a measured point lie by chance. A dotted
+    grey line is what real data give where generated ones are measured (the metric's floor).
     """
     groups = by_seed(runs)
     known = {metric for _, rounds in runs for values in rounds.values() for metric in values}
@@ -106,7 +111,8 @@ def rounds_figure(runs: Sequence[Read], path: Path, metrics: Sequence[str]) -> N
             _floor(axis, metric, itertools.chain(*groups.values()))
             axis.set_title(TITLES.get(metric, metric), fontsize=9)
             over_rounds(axis)
-        _legend(figure, axes[0], theory=any(metric.startswith("theory/") for metric in known))
+        drawn = [kind for kind in THEORY if any(f"theory/{metric}{kind}" in known for metric in metrics)]
+        _legend(figure, axes[0], drawn)
 
 
 def by_seed(runs: Sequence[Read]) -> dict[str, list[Rounds]]:
@@ -125,14 +131,19 @@ def _line(axis: Axes, metric: str, name: str, seeds: Sequence[Rounds], colour: s
     if not at:
         return
     values = [[rounds[n][metric] for rounds in seeds if metric in rounds.get(n, {})] for n in at]
-    expected = [n for n in at if f"theory/{metric}" in seeds[0].get(n, {})]
-    marks, size = "o" if expected else "o-", 3.5 if len(at) <= 20 else 1.8
+    expected = {
+        kind: [(n, seeds[0][n][key]) for n in at if (key := f"theory/{metric}{kind}") in seeds[0].get(n, {})]
+        for kind in THEORY
+    }
+    marks, size = "o" if any(expected.values()) else "o-", 3.5 if len(at) <= 20 else 1.8
     axis.plot(at, [np.mean(v) for v in values], marks, ms=size, lw=1.6, color=colour, label=name)
-    if expected:
-        theory = np.array([seeds[0][n][f"theory/{metric}"] for n in expected])
-        error = 2 * np.array([seeds[0][n].get(f"{metric}_se", 0.0) for n in expected])
-        axis.plot(expected, theory, "--", lw=1, color=colour)
-        axis.fill_between(expected, theory - error, theory + error, color=colour, alpha=0.25, lw=0)
+    for kind, points in expected.items():
+        if points:
+            rounds, theory = (np.array(side) for side in zip(*points, strict=True))
+            axis.plot(rounds, theory, THEORY[kind][1], lw=1, color=colour)
+            if not kind:  # exact
+                error = 2 * np.array([seeds[0][n].get(f"{metric}_se", 0.0) for n in rounds])
+                axis.fill_between(rounds, theory - error, theory + error, color=colour, alpha=0.25, lw=0)
     if len(seeds) > 1:
         axis.fill_between(at, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.18, lw=0)
 
@@ -145,13 +156,14 @@ def _floor(axis: Axes, metric: str, runs: Iterable[Rounds]) -> None:
         axis.axhline(float(np.mean(found)), color=NEUTRAL, lw=1, ls=":", label="real text")
 
 
-def _legend(figure: Figure, axes: Sequence[Axes], theory: bool) -> None:
+def _legend(figure: Figure, axes: Sequence[Axes], theory: Sequence[str]) -> None:
     """One legend below all panels, with every name once."""
     from matplotlib.lines import Line2D
 
     handles: dict[str, Any] = {}
-    if theory:
-        handles["theory ± 2 standard errors"] = Line2D([], [], ls="--", lw=1, color=NEUTRAL)
+    for kind in theory:
+        says, style = THEORY[kind]
+        handles[says] = Line2D([], [], ls=style, lw=1, color=NEUTRAL)
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)

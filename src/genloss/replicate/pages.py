@@ -84,8 +84,9 @@ def explained(lines: Sequence[Line]) -> str:
     return (
         f"{summary(lines)}. Every line was run by the loop of `genloss run experiment=CASE`; a prediction is a formula "
         "or the engine of genloss.theory, never a fit; ± is one standard error over independent chains. A claim's "
-        "bound is Bonferroni's over all claims, at 1 % for the whole table. Another reading need not hold: its verdict "
-        "says whether the chains exclude it."
+        "bound is Bonferroni's over all claims: were all of them true, 1 % of such tables would have one that fails, "
+        "by simulation (benchmarks/null_tables.py). Another reading need not hold: its verdict says whether the chains "
+        "exclude it."
     )
 
 

@@ -258,12 +258,60 @@ class Categorical(Lab, Tokens):
         try:
             found = [{"diversity": e.diversity, "drift": e.drift} for e in predict_arm(experiment, law)]
         except NoPrediction:
-            return []
+            return self._endless(experiment, p) if self.length == 1 else []
         gone = self._extinct(experiment, p)
         if gone is not None:
             for values, chances in zip(found, gone, strict=True):
                 values |= {"support": float((1 - chances).sum()), "lost_mass": float(chances @ p)}
         return found
+
+    def _endless(self, experiment: Experiment, p: np.ndarray) -> list[dict[str, float]]:
+        """What temperature and preference alone make of the distribution: the same rounds with endlessly many records
+        (NAME_limit), in the proportions of the plan."""
+        from genloss.curate.choose import Random, kept_of
+        from genloss.domains.lab.rewards import Adversarial, BradleyTerry
+        from genloss.theory import NoPrediction
+        from genloss.theory.curation import bradley_terry
+        from genloss.theory.linear import pools
+
+        made: dict[Any, np.ndarray] = {}
+        counts: dict[int, int] = {}
+        at = [experiment.at_round(n) for n in range(experiment.rounds + 1)]
+        for n, x in enumerate(at[1:], 1):
+            counts[n] = able(x.recipe, Draw).n
+            for curator in x.curators.values():
+                if isinstance(curator, BradleyTerry) and curator.values:
+                    counts[n] //= curator.k
+                elif isinstance(curator, Random):
+                    counts[n] = kept_of(curator.fraction, counts[n])
+                else:
+                    return []
+        models: list[np.ndarray] = []
+        try:
+            sets = pools(experiment, counts)
+        except NoPrediction:
+            return []
+        for n, members in enumerate(sets):
+            model, recipe = able(at[n].model, CategoricalModel), able(at[n].recipe, Draw)
+            if model.order != 1 or model.smoothing or recipe.top_p != 1:
+                return []
+            if n > 0:
+                q = models[-1] ** (1 / recipe.temperature)
+                q = q / q.sum()
+                for curator in at[n].curators.values() if at[n].control == "none" else ():
+                    if isinstance(curator, BradleyTerry):
+                        turned = curator.epsilon if isinstance(curator, Adversarial) else 0.0
+                        q = bradley_terry(q, curator.values[: len(q)], curator.k, turned)
+                made[n] = q
+            models.append(sum((m.share * made.get(m.group, p) for m in members), np.zeros(len(p))))
+        return [
+            {
+                "diversity_limit": float(1 - q @ q),
+                "drift_limit": float(((q - p) ** 2).sum()),
+                "entropy_limit": float(-(q * _log(q)).sum()),
+            }
+            for q in models
+        ]
 
     def _extinct(self, experiment: Experiment, p: np.ndarray) -> np.ndarray | None:
         """Chance [rounds + 1, V] of every token to be gone, where it is known: if each round trains on what the last

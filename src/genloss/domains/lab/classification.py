@@ -23,7 +23,7 @@ from genloss.core.contracts import Experiment, Fit
 from genloss.core.errors import UserError, one_of, require
 from genloss.domains.lab import Lab, Labelled, LabModel, Parameters
 from genloss.domains.lab.draw import Draw
-from genloss.domains.lab.regression import normal_equations, smallest
+from genloss.domains.lab.regression import counted, normal_equations, smallest
 
 if TYPE_CHECKING:
     from genloss.theory.linear import Member
@@ -38,10 +38,11 @@ cdf = np.frompyfunc(lambda x: math.erfc(-x / math.sqrt(2)) / 2, 1, 1)
 class Classifier(LabModel):
     """sign <w, x>. mean: w is the mean of label * x; ols, ridge: regression of the label; logistic: `steps` of Newton's
     method. ridge |w|^2 is added to the mean squared error, ridge/2 |w|^2 to the mean logistic loss (the penalty a
-    point)."""
+    point). ridge_points: as of the linear model."""
 
     kind: str = "ols"
     ridge: float = 0.01  # ridge and logistic only
+    ridge_points: int | None = None  # ridge and logistic only
     steps: int = 8  # logistic only
 
     def __post_init__(self) -> None:
@@ -50,6 +51,7 @@ class Classifier(LabModel):
             # without it, a separable training set has no logistic fit
             require(self.ridge > 0, "ridge", self.ridge, f"greater than 0 with kind={self.kind}")
         require(self.steps >= 1, "steps", self.steps, "at least 1 step of Newton's method")
+        counted(self.ridge_points)
 
 
 @dataclass
@@ -143,16 +145,19 @@ class Classification(Lab, Labelled):
                 "w": np.einsum("ncd,nc->cd", points[..., :d], points[..., d] * weights) / weights.sum(axis=0)[:, None]
             }
         if model.kind != "logistic":
-            return {"w": normal_equations(points, weights, model.ridge if model.kind == "ridge" else 0.0, d)}
+            ridge = model.ridge if model.kind == "ridge" else 0.0
+            return {"w": normal_equations(points, weights, ridge, d, model.ridge_points)}
         rows = (points[..., :d] * points[..., d : d + 1]).transpose(1, 0, 2)  # label * x, [chains, n, d]
         share = (weights / weights.sum(axis=0)).T
         w = np.zeros((rows.shape[0], d))
+        total = weights.sum(axis=0)
+        ridge = (model.ridge * (total if model.ridge_points is None else model.ridge_points) / total)[:, None]
         for _ in range(model.steps):
             # Newton's steps shrink where sigmoids saturate, and the penalty keeps the matrix regular
             wrong = 0.5 - 0.5 * np.tanh((rows @ w[..., None])[..., 0] / 2)
-            gradient = ((share * wrong)[:, None] @ rows)[:, 0] - model.ridge * w
+            gradient = ((share * wrong)[:, None] @ rows)[:, 0] - ridge * w
             curvature = (rows * (share * wrong * (1 - wrong))[..., None]).transpose(0, 2, 1) @ rows
-            w = w + np.linalg.solve(curvature + model.ridge * np.eye(d), gradient[..., None])[..., 0]
+            w = w + np.linalg.solve(curvature + ridge[..., None] * np.eye(d), gradient[..., None])[..., 0]
         return {"w": w}
 
     # -- what is measured, and what must come out ----------------------------------------------------------------------
@@ -236,6 +241,7 @@ class Classification(Lab, Labelled):
                 found["accuracy_asymptotic"] = mean_accuracy(points, error, self.dimension, self.separation)
             elif model.kind != "logistic":
                 ridge = model.ridge if model.kind == "ridge" else 0.0
+                ridge *= 1 if model.ridge_points is None else model.ridge_points / points
                 with contextlib.suppress(NoPrediction):
                     found["accuracy_asymptotic"] = ridge_accuracy(points, error, ridge, self.dimension, self.separation)
         return found

@@ -30,16 +30,27 @@ ROWS = 32  # slots that enter the normal equations together
 @dataclass
 class LinearModel(LabModel):
     """Least squares without an intercept; with ridge > 0, ridge |w|^2 is added to the mean squared error (the penalty a
-    point)."""
+    point). ridge_points: how many points the sum of penalties counts, if not those that are trained on: of what a
+    curator selects from n generated points, the penalty a generated point is `ridge_points=n`."""
 
     ridge: float = 0.0
+    ridge_points: int | None = None
 
     def __post_init__(self) -> None:
         require(self.ridge >= 0, "ridge", self.ridge, "at least 0 (0: least squares)")
+        counted(self.ridge_points)
 
 
-def normal_equations(points: np.ndarray, weights: np.ndarray, ridge: float, width: int) -> np.ndarray:
-    """Every chain's w [chains, width] of weighted ridge regression of column `width` on those before it."""
+def counted(ridge_points: int | None) -> None:
+    """Refuse a count of no points."""
+    require(ridge_points is None or ridge_points >= 1, "ridge_points", ridge_points, "at least 1, or null")
+
+
+def normal_equations(
+    points: np.ndarray, weights: np.ndarray, ridge: float, width: int, ridge_points: int | None = None
+) -> np.ndarray:
+    """Every chain's w [chains, width] of weighted ridge regression of column `width` on those before it. The penalty
+    is `ridge` for every weighted point, or for `ridge_points` of them."""
     chains = points.shape[1]
     fewest = int((weights > 0).sum(axis=0).min())
     if ridge == 0 and fewest < width:
@@ -53,7 +64,8 @@ def normal_equations(points: np.ndarray, weights: np.ndarray, ridge: float, widt
         rows = np.ascontiguousarray(points[at : at + ROWS, :, : width + 1].transpose(1, 0, 2))
         left = rows[..., :width] * weights[at : at + ROWS].T[..., None]
         both += left.transpose(0, 2, 1) @ rows
-    gram = both[..., :width] + (ridge * weights.sum(axis=0))[:, None, None] * np.eye(width)
+    penalty = ridge * (weights.sum(axis=0) if ridge_points is None else np.full(chains, float(ridge_points)))
+    gram = both[..., :width] + penalty[:, None, None] * np.eye(width)
     try:
         return np.linalg.solve(gram, both[..., width:])[..., 0]
     except np.linalg.LinAlgError:
@@ -152,7 +164,7 @@ class Regression(Lab):
 
     def estimate(self, points: np.ndarray, weights: np.ndarray, fit: Fit, truth: Parameters) -> Parameters:
         model = able(fit.model, LinearModel)
-        return {"w": normal_equations(points, weights, model.ridge, self.dimension)}
+        return {"w": normal_equations(points, weights, model.ridge, self.dimension, model.ridge_points)}
 
     # -- what is measured, and what must come out ----------------------------------------------------------------------
 
