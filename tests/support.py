@@ -6,12 +6,14 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,3 +165,28 @@ def hashes(folder: Path, rounds: int | None = None) -> dict[str, str]:
 def frozen(store: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of change of every record of a finished stage."""
     return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in store.glob("stages/*/*.json")}
+
+
+@cache
+def documented() -> re.Pattern[str]:
+    """Every name that docs/metrics.md has in the first column of a table. Capitals stand for any word; what begins with
+    `_`, or stands after a name with a slash, takes the place of that name's end; an ellipsis stands for numbers."""
+    found = []
+    for row in re.findall(r"^\| (.*?) \|", (REPOSITORY / "docs/metrics.md").read_text(), re.MULTILINE):
+        stem = ""
+        for name in re.findall(r"`([^`]+)`", row.partition("(")[0]):
+            if name.startswith("_"):
+                name = stem.rpartition("_")[0] + name
+            elif "/" in stem and "/" not in name:
+                name = f"{stem.rpartition('/')[0]}/{name}"
+            stem = name
+            found.append(re.sub(r"[A-Z]{2,}", ".+", re.escape(name)))
+        if "…" in row:
+            found.append(re.sub(r"\d+", r"\\d+", found[-1]))
+    names = "|".join(found)
+    return re.compile(rf"(theory/)?({names})(_floor|_se|_asymptotic|_limit)?")
+
+
+def undocumented(names: Iterable[str]) -> list[str]:
+    """Names of metrics.json that docs/metrics.md does not define."""
+    return [name for name in names if not documented().fullmatch(name)]

@@ -173,6 +173,11 @@ def test_every_chain_gets_the_share_that_was_asked_for(tmp_path: Path, mixing: t
     assert metrics.get("train_records_sd", 0.0) == pytest.approx((real + synthetic).std(ddof=1))
 
 
+def test_slots_that_do_not_suffice_are_refused_first() -> None:
+    with pytest.raises(UserError, match=r"domain\.slots=9: fewer than the 12 real points a chain that all rounds take"):
+        Experiment(compose([*GAUSSIAN, "size=4", "mixing=fresh", "rounds=2", "domain.slots=9"]))
+
+
 def test_a_chain_that_cannot_have_what_was_asked_for_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"needs 50 synthetic records in round 1, and \d+ are in reach.* of 400 chains"):
         run(
@@ -230,8 +235,8 @@ def test_weights_of_unequal_counts() -> None:
 @pytest.mark.parametrize("kind", ["ridge", "logistic"])
 def test_a_penalty_of_generated_points(tmp_path: Path, kind: str) -> None:
     """A penalty that counts other points is one of another size: here half as many are kept, and none is lost twice."""
-    common = ("domain=classification", f"model.kind={kind}", "size=60", "recipe.n=60", "rounds=1", "domain.chains=20")
-    common += ("curation=random", "curation.random.fraction=0.5")
+    common = ["domain=classification", f"model.kind={kind}", "size=60", "recipe.n=60", "rounds=1", "domain.chains=20"]
+    common += ["curation=random", "curation.random.fraction=0.5"]
     same = run(tmp_path / "a", *common, "model.ridge=0.2")[1]["accuracy"]
     counted = run(tmp_path / "b", *common, "model.ridge=0.1", "+schedule.1.model.ridge_points=60")[1]["accuracy"]
     assert counted != run(tmp_path / "c", *common, "model.ridge=0.1")[1]["accuracy"]

@@ -19,6 +19,7 @@ from genloss.evaluate import Evidence, Metric, evaluate
 from genloss.evaluate.diversity import Compression, Diversity, Overlap, RareWords, Repetition, entropy_bits, words
 from genloss.evaluate.loss import HeldOut, Tails
 from genloss.language.scoring import losses
+from support import undocumented
 
 TEXT = Text(corpus={"_target_": "genloss.language.corpus.Sotu"})  # whose records hold a text
 
@@ -215,3 +216,12 @@ def test_metrics_of_a_run(main, project: Path, tiny) -> None:
     assert found[1]["n_samples"] == 48
     assert found[1]["dropped/random_not_drawn"] == 24
     assert 1 < found[0]["heldout_bits_per_byte"] < 8
+
+
+def test_names_are_found_in_the_docs() -> None:
+    assert not undocumented(["heldout_loss", "distinct_3_floor", "train_generation_07", "theory/drift", "refine/gain"])
+    assert undocumented(["heldout_los", "theory/nothing", "distinct_9x"]) == [
+        "heldout_los",
+        "theory/nothing",
+        "distinct_9x",
+    ]

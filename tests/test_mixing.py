@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +322,31 @@ def test_a_scheduled_count_moves_what_is_fresh_afterwards() -> None:
         UserError, match=r"schedule\.1\.mixing\.real\.n=20: needs 35 real training records over 3 rounds"
     ):
         regime.check_available(24, 5)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("synthetic", range(1, 40))
+def test_a_share_takes_as_much_as_the_scarcer_side_allows(value: float, synthetic: int) -> None:
+    """In exact arithmetic: 3 / (1 - 0.7) is 9.999... in floats."""
+    mixing = Mixing(real=Real("fixed", 30), by="fraction", value=value)
+    share = Fraction(str(value))
+    taken = {p.name: p.take for p in mixing.plan(1, 30, {1: synthetic})}
+    whole = sum(taken.values())
+    assert whole == min(Fraction(30) / share, Fraction(synthetic) / (1 - share)) // 1
+    assert abs(taken.get("real", 0) - share * whole) <= Fraction(1, 2)
+
+
+def test_a_request_is_refused_by_the_key_that_made_it(tmp_path: Path) -> None:
+    data, kept = make(tmp_path, 10, [5, 5])
+    large = Mixing(real=Real("fixed", 10), budget=Budget("fixed", 99), replacement=False, window="last")
+    regime = Regime((Mixing(real=Real("fixed", 10)), Mixing(real=Real("fixed", 10)), large))
+    with pytest.raises(UserError, match=r"schedule\.2\.mixing\.budget\.n=99"):
+        mix(regime, TEXT, 2, data, {2: kept[2]}, tmp_path / "out", 0)
+    ratio = Mixing(real=Real("fixed", 10), by="ratio", value=3.0)
+    with pytest.raises(UserError, match=r"schedule\.1\.mixing\.value=3"):
+        mix(Regime((large, ratio)), TEXT, 1, data, {1: kept[1]}, tmp_path / "out", 0)
+    with pytest.raises(UserError, match=r"^mixing\.value=3"):
+        mix(Regime((ratio, ratio)), TEXT, 1, data, {1: kept[1]}, tmp_path / "out", 0)
 
 
 def test_round_zero_may_have_a_size_of_its_own(tmp_path: Path) -> None:

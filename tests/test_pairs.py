@@ -4,6 +4,7 @@ that uses the option."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.stages import CURATE, EVALUATE, GENERATE, MIX, TRAIN, Job
 from genloss.workflow.compose import compose
-from support import REPOSITORY
+from support import REPOSITORY, undocumented
 
 STAGE = {
     "model": TRAIN,
@@ -167,6 +168,8 @@ def tried(domain: str, choice: str, tiny: list[str], folder: Path, store: Store)
     except UserError as error:  # a tiny model makes nothing that a selector could keep: after all checks, and by name
         assert f"curation={option}: kept none" in str(error), (domain, choice, error)
         return "kept none"
+    names = {name for path in folder.glob("rounds/*/metrics.json") for name in json.loads(path.read_text())}
+    assert not undocumented(names), (domain, choice)
     stage = STAGE[group]
     key = stage.work(Job(x, 1, run, silent)).key
     fields = changed(cfg, node_of(cfg, group, option))

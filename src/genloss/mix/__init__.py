@@ -19,11 +19,10 @@ real records are fresh in a round follows from all rounds before it. What a plan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from genloss.core.contracts import Plugin
 from genloss.core.errors import UserError, one_of, require
@@ -200,10 +199,10 @@ class Mixing(Plugin):
             whole = total if total is not None else n_real + n_synthetic
             if total is None:  # as large as the scarcer side allows
                 limits = [
-                    n_real / value if value > 0 else np.inf,
-                    n_synthetic / (1 - value) if value < 1 else np.inf,
+                    n_real / value if value > 0 else math.inf,
+                    n_synthetic / (1 - value) if value < 1 else math.inf,
                 ]
-                whole = int(min(limits))
+                whole = math.floor(min(limits) * (1 + 1e-12))  # 3 / (1 - 0.7) is 9.999...
             self._fit(real, round(value * whole), "real", n)
             self._fit(synthetic, whole - round(value * whole), "synthetic", n)
         elif self.by == "ratio":
@@ -215,7 +214,7 @@ class Mixing(Plugin):
         have = sum(p.take for p in parts)
         if count > have and not self.replacement:
             raise UserError(
-                "mixing.value",
+                "value",
                 self.value,
                 f"by={self.by} needs {count} {side} records in round {n}, and {have} are in reach; "
                 "generate or keep more, or change the budget",
@@ -248,7 +247,10 @@ class Regime:
 
     def plan(self, n: int, available: int, kept: Mapping[int, int]) -> list[Part]:
         """`Mixing.plan` of round n."""
-        return self.rounds[n].plan(n, available, kept, self.used(n, available))
+        try:
+            return self.rounds[n].plan(n, available, kept, self.used(n, available))
+        except UserError as error:
+            raise UserError(f"{self.key(n)}.{error.key}", error.value, error.remedy) from None
 
     def check_available(self, available: int, size: int) -> None:
         """Refuse, before any training, a regime that needs more real records than there are."""
@@ -261,10 +263,11 @@ class Regime:
                 key = "first" if n == 0 and mixing.real.first else "n"
                 all_rounds = self.used(len(self.rounds), available)
                 raise UserError(
-                    f"{self._key(n)}.real.{key}",
+                    f"{self.key(n)}.real.{key}",
                     getattr(mixing.real, key),
                     f"needs {all_rounds} real training records over {len(self.rounds) - 1} rounds "
-                    f"({mixing.real.kind}), and there are {available}; lower it, or use a larger corpus",
+                    f"({mixing.real.kind}), and there are {available}; lower it (the presets have `size` here), or use "
+                    "a larger corpus",
                 )
             self._check_budget(n, sum(part.take for part in mixing.real_parts(n, available, self.used(n, available))))
 
@@ -278,7 +281,8 @@ class Regime:
         if needed > real and (mixing.by == "fraction" or mixing.window == "none"):
             why = f"takes {needed} real records in round {n}, more than the {real} records in reach"
             remedy = "lower it, raise real.n, or draw with replacement"
-            raise UserError(f"{self._key(n)}.budget.n", mixing.budget.n, f"{why}; {remedy}")
+            raise UserError(f"{self.key(n)}.budget.n", mixing.budget.n, f"{why}; {remedy}")
 
-    def _key(self, n: int) -> str:
+    def key(self, n: int) -> str:
+        """Where round n's mixing stands in the config."""
         return "mixing" if self.rounds[n] == self.rounds[0] else f"schedule.{n}.mixing"

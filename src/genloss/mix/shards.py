@@ -45,7 +45,7 @@ def planned(regime: Regime, n: int, available: int, kept: Mapping[int, int]) -> 
     parts = regime.plan(n, available, kept)
     if not parts:
         why = f"leaves nothing to train on in round {n}: no records were generated"
-        raise UserError("mixing", regime.rounds[n].name, why)
+        raise UserError(regime.key(n), regime.rounds[n].name, why)
     return parts
 
 
@@ -78,7 +78,7 @@ def record_shards(
         if total > pool and not mixing.replacement:
             why = f"asks for {total} records in round {n}, and {pool} are in reach"
             remedy = "generate or keep more, lower it, or set mixing.replacement=true"
-            raise UserError("mixing.budget.n", mixing.budget.n, f"{why}; {remedy}")
+            raise UserError(f"{regime.key(n)}.budget.n", mixing.budget.n, f"{why}; {remedy}")
         drawn = rng.integers(0, pool, total) if mixing.replacement else rng.permutation(pool)[:total]
         drawn.sort()
         edges = np.cumsum([0, *(p.take for p in parts)])

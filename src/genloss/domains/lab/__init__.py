@@ -181,8 +181,11 @@ class Lab(Domain, Points):
         return dict(vars(self))
 
     def check(self, experiment: Experiment) -> None:
-        if self.slots == 0:
-            self.slots = experiment.regime.used(experiment.rounds + 1, experiment.size)
+        needed = experiment.regime.used(experiment.rounds + 1, experiment.size)
+        if 0 < self.slots < needed:
+            why = f"fewer than the {needed} real points a chain that all rounds take; 0 makes as many as they need"
+            raise UserError("slots", self.slots, why)
+        self.slots = self.slots or needed
 
     def curate(self, table: pa.Table, curators: Mapping[str, Curator], control: str, context: Context) -> Curated:
         return curate_chains(table, curators, control, context)
