@@ -1,0 +1,144 @@
+"""Validity: the share of records that a checker of yours accepts, and how many different ones there are.
+
+    P=genloss.evaluate.validity
+    genloss run metrics=[heldout,validity] +metrics.validity.checker._target_=$P.Python
+    genloss run metrics=[heldout,validity] "+metrics.validity.checker={_target_: $P.Pattern, pattern: '[A-Z].*[.]'}"
+
+A checker reads what a model wrote and executes none of it: a regular expression, a grammar, the syntax of a language,
+or a class of your own with `valid`. Read both numbers: a model that repeats one valid record has valid = 1."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from genloss.core.contracts import Experiment, Plugin
+from genloss.core.errors import UserError
+from genloss.core.hashes import sha256_file
+from genloss.core.places import project_root
+from genloss.core.plugin import build
+from genloss.evaluate import Evidence, SampleMetric
+
+SECONDS = 1.0  # a pattern may take for one record: some take longer than the universe has
+
+
+class Checker(Plugin, ABC):
+    """Accepts a text or not."""
+
+    @abstractmethod
+    def valid(self, texts: Sequence[str]) -> np.ndarray:
+        """bool [n] of n texts, which are untrusted."""
+
+
+@dataclass
+class Pattern(Checker):
+    """Texts that a regular expression (of the package `regex`) matches from begin to end. One that takes longer than a
+    second is not valid."""
+
+    pattern: str = "???"
+
+    def check(self, experiment: Experiment) -> None:
+        import regex
+
+        try:
+            regex.compile(self.pattern)
+        except regex.error as error:
+            raise UserError("pattern", self.pattern, f"is no regular expression ({error})") from None
+
+    def valid(self, texts: Sequence[str]) -> np.ndarray:
+        import regex
+
+        compiled = regex.compile(self.pattern)
+
+        def matches(text: str) -> bool:
+            try:
+                return compiled.fullmatch(text, timeout=SECONDS) is not None
+            except TimeoutError:
+                return False
+
+        return np.array([matches(text) for text in texts], dtype=bool)
+
+
+@dataclass
+class Grammar(Checker):
+    """Texts of a context-free language: a file in the notation of Lark, whose first rule is `start` (`pip install
+    'genloss[grammar]'`). Relative paths start at the project."""
+
+    path: str = "???"
+
+    @cached_property
+    def _parser(self) -> Any:
+        try:
+            import lark
+        except ImportError:
+            raise UserError("path", self.path, "needs Lark; pip install 'genloss[grammar]'") from None
+        try:
+            return lark.Lark((project_root() / self.path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, lark.exceptions.LarkError) as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError("path", self.path, f"is no grammar of Lark ({said})") from None
+
+    def check(self, experiment: Experiment) -> None:
+        assert self._parser
+
+    def fingerprint(self) -> str:
+        return sha256_file(project_root() / self.path)
+
+    def valid(self, texts: Sequence[str]) -> np.ndarray:
+        import lark
+
+        def parses(text: str) -> bool:
+            try:
+                self._parser.parse(text)
+            except (lark.exceptions.LarkError, RecursionError):
+                return False
+            return True
+
+        return np.array([parses(text) for text in texts], dtype=bool)
+
+
+@dataclass
+class Python(Checker):
+    """Programs whose syntax is that of Python 3; they are parsed, and not run."""
+
+    def valid(self, texts: Sequence[str]) -> np.ndarray:
+        def parses(text: str) -> bool:
+            try:
+                with warnings.catch_warnings(action="ignore"):  # of odd escapes and comparisons
+                    ast.parse(text)
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                return False
+            return True
+
+        return np.array([parses(text) for text in texts], dtype=bool)
+
+
+@dataclass
+class Validity(SampleMetric):
+    """valid: share of the records that the checker accepts; valid_distinct: different ones among those, as a share of
+    the records. Records differ if their characters do."""
+
+    checker: Any = None  # a `Checker` and its fields
+
+    def __post_init__(self) -> None:
+        if not self.checker:
+            remedy = "name one: +metrics.validity.checker._target_=genloss.evaluate.validity.Python"
+            raise UserError("checker", None, f"is missing: {remedy}")
+        self._checker = build(self.checker, Checker, "checker")
+
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"checker": self._checker}
+
+    def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
+        texts = evidence.texts(table)
+        valid = self._checker.valid(texts)
+        different = {text for text, ok in zip(texts, valid, strict=True) if ok}
+        return {"valid": float(valid.mean()), "valid_distinct": len(different) / len(texts)}
