@@ -1,1 +1,1 @@
-"""Is Model Collapse Inevitable? (Gerstgrasser et al. 2024, arXiv 2404.01413): replace, accumulate, and real data again."""
+"""Is Model Collapse Inevitable? (Gerstgrasser et al. 2024, arXiv 2404.01413)."""
