@@ -1,29 +1,25 @@
 """The field's main claim, over seeds: `make replicate` (about ten minutes on two idle cores).
 
-Replace ends above accumulate and above retraining on real data; the spread of real-only retraining is at most a tenth
-of the effect, so that what is measured is collapse and not luck. The same test on a wrong regime must not pass.
+Replace ends above accumulate and above retraining on real data, and goes on rising where accumulate levels off. By the
+rule of genloss.observatory.compare: two-sided, Holm over all lines. The same test on a wrong regime must not pass, and
+retraining on real data must be shown to stay where it is, so that what is measured is collapse and not luck.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy import stats
+
+from genloss.observatory.compare import HOLDS, SAME, Arms, Contrast, Outcome, Value, chance, interval, measure, together
 
 SEEDS = (0, 1, 2)
-ROUNDS = 5
+ROUNDS, LATE = 5, 3
 ARMS = ("real_only", "accumulate", "replace")
 
 
-def paired(worse: np.ndarray, better: np.ndarray) -> tuple[float, float, tuple[float, float]]:
-    """(mean difference, one-sided p of the paired t-test, 95 % interval) over seeds."""
-    difference = worse - better
-    test = stats.ttest_rel(worse, better, alternative="greater")
-    interval = stats.t.interval(0.95, len(difference) - 1, difference.mean(), stats.sem(difference))
-    return float(difference.mean()), float(test.pvalue), (float(interval[0]), float(interval[1]))
+def at(mixing: str, n: int = ROUNDS) -> Value:
+    return Value("heldout_bits_per_byte", {"mixing": mixing}, n)
 
 
 @pytest.mark.replicate
@@ -41,26 +37,34 @@ def test_replace_collapses_and_accumulate_does_not(project: Path, genloss) -> No
         timeout=3500,
     )
     assert done.returncode == 0, done.stderr
+    arms = Arms([folder for name in ARMS for folder in (project / "runs").glob(f"text-{name}-none-*")])
 
-    def values(arm: str, n: int) -> np.ndarray:
-        found = []
-        for seed in SEEDS:
-            (folder,) = (project / "runs").glob(f"text-{arm}-none-s{seed}-*")
-            found.append(json.loads((folder / f"rounds/{n:02d}/metrics.json").read_text())["heldout_bits_per_byte"])
-        return np.array(found)
+    def rise(mixing: str) -> list[float]:
+        """Of every seed, from round LATE to the last."""
+        last, late = arms.values(at(mixing)), arms.values(at(mixing, LATE))
+        return [last[seed] - late[seed] for seed in SEEDS]
 
-    real, accumulate, replace = (values(arm, ROUNDS) for arm in ARMS)
-    for name, other in (("accumulate", accumulate), ("real_only", real)):
-        mean, p, interval = paired(replace, other)
-        print(f"replace - {name}: {mean:+.3f} bits per byte, 95 % [{interval[0]:.3f}, {interval[1]:.3f}], p = {p:.4f}")
-        assert p < 0.05 and mean > 0
+    collapse = Contrast("replace collapses", at("replace"), at("real_only"))
+    effect = measure(collapse, arms).mean
+    more = [a - b for a, b in zip(rise("replace"), rise("accumulate"), strict=True)]
+    levels = Outcome(Contrast("accumulate levels off", at("replace"), at("accumulate")), *interval(more), *three(more))
+    stays = Contrast("real data stays", at("real_only"), at("real_only", ROUNDS - 1), SAME, effect / 4)
+    worse = Contrast("replace loses more", at("replace"), at("accumulate"))
+    found = together([measure(collapse, arms), measure(worse, arms), levels, measure(stays, arms)])
+    for line in found:
+        print(
+            f"{line.line.states}: {line.mean:+.3f} ({line.low:+.3f} to {line.high:+.3f}), p {line.p:.4f}, "
+            f"Holm {line.corrected:.4f}: {line.survives}"
+        )
+    # the wrong regime, by the test that replace has passed
+    wrong = [
+        measure(Contrast(f"real data, round {n}", at("real_only", n), at("real_only", n - 1)), arms)
+        for n in range(2, ROUNDS + 1)
+    ]
+    assert [line.survives for line in together(wrong)].count(HOLDS) == 0
+    assert [line.survives for line in found] == [HOLDS] * 4
 
-    effect = float((replace - real).mean())
-    spread = float(np.concatenate([values("real_only", n) for n in range(ROUNDS + 1)]).std(ddof=1))
-    print(f"sd of real-only retraining over seeds and rounds: {spread:.3f} = {spread / effect:.3f} of the effect")
-    assert spread <= 0.1 * effect
 
-    # the wrong regime: retraining on real data, compared with itself one round earlier, is no collapse
-    mean, p, _ = paired(real, values("real_only", ROUNDS - 1))
-    print(f"negative control: {mean:+.3f} bits per byte, p = {p:.4f}")
-    assert not (p < 0.05 and mean > 0.1 * effect)
+def three(each: list[float]) -> tuple[float, int, float]:
+    """(p, seeds, p before correction) of differences."""
+    return chance(each), len(each), chance(each)
