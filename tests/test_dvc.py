@@ -52,6 +52,26 @@ def test_compose_check(tmp_path: Path) -> None:
     assert home.call("compose", "--check", "rounds=9").code == 1
 
 
+def test_the_root_depends_on_packages_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package and a module below the project; neither one that lies elsewhere, nor what is installed."""
+    curator = "from dataclasses import dataclass\nfrom genloss.curate.choose import Random\n"
+    curator += "@dataclass\nclass Mine(Random):\n    share: float = 0.5\n"
+    home = Project.make(tmp_path / "project")
+    for path in ("project/ownlab/curators.py", "project/ownfile.py", "elsewhere/otherlab/curators.py"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(curator)
+    (home.root / ".venv/lib/site-packages/someones").mkdir(parents=True)
+    (home.root / ".venv/lib/site-packages/someones/curators.py").write_text(curator)
+    for path in ("project", "elsewhere", "project/.venv/lib/site-packages"):
+        monkeypatch.syspath_prepend(tmp_path / path)
+    named = {"a": "ownlab.curators", "b": "ownfile", "c": "otherlab.curators", "d": "someones.curators"}
+    home.ok("compose", *(f"+curation.{k}={{_target_: {module}.Mine}}" for k, module in named.items()))
+    stages = yaml.safe_load((home.root / "dvc.yaml").read_text())["stages"]
+    assert stages["round-0"]["deps"] == ["src/genloss", "ownfile.py", "ownlab"]
+    assert stages["round"]["do"]["deps"][:3] == ["src/genloss", "ownfile.py", "ownlab"]
+    assert "ownlab" not in dvc_yaml(home.root / "params.yaml", code=False)  # an arm's folder
+
+
 def test_repro_from_nothing_adds_rounds_and_reuses_the_prefix(
     base: tuple[Project, Path], tmp_path: Path, tiny: list[str]
 ) -> None:
