@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -163,8 +165,11 @@ def _ui(args: argparse.Namespace) -> int:
 def dispatch(name: str, rest: list[str]) -> int:
     """Call a verb with its arguments; returns the exit code."""
     if name == "run":
+        import logging
+
         from genloss.workflow.hydra_app import hydra_main
 
+        logging.raiseExceptions = False  # `--info` logs what it prints: a traceback a line once its reader has left
         return hydra_main(rest)
     if name == "serve":  # not for users: the process that a round starts for the rounds after it
         from genloss.workflow import warm
@@ -176,6 +181,27 @@ def dispatch(name: str, rest: list[str]) -> int:
     for names, options in VERBS[name].arguments:
         parser.add_argument(*names, **options)
     return VERBS[name].call(parser.parse_args(rest))
+
+
+COMPLETION = ("-sc", "--shell-completion", "--shell_completion")  # flags of Hydra, by which a shell asks
+
+
+def complete(arguments: list[str]) -> int:
+    """Tab completion: verbs for the first word, Hydra's for the overrides of `run` and `compose`, nothing else."""
+    if not arguments[-1].startswith("query="):  # what installs it
+        return dispatch("run", arguments)
+    line = os.environ.get("COMP_LINE", "")
+    words = line[: int(os.environ.get("COMP_POINT", len(line)))].split(" ")
+    verbs, last = [word for word in words[1:-1] if word], words[-1]
+    if not verbs:
+        print("\n".join(name for name in ["run", *VERBS] if name.startswith(last)))
+    elif verbs[0] in ("run", "compose") and not last.startswith("-"):
+        # flags and their values are not for Hydra, which completes for a command without verbs
+        overrides = [word for word in verbs[1:] if "=" in word and not word.startswith("-")]
+        os.environ["COMP_LINE"] = " ".join(["genloss", *overrides, last])
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(Exception):  # a prompt has no room for it
+            dispatch("run", arguments)
+    return 0
 
 
 def help_text() -> str:
@@ -192,8 +218,6 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done; 1 some arms failed, `verify` found a difference, or a result did not replicate;
     2 bad input; 130 interrupted; 141 whoever read the output has closed it (`genloss --help | head`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] in ("-sc", "--shell-completion", "--shell_completion"):
-        arguments.insert(0, "run")
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(help_text())
@@ -201,6 +225,8 @@ def main(argv: list[str] | None = None) -> None:
         elif arguments[0] in ("-V", "--version"):
             print(f"genloss {__version__}")
             code = 0
+        elif arguments[0] in COMPLETION:
+            code = complete(arguments)
         else:
             code = dispatch(arguments[0], arguments[1:])
         sys.stdout.flush()
