@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from genloss.core.places import load_params
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.dvc import dvc_yaml
 from support import REPOSITORY, Project, hashes
@@ -50,6 +51,17 @@ def test_compose_check(tmp_path: Path) -> None:
     home.ok("compose")
     assert home.call("compose", "--check").code == 0
     assert home.call("compose", "--check", "rounds=9").code == 1
+
+
+def test_compose_takes_options_outside_the_project(tmp_path: Path) -> None:
+    home = Project.make(tmp_path / "project")
+    (tmp_path / "my conf/curation").mkdir(parents=True)
+    half = "half:\n  _target_: genloss.curate.choose.Random\n  fraction: 0.5\n"
+    (tmp_path / "my conf/curation/half.yaml").write_text(half)
+    home.ok("compose", "--config-dir", "../my conf", "curation=[half]")
+    assert list(load_params(home.root / "params.yaml").curation) == ["half"]
+    refused = home.call("compose", "--config-dir", "nowhere", "curation=[half]")
+    assert (refused.code, refused.err) == (2, "genloss: --config-dir=nowhere: is no folder\n")
 
 
 def test_the_root_depends_on_packages_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

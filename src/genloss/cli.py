@@ -53,11 +53,15 @@ DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
     argument("overrides", nargs="*", help="Hydra overrides, for example rounds=8 mixing=accumulate"),
     argument("--check", action="store_true", help="write nothing; exit with 1 if params.yaml is not current"),
     argument("--dir", type=Path, help="change the params.yaml of this run directory instead, by values alone"),
+    argument("--config-dir", type=Path, help="a folder of options beside conf/, as `genloss run` takes it"),
 )
 def _compose(args: argparse.Namespace) -> int:
     from genloss.workflow.params import compose_params
 
-    return compose_params(args.overrides, args.check, args.dir)
+    more = args.config_dir and args.config_dir.resolve()
+    if more and not more.is_dir():
+        raise UserError("--config-dir", args.config_dir, "is no folder")
+    return compose_params([*args.overrides, *([f"hydra.searchpath=['{more}']"] if more else [])], args.check, args.dir)
 
 
 @verb(
