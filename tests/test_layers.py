@@ -4,6 +4,7 @@ forbid."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,3 +76,11 @@ def test_a_folder_without_init_is_refused(tree: Path):
     assert result.returncode == 1 and "INP001" in result.stdout, result.stdout + result.stderr
     selected = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]["lint"]["select"]
     assert "INP" in selected
+
+
+def test_the_tree_of_the_guide_is_whole():
+    """docs/architecture.md names every module, but those of the published systems."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\w+", text[: text.index("## Layers")]))
+    files = [*ROOT.glob("src/genloss/*.py"), *ROOT.glob("src/genloss/*/*.py"), *ROOT.glob("src/genloss/domains/*/*.py")]
+    assert {path.stem for path in files if not path.stem.startswith("__")} - named == set()
