@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from genloss.cli import VERBS
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.experiment import Experiment
@@ -63,8 +64,16 @@ def test_what_the_warm_process_imports_is_there() -> None:
         assert importlib.util.find_spec(module) is not None, module
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]])
-def test_a_reader_that_leaves_is_no_error(home: Project, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 141),
+        (["--version"], 141),
+        (["run", "--help"], 141),
+        (["run", "--info", "defaults"], 0),  # it logs, and a logger goes on without a reader
+    ],
+)
+def test_a_reader_that_leaves_is_no_error(home: Project, arguments: list[str], code: int) -> None:
     """What `genloss ... | head -1` is to a program: nobody reads the other end of its output any more."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -73,7 +82,7 @@ def test_a_reader_that_leaves_is_no_error(home: Project, arguments: list[str]) -
         command, cwd=home.root, env={**os.environ, **home.env}, stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
-    assert (result.returncode, result.stderr) == (141, "")
+    assert (result.returncode, result.stderr) == (code, "")
 
 
 def test_unknown_verb_suggests(home: Project) -> None:
@@ -86,12 +95,30 @@ def test_config_is_shown(home: Project) -> None:
     assert "name: accumulate" in out and "size: 77" in out
 
 
-def test_completion(home: Project) -> None:
-    line = "genloss run mixing=re"
+@pytest.mark.parametrize(
+    ("line", "choices"),
+    [
+        ("genloss re", {"report", "replicate"}),
+        ("genloss ", {"run", *VERBS}),
+        ("genloss run mixing=acc", {"mixing=accumulate", "mixing=accumulate_subsample"}),
+        ("genloss run -m seed=0,1 mixing=acc", {"mixing=accumulate", "mixing=accumulate_subsample"}),
+        ("/bin/genloss compose --dir runs/x --check mixing=acc", {"mixing=accumulate", "mixing=accumulate_subsample"}),
+        ("genloss run mixing=nothing trainer=fi", {"trainer=fixed_steps"}),
+        ("genloss verify ", set()),
+        ("genloss verify mixing=acc", set()),
+        ("genloss run --mult", set()),
+        ("genloss run ?? mixing=acc", {"mixing=accumulate", "mixing=accumulate_subsample"}),
+        ("genloss run ?=?=( mixing.", set()),
+    ],
+)
+def test_completion(home: Project, line: str, choices: set[str]) -> None:
     result = home.spawn("genloss", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
-    assert {"mixing=replace", "mixing=replace_keep", "mixing=real_only"} <= set(result.out.split()), result
-    installed = home.spawn("genloss", "run", "-sc", "install=bash")
-    assert "complete" in installed.out
+    assert (set(result.out.split()), result.err, result.code) == (choices, "", 0)
+
+
+def test_completion_is_installed(home: Project) -> None:
+    assert "complete" in home.spawn("genloss", "-sc", "install=bash").out
+    assert "complete" in home.spawn("genloss", "run", "-sc", "install=bash").out
 
 
 def test_last_line(run: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
 import json
 import re
 import runpy
@@ -14,10 +16,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from genloss import systems
+from genloss.core.contracts import Fit, Sampling
 from genloss.core.errors import UserError
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
+from genloss.curate import Context, Decision
+from genloss.evaluate import Evidence
 from genloss.experiment import Experiment
+from genloss.generate import Request
 from genloss.loop import Loop
 from genloss.stages import GENERATE, TRAIN
 from genloss.workflow.compose import compose
@@ -39,7 +46,7 @@ def write(root: Path) -> None:
 
 @pytest.fixture
 def example(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A project with the files of all examples, as with PYTHONPATH=."""
+    """A project with the files of all examples, as with PYTHONPATH=$PWD."""
     write(project)
     monkeypatch.syspath_prepend(project)
     importlib.invalidate_caches()
@@ -73,7 +80,7 @@ def test_every_kind_has_an_example() -> None:
         "domain",
     )
     assert kinds == {f"conf/{group}" for group in (*groups, "experiment")}
-    assert {"mylab/study.py", "mylab/callbacks.py", "tests/test_ending.py"} <= set(blocks())
+    assert {"src/genloss/systems/keeping/study.py", "mylab/callbacks.py", "tests/test_ending.py"} <= set(blocks())
 
 
 def test_the_curator_passes_its_printed_test(example: Path, tmp_path: Path) -> None:
@@ -151,16 +158,22 @@ def test_the_launcher_and_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result = home.spawn("genloss", "run", "-m", "hydra/launcher=pair", *sweep)
     assert result.code == 0, result.err
     assert len(list(result.folder.glob("arms/*.json"))) == 2
-    from genloss.replicate.study import replicate_study
-
-    monkeypatch.syspath_prepend(home.root)
-    study: Any = importlib.import_module("mylab.study").STUDY
-    with home.here():
-        assert replicate_study(study, tmp_path / "docs", 1) == 0  # every line holds
-    page = (tmp_path / "docs/shumailov_gaussian.md").read_text()
+    # the study's folder, as if the project were the checkout of genloss
+    monkeypatch.setattr(systems, "__path__", [*systems.__path__, str(home.root / "src/genloss/systems")])
+    assert home.ok("replicate", "keeping", "--write", "--jobs", "1")  # every line holds
+    page = (home.root / "docs/keeping.md").read_text()
     assert "accumulating keeps more of the variance" in page and "holds" in page
-    for name in [m for m in sys.modules if m.split(".")[0] == "mylab"]:
-        del sys.modules[name]
+    del sys.modules["genloss.systems.keeping"], sys.modules["genloss.systems.keeping.study"]
+
+
+@pytest.mark.parametrize("cls", [Context, Decision, Request, Evidence, Fit, Sampling])
+def test_the_table_of_what_a_plug_in_is_handed(cls: Any) -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{cls.__name__}` \|.*$", text, re.MULTILINE)
+    _, fields, file = row.strip("| ").rsplit(" | ", 2)
+    named = re.findall(r"`(\w+)`", fields.split("; computed")[0])
+    assert named == [field.name for field in dataclasses.fields(cls)]
+    assert (REPOSITORY / "src/genloss" / file.strip("`")) == Path(inspect.getfile(cls))
 
 
 def test_the_domain(example: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
 from conftest import Trained
 from genloss.core import records
@@ -19,6 +20,7 @@ from genloss.curate.duplicates import Deduplicate, Near
 from genloss.curate.perplexity import Perplexity
 from genloss.curate.rules import Rules, repeated_share
 from genloss.language.scoring import losses
+from support import REPOSITORY
 
 
 def table(texts: list[str]) -> pa.Table:
@@ -247,3 +249,11 @@ def test_a_run_keeps_every_generated_record(main, project: Path, tiny) -> None:
     assert sorted(made["id"].to_pylist()) == sorted(kept["id"].to_pylist() + rejected["id"].to_pylist())
     assert kept.column_names == [*made.column_names, "score", "reason"]
     assert len(kept) == 24 and set(rejected["reason"].to_pylist()) == {"control: random"}
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "conf/curation").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_curator_is_named_as_its_file(path: Path) -> None:
+    """The name in chains, reasons and tables is what a user chooses it by; `none` names nobody."""
+    config = yaml.safe_load(path.read_text())
+    named = config.get("curation", config)  # of a file that sets more than the curator
+    assert list(named) == ([] if path.stem == "none" else [path.stem])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from genloss.core.places import load_params
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.dvc import dvc_yaml
 from support import REPOSITORY, Project, hashes
@@ -50,6 +51,37 @@ def test_compose_check(tmp_path: Path) -> None:
     home.ok("compose")
     assert home.call("compose", "--check").code == 0
     assert home.call("compose", "--check", "rounds=9").code == 1
+
+
+def test_compose_takes_options_outside_the_project(tmp_path: Path) -> None:
+    home = Project.make(tmp_path / "project")
+    (tmp_path / "my conf/curation").mkdir(parents=True)
+    half = "half:\n  _target_: genloss.curate.choose.Random\n  fraction: 0.5\n"
+    (tmp_path / "my conf/curation/half.yaml").write_text(half)
+    home.ok("compose", "--config-dir", "../my conf", "curation=[half]")
+    assert list(load_params(home.root / "params.yaml").curation) == ["half"]
+    refused = home.call("compose", "--config-dir", "nowhere", "curation=[half]")
+    assert (refused.code, refused.err) == (2, "genloss: --config-dir=nowhere: is no folder\n")
+
+
+def test_the_root_depends_on_packages_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package and a module below the project; neither one that lies elsewhere, nor what is installed."""
+    curator = "from dataclasses import dataclass\nfrom genloss.curate.choose import Random\n"
+    curator += "@dataclass\nclass Mine(Random):\n    share: float = 0.5\n"
+    home = Project.make(tmp_path / "project")
+    for path in ("project/ownlab/curators.py", "project/ownfile.py", "elsewhere/otherlab/curators.py"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(curator)
+    (home.root / ".venv/lib/site-packages/someones").mkdir(parents=True)
+    (home.root / ".venv/lib/site-packages/someones/curators.py").write_text(curator)
+    for path in ("project", "elsewhere", "project/.venv/lib/site-packages"):
+        monkeypatch.syspath_prepend(tmp_path / path)
+    named = {"a": "ownlab.curators", "b": "ownfile", "c": "otherlab.curators", "d": "someones.curators"}
+    home.ok("compose", *(f"+curation.{k}={{_target_: {module}.Mine}}" for k, module in named.items()))
+    stages = yaml.safe_load((home.root / "dvc.yaml").read_text())["stages"]
+    assert stages["round-0"]["deps"] == ["src/genloss", "ownfile.py", "ownlab"]
+    assert stages["round"]["do"]["deps"][:3] == ["src/genloss", "ownfile.py", "ownlab"]
+    assert "ownlab" not in dvc_yaml(home.root / "params.yaml", code=False)  # an arm's folder
 
 
 def test_repro_from_nothing_adds_rounds_and_reuses_the_prefix(

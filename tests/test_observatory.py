@@ -1,17 +1,21 @@
-"""What is read out of finished rounds: warnings of a report."""
+"""What is read out of finished rounds: warnings of a report, and what a sweep proposes next."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from genloss.core.files import write_atomic
+from genloss.experiment import Experiment
 from genloss.language.curve import write_curve
-from genloss.observatory.report import report
+from genloss.observatory.report import next_commands, report
 from genloss.observatory.results import rounds_of, turned
-from support import Project
+from genloss.workflow.compose import compose, to_yaml
+from support import REPOSITORY, Project, arms
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +45,15 @@ def test_a_loss_that_turns_is_told(arm: Path, tmp_path: Path, capsys: pytest.Cap
     metrics = mine / "rounds/00/metrics.json"
     metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"train_real_fraction": 0.9}))
     assert turned(mine, rounds_of(mine)) == ""  # what a model wrote turns for other reasons
+
+
+@pytest.mark.parametrize("domain", sorted(path.stem for path in (REPOSITORY / "conf/domain").glob("*.yaml")))
+def test_a_sweep_proposes_what_its_domain_can_run(tmp_path: Path, domain: str) -> None:
+    write_atomic(tmp_path / "arm/params.yaml", to_yaml(compose([f"domain={domain}"])))
+    write_atomic(tmp_path / "sweep.json", '{"arms": ["a"]}')
+    write_atomic(tmp_path / "arms/a.json", json.dumps({"name": "a", "dir": "arm", "state": "finished"}))
+    (own,) = re.findall(r"genloss run -m (.*?) +# an ablation of your own", next_commands(tmp_path))
+    proposed = arms(own.split())
+    assert len(proposed) == 4 and {cfg.domain.name for cfg in proposed} == {domain}
+    for cfg in proposed:
+        Experiment(cfg)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,15 +27,11 @@ from genloss.observatory.compare import (
     Study,
     Trend,
     Value,
-    described,
-    fits,
     measure,
     together,
     trend,
 )
-from genloss.replicate.study import insert, replicate_study, studies
-from genloss.workflow.identity import arm_id
-from support import experiment_arms
+from genloss.replicate.study import check, insert, replicate_study, studies
 
 REPLACE, ACCUMULATE = ({"mixing": name} for name in ("replace", "accumulate"))
 DIVERSITY = [Value("diversity", where) for where in (ACCUMULATE, REPLACE)]
@@ -221,14 +216,21 @@ def test_results_replace_those_of_an_earlier_run() -> None:
 def test_a_study_selects_arms_of_its_own_sweeps(study: Study) -> None:
     """Every `where` has one arm a seed; found out here, before half an hour of training."""
     assert (Path(__file__).parent.parent / f"conf/experiment/{study.name}.yaml").is_file()
-    configs = {}
-    for overrides in study.sweeps:
-        once = [re.sub(r"^seed=.*", "seed=0", o) for o in overrides]  # seeds differ in nothing else
-        for cfg in experiment_arms(study.name, *once):
-            configs[arm_id(cfg)] = described(cfg)
-    pairs = [(line.first, line.second) if isinstance(line, Contrast) else line.x + line.y for line in study.lines]
-    values = [v for pair in pairs for v in pair] + [v for panel in study.panels for v in panel.values.values()]
-    assert values
-    for where in {str(v.where): v.where for v in values}.values():
-        seeds = [known["seed"] for known in configs.values() if fits(known, where)]
-        assert seeds and len(seeds) == len(set(seeds)), where
+    check(study)
+
+
+def test_what_cannot_be_measured_is_refused_before_any_arm_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("GENLOSS_PROJECT", str(project))
+    two = tuple(o.replace("seed=0,1,2", "seed=0,1") for o in STUDY.sweeps[0])
+    third = (*(o for o in two if not o.startswith("seed=")), "seed=2")
+    check(replace(STUDY, sweeps=(two, third, third)))  # seeds of a line count over all sweeps
+    nothing = Panel("", {"": Value("diversity", {"mixing": "fresh"})})
+    for wrong, why in (
+        (replace(STUDY, sweeps=(two,)), r"seed=\[0, 1\]: are too few for 'replacing loses more'; run at least 3"),
+        (replace(STUDY, panels=(nothing,)), "selects no arm"),
+        (replace(STUDY, name="shumailov_gausian"), "experiment=shumailov_gausian: unknown; did you mean"),
+    ):
+        with pytest.raises(UserError, match=why):
+            replicate_study(wrong, project / "docs", jobs=1)
+    assert not (project / "runs").exists()

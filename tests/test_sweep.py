@@ -83,6 +83,7 @@ def test_an_arm_that_fails_in_a_worker(home: Project) -> None:
     assert result.code == 1 and result.out.splitlines()[-1].startswith("sweep: ")
     assert "genloss: failed: seed 1: " in result.err and "1 of 2 arms failed" in result.err
     assert "Traceback" not in result.err and "Error executing job" not in result.err
+    assert "reproduce an arm (seed 0)" in result.out  # not the last one, which failed
     one.unlink()
     assert names(home.ok(*command).folder) == ["seed 0", "seed 1"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -51,11 +53,15 @@ DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
     argument("overrides", nargs="*", help="Hydra overrides, for example rounds=8 mixing=accumulate"),
     argument("--check", action="store_true", help="write nothing; exit with 1 if params.yaml is not current"),
     argument("--dir", type=Path, help="change the params.yaml of this run directory instead, by values alone"),
+    argument("--config-dir", type=Path, help="a folder of options beside conf/, as `genloss run` takes it"),
 )
 def _compose(args: argparse.Namespace) -> int:
     from genloss.workflow.params import compose_params
 
-    return compose_params(args.overrides, args.check, args.dir)
+    more = args.config_dir and args.config_dir.resolve()
+    if more and not more.is_dir():
+        raise UserError("--config-dir", args.config_dir, "is no folder")
+    return compose_params([*args.overrides, *([f"hydra.searchpath=['{more}']"] if more else [])], args.check, args.dir)
 
 
 @verb(
@@ -163,8 +169,11 @@ def _ui(args: argparse.Namespace) -> int:
 def dispatch(name: str, rest: list[str]) -> int:
     """Call a verb with its arguments; returns the exit code."""
     if name == "run":
+        import logging
+
         from genloss.workflow.hydra_app import hydra_main
 
+        logging.raiseExceptions = False  # `--info` logs what it prints: a traceback a line once its reader has left
         return hydra_main(rest)
     if name == "serve":  # not for users: the process that a round starts for the rounds after it
         from genloss.workflow import warm
@@ -176,6 +185,27 @@ def dispatch(name: str, rest: list[str]) -> int:
     for names, options in VERBS[name].arguments:
         parser.add_argument(*names, **options)
     return VERBS[name].call(parser.parse_args(rest))
+
+
+COMPLETION = ("-sc", "--shell-completion", "--shell_completion")  # flags of Hydra, by which a shell asks
+
+
+def complete(arguments: list[str]) -> int:
+    """Tab completion: verbs for the first word, Hydra's for the overrides of `run` and `compose`, nothing else."""
+    if not arguments[-1].startswith("query="):  # what installs it
+        return dispatch("run", arguments)
+    line = os.environ.get("COMP_LINE", "")
+    words = line[: int(os.environ.get("COMP_POINT", len(line)))].split(" ")
+    verbs, last = [word for word in words[1:-1] if word], words[-1]
+    if not verbs:
+        print("\n".join(name for name in ["run", *VERBS] if name.startswith(last)))
+    elif verbs[0] in ("run", "compose") and not last.startswith("-"):
+        # flags and their values are not for Hydra, which completes for a command without verbs
+        overrides = [word for word in verbs[1:] if "=" in word and not word.startswith("-")]
+        os.environ["COMP_LINE"] = " ".join(["genloss", *overrides, last])
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(Exception):  # a prompt has no room for it
+            dispatch("run", arguments)
+    return 0
 
 
 def help_text() -> str:
@@ -192,8 +222,6 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done; 1 some arms failed, `verify` found a difference, or a result did not replicate;
     2 bad input; 130 interrupted; 141 whoever read the output has closed it (`genloss --help | head`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] in ("-sc", "--shell-completion", "--shell_completion"):
-        arguments.insert(0, "run")
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(help_text())
@@ -201,6 +229,8 @@ def main(argv: list[str] | None = None) -> None:
         elif arguments[0] in ("-V", "--version"):
             print(f"genloss {__version__}")
             code = 0
+        elif arguments[0] in COMPLETION:
+            code = complete(arguments)
         else:
             code = dispatch(arguments[0], arguments[1:])
         sys.stdout.flush()

@@ -10,11 +10,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from genloss.core.capabilities import Texts
+from genloss.core.contracts import Domain
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
-from genloss.core.places import project_root
+from genloss.core.places import load_params, project_root
+from genloss.core.plugin import locate
 from genloss.observatory.figures import PANELS, rounds_figure
-from genloss.observatory.results import Arm, arms_of, read, shown, turned
+from genloss.observatory.results import Arm, arms_of, read, shown, sweep_entries, turned
 from genloss.observatory.tables import rounds_csv, table
 
 
@@ -46,8 +49,12 @@ def report_sweep(folder: Path) -> str:
 
 
 def next_commands(folder: Path) -> str:
-    """What a user may do after a sweep: where its figure is, and three commands to paste."""
-    name, arm = arms_of(folder)[-1]
+    """What a user may do after a sweep that has a finished arm: where its figure is, and three commands to paste."""
+    finished = [entry for entry in sweep_entries(folder) if entry["state"] == "finished"][-1]
+    arm = (folder / finished["dir"]).resolve()
+    domain = load_params(arm / "params.yaml").domain
+    curator = "dedup" if issubclass(locate(domain._target_, Domain, "domain"), Texts) else "random"
+    sweep = f"domain={domain.name} mixing=replace,accumulate curation=none,{curator} rounds=3"
     root = project_root()
 
     def short(path: Path) -> str:
@@ -57,8 +64,8 @@ def next_commands(folder: Path) -> str:
     return (
         f"\nfigure: {folder / 'rounds.png'}\n\nnext:\n"
         f"  {prefix}genloss ui                                  # compare the arms round by round in MLflow\n"
-        f"  {prefix}cd {short(arm)} && dvc repro     # reproduce an arm ({name})\n"
-        f"  {prefix}genloss run -m mixing=replace,accumulate curation=none,dedup rounds=3   # an ablation of your own"
+        f"  {prefix}cd {short(arm)} && dvc repro     # reproduce an arm ({finished['name']})\n"
+        f"  {prefix}genloss run -m {sweep}   # an ablation of your own"
     )
 
 

@@ -19,11 +19,16 @@ import sys
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from genloss import systems
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
-from genloss.core.places import project_root
+from genloss.core.places import conf_dir, project_root
 from genloss.observatory.compare import (
     HOLDS,
     LEVEL,
@@ -33,6 +38,8 @@ from genloss.observatory.compare import (
     Outcome,
     Panel,
     Study,
+    Value,
+    described,
     interval,
     measure,
     together,
@@ -40,6 +47,9 @@ from genloss.observatory.compare import (
 from genloss.observatory.figures import panels_figure
 from genloss.observatory.results import arms_of
 from genloss.observatory.tables import piped
+from genloss.workflow.compose import compose, hydra_error
+from genloss.workflow.identity import arm_id
+from genloss.workflow.sweep import expand
 
 BEGIN, END = "<!-- results: written by genloss replicate {} --write -->", "<!-- end of results -->"
 HEAD = ["stated", "claim", "we measure", "95 %", "p", "seeds", "alone", "p (Holm)", "among all"]
@@ -53,6 +63,7 @@ def studies() -> list[Study]:
 
 def replicate_study(study: Study, out: Path, jobs: int) -> int:
     """Run it, print its table, write it and the figure to `out`; 0 if every line holds among all, 1 otherwise."""
+    check(study)
     arms = Arms([folder for overrides in study.sweeps for folder in run_sweep(study, overrides, jobs)])
     outcomes = together([measure(line, arms) for line in study.lines], study.looks)
     text = markdown(study, outcomes, arms)
@@ -64,6 +75,47 @@ def replicate_study(study: Study, out: Path, jobs: int) -> int:
         panels_figure(study.panels, arms, image)
     print(f"written: {page}{f', {image}' if study.panels else ''}")
     return 0 if all(outcome.survives == HOLDS for outcome in outcomes) else 1
+
+
+def check(study: Study) -> None:
+    """Refuse, before any arm runs, what would only be found after all of them: a line of too few seeds, a value that
+    selects no arm, or two of one seed."""
+    arms = Planned(study)
+    for line in study.lines:
+        measure(line, arms)
+    for value in (value for panel in study.panels for value in panel.values.values()):
+        arms.values(value)
+
+
+class Planned(Arms):
+    """The arms of a study before they have run: their configs are known, every number is 0."""
+
+    def __init__(self, study: Study):
+        found: dict[tuple[str, int], dict[str, Any]] = {}  # an arm may be in several sweeps
+        for overrides in study.sweeps:
+            seeds: dict[tuple[str, ...], list[int]] = {}  # arms that differ in their seed alone are composed once
+            for job in jobs(study.name, overrides):
+                seed = next((o.removeprefix("seed=") for o in job if o.startswith("seed=")), "0")
+                seeds.setdefault(tuple(o for o in job if not o.startswith("seed=")), []).append(int(seed))
+            for rest, each in seeds.items():
+                cfg = compose([*rest, "seed=0"])
+                found |= {(arm_id(cfg), seed): described(cfg) | {"seed": seed} for seed in each}
+        self.known = [(known, {}) for known in found.values()]
+
+    def values(self, value: Value) -> dict[int, float]:
+        return dict.fromkeys(self.of(value.where), 0.0)
+
+
+def jobs(name: str, overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each arm that `run_sweep` runs."""
+    chosen = [f"experiment={name}", *overrides]
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            experiment = [o for o in chosen if o.startswith("experiment=")][-1]
+            params = hydra.compose("config", [experiment], return_hydra_config=True).hydra.sweeper.params
+    except HydraException as error:
+        raise hydra_error(error, chosen) from None
+    return expand(OverridesParser.create(), params or {}, chosen)
 
 
 def run_sweep(study: Study, overrides: Sequence[str], jobs: int) -> list[Path]:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import configparser
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 
+from genloss.core.code import is_project
 from genloss.core.errors import UserError
 from genloss.core.files import link, write_atomic
 from genloss.core.places import project_root, store_root
@@ -43,8 +46,8 @@ def outputs(n: int, folder: str) -> list[str]:
 
 def dvc_yaml(params: Path, code: bool) -> str:
     """The pipeline of the run with these params: one stage a round, unrolled through foreach. `code`: also rerun when
-    genloss's own source changes."""
-    source = ["src/genloss"] if code else []
+    source of the project changes, genloss's or the user's."""
+    source = ["src/genloss", *own_packages(params)] if code else []
     before = [
         f"rounds/${{item.prev}}/{name}" for name in (*MIX.writes, TRAIN.writes[0])
     ]  # what was trained on, and the model
@@ -71,6 +74,21 @@ def dvc_yaml(params: Path, code: bool) -> str:
     plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown(params)]
     stages = {"round-0": first, "round": later, "report": last}
     return head + yaml.safe_dump({"stages": stages, "plots": plots}, sort_keys=False, width=110)
+
+
+def own_packages(params: Path) -> list[str]:
+    """The packages, or single modules, of the classes that `params` names, as far as they are neither genloss nor
+    installed; relative to the folder of `params`, without those that lie elsewhere: DVC would find them nowhere else.
+    """
+    root, found = params.resolve().parent, set()
+    for top in re.findall(r"\b_target_: ['\"]?(\w+)", params.read_text()):
+        if top == "genloss" or not is_project(top):
+            continue
+        spec = importlib.util.find_spec(top)
+        assert spec is not None  # is_project has found it
+        places = [Path(p).resolve() for p in spec.submodule_search_locations or [spec.origin or ""]]
+        found |= {place.relative_to(root).as_posix() for place in places if place.is_relative_to(root)}
+    return sorted(found)
 
 
 def configure(folder: Path) -> None:
