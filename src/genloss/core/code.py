@@ -325,8 +325,9 @@ def _places(cls: type) -> set[Place]:
         there = held is not None and (held is each or not isinstance(held, type))  # no type: see `standing_for`
         places = {(module, name.partition(".")[0])} if (there or is_project(module)) and is_module(module) else set()
         if not there:
-            every = [(m, n, v) for m, made in [*sys.modules.items()] for n, v in [*vars(made).items()]]
-            places |= {(m, n) for m, n, v in every if v is each and is_project(m) and is_module(m)}
+            known = [(m, vars(made)) for m, made in [*sys.modules.items()] if hasattr(made, "__dict__")]
+            held_by = [(m, n) for m, names in known for n, v in [*names.items()] if v is each]
+            places |= {(m, n) for m, n in held_by if is_project(m) and is_module(m)}
         if not places:
             raise UserError(
                 f"{module}.{name}", None, "has no source that its results can be told by; define it in a file"
