@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 
 from genloss.core import code
+from genloss.core.errors import UserError
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
+from genloss.language.trainer import Supervised
 from genloss.loop import Loop
-from genloss.stages import ALL, Job, Stage
+from genloss.stages import ALL, BEFORE_WORK, Job, Stage
 from genloss.workflow.compose import compose, to_yaml
 
 Place = tuple[str, str]  # module, qualified name
@@ -252,6 +255,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "from mykeys import helper\n\n\nclass Mine:\n    def decide(self):\n        return helper.rule(4)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit within a second looks the same to it
     forget()
     yield folder
     forget()
@@ -259,8 +263,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def forget() -> None:
     """What is known of the package's files."""
-    for cached in (code.parse, code._statements, code._text, code._reach, code.is_module, code.is_project):
-        cached.cache_clear()
+    for cached in vars(code).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
     for name in [m for m in sys.modules if m.split(".")[0] == "mykeys"]:
         del sys.modules[name]
     importlib.invalidate_caches()
@@ -299,12 +304,232 @@ def test_comments_docs_and_layout_are_no_code(package: Path, text: str, same: bo
     assert (hashes(package, "helper.py", text) == before) == same
 
 
-def test_an_unknown_module_is_an_error(package: Path) -> None:
-    (package / "plugin.py").write_text("from mykeys import nothing\n\n\nclass Mine:\n    x = nothing\n")
-    with pytest.raises(LookupError, match=r"mykeys has no nothing"):
-        code._reach.__wrapped__((("mykeys.plugin", "Mine"),), ())
+def test_an_unknown_name_is_an_error_in_genloss_alone(package: Path) -> None:
+    (package / "plugin.py").write_text("from mykeys import nothing, helper\n\n\nclass Mine:\n    x = nothing\n")
+    assert "mykeys.helper" in code._reach.__wrapped__((("mykeys.plugin", "Mine"),), ()).modules()
+    with pytest.raises(LookupError, match=r"genloss\.stages has no Nothing"):
+        code._reach.__wrapped__((("genloss.stages", "Nothing"),), ())
     with pytest.raises(LookupError, match=r"no module genloss\.nothing"):
         code.parse("genloss.nothing")
+
+
+F = "def f(n=0):\n    return VALUE\n"
+REGISTRY = "T = {}\n\ndef put(f):\n    T[f.__name__] = f\n    return f\n"
+GET = "from mykeys.helper import f"
+FIRST = "from mykeys.registry import T\n"
+
+
+def mine(value: str, head: str = "", rest: str = "") -> str:
+    return f"{head}\nclass Mine:\n    def decide(self):\n        return {value}\n{rest}"
+
+
+# What users may write: file: its text. Mine().decide() is VALUE.
+PATTERNS: dict[str, dict[str, str]] = {
+    "star": {"helper.py": F, "plugin.py": mine("f()", "from mykeys.helper import *")},
+    "star in a package": {
+        "__init__.py": "from mykeys.helper import *",
+        "helper.py": F,
+        "plugin.py": mine("f()", "from mykeys import f"),
+    },
+    "try": {
+        "helper.py": F,
+        "plugin.py": mine("f()", "try:\n    from mykeys.helper import f\nexcept ImportError:\n    f = None"),
+    },
+    "exception": {
+        "helper.py": "E = (KeyError, ValueError)[VALUE - 1]",
+        "plugin.py": mine("v", "from mykeys import helper\ntry:\n    v = 1\n    {}[1]\n"
+                          "except helper.E:\n    pass\nexcept LookupError:\n    v = 2"),
+    },
+    "attribute of a module": {
+        "helper.py": "S = 0\n\ndef f():\n    return VALUE + S",
+        "plugin.py": mine("helper.f() - 2", "from mykeys import helper\nhelper.S = 2"),
+    },
+    "item by a module": {
+        "helper.py": "A = 1\n" + F,
+        "plugin.py": mine("helper.f()", "from mykeys import helper\nT = {}\nT[helper.A] = 2"),
+    },
+    "with": {
+        "helper.py": F,
+        "plugin.py": mine("f()", "import contextlib\nwith contextlib.suppress(ImportError):\n"
+                          "    from mykeys.helper import f"),
+    },
+    "for": {"helper.py": "for _ in [1]:\n    def f():\n        return VALUE", "plugin.py": mine("f()", GET)},
+    "while": {"helper.py": "while True:\n    f = VALUE\n    break", "plugin.py": mine("f", GET)},
+    "match": {"helper.py": "match VALUE:\n    case f:\n        pass", "plugin.py": mine("f", GET)},
+    "match, more": {
+        "helper.py": "match [{'a': VALUE}]:\n    case [{**f}]:\n        pass",
+        "plugin.py": mine("f['a']", GET),
+    },
+    "walrus": {"helper.py": "X = (f := VALUE)", "plugin.py": mine("f", GET)},
+    "not TYPE_CHECKING": {
+        "helper.py": F,
+        "plugin.py": mine("f()", "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n"
+                          "    from mykeys.helper import f"),
+    },
+    "not main": {"helper.py": F, "plugin.py": mine("f()", f"if __name__ != '__main__':\n    {GET}")},
+    "two of one name": {
+        "helper.py": F,
+        "other.py": "f = 1",
+        "plugin.py": mine("self.f()", "", "    def f(self):\n        from mykeys.helper import f\n        return f()\n"
+                          "    def g(self):\n        from mykeys.other import f\n        return f\n"),
+    },
+    "one of two names": {
+        "helper.py": F,
+        "other.py": "f = 1",
+        "plugin.py": mine("f()", GET,
+                          "    def g(self):\n        from mykeys.other import f\n        return f\n"),
+    },
+    "decorated": {
+        "registry.py": REGISTRY,
+        "helper.py": "from mykeys.registry import put\n@put\n" + F,
+        "plugin.py": mine("T['f']()", FIRST + "import mykeys.helper"),
+    },
+    "decorated, lazily": {
+        "registry.py": REGISTRY,
+        "helper.py": "from mykeys.registry import put\n@put\n" + F,
+        "plugin.py": mine("[h, T['f']()][1]", FIRST + "def g():\n    from mykeys import helper", "h = g()"),
+    },
+    "called": {
+        "registry.py": REGISTRY,
+        "helper.py": "from mykeys.registry import put\n" + F + "g = put(f)",
+        "plugin.py": mine("T['f']()", FIRST + "from mykeys import helper"),
+    },
+    "called by another": {
+        "registry.py": REGISTRY,
+        "helper.py": "from mykeys.registry import put\n" + F + "g = list(map(put, [f]))",
+        "plugin.py": mine("T['f']()", FIRST + "from mykeys import helper"),
+    },
+    "grown": {
+        "registry.py": "T = []",
+        "helper.py": "from mykeys.registry import T\nT += [VALUE]",
+        "plugin.py": mine("T[0]", FIRST + "from mykeys import helper"),
+    },
+    "subclass": {
+        "registry.py": "T = {}\n\nclass B:\n    def __init_subclass__(cls):\n        T[cls.__name__] = cls\n",
+        "helper.py": "from mykeys.registry import B\n\nclass L(B):\n    v = VALUE",
+        "plugin.py": mine("T['L'].v", FIRST + "import mykeys.helper"),
+    },
+    "member": {
+        "registry.py": REGISTRY,
+        "helper.py": "from mykeys.registry import put\n\nclass L:\n    @put\n    def f():\n        return VALUE",
+        "plugin.py": mine("T['f']()", FIRST + "import mykeys.helper"),
+    },
+    "patched by its package": {
+        "__init__.py": "from mykeys import plugin\nplugin.Mine.v = VALUE",
+        "plugin.py": mine("self.v"),
+    },
+    "check": {"plugin.py": mine("self.check()", "", "    def check(self):\n        return VALUE\n")},
+    "parts": {"plugin.py": mine("self.parts()", "V = VALUE", "    def parts(self):\n        return V\n")},
+    "import a.b": {"helper.py": F, "plugin.py": mine("mykeys.helper.f()", "import mykeys.helper")},
+    "import a.b, a.c": {
+        "helper.py": F,
+        "other.py": "k = 0",
+        "plugin.py": mine("mykeys.helper.f() + mykeys.other.k", "import mykeys.helper\nimport mykeys.other"),
+    },
+    "module of a package": {
+        "__init__.py": "from . import helper",
+        "helper.py": F,
+        "plugin.py": mine("helper.f()", "from mykeys import helper"),
+    },
+    "name of its module": {
+        "__init__.py": "from .f import f\nimport mykeys.f",
+        "f.py": F,
+        "plugin.py": mine("f()", "from mykeys import f"),
+    },
+    "parameter": {
+        "helper.py": F,
+        "plugin.py": mine("helper.f() + self.g({})", "from mykeys import helper",
+                          "    def g(self, helper):\n        return len(helper.copy())\n"),
+    },
+    "__getattr__": {
+        "__init__.py": "def __getattr__(name):\n    import importlib\n    if name != 'f':\n"
+        "        raise AttributeError(name)\n    return importlib.import_module('mykeys.helper').f\n",
+        "helper.py": F,
+        "plugin.py": mine("mykeys.f()", "import mykeys"),
+    },
+    "global": {
+        "helper.py": "def g():\n    global f\n    f = VALUE\n\ng()",
+        "plugin.py": mine("f", GET),
+    },
+    "missing": {
+        "helper.py": F,
+        "plugin.py": mine("f()", "try:\n    from mykeys.fast import f\nexcept ImportError:\n"
+                          "    from mykeys.helper import f"),
+    },
+    "made by a call": {
+        "plugin.py": "from dataclasses import make_dataclass\n\ndef d(self):\n    return VALUE\n\n"
+        "Mine = make_dataclass('Mine', [], namespace={'decide': d})\n",
+    },
+    "made by a function": {
+        "helper.py": "def make(n):\n    class A:\n        def decide(self):\n            return n\n    return A\n",
+        "plugin.py": "from mykeys.helper import make\n\nMine = make(VALUE)\n",
+    },
+    "replaced by a decorator": {
+        "helper.py": "def more(cls):\n    class More(cls):\n        pass\n    return More\n",
+        "plugin.py": "from mykeys.helper import more\n@more" + mine("VALUE"),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_an_edit_that_changes_the_result_changes_the_key(package: Path, pattern: str) -> None:
+    keys = []
+    for value in (1, 2):
+        for file, text in PATTERNS[pattern].items():
+            (package / file).write_text(text.replace("VALUE", str(value)))
+        forget()
+        cls = importlib.import_module("mykeys.plugin").Mine
+        keys.append(code.reach([cls], {cls: BEFORE_WORK}).modules())
+        assert cls().decide() == value
+    assert keys[0] != keys[1]
+
+
+def test_what_is_exact_stays_exact(package: Path) -> None:
+    """Packages that import everything, a curator beside another, and texts below fields."""
+    (package / "__init__.py").write_text("from .helper import *\nfrom .plugin import *\n")
+    text = mine("rule(n=4)", "from genloss.curate import Curator\nfrom mykeys import rule")
+    other = (
+        '@dataclass(frozen=True)\nclass Other(Curator):\n    v: list = field(default_factory=list)\n    """Says."""\n'
+    )
+    text = f"from dataclasses import dataclass, field\n{text}\n{other}"
+    before = hashes(package, "plugin.py", text)
+    assert hashes(package, "plugin.py", text + "    w: int = 1\n") == before
+    assert hashes(package, "helper.py", (package / "helper.py").read_text() + "MORE = [1]\n") == before
+    text = text.replace("class Other", "class _Other").replace("class Mine", "class Other").replace("_Other", "Mine")
+    before = hashes(package, "plugin.py", text)
+    assert hashes(package, "plugin.py", text.replace("Says.", "Says more.")) == before
+
+
+def test_the_script_that_runs_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, keys = types.ModuleType("__main__"), []
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    for value in (1, 2):
+        text = mine("V", "V = 0", f"if __name__ == '__main__':\n    V = {value}")
+        (tmp_path / "script.py").write_text(text)
+        script.__file__ = str(tmp_path / "script.py")
+        exec(text, vars(script))
+        forget()
+        keys.append(code.reach([vars(script)["Mine"]]).modules())
+    assert "__main__" in keys[0] and keys[0] != keys[1]
+    script.__file__ = "<stdin>"
+    forget()
+    with pytest.raises(UserError, match=r"__main__\.Mine: has no source"):
+        code.reach([vars(script)["Mine"]])
+    forget()
+
+
+def test_arguments_of_callbacks_count(package: Path) -> None:
+    (package / "plugin.py").write_text(mine("1") + "def make():\n    return 1\n")
+    inner = {"_target_": "mykeys.helper.rule"}
+    node = {"_target_": "mykeys.plugin.Mine", "a": [{"_target_": "mykeys.plugin.make", "b": inner}]}
+    reached = code.reach(Supervised(callbacks={"mine": node}).classes())
+    wanted = {
+        ("mykeys.plugin", "Mine"),
+        ("mykeys.plugin", "make"),
+        ("mykeys.helper", "rule"),
+        ("mykeys.helper", "LIMIT"),
+    }
+    assert wanted <= reached.found
 
 
 def test_a_curator_is_in_no_key_of_a_training() -> None:

@@ -9,9 +9,11 @@ in milliseconds). The training itself is genloss.language.training.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from genloss.core.code import standing_for
 from genloss.core.contracts import Experiment, Fit, Trainer
 from genloss.core.errors import UserError, one_of, require
 
@@ -81,11 +83,7 @@ class Supervised(Trainer):
             known(self)
 
     def classes(self) -> tuple[type, ...]:
-        if not self.callbacks:
-            return ()
-        from hydra.utils import get_class
-
-        return tuple(get_class(node["_target_"]) for node in self.callbacks.values())
+        return tuple(standing_for(target) for target in _targets(self.callbacks))
 
     def budget(self, context: int) -> int:
         """Steps of the optimiser, for rows of `context` tokens."""
@@ -119,3 +117,12 @@ class Supervised(Trainer):
         from genloss.language.training import PackedData
 
         return PackedData(fit)
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """What Hydra makes of a node: an argument may have a `_target_` too."""
+    if isinstance(node, Mapping):
+        yield from [node["_target_"]] if "_target_" in node else []
+        node = list(node.values())
+    for each in node if isinstance(node, list) else []:
+        yield from _targets(each)
