@@ -103,7 +103,7 @@ class Study:
     sweeps: tuple[tuple[str, ...], ...]  # overrides of each multirun; `seed` among them unless the experiment sweeps it
     lines: tuple[Statement, ...]
     panels: tuple[Panel, ...] = ()
-    looks: int = 1  # how often the lines were tested before their last seeds were added; p counts for all of these
+    looked: int = 0  # seeds of an earlier look, after which some lines got more: their p counts twice
 
 
 # -- arms and their numbers --------------------------------------------------------------------------------------------
@@ -216,14 +216,14 @@ def measure(line: Statement, arms: Arms) -> Outcome:
     return Outcome(line, mean, low, high, p, len(each), p)
 
 
-def together(outcomes: Sequence[Outcome], looks: int = 1) -> list[Outcome]:
-    """The outcomes of a study with p corrected: Holm over its lines, and Bonferroni over how often they were looked
-    at."""
-    order = sorted(range(len(outcomes)), key=lambda i: outcomes[i].p)
+def together(outcomes: Sequence[Outcome], looked: int = 0) -> list[Outcome]:
+    """The outcomes of a study with p corrected: Bonferroni over the looks at a line (two if it has more seeds than the
+    `looked` of an earlier one), then Holm over the lines."""
+    p = [o.p * (2 if 0 < looked < o.seeds else 1) for o in outcomes]
     found = list(outcomes)
     least = 0.0
-    for rank, i in enumerate(order):
-        least = max(least, min(1.0, (len(order) - rank) * looks * outcomes[i].p))
+    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        least = max(least, min(1.0, (len(p) - rank) * p[i]))
         found[i] = replace(outcomes[i], corrected=least)
     return found
 

@@ -65,7 +65,7 @@ def replicate_study(study: Study, out: Path, jobs: int) -> int:
     """Run it, print its table, write it and the figure to `out`; 0 if every line holds among all, 1 otherwise."""
     check(study)
     arms = Arms([folder for overrides in study.sweeps for folder in run_sweep(study, overrides, jobs)])
-    outcomes = together([measure(line, arms) for line in study.lines], study.looks)
+    outcomes = together([measure(line, arms) for line in study.lines], study.looked)
     text = markdown(study, outcomes, arms)
     print(f"{study.name} ({study.paper})\n\n{text}")
     page, image = out / f"{study.name}.md", out / f"{study.name}.png"
@@ -155,10 +155,10 @@ def markdown(study: Study, outcomes: Sequence[Outcome], arms: Arms) -> str:
 
 def explained(study: Study) -> str:
     seeds = "The seeds were fixed before the run."
-    if study.looks > 1:
+    if study.looked:
         seeds = (
-            f"The design is sequential: the lines were tested {study.looks} times, seeds being added in between, and "
-            f"p (Holm) is multiplied by {study.looks} for it."
+            f"The design is sequential: after a look at {study.looked} seeds some lines got more, and their p is doubled "
+            "for it before the correction."
         )
     return (
         f"p is two-sided and belongs to the interval: *alone*, a line is decided where p < {LEVEL:g}, which is where "

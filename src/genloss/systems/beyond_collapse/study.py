@@ -259,5 +259,5 @@ STUDY = Study(
             for c, words in (("none", "all labels"), ("exact", "verified"))
         ),
     ),
-    looks=2,  # three seeds, then five of some arms
+    looked=3,  # seeds; then five of some arms
 )
