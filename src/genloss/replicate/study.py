@@ -157,8 +157,8 @@ def explained(study: Study) -> str:
     seeds = "The seeds were fixed before the run."
     if study.looked:
         seeds = (
-            f"The design is sequential: after a look at {study.looked} seeds some lines got more, and their p is doubled "
-            "for it before the correction."
+            f"The design is sequential: after a look at {study.looked} seeds some lines got more, and their p is "
+            "doubled for it before the correction."
         )
     return (
         f"p is two-sided and belongs to the interval: *alone*, a line is decided where p < {LEVEL:g}, which is where "
