@@ -49,20 +49,39 @@ def locate(target: str, base: type[T], key: str) -> type[T]:
 
 def build(config: Mapping[str, Any], base: type[T], key: str) -> T:
     """Make the plug-in that `config` describes; errors name the full key below `key`."""
-    values = dict(config)
+    values = mapping(config, key)
     if "_target_" not in values:
         raise UserError(f"{key}._target_", "(missing)", f"must name a class derived from {base.__name__}")
     return fill(locate(values.pop("_target_"), base, key), values, key)
 
 
+def mapping(value: Any, key: str) -> dict[str, Any]:
+    """A node of the config that must have keys below it."""
+    if not isinstance(value, Mapping):
+        raise UserError(key, shown(value), "must have keys below it; set one of those instead")
+    return dict(value)
+
+
+def shown(value: Any) -> Any:
+    """A value as it is written in a config."""
+    return "null" if value is None else value
+
+
 def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     """A dataclass from plain values, checked against the types of its fields."""
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for name in values:
+    for name in mapping(values, key):
         if name not in names:
             raise UserError(f"{key}.{name}", values[name], f"unknown option; {nearest(str(name), names)}")
     try:
-        node = OmegaConf.merge(OmegaConf.structured(cls, flags={"readonly": False}), OmegaConf.create(dict(values)))
+        schema = OmegaConf.structured(cls, flags={"readonly": False})
+        for name, value in values.items():
+            kind = OmegaConf.get_type(schema, name)
+            if dataclasses.is_dataclass(kind):
+                mapping(value, name)
+            if kind is bool and not isinstance(value, bool):
+                raise UserError(name, shown(value), "must be true or false")  # OmegaConf takes 5 for true
+        node = OmegaConf.merge(schema, OmegaConf.create(dict(values)))
         assert isinstance(node, DictConfig)
         for f in dataclasses.fields(cls):  # type: ignore[arg-type]
             if dataclasses.is_dataclass(OmegaConf.get_type(node, f.name)):
