@@ -168,6 +168,19 @@ BAD = {
     "unknown key of tracking": (["+tracking.urll=x"], ["tracking.urll=x", "did you mean uri?"]),
     "tracking neither true nor false": (["tracking.enabled=5"], ["tracking.enabled=5", "true or false"]),
     "switch neither true nor false": (["recipe.keep_prompt=5"], ["recipe.keep_prompt=5", "true or false"]),
+    "prompt tokens without prompts": (
+        ["recipe.prompt_tokens=8"],
+        ["recipe.prompt_tokens=8", "has no effect with prompts=none; leave it at 16"],
+    ),
+    "kept prompt without prompts": (["recipe.keep_prompt=true"], ["recipe.keep_prompt=True", "no effect"]),
+    "architecture of a warm start": (
+        ["trainer.start=previous", "+schedule.1.model.layers=1"],
+        ["schedule.1.model", "no effect", "architecture of the model before", "trainer.start=base"],
+    ),
+    "architecture of a round that starts warm": (
+        ["+schedule.2.trainer.start=previous", "+schedule.2.model.layers=1"],
+        ["schedule.2.model", "no effect"],
+    ),
     "no such folder": (["domain.corpus.path=/nowhere"], ["domain.corpus.path=/nowhere", "folder"]),
     "pattern that matches nothing": (["domain.corpus.pattern=*.md"], ["domain.corpus.path", "*.md"]),
     "missing value": (["domain/corpus=table"], ["domain.corpus.path"]),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -98,6 +98,14 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
         raise UserError(f"{key}.{name}", value, str(error).splitlines()[0]) from None
     assert isinstance(made, cls)
     return made
+
+
+def without_effect(plugin: Any, names: Iterable[str], here: str) -> None:
+    """Refuse options of a plug-in that differ from their defaults and change nothing `here`: they would only rename the
+    arm."""
+    for f in dataclasses.fields(plugin):
+        if f.name in names and getattr(plugin, f.name) != f.default:
+            raise UserError(f.name, getattr(plugin, f.name), f"has no effect {here}; leave it at {shown(f.default)}")
 
 
 def plain(node: Any) -> Any:
