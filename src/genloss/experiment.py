@@ -9,7 +9,6 @@ each round that differs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from genloss.core import contracts
 from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
 from genloss.core.errors import UserError, nearest, require
 from genloss.core.places import conf_dir, options
-from genloss.core.plugin import build, fill, locate, mapping, plain, shown
+from genloss.core.plugin import build, fill, locate, mapping, no_numbers, plain, shown
 from genloss.curate import Curator
 from genloss.evaluate import Metric
 from genloss.generate import Recipe
@@ -143,11 +142,20 @@ class Experiment(contracts.Experiment):
 
     def _at(self, n: int) -> DictConfig:
         """The config of round `n`."""
-        overrides = {int(k): v for k, v in plain(self.cfg.schedule or {}).items()}.get(n)
-        cfg = OmegaConf.merge(self.cfg, {**(overrides or {}), "schedule": {}})
+        cfg = OmegaConf.merge(self.cfg, self._overrides(n))
         assert isinstance(cfg, DictConfig)
         cfg.schedule = {}
         return cfg
+
+    def _overrides(self, n: int) -> dict[Any, Any]:
+        return {int(k): v for k, v in plain(self.cfg.schedule or {}).items()}.get(n) or {}
+
+    def placed(self, error: UserError, n: int) -> UserError:
+        """An error of round n that names the key where the value stands: in the schedule, if that has it."""
+        node: Any = self._overrides(n)
+        for name in error.key.split("."):
+            node = node.get(name) if isinstance(node, Mapping) else None
+        return error if node is None else error.under(f"schedule.{n}")
 
     def _mixing(self, n: int) -> Mixing:
         if str(n) not in map(str, self.cfg.schedule or {}):
@@ -168,8 +176,8 @@ def check_shape(cfg: DictConfig) -> None:
         if key not in cfg:
             raise UserError(key, None, f"is missing; choose {key}=NAME of {', '.join(sorted(options(key)))}")
         mapping(plain(cfg[key]), key)
-    for key, number in numbers(plain(cfg)):
-        require(math.isfinite(number), key, number, "a finite number")
+    for key, number in no_numbers(plain(cfg)):
+        raise UserError(key, number, "must be a finite number")
     for key in ("size", "rounds", "seed"):
         whole = isinstance(cfg.get(key), int) and not isinstance(cfg.get(key), bool)
         require(whole, key, cfg.get(key), "a whole number")
@@ -192,15 +200,6 @@ def check_shape(cfg: DictConfig) -> None:
                 raise UserError(where, None, f"{of_all}; a schedule may change {', '.join(SCHEDULED)}")
             if key != "control" and not isinstance(value, Mapping):
                 raise UserError(where, shown(value), f"is one value; name what changes, as in {where}.KEY=VALUE")
-
-
-def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """All fractions of a config, with their keys."""
-    if isinstance(value, float):
-        yield key, value
-    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in inside:
-        yield from numbers(item, f"{key}.{name}" if key else str(name))
 
 
 def whole(plugin: Plugin) -> Iterator[Plugin]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -128,6 +129,15 @@ def named(config: Any) -> Any:
 
 def _name(target: Any) -> Any:
     return target.rpartition(".")[2] if isinstance(target, str) and target.startswith("genloss.") else target
+
+
+def no_numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """What is infinite or no number (nan) anywhere in plain config or results, with its key."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key, value
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in inside:
+        yield from no_numbers(item, f"{key}.{name}" if key else str(name))
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -29,8 +29,9 @@ class Supervised(Trainer):
 
     callbacks, logger: Lightning's or your own, by name, each a Hydra node with a `_target_`. They see `loss` at every
     step and `validation_loss` at every validation. What a ModelCheckpoint saves (which holds paths, so that its hash is
-    that of one run alone), and what a logger without a `save_dir` writes, lie beside the model, in the folder of the
-    round. Callbacks may change what is learned and are part of the arm's identity, with their code; loggers are not.
+    that of one run alone) lies beside the model, in the folder of the round; what a logger without a `save_dir` writes,
+    in logs/ROUND of the run directory, where no stage counts it among its files. Callbacks may change what is learned
+    and are part of the arm's identity, with their code; loggers are not.
     """
 
     steps: int = 300
