@@ -114,6 +114,73 @@ BAD = {
         ["+schedule.2.recipe.temperature=-1"],
         ["schedule.2.recipe.temperature=-1", "greater than 0"],
     ),
+    "schedule of no number": (["+schedule.one.recipe.temperature=0.7"], ["schedule.one", "number of a round, 1 to 2"]),
+    "schedule that is a number": (["schedule=5"], ["schedule=5", "keys below it"]),
+    "schedule that is a list": (["schedule=[1]"], ["schedule=[1]", "another shape"]),
+    "schedule without a plus": (
+        ["schedule.1.recipe.temperature=0.7"],
+        ["schedule.1.recipe.temperature", "write +schedule.1.recipe.temperature=..."],
+    ),
+    "schedule of null": (["+schedule.1.recipe=null"], ["schedule.1.recipe=null", "schedule.1.recipe.KEY"]),
+    "schedule of a curator that is a number": (["+schedule.1.curation.x=5"], ["schedule.1.curation.x=5", "keys below"]),
+    **{
+        f"{group} as null": ([f"{group}=null"], [f"{group}=null", "no name of an option", "known: "])
+        for group in ("domain", "model", "recipe", "curation", "mixing", "trainer", "metrics")
+    },
+    **{
+        f"{group} as a number": ([f"{group}=5"], [f"{group}=5", "no name of an option", "known: "])
+        for group in ("domain", "model", "recipe", "curation", "mixing", "trainer", "metrics", "experiment")
+    },
+    **{
+        f"two of {group}": (
+            [f"{group}=[{two}]"],
+            [f"{group}=[{two}]", f"takes one option; a sweep is -m {group}={two}"],
+        )
+        for group, two in {
+            "domain": "text,gaussian",
+            "model": "llama,gpt2",
+            "recipe": "sample,draw",
+            "mixing": "replace,accumulate",
+            "trainer": "fixed_steps,answers",
+            "experiment": "demo,critic",
+        }.items()
+    },
+    "a number among curators": (["curation=[dedup,5]"], ["curation=5", "no name of an option"]),
+    "no recipe": (["recipe=[]"], ["recipe=[]", "takes one option"]),
+    "no metrics": (["metrics=[]"], ["metrics", "is missing; choose metrics=NAME of accuracy, "]),
+    "no mixing": (["~mixing"], ["mixing", "is missing; choose mixing=NAME of accumulate, "]),
+    "runtime as null": (["runtime=null"], ["runtime=null", "keys below it"]),
+    "runtime as a number": (["runtime=3"], ["runtime=3", "keys below it"]),
+    "curator as a number": (["+curation.x=5"], ["curation.x=5", "keys below it"]),
+    "curator as null": (["+curation.x=null"], ["curation.x=null", "keys below it"]),
+    "curator that is not chosen": (["curation.x=3"], ["curation.x", "curation=NAME chooses, known: adversarial"]),
+    "metric as a list": (["+metrics.x=[1]"], ["metrics.x=[1]", "keys below it"]),
+    "metric as a number": (["metrics.heldout=3"], ["metrics.heldout=3", "keys below it"]),
+    "part as a number": (["mixing.real=3"], ["mixing.real=3", "keys below it"]),
+    "plug-in of a plug-in as a number": (["domain.corpus=5"], ["domain.corpus=5", "keys below it"]),
+    "key below what is no key": (["recipe.foo.bar=1"], ["recipe.foo", "no such key", "known: _target_"]),
+    "rounds of dvc": (["dvc.rounds=3"], ["dvc.rounds", "leave it out"]),
+    "infinite": (["recipe.temperature=inf"], ["recipe.temperature=inf", "finite"]),
+    "infinite share": (["mixing=prev_ratio", "mixing.value=inf"], ["mixing.value=inf", "finite"]),
+    "no number in a part": (["mixing.budget.power=nan"], ["mixing.budget.power=nan", "finite"]),
+    "no number in a round": (["+schedule.1.recipe.temperature=nan"], ["schedule.1.recipe.temperature=nan", "finite"]),
+    "infinite in a list": (["+metrics.x={_target_: x, at: [1, inf]}"], ["metrics.x.at.1=inf", "finite"]),
+    "unknown key of tracking": (["+tracking.urll=x"], ["tracking.urll=x", "did you mean uri?"]),
+    "tracking neither true nor false": (["tracking.enabled=5"], ["tracking.enabled=5", "true or false"]),
+    "switch neither true nor false": (["recipe.keep_prompt=5"], ["recipe.keep_prompt=5", "true or false"]),
+    "prompt tokens without prompts": (
+        ["recipe.prompt_tokens=8"],
+        ["recipe.prompt_tokens=8", "has no effect with prompts=none; leave it at 16"],
+    ),
+    "kept prompt without prompts": (["recipe.keep_prompt=true"], ["recipe.keep_prompt=True", "no effect"]),
+    "architecture of a warm start": (
+        ["trainer.start=previous", "+schedule.1.model.layers=1"],
+        ["schedule.1.model", "no effect", "architecture of the model before", "trainer.start=base"],
+    ),
+    "architecture of a round that starts warm": (
+        ["+schedule.2.trainer.start=previous", "+schedule.2.model.layers=1"],
+        ["schedule.2.model", "no effect"],
+    ),
     "no such folder": (["domain.corpus.path=/nowhere"], ["domain.corpus.path=/nowhere", "folder"]),
     "pattern that matches nothing": (["domain.corpus.pattern=*.md"], ["domain.corpus.path", "*.md"]),
     "missing value": (["domain/corpus=table"], ["domain.corpus.path"]),
@@ -160,10 +227,43 @@ def test_what_the_schedule_would_do_in_a_late_round_is_checked_first(main, proje
         (["report", "nowhere"], ["nowhere"]),
         (["verify", "nowhere"], ["nowhere"]),
         (["compose", "rounds=-1"], ["rounds=-1", "at least 0"]),
+        (["compose", "mixing=[replace,accumulate]"], ["mixing=[replace,accumulate]", "takes one option"]),
+        (["run", "-m", "mixing=[replace,accumulate],fresh"], ["mixing=[replace,accumulate]", "takes one option"]),
+        (["run", "-m", "model=llama,5"], ["model=5", "no name of an option"]),
     ],
 )
 def test_bad_verbs_and_folders(main, arguments: list[str], words: list[str]) -> None:
     check_line(main(*arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("mixing=accumulate", ["values alone, as in mixing.KEY=VALUE", "genloss run mixing=accumulate"]),
+        ("curation=truncate", ["values alone", "genloss run curation=truncate"]),
+        ("domain=text", ["values alone", "genloss run domain=text"]),
+        ("model=3", ["model=3", "values alone"]),
+        ("schedule=3", ["schedule=3", "values alone, as in schedule.KEY=VALUE"]),
+        ("dvc.rounds=3", ["dvc.rounds", "leave it out"]),
+        ("recipe.temperatur=1", ["recipe.temperatur", "did you mean temperature? known: _target_, bias, n,"]),
+    ],
+)
+def test_other_options_of_a_run_directory(main, project: Path, override: str, words: list[str]) -> None:
+    assert main("compose", "domain=gaussian").code == 0
+    (project / "here").mkdir()
+    shutil.copyfile(project / "params.yaml", project / "here" / "params.yaml")
+    before = (project / "here" / "params.yaml").read_bytes()
+    check_line(main("compose", "--dir", "here", override), *words)
+    assert (project / "here" / "params.yaml").read_bytes() == before
+
+
+def test_an_arm_that_is_named_twice_is_one(main, project: Path) -> None:
+    lab = ["domain=gaussian", "domain.chains=5", "rounds=1", "size=20", "tracking=none"]
+    outcome = main("run", "-m", *lab, "seed=1,1,2", "runtime.workers=1,2")
+    assert outcome.code == 0 and "4 of 6 combinations" in outcome.err
+    assert len(list((project / "runs").glob("gaussian-*"))) == 2
+    [sweep] = (project / "runs").glob("sweep-*")
+    assert len(json.loads((sweep / "sweep.json").read_text())["arms"]) == 2
 
 
 # -- bad data ------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_presets(tmp_path: Path, preset: str) -> None:
 SMALL = {
     "categorical": ("domain.vocabulary=20", "domain.chains=300"),
     "regression": ("domain.dimension=3", "domain.chains=300"),
-    "classification": ("domain.dimension=3", "domain.chains=50", "model.ridge=0.1"),
+    "classification": ("domain.dimension=3", "domain.chains=50"),
     "gmm": ("domain.modes=4", "model.components=4", "model.iterations=3", "domain.chains=4"),
 }
 
@@ -333,6 +333,29 @@ def test_figure_shows_theory(main: Callable[..., Result], project: Path) -> None
     assert (done.folder / "rounds.png").stat().st_size > 20_000
     table = (done.folder / "report.md").read_text()
     assert table.startswith("# diversity") and "| round 10 | round 12 |" in table
+
+
+@pytest.mark.parametrize(
+    ("domain", "overrides", "says"),
+    [
+        ("gaussian", "trainer.start=previous", "trainer.start=previous: must be base"),
+        ("gaussian", "model.estimator=kde +schedule.1.trainer.start=previous", "schedule.1.trainer.start=previous"),
+        ("gaussian", "model.bandwidth=0.5", "model.bandwidth=0.5: has no effect with estimator=mle; leave it at 0.1"),
+        ("categorical", "trainer.start=previous", "domain=gmm continues"),
+        ("categorical", "domain.distribution=uniform domain.exponent=2", "domain.exponent=2.0: has no effect"),
+        ("regression", "trainer.start=previous", "trainer.start=previous: must be base"),
+        ("regression", "model.ridge_points=9", "model.ridge_points=9: has no effect with ridge=0"),
+        ("classification", "trainer.start=previous", "trainer.start=previous: must be base"),
+        ("classification", "model.ridge=0.1", "model.ridge=0.1: has no effect with kind=ols; leave it at 0.01"),
+        ("classification", "model.kind=mean model.ridge_points=9", "model.ridge_points=9: has no effect"),
+        ("classification", "model.kind=ridge model.steps=9", "model.steps=9: has no effect with kind=ridge"),
+        ("classification", "domain.geometry=halfspace domain.separation=3", "domain.separation=3.0: has no effect"),
+    ],
+)
+def test_what_has_no_effect_is_refused(domain: str, overrides: str, says: str) -> None:
+    with pytest.raises(UserError) as error:
+        Experiment(compose([f"domain={domain}", "rounds=1", *overrides.split()]))
+    assert says in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from genloss.core import records
 from genloss.core.contracts import Fit, Runtime
 from genloss.core.errors import UserError
 from genloss.core.hashes import sha256_file
+from genloss.core.machine import check_devices
 from genloss.experiment import Experiment
 from genloss.language.model import Scratch, load
 from genloss.language.scoring import losses
@@ -64,14 +66,19 @@ CSV = {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger"}}
 def fit(trained, tmp_path: Path):
     """`fit("name", seed=3)` trains a tiny model; returns (its folder, the result)."""
 
+    (tmp_path / "data").symlink_to(trained.data)
+    (tmp_path / "rounds" / "00" / "train").mkdir(parents=True)
+    shard = tmp_path / "rounds" / "00" / "train" / "real.parquet"
+    shard.symlink_to(trained.data / "train.parquet")
+
     def go(name: str, *, trainer: Supervised | None = None, arch: str = "llama", **changes) -> tuple[Path, dict]:
         out = tmp_path / name
         out.mkdir()
         job = Fit(
             model=Scratch(arch=arch, width=32, feed_forward=64),
             trainer=trainer or Supervised(steps=6, batch=4),
-            data=trained.data,
-            shards=[trained.data / "train.parquet"],
+            data=tmp_path / "data",
+            shards=[shard],
             weights=[1.0],
             start=None,
             seed=1,
@@ -248,7 +255,7 @@ def test_a_callback_can_end_the_training(fit, trained) -> None:
     assert files(folder) == set()
 
 
-def test_loggers_and_callbacks_change_no_byte(fit) -> None:
+def test_loggers_and_callbacks_change_no_byte(fit, tmp_path: Path) -> None:
     plain, result = fit("plain", trainer=Supervised(steps=6, batch=4, validate_every=3))
     trainer = Supervised(
         steps=6, batch=4, validate_every=3, logger=CSV, callbacks={"stop": STOP["stop"] | {"after": 9}}
@@ -256,21 +263,24 @@ def test_loggers_and_callbacks_change_no_byte(fit) -> None:
     logged, again = fit("logged", trainer=trainer)
     assert digest(plain) == digest(logged) and result == again
     assert (plain / "training.csv").read_bytes() == (logged / "training.csv").read_bytes()
-    assert files(logged) == {f"lightning_logs/version_0/{n}" for n in ("metrics.csv", "hparams.yaml")}
-    with (logged / "lightning_logs/version_0/metrics.csv").open() as file:
+    assert files(logged) == set()  # what a logger writes is no result
+    assert files(tmp_path / "logs") == {f"00/lightning_logs/version_0/{n}" for n in ("metrics.csv", "hparams.yaml")}
+    with (tmp_path / "logs/00/lightning_logs/version_0/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert float([r["loss"] for r in rows if r["loss"]][-1]) == pytest.approx(result["loss"], rel=1e-4)
     assert len([r for r in rows if r["validation_loss"]]) == 2
 
 
-def test_checkpoints_of_a_callback_lie_beside_the_model(fit) -> None:
+@pytest.mark.parametrize("logger", [{}, CSV])
+def test_checkpoints_of_a_callback_lie_beside_the_model(fit, logger: dict[str, Any]) -> None:
     best = {
         "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
         "monitor": "validation_loss",
         "save_top_k": 2,
         "filename": "{step}",
     }
-    folder, _ = fit("a", trainer=Supervised(steps=6, batch=4, validate_every=3, callbacks={"best": best}))
+    trainer = Supervised(steps=6, batch=4, validate_every=3, callbacks={"best": best}, logger=logger)
+    folder, _ = fit("a", trainer=trainer)
     assert files(folder) == {"checkpoints/step=3.ckpt", "checkpoints/step=6.ckpt"}
     state = torch.load(folder / "checkpoints/step=6.ckpt", weights_only=True)["state_dict"]
     saved = load(folder / "model").state_dict()
@@ -318,6 +328,30 @@ def test_a_subclass_trains_with_a_loss_of_its_own(fit) -> None:
             ["+trainer.logger={a: {_target_: lightning.pytorch.loggers.CSVLogger, dir: x}}"],
             ["trainer.logger.a", "'dir'"],
         ),
+        (
+            ["+trainer.callbacks={a: {_target_: test_training.Stop, after: {_target_: nowhere.Nope}}}"],
+            ["trainer.callbacks.a.after._target_=nowhere.Nope", "cannot be imported", "No module named 'nowhere'"],
+        ),
+        (
+            ["+trainer.callbacks={a: {_target_: test_training.Stop, after: [{_target_: pathlib.Nope}]}}"],
+            ["trainer.callbacks.a.after.0._target_=pathlib.Nope", "cannot be imported"],
+        ),
+        (
+            ["+trainer.callbacks={a: {_target_: test_training.Stop, after: {_target_: random.Random, sed: 1}}}"],
+            ["trainer.callbacks.a.after=random.Random", "'sed'"],
+        ),
+        (
+            ["+trainer.callbacks={a: {_target_: test_training.Stop, _partial_: true}}"],
+            ["trainer.callbacks.a._partial_", "makes no Callback"],
+        ),
+        (
+            ["+trainer.callbacks={a: {_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: x, mode: mni}}"],
+            ["trainer.callbacks.a=lightning", "mode", "mni"],
+        ),
+        (
+            ["+schedule.1.trainer.callbacks={a: {_target_: test_training.Stop, afte: 3}}"],
+            ["schedule.1.trainer.callbacks.a=test_training.Stop", "afte"],
+        ),
     ],
 )
 def test_what_is_no_callback_is_refused(overrides: list[str], words: list[str]) -> None:
@@ -332,6 +366,68 @@ def test_what_is_no_callback_is_refused(overrides: list[str], words: list[str]) 
         assert word in str(error.value)
 
 
+def test_an_error_of_a_round_names_its_schedule(main, project: Path, tiny: list[str]) -> None:
+    lines = main("run", *tiny, "+schedule.1.trainer.callbacks={a: {_target_: test_training.Broken}}").err.splitlines()
+    assert lines[-1].startswith("genloss: schedule.1.trainer.callbacks.a=test_training.Broken: two lines")
+
+
+def test_a_logger_is_no_part_of_a_run(main, project: Path, tiny: list[str], monkeypatch) -> None:
+    """Run with a logger first: an arm without finds the same files in the store, and all of them can be verified."""
+    csv = f"+trainer.logger={{a: {{_target_: {CSV['csv']['_target_']}}}}}"
+    logged = main("run", *tiny, "rounds=1", csv)
+    assert logged.code == 0
+    written = sorted(p.relative_to(logged.folder / "logs").as_posix() for p in logged.folder.glob("logs/**/*.csv"))
+    assert written == [f"{n}/lightning_logs/version_0/metrics.csv" for n in ("00", "01")]
+    assert not list(project.glob("runs/*/rounds/**/metrics.csv"))
+    again = main("run", *tiny, "rounds=1", csv)
+    assert again.code == 0 and again.err.count("finished before, so trainer.logger writes nothing") == 2
+    hashes = [m["stages"]["train"]["files"] for m in manifests(logged.folder)]
+    assert main("verify", str(logged.folder)).code == 0
+    shutil.rmtree(project / "runs")
+    monkeypatch.setenv("GENLOSS_STORE", str(project / "other"))
+    plain = main("run", *tiny, "rounds=1")
+    assert [m["stages"]["train"]["files"] for m in manifests(plain.folder)] == hashes
+
+
+def manifests(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rounds/*/manifest.json"))]
+
+
+def test_a_training_that_diverges_says_what_to_lower(main, project: Path, tiny: list[str]) -> None:
+    outcome = main("run", *tiny, "+schedule.1.trainer.lr=1e9")
+    lines = [line for line in outcome.err.splitlines() if line.startswith("genloss: ")]
+    assert outcome.code == 2 and len(lines) == 1
+    start = "genloss: schedule.1.trainer.lr=1000000000.0: round 1 diverged: from step "
+    assert lines[0].startswith(start) and "the loss is nan; lower it" in lines[0]
+    assert main("run", *tiny, "+schedule.1.trainer.lr=1e-3").code == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["runtime.accelerator=gpu"], ["runtime.accelerator=gpu", "this machine has none", "accelerator=cpu"]),
+        (["+schedule.1.runtime.accelerator=cuda"], ["schedule.1.runtime.accelerator=cuda"]),
+        (["runtime.strategy=fsdp"], ["runtime.strategy=fsdp", "is for GPUs", "ddp"]),
+    ],
+)
+def test_devices_that_are_not_there(
+    main, project: Path, tiny: list[str], monkeypatch, overrides: list[str], words: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    outcome = main("run", *tiny, *overrides)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and all(word in outcome.err for word in words)
+    assert not list(project.glob(".genloss/store/stages/*/*"))
+
+
+def test_more_devices_than_there_are(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices(Runtime(accelerator="gpu", devices=2, strategy="fsdp"))
+    check_devices(Runtime(devices=9))  # processes of a CPU
+    with pytest.raises(UserError, match=r"devices=3: this machine has 2"):
+        check_devices(Runtime(accelerator="auto", devices=3))
+
+
 def test_what_cannot_be_made_is_refused_before_the_first_step(fit, tmp_path: Path) -> None:
     partial = {"_target_": "test_training.Stop", "_partial_": True, "after": 3}
     nodes: list[dict[str, Any]] = [partial, {"_target_": "test_training.Broken"}]
@@ -342,8 +438,9 @@ def test_what_cannot_be_made_is_refused_before_the_first_step(fit, tmp_path: Pat
     assert not list(tmp_path.rglob("training.csv"))
 
 
-def test_they_travel_to_several_devices(fit) -> None:
+def test_they_travel_to_several_devices(fit, tmp_path: Path) -> None:
     trainer = Half(steps=6, batch=4, logger=CSV, callbacks=STOP)
     folder, result = fit("two", trainer=trainer, runtime=Runtime(devices=2, strategy="ddp"))
     assert result["steps"] == 3 and result["loss"] < 4
-    assert files(folder) == {f"lightning_logs/version_0/{n}" for n in ("metrics.csv", "hparams.yaml")}
+    assert files(folder) == set()
+    assert files(tmp_path / "logs") == {f"00/lightning_logs/version_0/{n}" for n in ("metrics.csv", "hparams.yaml")}

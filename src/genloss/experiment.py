@@ -10,6 +10,7 @@ each round that differs."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -18,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from genloss.core import contracts
 from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
 from genloss.core.errors import UserError, nearest, require
-from genloss.core.places import conf_dir
-from genloss.core.plugin import build, fill, locate, plain
+from genloss.core.places import conf_dir, options
+from genloss.core.plugin import build, fill, locate, mapping, no_numbers, plain, shown
 from genloss.curate import Curator
 from genloss.evaluate import Metric
 from genloss.generate import Recipe
@@ -27,6 +28,8 @@ from genloss.mix import Mixing, Regime
 
 # Keys that change how a run is carried out, never what it computes; dots lead into a group.
 OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger")
+# What a config must have, each with keys of its own; conf/ has a group of options for each.
+GROUPS = ("domain", "model", "recipe", "curation", "mixing", "trainer", "metrics", "tracking")
 # What one round can have of its own; the rest is that of the whole run: its real data, its size, its seed.
 SCHEDULED = ("model", "recipe", "curation", "control", "mixing", "trainer", "metrics", "runtime")
 KEYS = (
@@ -46,12 +49,21 @@ KEYS = (
 )
 
 
+@dataclass
+class Tracking:
+    """The schema of the node `tracking`, which genloss.workflow.tracking reads."""
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str = "genloss"
+
+
 class Experiment(contracts.Experiment):
     """The plug-ins that a resolved config describes. Building it refuses every bad value before any work."""
 
     def __init__(self, cfg: DictConfig, whole: Experiment | None = None):
         """whole: the run of which this is one round."""
-        check_numbers(cfg)
+        check_shape(cfg)
         self.cfg = cfg
         self._rounds: dict[int, Experiment] = {}
         self.size: int = cfg.size
@@ -71,6 +83,7 @@ class Experiment(contracts.Experiment):
             str(k): build(v, Metric, f"metrics.{k}") for k, v in plain(cfg.metrics).items()
         }
         self.runtime = fill(Runtime, plain(cfg.get("runtime", {})), "runtime")
+        fill(Tracking, plain(cfg.tracking), "tracking")
         if self.control == "random" and not self.curators:
             raise UserError("control", "random", "needs a curation to imitate; add curation=... or set control=none")
         self._check_kinds()
@@ -100,7 +113,11 @@ class Experiment(contracts.Experiment):
                 wrong = f"is no {key} of domain={self.domain.name}, which takes {names}"
                 raise UserError(key, type(plugin).__name__, wrong)
         for key, plugin in self.plugins():
-            for capability in (c for part in whole(plugin) for c in part.needs):
+            try:
+                parts = list(whole(plugin))
+            except UserError as error:  # of a part that cannot be built
+                raise error.under(key) from None
+            for capability in (c for part in parts for c in part.needs):
                 if not isinstance(self.domain, capability):
                     raise UserError(key, type(plugin).__name__, lacking(self.domain, capability))
 
@@ -125,11 +142,20 @@ class Experiment(contracts.Experiment):
 
     def _at(self, n: int) -> DictConfig:
         """The config of round `n`."""
-        overrides = {int(k): v for k, v in plain(self.cfg.schedule or {}).items()}.get(n)
-        cfg = OmegaConf.merge(self.cfg, {**(overrides or {}), "schedule": {}})
+        cfg = OmegaConf.merge(self.cfg, self._overrides(n))
         assert isinstance(cfg, DictConfig)
         cfg.schedule = {}
         return cfg
+
+    def _overrides(self, n: int) -> dict[Any, Any]:
+        return {int(k): v for k, v in plain(self.cfg.schedule or {}).items()}.get(n) or {}
+
+    def placed(self, error: UserError, n: int) -> UserError:
+        """An error of round n that names the key where the value stands: in the schedule, if that has it."""
+        node: Any = self._overrides(n)
+        for name in error.key.split("."):
+            node = node.get(name) if isinstance(node, Mapping) else None
+        return error if node is None else error.under(f"schedule.{n}")
 
     def _mixing(self, n: int) -> Mixing:
         if str(n) not in map(str, self.cfg.schedule or {}):
@@ -140,11 +166,18 @@ class Experiment(contracts.Experiment):
             raise error.under(f"schedule.{n}") from None
 
 
-def check_numbers(cfg: DictConfig) -> None:
-    """Refuse unknown keys, and values of the keys that belong to no plug-in."""
+def check_shape(cfg: DictConfig) -> None:
+    """Refuse unknown and missing keys, one value where keys belong, numbers that are none, and bad values of the keys
+    that belong to no plug-in."""
     for key in cfg:
         if key not in KEYS:
             raise UserError(str(key), None, f"no such key; {nearest(str(key), KEYS)}")
+    for key in GROUPS:
+        if key not in cfg:
+            raise UserError(key, None, f"is missing; choose {key}=NAME of {', '.join(sorted(options(key)))}")
+        mapping(plain(cfg[key]), key)
+    for key, number in no_numbers(plain(cfg)):
+        raise UserError(key, number, "must be a finite number")
     for key in ("size", "rounds", "seed"):
         whole = isinstance(cfg.get(key), int) and not isinstance(cfg.get(key), bool)
         require(whole, key, cfg.get(key), "a whole number")
@@ -152,7 +185,8 @@ def check_numbers(cfg: DictConfig) -> None:
     require(cfg.size >= 1, "size", cfg.size, "at least 1 record")
     require(cfg.seed >= 0, "seed", cfg.seed, "at least 0")
     require(cfg.control in ("none", "random"), "control", cfg.control, "none or random")
-    for n, overrides in (cfg.schedule or {}).items():
+    schedule = {} if cfg.get("schedule") is None else mapping(plain(cfg.schedule), "schedule")
+    for n, overrides in schedule.items():
         ok = str(n).isdigit() and 1 <= int(n) <= cfg.rounds
         require(ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}")
         if not isinstance(overrides, Mapping | None):
@@ -165,7 +199,7 @@ def check_numbers(cfg: DictConfig) -> None:
                 of_all = "is that of the whole run, and no round's own" if key in KEYS else "is no such key"
                 raise UserError(where, None, f"{of_all}; a schedule may change {', '.join(SCHEDULED)}")
             if key != "control" and not isinstance(value, Mapping):
-                raise UserError(where, value, f"is one value; name what changes, as in schedule.{n}.{key}.KEY=VALUE")
+                raise UserError(where, shown(value), f"is one value; name what changes, as in {where}.KEY=VALUE")
 
 
 def whole(plugin: Plugin) -> Iterator[Plugin]:

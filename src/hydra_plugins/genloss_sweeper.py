@@ -49,12 +49,12 @@ class GenlossSweeper(Sweeper):
         from hydra.core.override_parser.types import Quote, QuotedString
         from hydra.core.plugins import Plugins
 
-        from genloss.workflow.sweep import expand, finish_sweep, live, prepare_sweep
+        from genloss.workflow.sweep import distinct, expand, finish_sweep, live, prepare_sweep
 
         context, config, task_function = self.hydra_context, self.config, self.task_function
         assert context is not None and config is not None
         jobs = expand(OverridesParser.create(context.config_loader), self.params, arguments)
-        configs = [composed(context, config, job) for job in jobs]
+        jobs, configs = distinct(jobs, [composed(context, config, job) for job in jobs])
         folder = prepare_sweep(configs, chosen_folder(config))
         config.hydra.sweep.dir = str(folder)
         launcher = Plugins.instance().instantiate_launcher(
@@ -77,8 +77,9 @@ def composed(context: HydraContext, config: DictConfig, job: list[str]) -> DictC
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from genloss.workflow.compose import hydra_error, resolve
+    from genloss.workflow.compose import check_overrides, hydra_error, resolve
 
+    check_overrides(job)
     try:
         return resolve(context.config_loader.load_sweep_config(config, job))
     except (HydraException, OmegaConfBaseException) as error:

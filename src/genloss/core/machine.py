@@ -6,11 +6,39 @@ import ctypes
 import gc
 import os
 from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from genloss.core.errors import UserError
+
+if TYPE_CHECKING:
+    from genloss.core.contracts import Runtime
 
 
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_devices(runtime: Runtime) -> None:
+    """Refuse devices that this machine has not. Where work begins, not where a config is checked: a sweep's arms may
+    run on other machines than the one that lists them."""
+    there = 0
+    if runtime.accelerator != "cpu":
+        import torch
+
+        there = torch.cuda.device_count()  # does not start CUDA, which a fork would not survive
+        if there == 0 and runtime.accelerator != "cuda":
+            there = int(torch.backends.mps.is_available())
+    if runtime.accelerator in ("gpu", "cuda") and not there:
+        wrong = "this machine has none that PyTorch can use; runtime.accelerator=cpu or auto does without"
+        raise UserError("runtime.accelerator", runtime.accelerator, wrong)
+    if there and runtime.devices > there:
+        raise UserError("runtime.devices", runtime.devices, f"this machine has {there}")
+    if runtime.strategy.startswith(("fsdp", "deepspeed")) and not there:
+        raise UserError("runtime.strategy", runtime.strategy, "is for GPUs: runtime.accelerator=gpu; on CPUs use ddp")
+    if runtime.strategy.startswith("deepspeed") and find_spec("deepspeed") is None:
+        raise UserError("runtime.strategy", runtime.strategy, "needs the package: pip install deepspeed")
 
 
 @cache

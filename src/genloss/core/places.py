@@ -39,6 +39,11 @@ def conf_dir() -> Path:
     raise UserError("conf", str(project_root() / "conf"), "no config.yaml there; run genloss inside its project")
 
 
+def options(group: str) -> list[str]:
+    """The options of a group of conf/."""
+    return [path.stem for path in (conf_dir() / group).glob("*.yaml")]
+
+
 def store_root() -> Path:
     return Path(os.environ.get("GENLOSS_STORE") or project_root() / ".genloss" / "store")
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -49,20 +50,39 @@ def locate(target: str, base: type[T], key: str) -> type[T]:
 
 def build(config: Mapping[str, Any], base: type[T], key: str) -> T:
     """Make the plug-in that `config` describes; errors name the full key below `key`."""
-    values = dict(config)
+    values = mapping(config, key)
     if "_target_" not in values:
         raise UserError(f"{key}._target_", "(missing)", f"must name a class derived from {base.__name__}")
     return fill(locate(values.pop("_target_"), base, key), values, key)
 
 
+def mapping(value: Any, key: str) -> dict[str, Any]:
+    """A node of the config that must have keys below it."""
+    if not isinstance(value, Mapping):
+        raise UserError(key, shown(value), "must have keys below it; set one of those instead")
+    return dict(value)
+
+
+def shown(value: Any) -> Any:
+    """A value as it is written in a config."""
+    return "null" if value is None else value
+
+
 def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     """A dataclass from plain values, checked against the types of its fields."""
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for name in values:
+    for name in mapping(values, key):
         if name not in names:
             raise UserError(f"{key}.{name}", values[name], f"unknown option; {nearest(str(name), names)}")
     try:
-        node = OmegaConf.merge(OmegaConf.structured(cls, flags={"readonly": False}), OmegaConf.create(dict(values)))
+        schema = OmegaConf.structured(cls, flags={"readonly": False})
+        for name, value in values.items():
+            kind = OmegaConf.get_type(schema, name)
+            if dataclasses.is_dataclass(kind):
+                mapping(value, name)
+            if kind is bool and not isinstance(value, bool):
+                raise UserError(name, shown(value), "must be true or false")  # OmegaConf takes 5 for true
+        node = OmegaConf.merge(schema, OmegaConf.create(dict(values)))
         assert isinstance(node, DictConfig)
         for f in dataclasses.fields(cls):  # type: ignore[arg-type]
             if dataclasses.is_dataclass(OmegaConf.get_type(node, f.name)):
@@ -79,6 +99,14 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
         raise UserError(f"{key}.{name}", value, str(error).splitlines()[0]) from None
     assert isinstance(made, cls)
     return made
+
+
+def without_effect(plugin: Any, names: Iterable[str], here: str) -> None:
+    """Refuse options of a plug-in that differ from their defaults and change nothing `here`: they would only rename the
+    arm."""
+    for f in dataclasses.fields(plugin):
+        if f.name in names and getattr(plugin, f.name) != f.default:
+            raise UserError(f.name, getattr(plugin, f.name), f"has no effect {here}; leave it at {shown(f.default)}")
 
 
 def plain(node: Any) -> Any:
@@ -101,6 +129,15 @@ def named(config: Any) -> Any:
 
 def _name(target: Any) -> Any:
     return target.rpartition(".")[2] if isinstance(target, str) and target.startswith("genloss.") else target
+
+
+def no_numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """What is infinite or no number (nan) anywhere in plain config or results, with its key."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key, value
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in inside:
+        yield from no_numbers(item, f"{key}.{name}" if key else str(name))
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -70,6 +70,11 @@ class Progress:
         self._now["waiting"] = True
         self._write(force=True)
 
+    def note(self, text: str) -> None:
+        """A line that is worth reading on a terminal too."""
+        if self.arm:
+            self._line(text)
+
     def end(self, state: str) -> None:
         self._now = {"round": self.rounds, "stage": state}
         self._write(force=True)

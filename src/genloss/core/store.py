@@ -28,6 +28,7 @@ from genloss.core.errors import UserError
 from genloss.core.files import link, locked, write_atomic
 from genloss.core.hashes import canonical, sha256_file, sha256_text
 from genloss.core.machine import _one_heap, release_memory
+from genloss.core.plugin import no_numbers
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,12 @@ class Work:
     @property
     def key(self) -> str:
         return sha256_text(canonical(self.identity()))
+
+
+class NotFinite(UserError):
+    """A stage computed what is infinite or no number. Its files stay in `out` until it is tried again."""
+
+    out: Path
 
 
 class Store:
@@ -167,6 +174,10 @@ class Store:
         began = time.perf_counter()
         result = work.execute(out, scratch)
         seconds = time.perf_counter() - began
+        for name, number in no_numbers(result):
+            error = NotFinite(f"{work.stage}.{name}", number, "is no finite number; nothing was stored")
+            error.out = out
+            raise error
         files = {str(path.relative_to(out)): self.add_file(path) for path in sorted(out.rglob("*")) if path.is_file()}
         done = Done(key, files, result, round(seconds, 3))
         write_atomic(self._record(work, key), canonical(done.to_json()))

@@ -17,6 +17,7 @@ from genloss.core import records
 from genloss.core.capabilities import Documents, able
 from genloss.core.contracts import PREVIOUS, Decoding, Experiment, Sampling
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.plugin import without_effect
 from genloss.core.seeds import generator
 from genloss.generate import Recipe, Request
 
@@ -63,6 +64,8 @@ class Sample(Recipe):
         return (PREVIOUS,) if self.prompts == "previous" else ()
 
     def check(self, experiment: Experiment) -> None:
+        if self.prompts == "none":
+            without_effect(self, ["prompt_tokens", "keep_prompt"], "with prompts=none")
         context = able(experiment.domain, Documents).context
         fits = self.max_tokens <= context
         require(fits, "max_tokens", self.max_tokens, f"at most the model's context, {context}")

@@ -31,8 +31,9 @@ class Supervised(Trainer):
 
     callbacks, logger: Lightning's or your own, by name, each a Hydra node with a `_target_`. They see `loss` at every
     step and `validation_loss` at every validation. What a ModelCheckpoint saves (which holds paths, so that its hash is
-    that of one run alone), and what a logger without a `save_dir` writes, lie beside the model, in the folder of the
-    round. Callbacks may change what is learned and are part of the arm's identity, with their code; loggers are not.
+    that of one run alone) lies beside the model, in the folder of the round; what a logger without a `save_dir` writes,
+    in logs/ROUND of the run directory, where no stage counts it among its files. Callbacks may change what is learned
+    and are part of the arm's identity, with their code; loggers are not.
     """
 
     steps: int = 300
@@ -77,6 +78,10 @@ class Supervised(Trainer):
                     raise UserError(f"{key}.{name}", node, "needs a _target_: the class that is meant")
 
     def check(self, experiment: Experiment) -> None:
+        for n, overrides in (experiment.cfg.get("schedule") or {}).items():
+            if "model" in (overrides or {}) and experiment.at_round(int(n)).trainer.start == "previous":
+                kept = "has no effect: with trainer.start=previous a round keeps the architecture of the model before"
+                raise UserError(f"schedule.{n}.model", None, f"{kept}; leave it out, or set trainer.start=base")
         if self.callbacks or self.logger:  # Lightning takes seconds to load; only who brings something to it waits
             from genloss.language.brought import known
 

@@ -242,7 +242,7 @@ def engine_of(fit: Fit) -> lightning.Trainer:
     steps = options.budget(fit.options["context"])
     accelerator = {"cuda": "gpu"}.get(runtime.accelerator, runtime.accelerator)
     precision: Any = options.precision  # one of PRECISIONS, which Lightning spells as a type
-    callbacks, loggers = brought(options, fit.out)
+    callbacks, loggers = brought(options, fit)
     return lightning.Trainer(
         max_steps=steps,
         accelerator=accelerator,

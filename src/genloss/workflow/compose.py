@@ -12,12 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from genloss.core.errors import UserError, nearest
-from genloss.core.places import conf_dir
+from genloss.core.places import conf_dir, options
+from genloss.core.plugin import shown
+
+CHAINS = ("curation", "metrics", "domain/tasks")  # groups of which several options are chosen: group=[a,b]
 
 
-def hydra_error(error: Exception, overrides: Sequence[str] = ()) -> UserError:
+def hydra_error(error: Exception, overrides: Sequence[str] = (), there: DictConfig | None = None) -> UserError:
     """Hydra's and OmegaConf's multi-line messages as one line with the nearest name; `overrides` are all that were
-    given."""
+    given, to conf/ or to the config that is `there`."""
     override = getattr(error, "override", None)  # what the user typed, where Hydra says so
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
@@ -30,25 +33,68 @@ def hydra_error(error: Exception, overrides: Sequence[str] = ()) -> UserError:
     if "Could not override" in text:
         key = text.split("Could not override '")[1].split("'")[0]
         within = str(getattr(error.__cause__, "full_key", ""))  # of a value that is a dict: which of its keys
-        add = f"; +{within}=... adds it" if within.startswith(f"{key}.") else ""
-        key = within if add else key
-        close = nearest(key.rpartition(".")[2], _siblings(key, overrides))
-        return UserError(key, None, f"no such key; {close}{add}")
+        inside = within.startswith(f"{key}.")
+        return _no_such_key(within if inside else key, inside, overrides, there)
+    if "Error merging override" in text:  # a list where keys belong, or keys where a list does
+        key, _, value = text.split("Error merging override ")[1].partition("=")
+        return UserError(key.lstrip("+"), value, f"is of another shape than {key.lstrip('+')} is; see --cfg job")
     if type(error).__name__ == "OverrideParseException" and override:
         return UserError(str(override), None, f"is no override ({lines[0]}); write key=value")
     return UserError("config", None, text)
 
 
-def _siblings(key: str, overrides: Sequence[str]) -> list[str]:
-    """The names that exist beside `key`, in the groups that were chosen."""
+def _no_such_key(key: str, inside: bool, overrides: Sequence[str], there: DictConfig | None) -> UserError:
+    """inside: the key is one of a value that is a dict."""
+    parent, _, name = key.rpartition(".")
+    known = _siblings(key, overrides, there)
+    if known is None and "." in parent and not key.startswith("schedule."):
+        return _no_such_key(parent, inside, overrides, there)
+    if known and not key.startswith("schedule."):
+        add = f"; +{key}=... adds it" if inside else ""
+        return UserError(key, None, f"no such key; {nearest(name, known)}{add}")
+    if parent in CHAINS:
+        return UserError(key, None, f"none is chosen; {parent}=NAME chooses, {nearest(name, options(parent))}")
+    return UserError(key, None, f"is not there yet; write +{key}=...")
+
+
+def check_underived(key: str) -> None:
+    if key.partition(".")[0] == "dvc":
+        raise UserError(key, None, "follows from rounds and schedule; leave it out")
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra would take in silence (of a list it keeps the last option) or meet with a traceback."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    for text in overrides:
+        try:
+            [override] = OverridesParser.create().parse_overrides([text])
+        except OverrideParseException:
+            continue  # Hydra says where
+        group, value = override.key_or_group, override.value()
+        check_underived(group)
+        if override.is_sweep_override() or override.is_delete() or not (conf_dir() / group).is_dir():
+            continue
+        names = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and group not in CHAINS:
+            joined = ",".join(map(str, value))
+            raise UserError(group, f"[{joined}]", f"takes one option; a sweep is -m {group}={joined or 'a,b'}")
+        for name in names:
+            if not isinstance(name, str | dict):
+                raise UserError(group, shown(name), f"is no name of an option; {nearest(str(name), options(group))}")
+
+
+def _siblings(key: str, overrides: Sequence[str], there: DictConfig | None) -> list[str] | None:
+    """The names that exist beside `key`, in the groups that were chosen; None if nothing holds any there."""
     try:
         parent = key.rpartition(".")[0]
         chosen = [o for o in overrides if (conf_dir() / o.partition("=")[0]).is_dir() and "," not in o]
-        config = compose(chosen, raw=True)
+        config = compose(chosen, raw=True) if there is None else there
         node = OmegaConf.select(config, parent) if parent else config
-        return [str(k) for k in node] if isinstance(node, DictConfig) else []
+        return [str(k) for k in node] if isinstance(node, DictConfig) else None
     except Exception:  # only to suggest a name
-        return []
+        return None
 
 
 def compose(overrides: Sequence[str] = (), *, raw: bool = False) -> DictConfig:
@@ -59,6 +105,8 @@ def compose(overrides: Sequence[str] = (), *, raw: bool = False) -> DictConfig:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
+    if not raw:
+        check_overrides(overrides)
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

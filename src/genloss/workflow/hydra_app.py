@@ -36,18 +36,20 @@ def hydra_main(arguments: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from genloss.workflow.compose import hydra_error
+    from genloss.workflow.compose import check_overrides, hydra_error
 
+    overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
     sys.argv = ["genloss", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     _complete_without_the_verb()
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     try:
+        check_overrides(overrides)
         app()
     except Refused as refused:
         raise refused.error from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise hydra_error(error, [a for a in arguments if not a.startswith("-")]) from None
+        raise hydra_error(error, overrides) from None
     except ValueError as error:
         if str(error).startswith(FLAGS):
             raise UserError("flags", None, str(error)) from None

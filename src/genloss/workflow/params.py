@@ -9,10 +9,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.core.places import load_params, project_root
-from genloss.experiment import Experiment
-from genloss.workflow.compose import compose, hydra_error, resolve, to_yaml
+from genloss.experiment import GROUPS, Experiment
+from genloss.workflow.compose import check_underived, compose, hydra_error, resolve, to_yaml
 
 
 def rounds_for_dvc(cfg: DictConfig) -> DictConfig:
@@ -29,14 +30,20 @@ def change(path: Path, overrides: Sequence[str]) -> DictConfig:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    load_params(path)  # its errors are the better ones
+    there = load_params(path)  # its errors are the better ones
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        check_underived(key)
+        if isinstance(there.get(key), DictConfig) and not value.startswith("{"):
+            other = f"; another option is another arm: genloss run {key}={value}" if key in GROUPS else ""
+            raise UserError(key, value, f"--dir takes values alone, as in {key}.KEY=VALUE{other}")
     with tempfile.TemporaryDirectory(prefix="genloss-compose-") as alone:  # Hydra would take rounds/ for a config group
         shutil.copyfile(path, Path(alone) / path.name)
         try:
             with initialize_config_dir(alone, version_base="1.3"):
                 cfg = resolve(hydra_compose(path.stem, overrides=list(overrides)))
         except (HydraException, OmegaConfBaseException) as error:
-            raise hydra_error(error) from None
+            raise hydra_error(error, there=there) from None
     cfg.dvc = rounds_for_dvc(cfg)
     return cfg
 

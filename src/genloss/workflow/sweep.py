@@ -100,13 +100,22 @@ def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
     shutil.rmtree(states, ignore_errors=True)
 
 
+def distinct(jobs: Sequence[list[str]], configs: Sequence[DictConfig]) -> tuple[list[list[str]], list[DictConfig]]:
+    """Check every arm; of jobs that are one arm the first is left."""
+    arms: dict[str, tuple[list[str], DictConfig]] = {}
+    for job, cfg in zip(jobs, configs, strict=True):
+        Experiment(cfg)
+        arms.setdefault(arm_id(cfg), (job, cfg))
+    if same := len(jobs) - len(arms):
+        print(f"genloss: {same} of {len(jobs)} combinations are an arm that is among them already", file=sys.stderr)
+    return [job for job, _ in arms.values()], [cfg for _, cfg in arms.values()]
+
+
 def prepare_sweep(configs: Sequence[DictConfig], chosen: str | None = None) -> Path:
-    """Check every arm, then write them down, so that an interrupted sweep knows what it was to run; returns its folder.
+    """Write the arms down, so that an interrupted sweep knows what it was to run; returns its folder.
 
     chosen: the folder, if the user named one.
     """
-    for cfg in configs:
-        Experiment(cfg)
     tracking.prepare(configs[0])  # the database exists before parallel jobs meet
     folder = Path(chosen).resolve() if chosen else sweep_dir(configs)
     for cfg, name in zip(configs, names_of(configs), strict=True):

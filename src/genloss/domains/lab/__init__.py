@@ -42,8 +42,11 @@ WIDE = 2000  # chains that are worked on together
 
 
 class LabModel(Model):
-    """What is fitted: a closed form, which warm starts as it does cold; only the mixture's EM continues from the last
-    model."""
+    """What is fitted: a closed form, which warm starts as it does cold. A model that does not overrides `check`."""
+
+    def check(self, experiment: Experiment) -> None:
+        start, what = experiment.trainer.start, "base: what a formula fits does not depend on where it starts"
+        require(start == "base", "trainer.start", start, f"{what}; domain=gmm continues from the last model")
 
 
 @dataclass

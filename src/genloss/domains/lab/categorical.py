@@ -24,7 +24,7 @@ import numpy as np
 from genloss.core.capabilities import able
 from genloss.core.contracts import Experiment, Fit, Plugin
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.plugin import build
+from genloss.core.plugin import build, without_effect
 from genloss.domains.lab import Lab, LabModel, Parameters, Tokens
 from genloss.domains.lab.draw import Draw
 from genloss.language.corpus import Corpus
@@ -85,6 +85,10 @@ class Categorical(Lab, Tokens):
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
+        if self.distribution != "zipf":
+            without_effect(self, ["exponent"], f"with distribution={self.distribution}")
+        if self.distribution == "given":
+            without_effect(self, ["vocabulary"], "with distribution=given, which has as many tokens as probabilities")
         model = able(experiment.model, CategoricalModel)
         if model.order == 1 and self.length > 1:
             raise UserError("domain.length", self.length, "must be 1 with model.order=1; sequences need model.order=2")

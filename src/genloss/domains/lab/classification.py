@@ -21,6 +21,7 @@ import numpy as np
 from genloss.core.capabilities import able
 from genloss.core.contracts import Experiment, Fit
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.plugin import without_effect
 from genloss.domains.lab import Lab, Labelled, LabModel, Parameters
 from genloss.domains.lab.draw import Draw
 from genloss.domains.lab.regression import counted, normal_equations, smallest
@@ -53,6 +54,13 @@ class Classifier(LabModel):
         require(self.steps >= 1, "steps", self.steps, "at least 1 step of Newton's method")
         counted(self.ridge_points)
 
+    def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        if self.kind not in ("ridge", "logistic"):
+            without_effect(self, ["ridge", "ridge_points"], f"with kind={self.kind}")
+        if self.kind != "logistic":
+            without_effect(self, ["steps"], f"with kind={self.kind}")
+
 
 @dataclass
 class Classification(Lab, Labelled):
@@ -83,6 +91,8 @@ class Classification(Lab, Labelled):
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
+        if self.geometry != "mixture":
+            without_effect(self, ["separation"], f"with geometry={self.geometry}")
         model = able(experiment.model, Classifier)
         fewest = smallest(experiment)
         if model.kind == "ols" and fewest < self.dimension:

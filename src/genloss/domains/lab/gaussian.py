@@ -19,6 +19,7 @@ import numpy as np
 from genloss.core.capabilities import able
 from genloss.core.contracts import Experiment, Fit
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.plugin import without_effect
 from genloss.domains.lab import Lab, LabModel, Moments, Parameters, by_chains, is_even
 from genloss.domains.lab.draw import Draw
 
@@ -37,6 +38,11 @@ class GaussianModel(LabModel):
     def __post_init__(self) -> None:
         one_of("estimator", self.estimator, ESTIMATORS)
         require(self.bandwidth > 0, "bandwidth", self.bandwidth, "greater than 0")
+
+    def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        if self.estimator != "kde":
+            without_effect(self, ["bandwidth"], f"with estimator={self.estimator}")
 
 
 @dataclass

@@ -41,6 +41,9 @@ class GmmModel(LabModel):
         require(self.iterations >= 1, "iterations", self.iterations, "at least 1 step of EM")
         require(self.floor > 0, "floor", self.floor, "greater than 0, or a component may close on one point")
 
+    def check(self, experiment: Experiment) -> None:
+        """EM is no formula: it continues from the last model."""
+
 
 @dataclass
 class Gmm(Lab):

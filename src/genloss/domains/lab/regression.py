@@ -18,6 +18,7 @@ import numpy as np
 from genloss.core.capabilities import able
 from genloss.core.contracts import Experiment, Fit
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.plugin import without_effect
 from genloss.core.seeds import seed_of
 from genloss.domains.lab import Lab, LabModel, Parameters, in_blocks, load
 from genloss.domains.lab.draw import Draw
@@ -39,6 +40,11 @@ class LinearModel(LabModel):
     def __post_init__(self) -> None:
         require(self.ridge >= 0, "ridge", self.ridge, "at least 0 (0: least squares)")
         counted(self.ridge_points)
+
+    def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        if self.ridge == 0:
+            without_effect(self, ["ridge_points"], "with ridge=0")
 
 
 def counted(ridge_points: int | None) -> None:
