@@ -227,6 +227,7 @@ NEEDS = {
         for name in ("evol_reward", "instruction_reward", "process_reward")
     },
     "metrics/evolution": ["domain/tasks=arithmetic"],
+    "metrics/validity": ["+metrics.validity.checker._target_=genloss.evaluate.validity.Python"],
     "recipe/evol_instruct": ["domain/tasks=arithmetic"],
     "curation/critic": ["domain/tasks=arithmetic", "curation.critic.path=critic"],
     "recipe/refine": ["domain/tasks=arithmetic", "recipe.critic=critic"],

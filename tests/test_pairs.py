@@ -79,6 +79,7 @@ HELP = {
     ("text", "curation=rules"): [
         f"curation.rules.{k}" for k in ("max_repeated=1", "max_top_word=1", "min_characters=0")
     ],
+    ("text", "metrics=validity"): ["+metrics.validity.checker._target_=genloss.evaluate.validity.Python"],
     ("text", "curation=novelty"): ["curation.novelty.threshold=0.99"],
     ("reasoning", "curation=novelty"): ["curation.novelty.threshold=0.99", "curation.novelty.real=false"],
     ("classification", "curation=linear_verifier"): ["domain.geometry=halfspace"],
