@@ -11,17 +11,13 @@ What a stage reads, writes and depends on is in genloss.stages; nothing here kno
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Callable
 
 from genloss.core.errors import UserError
-from genloss.core.machine import check_devices
 from genloss.core.progress import Progress
 from genloss.core.rundir import RunDir
-from genloss.core.store import Done, NotFinite
+from genloss.core.store import Done
 from genloss.experiment import Experiment
-from genloss.language.trainer import Supervised
 from genloss.stages import CURATE, DATA, EVALUATE, GENERATE, MIX, TRAIN, Job, Stage
 from genloss.summary import Summary
 
@@ -36,11 +32,10 @@ class Loop:
         self.summary = Summary(experiment, run)
         for n in range(experiment.rounds + 1):
             x = experiment.at_round(n)
-            if isinstance(x.trainer, Supervised):  # torch loads in seconds; who uses none does not wait for it
-                try:
-                    check_devices(x.runtime)
-                except UserError as error:
-                    raise experiment.placed(error, n) from None
+            try:
+                x.trainer.ready(x.runtime)
+            except UserError as error:
+                raise experiment.placed(error, n) from None
 
     def run(self, after_round: Callable[[int], None] = lambda n: None) -> None:
         self.prepare()
@@ -71,21 +66,8 @@ class Loop:
                 done = self.run_dir.ensure(
                     stage.work(Job(x, n, self.run_dir, report)), n, waiting=self.progress.waiting
                 )
-            except NotFinite as error:
-                raise self.experiment.placed(diverged(x, stage, n, error), n) from None
             except UserError as error:
                 raise self.experiment.placed(error, n) from None
             if stage is TRAIN and getattr(x.trainer, "logger", None) and computed == self.run_dir.store.computed:
                 self.progress.note(f"round {n} train: was finished before, so trainer.logger writes nothing")
             return done
-
-
-def diverged(x: Experiment, stage: Stage, n: int, error: NotFinite) -> UserError:
-    """Of a training that diverged: the rate that did it, and the first step whose loss is no number."""
-    rate = getattr(x.trainer, "lr", None)
-    if stage is not TRAIN or rate is None:
-        return UserError(error.key, error.value, f"in round {n} {error.remedy}")
-    with (error.out / "training.csv").open(encoding="utf-8") as file:
-        losses = [(row["step"], float(row["loss"])) for row in csv.DictReader(file) if row["loss"]]
-    step = next((step for step, loss in losses if not math.isfinite(loss)), "?")
-    return UserError("trainer.lr", rate, f"round {n} diverged: from step {step} the loss is {error.value}; lower it")

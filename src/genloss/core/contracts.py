@@ -155,6 +155,9 @@ class Trainer(Plugin):
     def __post_init__(self) -> None:
         one_of("start", self.start, STARTS)
 
+    def ready(self, runtime: Runtime) -> None:
+        """Refuse, where work begins, what this machine cannot do."""
+
     @abstractmethod
     def train(self, fit: Fit) -> dict[str, Any]:
         """Train a model; write `model/` and `training.csv` to `fit.out`. Returns small results, `tokens` (or points)

@@ -81,12 +81,6 @@ class Work:
         return sha256_text(canonical(self.identity()))
 
 
-class NotFinite(UserError):
-    """A stage computed what is infinite or no number. Its files stay in `out` until it is tried again."""
-
-    out: Path
-
-
 class Store:
     """Content-keyed results below `root`. `computed` and `reused` count the stages of this process."""
 
@@ -175,9 +169,7 @@ class Store:
         result = work.execute(out, scratch)
         seconds = time.perf_counter() - began
         for name, number in no_numbers(result):
-            error = NotFinite(f"{work.stage}.{name}", number, "is no finite number; nothing was stored")
-            error.out = out
-            raise error
+            raise UserError(f"{work.stage}.{name}", number, "is no finite number; nothing was stored")
         files = {str(path.relative_to(out)): self.add_file(path) for path in sorted(out.rglob("*")) if path.is_file()}
         done = Done(key, files, result, round(seconds, 3))
         write_atomic(self._record(work, key), canonical(done.to_json()))

@@ -8,14 +8,16 @@ in milliseconds). The training itself is genloss.language.training.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from genloss.core.code import standing_for
-from genloss.core.contracts import Experiment, Fit, Trainer
+from genloss.core.contracts import Experiment, Fit, Runtime, Trainer
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.machine import check_devices
 
 if TYPE_CHECKING:
     from genloss.language.training import CausalLM, PackedData
@@ -102,14 +104,27 @@ class Supervised(Trainer):
         done = (step - rise) / max(1, steps - rise)
         return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
+    def ready(self, runtime: Runtime) -> None:
+        check_devices(runtime)
+        if runtime.strategy.startswith("fsdp") and self.clip:
+            wrong = "must be 0 with runtime.strategy=fsdp: Lightning cannot take the norm of gradients in shards"
+            raise UserError("trainer.clip", self.clip, wrong)
+
     # -- the training: imported when used. A subclass that trains otherwise overrides one of these ---------------------
 
     def train(self, fit: Fit) -> dict[str, Any]:
         """Train `fit.model`; write `model/` and `training.csv` to `fit.out`. Returns steps, tokens, loss and
-        parameters."""
+        parameters. UserError if the loss ends as no number."""
         from genloss.language.training import train
 
-        return train(fit)
+        found = train(fit)
+        if not math.isfinite(found["loss"]):
+            with (fit.out / "training.csv").open(encoding="utf-8") as file:
+                lost = (row["step"] for row in csv.DictReader(file) if not math.isfinite(float(row["loss"])))
+                step = next(lost, "the last")
+            why = f"the training diverged: from step {step} on its loss is {found['loss']}; lower it"
+            raise UserError("trainer.lr", self.lr, why)
+        return found
 
     def module(self, fit: Fit) -> CausalLM:
         """The LightningModule that is trained."""
