@@ -205,9 +205,7 @@ def test_warm_start_goes_on_from_the_last_model(fit, trained) -> None:
 def test_no_model_ever_trains_on_held_out_text(fit, trained, tmp_path: Path) -> None:
     """What is trained on is the shards alone: other validation, test and prompt records change no weight."""
     a, _ = fit("a")
-    import shutil
-
-    other = tmp_path / "data"
+    other = tmp_path / "other"
     shutil.copytree(trained.data, other)
     table = records.make_table({"text": ["Completely different text."] * 50}, origin="real", generation=0, recipe="x")
     for split in ("validation", "test", "prompts"):
