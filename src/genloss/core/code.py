@@ -6,8 +6,9 @@
 The unit is a definition: a function, class or constant at the top of a module. From the classes of a stage's plug-ins
 every name is followed to the definition that it may mean, also through imports inside of functions; what runs when a
 module is imported counts too. A curator that is edited makes the stages that can call it new, and no others. Comments,
-docstrings and layout are not code. What cannot be followed by name, `getattr` on a module or a class named by a text,
-must come in as a plug-in (`Plugin.parts`).
+docstrings and layout are not code. Where a name of the user's code may be several things it is all of them, and where
+nobody can tell, the whole module: a key that is too wide costs time, one that is too narrow a result. What is named by
+a text, as with `getattr` or `import_module`, must come in as a plug-in (`Plugin.parts`).
 
 `PLUMBING` is left out: it moves files and messages and cannot change a result. Whoever changes it so that it does
 raises its version."""
@@ -329,9 +330,7 @@ def _places(cls: type) -> set[Place]:
             held_by = [(m, n) for m, names in known for n, v in [*names.items()] if v is each]
             places |= {(m, n) for m, n in held_by if is_project(m) and is_module(m)}
         if not places:
-            raise UserError(
-                f"{module}.{name}", None, "has no source that its results can be told by; define it in a file"
-            )
+            raise UserError(f"{module}.{name}", None, "has no source, which its results depend on; define it in a file")
         found |= places
     return found
 
