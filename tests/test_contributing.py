@@ -99,7 +99,7 @@ def test_the_curator_chains_and_refuses(example: Path) -> None:
 
 def test_the_regime_takes_what_it_says(example: Path) -> None:
     mixing = Experiment(compose(["mixing=half_real", "size=100"])).mixing
-    parts = {p.name: p.take for p in mixing.plan(3, 500, {1: 80, 2: 80, 3: 80})}
+    parts = {p.name: p.take for p in mixing.plan(3, 500, {1: 80, 2: 80, 3: 80}, used=100)}
     assert parts == {"real": 50, "g02": 25, "g03": 25}
 
 

@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from genloss.core import code
+from genloss.core import source
 from support import Project, frozen, hashes
 
 KILLS = 32
@@ -128,7 +128,7 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     for name in [name for name in sys.modules if name.startswith("genloss.")]:
-        code.parse(name)  # remembered, so that an edit while this runs does not make two programs of one
+        source.parse(name)  # remembered, so that an edit while this runs does not make two programs of one
     # a stage collects garbage; what the parent imported is none, and copying its pages to see so takes long
     gc.freeze()
     calm = Project.make(folder / "calm")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from genloss.core import code
+from genloss.core import code, source
 from genloss.core.errors import UserError
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
@@ -310,7 +310,7 @@ def test_an_unknown_name_is_an_error_in_genloss_alone(package: Path) -> None:
     with pytest.raises(LookupError, match=r"genloss\.stages has no Nothing"):
         code._reach.__wrapped__((("genloss.stages", "Nothing"),), ())
     with pytest.raises(LookupError, match=r"no module genloss\.nothing"):
-        code.parse("genloss.nothing")
+        source.parse("genloss.nothing")
 
 
 F = "def f(n=0):\n    return VALUE\n"

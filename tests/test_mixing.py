@@ -330,7 +330,7 @@ def test_a_share_takes_as_much_as_the_scarcer_side_allows(value: float, syntheti
     """In exact arithmetic: 3 / (1 - 0.7) is 9.999... in floats."""
     mixing = Mixing(real=Real("fixed", 30), by="fraction", value=value)
     share = Fraction(str(value))
-    taken = {p.name: p.take for p in mixing.plan(1, 30, {1: synthetic})}
+    taken = {p.name: p.take for p in mixing.plan(1, 30, {1: synthetic}, used=30)}
     whole = sum(taken.values())
     assert whole == min(Fraction(30) / share, Fraction(synthetic) / (1 - share)) // 1
     assert abs(taken.get("real", 0) - share * whole) <= Fraction(1, 2)

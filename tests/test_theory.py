@@ -309,7 +309,7 @@ def simulate(
     result: dict[str, list[np.ndarray]] = {"variance": [], "drift": [], "gini": []}
     touched: set[int] = set()  # rows of real data that were in any round's reach
     for n, mixing in enumerate(mixings):
-        parts = mixing.plan(n, available, counts)
+        parts = mixing.plan(n, available, counts, used=0)
         for part in parts:
             if part.source == "real":
                 if part.name == "fresh":  # counted here, not where the plan counts it

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -65,6 +66,7 @@ class Experiment(contracts.Experiment):
         """whole: the run of which this is one round."""
         check_shape(cfg)
         self.cfg = cfg
+        self._schedule: dict[int, Any] = {int(n): overrides or {} for n, overrides in plain(cfg.schedule or {}).items()}
         self._rounds: dict[int, Experiment] = {}
         self.size: int = cfg.size
         self.rounds: int = cfg.rounds
@@ -89,8 +91,8 @@ class Experiment(contracts.Experiment):
         self._check_kinds()
         for key, plugin in self.plugins():
             self._check(key, plugin)
-        for n in cfg.schedule or {}:  # a late round must not be the first to find a bad value
-            self.at_round(int(n))
+        for n in self._schedule:  # a late round must not be the first to find a bad value
+            self.at_round(n)
 
     def plugins(self) -> Iterator[tuple[str, Plugin]]:
         """All plug-ins by their keys, the domain first: others ask it."""
@@ -131,7 +133,7 @@ class Experiment(contracts.Experiment):
 
     def at_round(self, n: int) -> Experiment:
         """This experiment with the overrides that `schedule` has for round `n`."""
-        if str(n) not in map(str, self.cfg.schedule or {}):
+        if n not in self._schedule:
             return self
         if n not in self._rounds:
             try:
@@ -140,25 +142,31 @@ class Experiment(contracts.Experiment):
                 raise error.under(f"schedule.{n}") from None
         return self._rounds[n]
 
-    def _at(self, n: int) -> DictConfig:
-        """The config of round `n`."""
-        cfg = OmegaConf.merge(self.cfg, self._overrides(n))
-        assert isinstance(cfg, DictConfig)
+    @cached_property
+    def _unscheduled(self) -> DictConfig:
+        cfg = self.cfg.copy()
         cfg.schedule = {}
         return cfg
 
-    def _overrides(self, n: int) -> dict[Any, Any]:
-        return {int(k): v for k, v in plain(self.cfg.schedule or {}).items()}.get(n) or {}
+    def _at(self, n: int) -> DictConfig:
+        """The config of round `n`."""
+        cfg = OmegaConf.merge(self._unscheduled, self._schedule[n])
+        assert isinstance(cfg, DictConfig)
+        return cfg
+
+    def different(self) -> list[int]:
+        """Round 0, and the rounds of which `at_round` is another."""
+        return [0, *self._schedule]
 
     def placed(self, error: UserError, n: int) -> UserError:
         """An error of round n that names the key where the value stands: in the schedule, if that has it."""
-        node: Any = self._overrides(n)
+        node: Any = self._schedule.get(n)
         for name in error.key.split("."):
             node = node.get(name) if isinstance(node, Mapping) else None
         return error if node is None else error.under(f"schedule.{n}")
 
     def _mixing(self, n: int) -> Mixing:
-        if str(n) not in map(str, self.cfg.schedule or {}):
+        if n not in self._schedule:
             return self.mixing
         try:
             return build(plain(self._at(n).mixing), Mixing, "mixing")

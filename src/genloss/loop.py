@@ -30,7 +30,7 @@ class Loop:
         self.run_dir = run
         self.progress = progress or Progress.silent()
         self.summary = Summary(experiment, run)
-        for n in range(experiment.rounds + 1):
+        for n in experiment.different():
             x = experiment.at_round(n)
             try:
                 x.trainer.ready(x.runtime)
@@ -68,6 +68,6 @@ class Loop:
                 )
             except UserError as error:
                 raise self.experiment.placed(error, n) from None
-            if stage is TRAIN and getattr(x.trainer, "logger", None) and computed == self.run_dir.store.computed:
-                self.progress.note(f"round {n} train: was finished before, so trainer.logger writes nothing")
+            if stage is TRAIN and computed == self.run_dir.store.computed and (missed := x.trainer.missed()):
+                self.progress.note(f"round {n} train: was finished before, so {missed}")
             return done

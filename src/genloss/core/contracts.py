@@ -158,6 +158,10 @@ class Trainer(Plugin):
     def ready(self, runtime: Runtime) -> None:
         """Refuse, where work begins, what this machine cannot do."""
 
+    def missed(self) -> str:
+        """What does not happen if a training is found finished, though a user may wait for it; '' if nothing."""
+        return ""
+
     @abstractmethod
     def train(self, fit: Fit) -> dict[str, Any]:
         """Train a model; write `model/` and `training.csv` to `fit.out`. Returns small results, `tokens` (or points)

@@ -110,6 +110,9 @@ class Supervised(Trainer):
             wrong = "must be 0 with runtime.strategy=fsdp: Lightning cannot take the norm of gradients in shards"
             raise UserError("trainer.clip", self.clip, wrong)
 
+    def missed(self) -> str:
+        return "trainer.logger writes nothing" if self.logger else ""
+
     # -- the training: imported when used. A subclass that trains otherwise overrides one of these ---------------------
 
     def train(self, fit: Fit) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class Mixing(Plugin):
             parts.append(Part("real", available, used, count, count, "fresh"))
         return parts
 
-    def plan(self, n: int, available: int, kept: Mapping[int, int], used: int = 0) -> list[Part]:
+    def plan(self, n: int, available: int, kept: Mapping[int, int], used: int) -> list[Part]:
         """The shards of round n, given how many real records there are, how many records each past round kept, and how
         many real ones the rounds before used (`Regime.used`)."""
         real = self.real_parts(n, available, used)

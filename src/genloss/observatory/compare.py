@@ -206,7 +206,11 @@ def measure(line: Statement, arms: Arms) -> Outcome:
         return Outcome(line, mean, max(-1.0, mean - reach), min(1.0, mean + reach), p, len(x), p)
     found = differences(line, arms)
     _enough(line, list(found))
-    each = [found[seed] for seed in sorted(found)]
+    return tested(line, [found[seed] for seed in sorted(found)])
+
+
+def tested(line: Contrast, each: Sequence[float]) -> Outcome:
+    """Test a line on its differences, one a seed."""
     mean, low, high = interval(each)
     p = chance(each)
     if line.kind == SAME:  # against the nearer end of the margin: within it, the other end is farther

@@ -7,6 +7,8 @@ value is refused; `arm_id(cfg)` is the identity of an arm: the hash of its resol
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -62,16 +64,24 @@ def check_underived(key: str) -> None:
         raise UserError(key, None, "follows from rounds and schedule; leave it out")
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse what Hydra would take in silence (of a list it keeps the last option) or meet with a traceback."""
+@cache
+def _parsed(text: str) -> Any:
+    """An override as Hydra reads it, once for all arms of a sweep; None of what is none: Hydra says where."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
+    try:
+        [override] = OverridesParser.create().parse_overrides([text])
+    except OverrideParseException:
+        return None
+    return override
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra would take in silence (of a list it keeps the last option) or meet with a traceback."""
     for text in overrides:
-        try:
-            [override] = OverridesParser.create().parse_overrides([text])
-        except OverrideParseException:
-            continue  # Hydra says where
+        if (override := _parsed(text)) is None:
+            continue
         group, value = override.key_or_group, override.value()
         check_underived(group)
         if override.is_sweep_override() or override.is_delete() or not (conf_dir() / group).is_dir():

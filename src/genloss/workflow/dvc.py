@@ -20,10 +20,10 @@ from pathlib import Path
 
 import yaml
 
-from genloss.core.code import is_project
 from genloss.core.errors import UserError
 from genloss.core.files import link, write_atomic
 from genloss.core.places import project_root, store_root
+from genloss.core.source import is_project
 from genloss.core.store import Store
 from genloss.experiment import KEYS, OPERATIONAL
 from genloss.observatory.report import write_report

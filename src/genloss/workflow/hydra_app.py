@@ -41,7 +41,6 @@ def hydra_main(arguments: list[str]) -> int:
     overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
     sys.argv = ["genloss", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
-    _complete_without_the_verb()
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     try:
         check_overrides(overrides)
@@ -55,14 +54,6 @@ def hydra_main(arguments: list[str]) -> int:
             raise UserError("flags", None, str(error)) from None
         raise
     return 0
-
-
-def _complete_without_the_verb() -> None:
-    """Tab completion: Hydra completes for a command without verbs."""
-    line = os.environ.get("COMP_LINE", "")
-    if line.startswith("genloss run "):
-        os.environ["COMP_LINE"] = "genloss " + line.removeprefix("genloss run ")
-        os.environ["COMP_POINT"] = str(int(os.environ["COMP_POINT"]) - len("run "))
 
 
 def job(cfg: DictConfig) -> float | None:

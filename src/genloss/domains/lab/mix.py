@@ -98,25 +98,25 @@ def plans(regime: Regime, n: int, sources: Mapping[str, Path]) -> list[ChainPart
         row[:] = counts
     kinds, which = np.unique(table, axis=1, return_inverse=True)
     parts: dict[str, ChainPart] = {}
-    refused: list[UserError] = []
-    few = 0
+    refused: dict[int, UserError] = {}
     for i, column in enumerate(kinds[1:].T):
-        mine = which.reshape(-1) == i
         try:
             plan = planned(regime, n, available, {j: int(c) for j, c in zip(kept, column, strict=True)})
         except UserError as error:
-            refused.append(error)
-            few += int(mine.sum())
+            refused[i] = error
             continue
         for p in plan:
-            none = np.zeros(width, dtype=int)
-            part = parts.setdefault(p.name, ChainPart(**vars(p), there=none, takes=none.copy()))
-            part.there[mine], part.takes[mine] = p.size, p.take
+            there, takes = (np.zeros(kinds.shape[1], dtype=int) for _ in range(2))
+            part = parts.setdefault(p.name, ChainPart(**vars(p), there=there, takes=takes))
+            part.there[i], part.takes[i] = p.size, p.take
+    which = which.reshape(-1)
     if refused:
-        first = refused[0]
+        first = next(iter(refused.values()))
+        few = int(np.isin(which, list(refused)).sum())
         where = f" (so it is in {few} of {width} chains)" if width > 1 else ""
         raise UserError(first.key, first.value, first.remedy + where)
     for part in parts.values():
+        part.there, part.takes = part.there[which], part.takes[which]
         if part.source != "real":  # slots that the fullest chain needs
             part.available = part.size = rows_of(sources[part.source])
     return sorted(parts.values(), key=lambda p: (p.source != "real", p.first, int(p.source) if p.name[0] == "g" else 0))
