@@ -263,7 +263,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def forget() -> None:
     """What is known of the package's files."""
-    for cached in vars(code).values():
+    for cached in (*vars(code).values(), *vars(source).values()):
         if hasattr(cached, "cache_clear"):
             cached.cache_clear()
     for name in [m for m in sys.modules if m.split(".")[0] == "mykeys"]:

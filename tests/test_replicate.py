@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from genloss.observatory.compare import HOLDS, SAME, Arms, Contrast, Value, measure, tested, together
+from genloss.observatory.compare import HOLDS, SAME, Arms, Contrast, Value, measure, outcome, together
 
 SEEDS = (0, 1, 2)
 ROUNDS, LATE = 5, 3
@@ -47,7 +47,7 @@ def test_replace_collapses_and_accumulate_does_not(project: Path, genloss) -> No
     collapse = Contrast("replace collapses", at("replace"), at("real_only"))
     effect = measure(collapse, arms).mean
     more = [a - b for a, b in zip(rise("replace"), rise("accumulate"), strict=True)]
-    levels = tested(Contrast("accumulate levels off", at("replace"), at("accumulate")), more)
+    levels = outcome(Contrast("accumulate levels off", at("replace"), at("accumulate")), more)
     stays = Contrast("real data stays", at("real_only"), at("real_only", ROUNDS - 1), SAME, effect / 4)
     worse = Contrast("replace loses more", at("replace"), at("accumulate"))
     found = together([measure(collapse, arms), measure(worse, arms), levels, measure(stays, arms)])

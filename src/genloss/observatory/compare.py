@@ -206,10 +206,10 @@ def measure(line: Statement, arms: Arms) -> Outcome:
         return Outcome(line, mean, max(-1.0, mean - reach), min(1.0, mean + reach), p, len(x), p)
     found = differences(line, arms)
     _enough(line, list(found))
-    return tested(line, [found[seed] for seed in sorted(found)])
+    return outcome(line, [found[seed] for seed in sorted(found)])
 
 
-def tested(line: Contrast, each: Sequence[float]) -> Outcome:
+def outcome(line: Contrast, each: Sequence[float]) -> Outcome:
     """Test a line on its differences, one a seed."""
     mean, low, high = interval(each)
     p = chance(each)
