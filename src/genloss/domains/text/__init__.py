@@ -74,7 +74,7 @@ class Text(LanguageDomain, Documents):
     name: str = "text"
     corpus: Any = field(default_factory=dict)
     tokenizer: str = (
-        "bpe"  # bpe: byte-level BPE trained on the real training split; else a folder or hub name of a saved one
+        "bpe"  # bpe: byte-level BPE trained on the real training split; else the folder, or hub:NAME, of a saved one
     )
     vocabulary: int = 512  # size of the trained BPE
     context: int = 128  # longest sequence of the model, in tokens
