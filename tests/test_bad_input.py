@@ -280,6 +280,7 @@ def test_an_arm_that_is_named_twice_is_one(main, project: Path) -> None:
     [
         ("x.txt", b"", ["x.txt", "is empty", "remove it"]),
         ("x.txt", b"  \n \n", ["x.txt", "is empty"]),
+        ("x.txt", "UTF-16 without a mark of its order".encode("utf-16-le"), ["x.txt", "NUL", "UTF-16"]),
         ("x.txt", b"caf\xe9 au lait " * 20, ["x.txt", "not UTF-8 (byte 3)", "iconv"]),
     ],
 )
@@ -304,7 +305,7 @@ def test_bad_text_file(main, project, tiny, corpus, name: str, content: bytes, w
             ["domain.corpus.column=boody"],
             ["domain.corpus.column=boody", "did you mean body?"],
         ),
-        ("x.jsonl", b'{"body": "text"\n', [], ["domain.corpus.path", "x.jsonl", "cannot be read"]),
+        ("x.jsonl", b'{"body": "text"\n', [], ["domain.corpus.path", "x.jsonl, line 1", "no JSON"]),
         ("x.jsonl", b"", [], ["domain.corpus.path", "x.jsonl", "empty"]),
         ("x.parquet", b"PAR1 and nothing else", [], ["domain.corpus.path", "x.parquet", "Parquet"]),
         ("x.csv", b"body\ntext\n", [], ["domain.corpus.path", "x.csv", ".parquet"]),

@@ -57,16 +57,21 @@ def passages(text: str, longest: int, shortest: int) -> Iterator[str]:
     """Cut a document at the ends of its paragraphs, and longer ones at spaces, into passages of `shortest`..`longest`
     characters."""
     for line in unwrapped(text):
-        while len(line) > longest:
-            at = line.rfind(" ", shortest, longest + 1)
+        start = 0
+        while len(line) - start > longest:
+            window = line[start : start + longest + 1]  # not the rest of the line, which may have megabytes
+            at = window.rfind(" ", shortest)
             at = at if at > 0 else longest
-            if len(line[:at].strip()) < shortest:  # cut in a run of white space, which is worth one space
-                line = " ".join(line.split())
+            passage = window[:at].strip()
+            if len(passage) < shortest:  # cut in a run of white space, which is worth one space
+                line, start = " ".join(line[start:].split()), 0
                 continue
-            yield line[:at].strip()
-            line = line[at:].strip()
-        if len(line) >= shortest:
-            yield line
+            yield passage
+            start += at
+            while start < len(line) and line[start].isspace():
+                start += 1
+        if len(line) - start >= shortest:
+            yield line[start:]
 
 
 @dataclass
