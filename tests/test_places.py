@@ -137,8 +137,8 @@ def test_options_and_code_of_a_lab_are_named_once(lab: Project) -> None:
     assert done.code == 0, done.err
     assert "even" in lab.ok("run", "--help").out
     assert "even" in lab.call("run", "curation=evn").err  # did you mean
-    line = {"COMP_LINE": "genloss run curation=ev", "COMP_POINT": "23"}
-    assert "curation=even" in lab.spawn("genloss", "-sc", "query=bash", **line).out
+    asked = Project(lab.root, {**lab.env, "COMP_LINE": "genloss run curation=ev", "COMP_POINT": "23"})
+    assert "curation=even" in asked.spawn("genloss", "-sc", "query=bash").out
     lab.ok("compose", *LAB, "curation=even")
     params = lab.root / "params.yaml"
     params.unlink()

@@ -340,3 +340,14 @@ def test_bad_paths_and_patterns(tmp_path: Path, options: dict[str, str], words: 
     (tmp_path / "below").mkdir()
     with pytest.raises(UserError, match=words):
         Folder(**{"path": str(tmp_path / "below"), **options}).check(None)  # type: ignore[arg-type]
+
+
+def test_passages_that_do_not_fit_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(8):
+        days = [f"第{i}天{j}我们一起去城里的公园散步，看见了许多人在湖边唱歌。" for j in range(9)]
+        (tmp_path / f"{i}.txt").write_text("\n".join(days), encoding="utf-8")
+    result = text_domain(tmp_path, vocabulary=257, context=32).prepare(tmp_path / "data")
+    assert result["cut"] == result["train"] > 0
+    assert f"{result['cut']} of {result['train']} passages are longer than domain.context=32" in capsys.readouterr().err
+    result = text_domain(tmp_path, vocabulary=257, context=256).prepare(tmp_path / "more")
+    assert result["cut"] == 0 and not capsys.readouterr().err

@@ -8,6 +8,7 @@ Documents are split into train, validation, test and prompts; no model ever trai
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +26,10 @@ from genloss.core.records import normal
 from genloss.core.seeds import generator
 from genloss.domains.language import LanguageDomain
 from genloss.language.corpus import Corpus
-from genloss.language.tokenizer import train_bpe
+from genloss.language.tokenizer import load_codec, train_bpe
 
 WIDTHS = (60, 120)  # columns that editors wrap at
+CUT = 0.1  # of the passages may be longer than the context before a warning
 SHARES = ("validation_share", "test_share", "prompts_share")
 
 
@@ -172,6 +174,12 @@ class Text(LanguageDomain, Documents):
             records.write(table, out / f"{split}.parquet")
             result[split] = len(mine)
         self.make_tokenizer(splits["train"], out / "tokenizer")
+        lengths = map(len, load_codec(out / "tokenizer").encode(splits["train"]))
+        result["cut"] = sum(length + 1 > self.context for length in lengths)  # with the end of the text
+        if result["cut"] > CUT * result["train"]:
+            what = f"{result['cut']} of {result['train']} passages are longer than domain.context={self.context} tokens"
+            remedy = f"raise it, or domain.vocabulary, or lower domain.max_characters={self.max_characters}"
+            print(f"genloss: warning: {what}, and models see their beginnings alone; {remedy}", file=sys.stderr)
         return result
 
     def train_tokenizer(self, texts: list[str], out: Path) -> None:
