@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from conftest import Trained
 from genloss.core.errors import UserError
-from genloss.core.places import in_project, on_hub
+from genloss.core.places import has_secret, in_project, on_hub, without_secrets
 from support import Project
 
 LAB = ["domain=gaussian", "size=20", "rounds=1", "domain.chains=10", "tracking=none"]
@@ -162,3 +162,24 @@ def test_bad_settings(home: Project, text: str, words: str) -> None:
     (home.root / "genloss.yaml").write_text(text)
     refused = home.call("run", *LAB)
     assert refused.code == 2 and words in refused.err and refused.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://me:hush@host:5000/x", "http://***@host:5000/x"),
+        ("https://hush@host", "https://***@host"),
+        ("postgresql+psycopg2://me:hush@host/db", "postgresql+psycopg2://***@host/db"),
+        ("https://host/x?token=hush", "https://host/x?***"),
+    ],
+)
+def test_secrets_of_addresses(address: str, shown: str) -> None:
+    assert has_secret(address)
+    assert without_secrets(f"cannot reach '{address}': gone") == f"cannot reach '{shown}': gone"
+
+
+@pytest.mark.parametrize(
+    "address", ["", "http://host:5000", "sqlite:///a@b.db", "postgresql://me@host/db", "file:///x"]
+)
+def test_addresses_without_secrets(address: str) -> None:
+    assert not has_secret(address)

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from genloss.core import contracts
 from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
 from genloss.core.errors import UserError, check_name, nearest, require
-from genloss.core.places import option_files, options
+from genloss.core.places import has_secret, option_files, options
 from genloss.core.plugin import build, fill, locate, mapping, no_numbers, plain, shown
 from genloss.curate import Curator
 from genloss.evaluate import Metric
@@ -51,6 +51,12 @@ KEYS = (
 )
 
 
+NO_SECRET = (
+    "without a password or token, since it is written to params.yaml; a server of MLflow takes it from "
+    "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN, a database from a file (~/.pgpass)"
+)
+
+
 @dataclass
 class Tracking:
     """The schema of the node `tracking`, which genloss.workflow.tracking reads."""
@@ -58,6 +64,10 @@ class Tracking:
     enabled: bool = True
     uri: str | None = None
     experiment: str = "genloss"
+
+    def __post_init__(self) -> None:
+        require(not has_secret(self.uri or ""), "uri", None, NO_SECRET)
+        require(bool(self.experiment.strip()), "experiment", repr(self.experiment), "a name")
 
 
 class Experiment(contracts.Experiment):

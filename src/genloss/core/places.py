@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genloss.core.errors import UserError, nearest
+from genloss.core.errors import UserError, first_line, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -109,6 +109,27 @@ def check_saved(name: str, key: str, files: Sequence[str] = ("config.json",)) ->
         raise UserError(key, name, f"{why}, and what is on a hub is hub:NAME")
 
 
+SECRET = re.compile(r"pass|pwd|token|secret|key", re.IGNORECASE)
+
+
+def has_secret(address: str) -> bool:
+    """Whether an address holds a password or a token: before its host, or in its query. A server of the web has no
+    user without one; a database may."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "@" in address
+    web = parts.scheme in ("http", "https")
+    return bool(parts.password or (web and "@" in parts.netloc) or SECRET.search(parts.query))
+
+
+def without_secrets(text: str) -> str:
+    """Text, of an error perhaps, without what addresses in it have before their hosts and in their queries."""
+    return re.sub(r"\?[^\s'\")]+", "?***", re.sub(r"://[^\s/]*@", "://***@", text))
+
+
 def conf_dir() -> Path:
     """conf/ of the project, else the one that the package ships."""
     for folder in (
@@ -157,7 +178,7 @@ def load_params(path: Path) -> DictConfig:
             str(path), None, "not there; name a run directory, or write it with `genloss compose`"
         ) from None
     except Exception as error:
-        raise UserError(str(path), None, f"is not readable YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(str(path), None, f"is not readable YAML ({first_line(error)})") from None
     if not isinstance(cfg, DictConfig):
         raise UserError(str(path), None, "must hold a mapping; write it with `genloss compose`")
     return cfg

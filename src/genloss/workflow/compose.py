@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from genloss.core.errors import UserError, nearest
+from genloss.core.errors import UserError, first_line, nearest
 from genloss.core.places import conf_dir, is_group, options
 from genloss.core.plugin import shown
 
@@ -144,7 +144,7 @@ def resolve(cfg: DictConfig) -> DictConfig:
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
-        raise UserError(str(key), None, str(error).splitlines()[0]) from None
+        raise UserError(str(key), None, first_line(error)) from None
     assert isinstance(container, dict)
     return OmegaConf.create(container)
 

@@ -22,7 +22,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from genloss.core.hashes import tree_hash
-from genloss.core.places import in_project, is_project, load_params, project_root
+from genloss.core.places import in_project, is_project, load_params, project_root, without_secrets
 from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
 from genloss.observatory.results import arms_of, rounds_of
@@ -114,7 +114,7 @@ def attempt(action: Any) -> Any:
     try:
         return action()
     except Exception as error:  # a view must not stop the work
-        first = " ".join(str(error).split())[:200]
+        first = without_secrets(" ".join(str(error).split()))[:200]
         print(
             f"genloss: warning: MLflow is not reached ({first}); `genloss report DIR` rebuilds the view",
             file=sys.stderr,
