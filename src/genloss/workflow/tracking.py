@@ -22,25 +22,28 @@ from typing import Any
 from omegaconf import DictConfig
 
 from genloss.core.hashes import tree_hash
-from genloss.core.places import load_params, project_root
+from genloss.core.places import in_project, is_project, load_params, project_root, without_secrets
 from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
 from genloss.observatory.results import arms_of, rounds_of
 from genloss.workflow.identity import arm_id, arm_identity, label
 
+SQLITE = "sqlite:///"
 ARM, SWEEP_TAG = "genloss.arm", "genloss.sweep"
 BATCH = 900  # metrics a request; the server's limit is 1000
 PAUSE = 2.0  # seconds between requests of an arm
 
 
 def store_uri(uri: str | None) -> str:
-    """The tracking address: the config's, else mlruns/mlflow.db of the project (absolute: DVC runs stages
-    elsewhere)."""
+    """The tracking address: the config's, else mlruns/mlflow.db of the project. A file is absolute: DVC runs stages
+    elsewhere."""
+    if uri and uri.startswith(SQLITE):
+        return f"{SQLITE}{in_project(uri.removeprefix(SQLITE), 'tracking.uri')}"
     if uri:
         return uri
     folder = project_root() / "mlruns"
     folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    return f"{SQLITE}{folder / 'mlflow.db'}"
 
 
 @contextlib.contextmanager
@@ -76,8 +79,8 @@ def client(cfg: DictConfig) -> tuple[Any, str]:
     with quiet_mlflow(), alone():
         from mlflow import MlflowClient
 
-        if uri.startswith("sqlite:///"):
-            _create(Path(uri.removeprefix("sqlite:///")))
+        if uri.startswith(SQLITE):
+            _create(Path(uri.removeprefix(SQLITE)))
         made = MlflowClient(tracking_uri=uri)
         name = cfg.tracking.experiment
         experiment = made.get_experiment_by_name(name)
@@ -111,7 +114,7 @@ def attempt(action: Any) -> Any:
     try:
         return action()
     except Exception as error:  # a view must not stop the work
-        first = " ".join(str(error).split())[:200]
+        first = without_secrets(" ".join(str(error).split()))[:200]
         print(
             f"genloss: warning: MLflow is not reached ({first}); `genloss report DIR` rebuilds the view",
             file=sys.stderr,
@@ -166,7 +169,10 @@ def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None) -> None:
 
 
 def rebuild_all(folders: Sequence[Path]) -> None:
-    """Write everything that MLflow lacks of run directories and sweeps."""
+    """Write everything that MLflow lacks of run directories and sweeps; outside of any project there is no view."""
+    if not is_project(project_root()):
+        print("genloss: no project is here or above the run; MLflow's view is not rebuilt", file=sys.stderr)
+        return
     for folder in folders:
         sweep = folder.resolve() if (folder / "sweep.json").is_file() else None
         for _, arm in arms_of(folder):
