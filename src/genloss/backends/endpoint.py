@@ -37,6 +37,12 @@ PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP: worth another try
 
 Messages = list[dict[str, str]]  # of role and content
 
+# How models mark what they think before they answer. The last pair is that of gpt-oss, whose thoughts end where the
+# answer's channel begins.
+WORD = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad)"
+THOUGHT = rf"<{WORD}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|channel\|>(?:analysis|commentary)"
+THOUGHT_OVER = rf"</{WORD}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|channel\|>final<\|message\|>"
+
 
 class Passing(Exception):
     """Trouble that may be over at the next try."""
@@ -213,4 +219,14 @@ def chat_text(content: bytes) -> str:
         text = None
     if not isinstance(text, str):
         raise Passing("no chat completion")
-    return text
+    return without_thoughts(text)
+
+
+def without_thoughts(text: str) -> str:
+    """A reply without what the model thought aloud, which is no part of its answer: drafts stand there. A thought
+    without an end (the reply was cut off) goes to the end of the text; one without a beginning (which some templates
+    put into the prompt) begins where the text does."""
+    flags = re.IGNORECASE | re.DOTALL
+    text = re.sub(rf"(?:{THOUGHT}).*?(?:{THOUGHT_OVER})", "", text, flags=flags)
+    text = re.split(THOUGHT_OVER, text, flags=flags)[-1]
+    return re.split(THOUGHT, text, flags=flags)[0].strip()

@@ -25,7 +25,7 @@ from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
 from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
 
-LISTS = 20  # beginnings of a list in a reply that are tried
+LISTS = 100  # beginnings of a list in a reply that are tried
 
 RULES = """You are an experienced tutor. A student was given a problem and did not solve it. You get the problem and \
 its correct answer, and write new practice problems that train what the student lacks.
@@ -94,7 +94,7 @@ def messages(ask: Ask) -> endpoint.Messages:
 
 def parse(text: str, ask: Ask, request: Request) -> list[Problem | str]:
     """What a reply holds, at most `ask.n` of it; a reply without a list is unparseable, an empty list is empty."""
-    listed = first_list(text)
+    listed = final_list(text)
     if listed is None:
         return [UNPARSEABLE]
     found: list[Problem | str] = []
@@ -107,17 +107,21 @@ def parse(text: str, ask: Ask, request: Request) -> list[Problem | str]:
     return found or ["empty"]
 
 
-def first_list(text: str) -> list[Any] | None:
-    """The first JSON list of objects in a text (models wrap it in words); an empty one if that is all there is."""
+def final_list(text: str) -> list[Any] | None:
+    """The last JSON list of objects in a text: models wrap it in words, and those that come before it may hold drafts
+    of it. An empty list if that is all there is."""
     decoder = json.JSONDecoder()
-    empty = None
-    for match in list(re.finditer(r"\[", text))[:LISTS]:
+    found, start = None, 0
+    for _ in range(LISTS):
+        start = text.find("[", start)
+        if start < 0:
+            break
         try:
-            value, _ = decoder.raw_decode(text, match.start())
+            value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
+            start += 1
             continue
-        if value and isinstance(value[0], dict):
-            return value
-        if value == []:
-            empty = value
-    return empty
+        start = end  # what stands inside of a list is no list of its own
+        if value == [] or isinstance(value[0], dict):
+            found = value or found or value
+    return found
