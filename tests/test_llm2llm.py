@@ -12,9 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +43,7 @@ from genloss.systems.llm2llm.teachers import Ask, Teacher
 from genloss.systems.llm2llm.teachers.endpoint import RULES, final_list
 from genloss.systems.llm2llm.teachers.model import Written
 from genloss.workflow.compose import compose
+from support import Handler, serving
 
 TINY = [
     "domain=reasoning",
@@ -390,64 +389,6 @@ def test_what_a_model_writes_is_read_by_the_template() -> None:
 
 
 # -- teachers: an endpoint ---------------------------------------------------------------------------------------------
-
-
-class Server(ThreadingHTTPServer):
-    """A chat endpoint; `behave(number of the request, its body)` says what comes back: text, or (status, bytes)."""
-
-    daemon_threads = True
-
-    def __init__(self, behave: Callable[[int, dict[str, Any]], Any]):
-        self.behave, self.lock = behave, threading.Lock()
-        self.bodies: list[Any] = []
-        self.headers: list[Any] = []
-        self.given = 0  # replies with content
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that are gone are what these tests are about."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            number = len(self.server.bodies)
-            self.server.bodies.append(body)
-            self.server.headers.append(dict(self.headers))
-        said = self.server.behave(number, body)
-        if callable(said):
-            said(self)
-            return
-        if isinstance(said, str):
-            self.server.given += 1
-            said = 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": said}}]}).encode()
-        self.send_response(said[0])
-        self.send_header("Content-Length", str(len(said[1])))
-        self.end_headers()
-        self.wfile.write(said[1])
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
-@contextmanager
-def serving(behave: Callable[[int, dict[str, Any]], Any]) -> Iterator[Server]:
-    server = Server(behave)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)

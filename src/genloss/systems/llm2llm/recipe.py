@@ -123,6 +123,7 @@ class LLM2LLM(Recipe):
             "wanted": sum(s.want for s in slots),
             "missing": missing,
             **total(slots),
+            **self.tutor.spent(request),
         }
         made = [(slot, problem) for slot in slots for problem in slot.kept]
         payload = {
@@ -204,8 +205,10 @@ class LLM2LLM(Recipe):
             for i, written in self.tutor.teach(asks, request):
                 slot = slots[asks[i].number]
                 slot.counts["requested"] += asks[i].n
+                fates: list[str] = []
                 for problem in written[: asks[i].n]:
                     reason = problem if isinstance(problem, str) else fault(problem)
+                    fates.append(reason)
                     if reason:
                         slot.counts[f"rejected_{reason.replace(' ', '_')}"] += 1
                     else:
@@ -214,6 +217,8 @@ class LLM2LLM(Recipe):
                         taken[normal(problem.prompt)] = "repeated"
                 if self.tutor.paid:
                     save(slot, folder / f"{asks[i].number:06d}.json")
+                for fate in fates:
+                    self.tutor.told(fate)
                 request.report(sum(len(s.kept) for s in slots), sum(s.want for s in slots), "problems")
 
 
