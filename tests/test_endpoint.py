@@ -23,7 +23,8 @@ ASKED = [{"role": "user", "content": "2+2?"}]
 
 
 def endpoint(server: Server, **options: Any) -> Endpoint:
-    return Endpoint(**{"url": server.url, "model": "m", "pause": 0.0} | options)
+    given: dict[str, Any] = {"url": server.url, "model": "m", "pause": 0.0}
+    return Endpoint(**given | options)
 
 
 @pytest.fixture(autouse=True)

@@ -145,7 +145,7 @@ class LLM2LLM(Recipe):
     def examine(self, pool: pa.Table, request: Request) -> tuple[np.ndarray, int]:
         """bool [n]: which problems of the pool model n-1 answers as their labels do; and the tokens that it took."""
         domain = able(request.domain, Reasoning)
-        said, tokens = domain.backend(request.model, request.data, request.runtime).respond(
+        replies = domain.backend(request.model, request.data, request.runtime).respond(
             pool.column("prompt").to_pylist(),
             Decoding(domain.context, bias=0.0, chunk=self.chunk),
             seed=request.seed,
@@ -154,8 +154,8 @@ class LLM2LLM(Recipe):
         )
         tasks, labels = pool.column("task").to_pylist(), pool.column("response").to_pylist()
         gold = [domain.final(task, label) for task, label in zip(tasks, labels, strict=True)]
-        right, _ = domain.verify(pa.table({"task": tasks, "response": said, "answer": gold}))
-        return right, tokens
+        right, _ = domain.verify(pa.table({"task": tasks, "response": replies.texts, "answer": gold}))
+        return right, replies.tokens
 
     def parents(self, pool: pa.Table, right: np.ndarray, seed: int) -> list[Slot]:
         """In the order of the pool."""
