@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import REPOSITORY
+from genloss.core.errors import UserError
+from genloss.workflow.compose import compose
 
 
 def check_line(outcome, *words: str) -> str:
@@ -223,6 +226,34 @@ def tiny_without(tiny: list[str], overrides: list[str]) -> list[str]:
     if any(o.startswith("domain/corpus=") for o in overrides):
         tiny = [t for t in tiny if not t.startswith(("domain/corpus", "domain.corpus"))]
     return [t for t in tiny if t != "tracking=none"] if "tracking=mlflow" in overrides else tiny
+
+
+@pytest.mark.parametrize(
+    ("override", "quoted"),
+    [
+        ("domain.corpus.path=~/texts", 'domain.corpus.path="~/texts"'),
+        ("domain.corpus.path=a=b", 'domain.corpus.path="a=b"'),
+        ("domain.corpus.path=my(texts", 'domain.corpus.path="my(texts"'),
+        ("domain.corpus.path=a#b", 'domain.corpus.path="a#b"'),
+        ("domain.corpus.path=Übung", 'domain.corpus.path="Übung"'),
+        ("++domain.corpus.path=(", '++domain.corpus.path="("'),
+        ("domain.corpus.path=it's", 'domain.corpus.path="it\'s"'),
+        ('domain.corpus.path=5" disk', "domain.corpus.path='5\" disk'"),
+    ],
+)
+def test_a_value_that_needs_quotes(override: str, quoted: str) -> None:
+    """The remedy is an override that works."""
+    with pytest.raises(UserError) as error:
+        compose(["domain/corpus=folder", override])
+    assert "quote the value" in str(error.value) and str(error.value).endswith(shlex.quote(quoted))
+    path = compose(["domain/corpus=folder", quoted]).domain.corpus.path
+    assert path == override.partition("=")[2]
+
+
+@pytest.mark.parametrize("override", ["domain.corpus.path", "a b=c"])
+def test_what_is_no_override(override: str) -> None:
+    with pytest.raises(UserError, match="write key=value"):
+        compose([override])
 
 
 def test_bad_arm_of_a_sweep_is_refused_before_the_good_ones_run(main, project: Path, tiny: list[str]) -> None:

@@ -17,7 +17,7 @@ from genloss.cli import VERBS
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.experiment import Experiment
-from genloss.workflow.compose import compose
+from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import names_of
 from support import REPOSITORY, Project, arms
 
@@ -146,6 +146,14 @@ def test_verify(home: Project, tiny: list[str], tmp_path: Path) -> None:
     (other / "params.yaml").write_text((other / "params.yaml").read_text().replace("seed: 0\n", "seed: 5\n"))
     result = home.call("verify", str(other))
     assert result.code == 1 and "differ" in result.out
+
+
+def test_verify_without_rounds(home: Project, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(to_yaml(compose([])))
+    for arguments in ([], ["--round", "1"]):
+        outcome = home.call("verify", str(tmp_path), *arguments)
+        assert outcome.code == 2 and outcome.err.count("\n") == 1
+        assert "holds no round: there is nothing to compare with; run it first" in outcome.err
 
 
 def test_trace(home: Project, tiny: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from genloss.curate import Context, Curator, Decision, curate
 from genloss.curate.choose import Random, TopFraction
 from genloss.curate.duplicates import Deduplicate, Near
 from genloss.curate.perplexity import Perplexity
-from genloss.curate.rules import Rules, repeated_share
+from genloss.curate.rules import Complete, Rules, repeated_share
+from genloss.experiment import Experiment
 from genloss.language.scoring import losses
+from genloss.workflow.compose import compose
 from support import REPOSITORY
 
 
@@ -275,13 +278,32 @@ def test_a_curator_of_ones_own_that_miscounts_is_a_bug_and_not_bad_data(context:
 
 
 def test_a_run_keeps_every_generated_record(main, project: Path, tiny) -> None:
-    outcome = main("run", *tiny, "rounds=1", "curation=[dedup,random]", "control=random")
+    outcome = main("run", *tiny, "rounds=1", "curation=[complete,dedup,random]", "control=random")
     assert outcome.code == 0, outcome.err
     folder = outcome.folder / "rounds" / "01"
     made, kept, rejected = (records.read(folder / f"{k}.parquet") for k in ("generated", "kept", "rejected"))
     assert sorted(made["id"].to_pylist()) == sorted(kept["id"].to_pylist() + rejected["id"].to_pylist())
     assert kept.column_names == [*made.column_names, "score", "reason"]
-    assert len(kept) == 24 and set(rejected["reason"].to_pylist()) == {"control: random"}
+    assert set(rejected["reason"].to_pylist()) == {"control: random"}
+    finish = made["finish"].to_pylist()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["generate/cut_off"] == finish.count("length") and len(kept) <= finish.count("end")
+
+
+def test_cut_off_records_can_be_dropped(context: Context) -> None:
+    made = records.with_finish(table(["a", "b", "c"]), ["end", "length", "end"])
+    curated = curate(made, {"complete": Complete()}, "none", context)
+    assert curated.kept["text"].to_pylist() == ["a", "c"] and curated.reasons == {"complete: cut off": 1, "kept": 2}
+    assert records.with_finish(table(["a"]), ["end"])["id"] == table(["a"])["id"]
+    llm2llm = [
+        "domain=reasoning",
+        "domain/tasks=arithmetic",
+        "recipe=llm2llm",
+        "mixing=accumulate",
+        "curation=complete",
+    ]
+    with pytest.raises(UserError, match=r"curation.complete.*: needs a recipe that says how records ended; LLM2LLM"):
+        Experiment(compose([*llm2llm, "curation=complete"]))
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "conf/curation").glob("*.yaml")), ids=lambda path: path.stem)

@@ -68,6 +68,8 @@ def counted(done: Mapping[str, Done]) -> dict[str, float]:
             if s["origin"] == records.SYNTHETIC:
                 found[f"train_generation_{s['generation']:02d}"] = s["realised"]
         found["train_real_fraction"] = found["train_real"] / max(1, found["train_records"])
+    if "train" in done and "diverged" in done["train"].result:
+        found["diverged"] = done["train"].result["diverged"]
     return found
 
 

@@ -46,7 +46,8 @@ class Documents(Texts):
 
     @abstractmethod
     def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order."""
+        """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order. A column `finish`
+        says how each record ended (genloss.core.records.ENDED or CUT)."""
 
 
 class Scores(ABC):
@@ -92,6 +93,10 @@ class Points(ABC):
     """records that are points of many chains (genloss.domains.lab)"""
 
     chains: int  # independent repetitions
+
+
+class Finishes:
+    """Of a recipe: it says how each record ended, in a column `finish`."""
 
 
 class Repeats(ABC):

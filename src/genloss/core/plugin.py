@@ -131,6 +131,20 @@ def _name(target: Any) -> Any:
     return target.rpartition(".")[2] if isinstance(target, str) and target.startswith("genloss.") else target
 
 
+def without(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Plain config from which `keys` are taken (dots lead into a group), and groups that they alone stood in."""
+    for key in keys:
+        first, _, rest = key.partition(".")
+        node = config.get(first)
+        if not rest:
+            config.pop(first, None)
+        elif isinstance(node, dict) and node:
+            without(node, [rest])
+            if not node:
+                del config[first]
+    return config
+
+
 def no_numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
     """What is infinite or no number (nan) anywhere in plain config or results, with its key."""
     if isinstance(value, float) and not math.isfinite(value):

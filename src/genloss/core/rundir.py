@@ -40,9 +40,10 @@ def round_name(n: int) -> str:
 class RunDir:
     """Paths and manifests of one run, and the one way in which a stage's files get there (`ensure`)."""
 
-    def __init__(self, root: Path, store: Store):
+    def __init__(self, root: Path, store: Store, sweep: Path | None = None):
         self.root = root.resolve()
         self.store = store
+        self.account = (sweep or self.root) / "spent.json"  # what paid requests have cost, all arms together
 
     def round(self, n: int) -> Path:
         return self.root / "rounds" / round_name(n)

@@ -2,6 +2,7 @@
 
 genloss run curation=rules
 genloss run curation=rules curation.rules.max_repeated=0.2
+genloss run curation=[complete,rules]
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.capabilities import Texts, able
-from genloss.core.errors import require
+from genloss.core import records
+from genloss.core.capabilities import Finishes, Texts, able
+from genloss.core.contracts import Experiment
+from genloss.core.errors import UserError, require
 from genloss.core.words import words
 from genloss.curate import Context, Decision, RecordCurator, decision
 
@@ -70,3 +73,19 @@ class Rules(RecordCurator):
         if len(said) >= 10 and Counter(said).most_common(1)[0][1] > self.max_top_word * len(said):
             return "one word"
         return "repetitive" if repeated > self.max_repeated else ""
+
+
+@dataclass
+class Complete(RecordCurator):
+    """Drop records that were cut off at the recipe's longest: what the model would have said next is not there."""
+
+    needs = (Texts,)
+
+    def check(self, experiment: Experiment) -> None:
+        if not isinstance(experiment.recipe, Finishes):
+            recipe = type(experiment.recipe).__name__
+            raise UserError("_target_", "Complete", f"needs a recipe that says how records ended; {recipe} does not")
+
+    def decide(self, table: pa.Table, context: Context) -> Decision:
+        finish = np.asarray(table.column(records.FINISH).to_pylist(), dtype=object)
+        return decision(finish != records.CUT, reason="cut off")

@@ -80,7 +80,7 @@ class Codec:
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.end: int = ids[token("eos_token") or END]
         self.begin: int = ids.get(token("bos_token") or "", self.end)
-        self.size: int = self._tokenizer.get_vocab_size()
+        self.size: int = max(ids.values()) + 1  # there may be gaps between the ids
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids without `begin` and `end`. A text that spells a special token is encoded as that token's characters

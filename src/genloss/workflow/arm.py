@@ -27,9 +27,9 @@ def arm_dir(cfg: DictConfig) -> Path:
     return project_root() / "runs" / f"{label(cfg)}-{arm_id(cfg)}"
 
 
-def open_run(folder: Path, cfg: DictConfig) -> RunDir:
+def open_run(folder: Path, cfg: DictConfig, sweep: Path | None = None) -> RunDir:
     """The run directory of `cfg`; a folder that holds another config is refused."""
-    run = RunDir(folder, Store(store_root()))
+    run = RunDir(folder, Store(store_root()), sweep)
     params = folder / "params.yaml"
     if params.is_file():
         there = load_params(params)
@@ -52,7 +52,7 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
 
     experiment = Experiment(cfg)
     folder = arm_dir(cfg)
-    run = open_run(folder, cfg)
+    run = open_run(folder, cfg, sweep)
     progress = Progress(
         name or label(cfg),
         experiment.rounds,

@@ -6,6 +6,7 @@ value is refused; `arm_id(cfg)` is the identity of an arm: the hash of its resol
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -41,8 +42,20 @@ def hydra_error(error: Exception, overrides: Sequence[str] = (), there: DictConf
         key, _, value = text.split("Error merging override ")[1].partition("=")
         return UserError(key.lstrip("+"), value, f"is of another shape than {key.lstrip('+')} is; see --cfg job")
     if type(error).__name__ == "OverrideParseException" and override:
-        return UserError(str(override), None, f"is no override ({lines[0]}); write key=value")
+        wrong = UserError(str(override), None, f"is no override ({lines[0]}); write key=value")
+        return _unquoted(str(override)) or wrong
     return UserError("config", None, text)
+
+
+def _unquoted(override: str) -> UserError | None:
+    """What to say of an override that is one as soon as its value is quoted."""
+    key, sign, value = override.partition("=")
+    quoted = (f"{key}={quote}{value}{quote}" for quote in "\"'" if quote not in value)
+    found = next((text for text in quoted if sign and value and _parsed(text) is not None), None)
+    if found is None:
+        return None
+    why = "holds signs that Hydra reads as its own; quote the value, and all of it for the shell"
+    return UserError(key, value, f"{why}: {shlex.quote(found)}")
 
 
 def _no_such_key(key: str, inside: bool, overrides: Sequence[str], there: DictConfig | None) -> UserError:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from genloss.core.hashes import canonical, sha256_text
-from genloss.core.plugin import flatten, named, plain
+from genloss.core.plugin import flatten, named, plain, without
 from genloss.experiment import OPERATIONAL
 
 LONGEST = 150  # characters of a label: a folder's name has at most 255, its hash included
@@ -18,21 +18,9 @@ LONGEST = 150  # characters of a label: a folder's name has at most 255, its has
 def arm_identity(cfg: DictConfig) -> dict[str, Any]:
     """What an arm is: its config as plain values, options by name, without the keys that change no result."""
     identity: dict[str, Any] = plain(cfg)
-    rounds = {n: _without_operational(overrides or {}) for n, overrides in (identity.pop("schedule", {}) or {}).items()}
+    rounds = {n: without(overrides or {}, OPERATIONAL) for n, overrides in (identity.pop("schedule", {}) or {}).items()}
     schedule = {str(n): overrides for n, overrides in rounds.items() if overrides}
-    return named({**_without_operational(identity), "schedule": schedule})
-
-
-def _without_operational(config: dict[str, Any]) -> dict[str, Any]:
-    """The same without the keys that change no result, and without a group that they alone stood in."""
-    for key in OPERATIONAL:
-        group, _, last = key.rpartition(".")
-        node = config.get(group) if group else config
-        if isinstance(node, dict) and last in node:
-            del node[last]
-            if group and not node:
-                del config[group]
-    return config
+    return named({**without(identity, OPERATIONAL), "schedule": schedule})
 
 
 def arm_id(cfg: DictConfig) -> str:

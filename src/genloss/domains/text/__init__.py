@@ -193,8 +193,8 @@ class Text(LanguageDomain, Documents):
     def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list[str]], int]]:
         from genloss.language.sampling import sample
 
-        for texts, tokens in sample(request):
-            yield {"text": texts}, tokens
+        for made in sample(request):
+            yield {"text": made.texts, records.FINISH: made.finish}, made.tokens
 
     def losses(
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
