@@ -1,4 +1,4 @@
-"""DVC: repro, push, pull, reuse of a prefix, what-if in an arm's folder, experiments, and commits under load."""
+"""DVC: its config, repro, push, pull, reuse of a prefix, what-if in an arm's folder, experiments, and load."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.dvc import dvc_yaml
+from genloss.workflow.dvc_config import cache_dir, configure
 from support import REPOSITORY, Project, hashes
 
 
@@ -25,6 +30,24 @@ def plain_project(root: Path, **env: str) -> Project:
         shutil.copyfile(REPOSITORY / name, root / name)
     shutil.copytree(REPOSITORY / "src/genloss", root / "src/genloss", ignore=shutil.ignore_patterns("__pycache__"))
     return home
+
+
+LAB = ["domain=gaussian", "domain.chains=3", "rounds=1", "tracking=none"]  # an arm of a second
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """What DVC reads there."""
+    from dvc.config import Config
+
+    return Config(str(folder / ".dvc"))
+
+
+def configured(folder: Path, level: str = "repo", **sections: Any) -> None:
+    """`dvc config`, without the seconds that it takes to start."""
+    from dvc.config import Config, merge
+
+    with Config(str(folder / ".dvc")).edit(level) as config:
+        merge(config, sections)
 
 
 def ran(output: str) -> list[str]:
@@ -43,6 +66,102 @@ def test_committed_params_and_pipeline_are_current() -> None:
     assert (REPOSITORY / "dvc.yaml").read_text() == dvc_yaml(REPOSITORY / "params.yaml", code=True), (
         "run `genloss compose`"
     )
+
+
+# -- config --------------------------------------------------------------------------------------------------------
+
+
+def test_secrets_stay_out_of_what_goes_to_git(tmp_path: Path) -> None:
+    """A key of config.local, and a whole remote that is known there alone, are for the arm's config.local."""
+    home = plain_project(tmp_path / "project")
+    configured(
+        home.root, core={"remote": "shelf", "no_scm": "true"}, remote={"shelf": {"url": "azure://shelf/genloss"}}
+    )
+    home.dvc("remote", "modify", "--local", "shelf", "account_key", "c2VjcmV0==")
+    secrets = {"sas_token": "sv=1&sig=a%2Fb%3D", "connection_string": "A=1;K=x#y"}
+    configured(home.root, "local", remote={"shelf": secrets, "own": {"url": "https://me:word@host/x?sig=a%2Fb"}})
+    arm = home.ok("run", *LAB).folder
+    public = (arm / ".dvc/config").read_text()
+    assert "azure://shelf/genloss" in public and not any(s in public for s in ("c2VjcmV0", "a%2Fb", "K=x", "word"))
+    assert (arm / ".dvc/config.local").stat().st_mode & 0o077 == 0
+    assert config_of(arm)["remote"] == config_of(home.root)["remote"] and config_of(arm)["core"]["remote"] == "shelf"
+    configured(arm, "local", remote={"shelf": {"account_name": "mine"}})  # credentials of who pulled the arm
+    home.ok("run", *LAB)
+    assert config_of(arm)["remote"]["shelf"]["account_name"] == "mine"
+
+
+@settings(max_examples=60)
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0")))
+@example("a%2Fb")
+@example('"a, b;c #d = $f ${g} [h]"')
+@example("%(home)s")
+@example("../ä/%20")
+def test_an_arm_reads_the_values_that_the_project_reads(tmp_path_factory: pytest.TempPathFactory, value: str) -> None:
+    """Whatever DVC can read; the rest is refused in a line."""
+    home = Project.make(tmp_path_factory.mktemp("config") / "project")
+    (home.root / ".dvc").mkdir()
+    text = f"['remote \"shelf\"']\n    url = {value}\n    access_key_id = {value}\n"
+    (home.root / ".dvc/config.local").write_text(text, encoding="utf-8")
+    try:
+        expected = config_of(home.root)["remote"]
+    except Exception:
+        with home.here(), pytest.raises(UserError, match="DVC cannot read its config"):
+            configure(home.root / "runs/arm")
+        return
+    with home.here():
+        configure(home.root / "runs/arm")
+    assert config_of(home.root / "runs/arm")["remote"] == expected
+
+
+def test_the_cache_is_the_projects_wherever_that_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "global"))
+    home = plain_project(tmp_path / "project")
+    arm = home.root / "runs/arm"
+
+    def agrees(place: Path) -> None:
+        with home.here():
+            configure(arm)
+            assert cache_dir() == place
+        assert Path(config_of(arm)["cache"]["dir"]).resolve() == place
+
+    agrees(home.root / ".dvc/cache")
+    configured(home.root, "global", cache={"dir": str(tmp_path / "50% full")})
+    agrees(tmp_path / "50% full")
+    (home.root / ".dvc/config").write_text("[cache]\n    dir = ../../beside\n")
+    agrees(tmp_path / "beside")
+    assert "50%" not in (arm / ".dvc/config.local").read_text()
+    configured(home.root, "local", cache={"dir": str(tmp_path / "mine")})
+    agrees(tmp_path / "mine")
+    assert "mine" not in (arm / ".dvc/config").read_text()  # a place of this machine
+
+
+def test_relative_places_hold_where_runs_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a/deep/disk").mkdir(parents=True)
+    home = plain_project(tmp_path / "project")
+    (home.root / "runs").symlink_to(tmp_path / "a/deep/disk")
+    remote = "['remote \"shelf\"']\n    url = ../../shelf\n"
+    (home.root / ".dvc/config").write_text(f"[core]\n    no_scm = true\n    remote = shelf\n{remote}")
+    arm = home.ok("run", *LAB).folder
+    home.dvc("push", cwd=arm)
+    assert list((tmp_path / "shelf/files/md5").glob("*/*")) and list((home.root / ".dvc/cache/files/md5").glob("*/*"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "project", "shelf"]
+    assert not list((tmp_path / "a/deep").glob("[!d]*"))
+
+
+@pytest.mark.parametrize(
+    "text", ["[core", "[remote]\nx = 1", "['remote \"x\"']\n    url = %(y)s", "[cache]\n  type = best"]
+)
+def test_a_config_that_dvc_cannot_read_is_refused_before_any_work(tmp_path: Path, text: str) -> None:
+    home = Project.make(tmp_path / "project")
+    (home.root / ".dvc").mkdir()
+    (home.root / ".dvc/config").write_text(text)
+    with home.here(), pytest.raises(UserError, match="DVC cannot read its config"):
+        configure(home.root / "runs/arm")
+    result = home.call("run", *LAB)
+    assert result.code == 2 and result.err.count("\n") == 1 and home.stages() == {}
+
+
+# -- pipelines -----------------------------------------------------------------------------------------------------
 
 
 def test_compose_check(tmp_path: Path) -> None:
@@ -181,7 +300,7 @@ def test_parallel_commits_share_a_cache(base: tuple[Project, Path], tmp_path: Pa
         folders.append(folder)
     with home.here():
         for folder in folders:
-            versioning.configure(folder)
+            configure(folder)
             (folder / "dvc.yaml").write_text(dvc_yaml(folder / "params.yaml", code=False))
         began = time.monotonic()
         with ThreadPoolExecutor(len(folders)) as pool:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def write_atomic(path: Path, text: str, durable: bool = True) -> None:
-    """Write aside, flush to disk, rename: readers see the old file or the new one, never a part."""
+def write_atomic(path: Path, text: str, durable: bool = True, mode: int | None = None) -> None:
+    """Write aside, flush to disk, rename: readers see the old file or the new one, never a part. mode: who may read
+    it, if that is not what a new file of this user has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("w", encoding="utf-8") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         file.write(text)
         if durable:
             file.flush()

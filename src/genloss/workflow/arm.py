@@ -49,10 +49,12 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
     """Run one arm to its end, or find that it is finished; returns its folder."""
     from genloss.workflow import dvc as versioning
     from genloss.workflow import tracking as track
+    from genloss.workflow.dvc_config import configure
 
     experiment = Experiment(cfg)
     folder = arm_dir(cfg)
     run = open_run(folder, cfg)
+    configure(folder)  # always: a remote may be new
     progress = Progress(
         name or label(cfg),
         experiment.rounds,

@@ -7,12 +7,9 @@ push`, `dvc pull`, `dvc metrics show` work in it. The project root has the same 
 
 from __future__ import annotations
 
-import configparser
-import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,7 +19,7 @@ import yaml
 
 from genloss.core.errors import UserError
 from genloss.core.files import link, write_atomic
-from genloss.core.places import project_root, store_root
+from genloss.core.places import store_root
 from genloss.core.source import is_project
 from genloss.core.store import Store
 from genloss.experiment import KEYS, OPERATIONAL
@@ -91,41 +88,6 @@ def own_packages(params: Path) -> list[str]:
     return sorted(found)
 
 
-def configure(folder: Path) -> None:
-    """Make `folder` a DVC project without Git that uses the project's cache and remotes."""
-    config = configparser.ConfigParser()
-    config["core"] = {"no_scm": "true", "analytics": "false", "autostage": "false"}
-    cache = cache_dir()
-    config["cache"] = {"dir": os.path.relpath(cache, folder / ".dvc"), "type": "reflink,hardlink,copy"}
-    shared = configparser.ConfigParser()
-    for name in ("config", "config.local"):
-        with contextlib.suppress(configparser.Error):
-            shared.read(project_root() / ".dvc" / name)
-    for section in shared.sections():
-        if section.strip("'").startswith("remote "):
-            config[section] = dict(shared[section])
-            url = config[section].get("url", "")
-            if url and "://" not in url and not Path(url).is_absolute():
-                config[section]["url"] = os.path.relpath(project_root() / ".dvc" / url, folder / ".dvc")
-    if shared.has_option("core", "remote"):
-        config["core"]["remote"] = shared["core"]["remote"]
-    lines = []
-    for section in config.sections():
-        lines += [f"[{section}]", *(f"    {k} = {v}" for k, v in config[section].items())]
-    write_atomic(folder / ".dvc" / "config", "\n".join(lines) + "\n")
-    (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
-
-
-def cache_dir() -> Path:
-    """The project's DVC cache, as its config says."""
-    config = configparser.ConfigParser()
-    for name in ("config", "config.local"):
-        with contextlib.suppress(configparser.Error):
-            config.read(project_root() / ".dvc" / name)
-    named = config.get("cache", "dir", fallback=None)
-    return (project_root() / ".dvc" / (named or "cache")).resolve()
-
-
 def committed(folder: Path) -> bool:
     """Whether dvc.lock is that of the finished rounds which are there: their manifests name every other file's
     content."""
@@ -143,7 +105,6 @@ def committed(folder: Path) -> bool:
 
 def commit(folder: Path) -> None:
     """Put every file of a finished run into the DVC cache and write its dvc.lock; nothing if that was done."""
-    configure(folder)  # always: a remote may be new
     if committed(folder):
         return
     write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
