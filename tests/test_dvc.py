@@ -17,6 +17,7 @@ from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.dvc import dvc_yaml
+from genloss.workflow.dvc_cache import COMMIT, committed, md5, restored
 from genloss.workflow.dvc_config import cache_dir, configure
 from support import REPOSITORY, Project, hashes
 
@@ -161,6 +162,71 @@ def test_a_config_that_dvc_cannot_read_is_refused_before_any_work(tmp_path: Path
     assert result.code == 2 and result.err.count("\n") == 1 and home.stages() == {}
 
 
+# -- the cache -----------------------------------------------------------------------------------------------------
+
+
+def objects(home: Project) -> dict[str, Path]:
+    """The objects of the cache by name."""
+    return {path.parent.name + path.name: path for path in (home.root / ".dvc/cache/files/md5").glob("*/*")}
+
+
+def sound(home: Project) -> bool:
+    return all(md5(path) == name.removesuffix(".dir") for name, path in objects(home).items())
+
+
+def names_in(arm: Path) -> dict[str, str]:
+    stages = yaml.safe_load((arm / "dvc.lock").read_text())["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+def test_a_damaged_cache_is_healed_and_damages_no_run(tmp_path: Path) -> None:
+    """Objects that are empty, or of other bytes, or not there: before they are trusted, after, and when all is done."""
+    home = Project.make(tmp_path / "project")
+    arm = home.ok("run", *LAB).folder
+    before, names = hashes(arm), names_in(arm)
+    spoilt = ("rounds/01/kept.parquet", "rounds/01/train", "rounds/01/metrics.json", "report")
+
+    def spoil(out: str, content: bytes) -> None:
+        found = objects(home)[names[out]]
+        found.unlink()  # not the bytes of the run's own file
+        found.write_bytes(content)
+        found.chmod(0o444)
+
+    for out in spoilt:
+        spoil(out, b"")
+    (arm / "dvc.lock").unlink()
+    home.ok("run", *LAB)
+    assert hashes(arm) == before and sound(home) and set(names.values()) <= objects(home).keys()
+    for out in spoilt[:2]:
+        spoil(out, b"other bytes")
+    objects(home)[names["rounds/01/rejected.parquet"]].unlink()
+    home.ok("run", *LAB)
+    assert hashes(arm) == before and sound(home) and set(names.values()) <= objects(home).keys()
+    # one bit on the disk: run, store and cache share the file
+    path = arm / "rounds/01/kept.parquet"
+    path.chmod(0o644)
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    for _ in range(3):  # it is mixed as it is, so another file of the run is the same
+        refused = home.call("run", *LAB)
+        if refused.code == 0:
+            break
+        for word in refused.err.split():
+            if word.startswith(str(home.root)):
+                Path(word.rstrip(":,")).unlink()  # what it says
+    assert refused.code == 0, refused.err
+    assert hashes(arm) == before and sound(home) and set(names.values()) <= objects(home).keys()
+
+
+def test_what_dvc_replaced_is_the_stores_again(tmp_path: Path) -> None:
+    home = Project.make(tmp_path / "project")
+    arm = home.ok("run", *LAB).folder
+    path, before = arm / "rounds/01/kept.parquet", hashes(arm)
+    path.unlink()
+    path.touch()
+    with home.here():
+        assert restored(arm) and hashes(arm) == before and not restored(arm)
+
+
 # -- pipelines -----------------------------------------------------------------------------------------------------
 
 
@@ -288,8 +354,6 @@ def test_experiments_in_a_clone(base: tuple[Project, Path], tmp_path: Path, tiny
 
 def test_parallel_commits_share_a_cache(base: tuple[Project, Path], tmp_path: Path) -> None:
     """24 at a time, the number that failed most often when arms were stages of one DVC project."""
-    from genloss.workflow import dvc as versioning
-
     home = Project.make(tmp_path / "project")
     folders = []
     for i in range(24):
@@ -304,10 +368,10 @@ def test_parallel_commits_share_a_cache(base: tuple[Project, Path], tmp_path: Pa
             (folder / "dvc.yaml").write_text(dvc_yaml(folder / "params.yaml", code=False))
         began = time.monotonic()
         with ThreadPoolExecutor(len(folders)) as pool:
-            codes = list(pool.map(lambda f: home.spawn(*versioning.COMMIT, cwd=f).code, folders))
+            codes = list(pool.map(lambda f: home.spawn(*COMMIT, cwd=f).code, folders))
         assert codes == [0] * len(folders)
         print(f"{len(folders)} commits in {time.monotonic() - began:.1f} s")
-        assert all(versioning.committed(folder) for folder in folders)
+        assert all(committed(folder) for folder in folders)
     shared = [(folder / "rounds/01/generated.parquet").stat().st_ino for folder in folders]
     assert len(set(shared)) <= 2  # one copy in the cache, linked to by every arm (a race may leave another)
     for folder in folders[:2]:

@@ -47,8 +47,8 @@ def open_run(folder: Path, cfg: DictConfig) -> RunDir:
 
 def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None, sweep: Path | None = None) -> Path:
     """Run one arm to its end, or find that it is finished; returns its folder."""
-    from genloss.workflow import dvc as versioning
     from genloss.workflow import tracking as track
+    from genloss.workflow.dvc_cache import commit
     from genloss.workflow.dvc_config import configure
 
     experiment = Experiment(cfg)
@@ -65,7 +65,7 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
     tracker = track.Tracker(folder, cfg, sweep)
     try:
         loop.run(after_round=tracker.round)
-        versioning.commit(folder)
+        commit(folder)
         tracker.finish()
     except BaseException:
         progress.end("failed")
