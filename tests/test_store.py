@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from genloss.core.files import link, write_atomic
 from genloss.core.hashes import canonical, sha256_file, sha256_text, tree_hash
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store, Work
+from genloss.observatory.results import metrics_of
 
 Execute = Callable[[Path, Path], dict[str, Any]]
 
@@ -146,6 +148,42 @@ def test_a_damaged_record_is_one_line_whose_remedy_works(tmp_path: Path, content
     assert caught.value.key == str(record)
     record.unlink()
     assert store.get(work()).files == before.files
+
+
+def test_one_digit_of_a_result_is_damage(tmp_path: Path) -> None:
+    """In the store's record and in the manifest; records without a hash are of older versions."""
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    results = work(lambda out, scratch: {"loss": 2.3434, "by": {2: 1, 10: 2}}, stage="evaluate")
+    assert run.ensure(results, 1).result["loss"] == 2.3434
+    assert run.ensure(results, 1).result == {"loss": 2.3434, "by": {"2": 1, "10": 2}}
+    [record] = (tmp_path / "store/stages").rglob("*.json")
+    for path in (run.manifest_path("evaluate", 1), record):
+        text = path.read_text()
+        path.write_text(text.replace("2.3434", "2.3435"))
+        with pytest.raises(UserError, match="is damaged; delete it and run again") as caught:
+            run.ensure(results, 1)
+        assert caught.value.key == str(path)
+        path.unlink()
+        run.ensure(results, 1)
+        assert "2.3434" in path.read_text()
+    digest = json.loads(record.read_text())["sha256"]
+    record.write_text(record.read_text().replace(f',"sha256":"{digest}"', ""))
+    assert run.store.lookup(results, results.key) is not None
+
+
+def test_metrics_are_those_of_the_manifest(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    run.ensure(work(stage="evaluate"), 1)
+    run.write_metrics(1, '{"loss": 2.5}')
+    assert metrics_of(run.round(1)) == {"loss": 2.5}
+    for bad in ('{"loss": 2.4}', "", "[]", "{"):
+        (run.round(1) / "metrics.json").write_text(bad)
+        with pytest.raises(UserError, match="is damaged or was edited"):
+            metrics_of(run.round(1))
+        run.write_metrics(1, '{"loss": 2.5}')
+        assert metrics_of(run.round(1)) == {"loss": 2.5}
+    run.write_metrics(1, '{"loss": 2.6}')
+    assert metrics_of(run.round(1)) == {"loss": 2.6}
 
 
 def test_a_damaged_blob_is_one_line_whose_remedy_works(tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ from genloss.core.machine import _one_heap, release_memory
 from genloss.core.plugin import no_numbers
 
 
+def _hash(value: Any) -> str:
+    return sha256_text(canonical(json.loads(canonical(value))))  # as it is read again: keys are text
+
+
 @dataclass(frozen=True)
 class Done:
     """What a finished stage left: its key, its files (relative name -> sha256) and its small results."""
@@ -41,11 +45,17 @@ class Done:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        return {"key": self.key, "files": self.files, "result": self.result, "seconds": self.seconds}
+        said = {"key": self.key, "files": self.files, "result": self.result, "seconds": self.seconds}
+        return {**said, "sha256": _hash(said)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Done:
-        return cls(value["key"], value["files"], value["result"], value["seconds"])
+        """KeyError, TypeError or ValueError if it is not what `to_json` wrote: a digit of a result is data too. Records
+        of before 2026-11-27 have no hash."""
+        said = {name: value[name] for name in ("key", "files", "result", "seconds")}
+        if value.get("sha256", _hash(said)) != _hash(said):
+            raise ValueError("its sha256 differs")
+        return cls(**said)
 
 
 @dataclass(frozen=True)

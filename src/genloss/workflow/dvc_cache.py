@@ -30,7 +30,7 @@ from genloss.core.places import load_params, store_root
 from genloss.core.rundir import round_name
 from genloss.core.store import Store
 from genloss.observatory.report import write_report
-from genloss.workflow.dvc import dvc_yaml
+from genloss.workflow.dvc import dvc_yaml, outputs
 from genloss.workflow.dvc_config import cache_dir
 
 # --wait-for-lock: the commit of a run that was killed goes on without that run
@@ -54,6 +54,9 @@ def commit(folder: Path) -> None:
         if done.returncode != 0:
             lines = (done.stdout + done.stderr).strip().splitlines() or ["no message"]
             said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+            # DVC rewrites both in place; a kill leaves them empty, and it refuses. The files say what they say
+            for left in (folder / "dvc.lock", folder / ".dvc" / "tmp" / "rwlock"):
+                left.unlink(missing_ok=True)
         elif not restored(folder) and committed(folder):
             break
     else:
@@ -73,8 +76,12 @@ def committed(folder: Path) -> bool:
         current = (folder / "dvc.yaml").read_text() == dvc_yaml(folder / "params.yaml", code=False)
     except (OSError, TypeError, KeyError, AttributeError, ValueError, yaml.YAMLError):
         return False
-    there = [home / name for home in _rounds(folder) for name in ("manifest.json", "metrics.json")]
-    if not current or any(locked.get(path.relative_to(folder).as_posix()) != md5(path) for path in there):
+    rounds = _rounds(folder)
+    expected = {path for n, home in enumerate(rounds) for path in outputs(n, f"rounds/{home.name}")} | {"report"}
+    there = [home / name for home in rounds for name in ("manifest.json", "metrics.json")]
+    if not current or not expected <= locked.keys():
+        return False
+    if any(locked.get(path.relative_to(folder).as_posix()) != md5(path) for path in there):
         return False
     cache = Cache()
     held = [cache.holds(name, folder / out) for out, name in locked.items()]  # each is looked at
