@@ -17,21 +17,21 @@ from genloss.core.files import write_atomic
 from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
 from genloss.observatory.figures import PANELS, rounds_figure
-from genloss.observatory.results import Arm, arms_of, read, shown, sweep_entries, turned
+from genloss.observatory.results import Arm, arms_of, measured, read, sweep_entries, turned
 from genloss.observatory.tables import rounds_csv, table
 
 
 def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None) -> str:
     """Write rounds.csv, report.md and rounds.png to `out`; returns the table as text.
 
-    metric: of the table and the first panel; None: the headline of the first arm's domain. Arms without a finished
-    round are left out; UserError if there is no other.
+    metric: of the table and the first panel; None: the headline of the first arm's domain, if it was measured. Arms
+    without a finished round are left out; UserError if there is no other.
     """
     found = [(folder, run) for (_, folder), run in zip(arms, read(arms), strict=True) if run[1]]
     if not found:
         raise UserError(str(out), None, "no finished round to report on")
     runs = [run for _, run in found]
-    panels = shown(found[0][0] / "params.yaml")
+    panels = measured(found[0][0] / "params.yaml", runs)
     metric = metric or panels[0]
     said = {name: turned(folder, rounds) for folder, (name, rounds) in found}
     warnings = "".join(f"\n\nwarning: {name}: {why}" for name, why in said.items() if why)

@@ -82,6 +82,16 @@ def shown(params: Path) -> list[str]:
     return [domain.headline, *domain.panels]
 
 
+COUNTS = ("n_", "train_", "dropped/", "generate/", "seconds/", "tokens_per_second/", "theory/")
+
+
+def measured(params: Path, runs: Sequence[Read]) -> list[str]:
+    """Those of `shown` that an arm has; else, in a run without them, what it has: metrics before counts."""
+    known = {name for _, rounds in runs for values in rounds.values() for name in values}
+    about = [name for name in shown(params) if name in known]
+    return about or sorted(known, key=lambda name: (name.startswith(COUNTS), name))
+
+
 def turned(folder: Path, rounds: Rounds) -> str:
     """A warning if a training on real records alone went on after its validation loss had turned; '' if none did."""
     for n, metrics in rounds.items():
