@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.workflow.compose import compose, to_yaml
-from genloss.workflow.dvc import dvc_yaml
+from genloss.workflow.dvc import dvc_yaml, own_data
 from genloss.workflow.dvc_cache import COMMIT, committed, md5, restored
 from genloss.workflow.dvc_config import cache_dir, configure
 from support import REPOSITORY, Project, hashes
@@ -325,6 +325,41 @@ def test_push_pull_and_what_if(base: tuple[Project, Path], tmp_path: Path, tiny:
     (copy / "params.yaml").write_text((copy / "params.yaml").read_text().replace("prev: '01'", "prev: '00'"))
     refused = clone.spawn("genloss", "round", "2", cwd=copy)
     assert refused.code == 2 and "genloss compose --dir ." in refused.err
+
+
+def test_a_corpus_is_a_dependency_and_part_of_what_an_arm_is(tmp_path: Path, tiny: list[str], corpus: Path) -> None:
+    home = Project.make(tmp_path / "project")
+    shutil.copytree(corpus, home.root / "my texts")
+    mine = [*tiny, "rounds=1", "domain.corpus.path=my texts"]
+    arm = home.ok("run", *mine).folder
+    before = hashes(arm)
+    assert yaml.safe_load((arm / "dvc.yaml").read_text())["stages"]["round-0"]["deps"] == ["../../my texts"]
+    text = home.root / "my texts/03.txt"
+    was = text.read_text()
+    text.write_text(was + "And one line more, which nobody has read before.\n")
+    assert "my texts" in home.dvc("status", cwd=arm)
+    refused = home.call("run", *mine)
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert "domain" in refused.err and str(arm) in refused.err and hashes(arm) == before
+    text.unlink()
+    assert home.call("run", *mine).code == 2 and hashes(arm) == before
+    text.write_text(was)
+    home.ok("run", *mine)
+    assert "up to date" in home.dvc("status", cwd=arm) and hashes(arm) == before
+
+
+def test_own_data_are_what_the_config_names(tmp_path: Path) -> None:
+    """Files and folders; neither names of the hub, nor arms, nor what the run writes."""
+    home = Project.make(tmp_path / "project")
+    for place in ("a model", "data/texts", "runs/critic-1", "grammar"):
+        (home.root / place).mkdir(parents=True)
+    (tmp_path / "elsewhere.jsonl").touch()
+    (home.root / "runs/critic-1/params.yaml").touch()
+    named = ["a model", "data/texts", "runs/critic-1", "gpt2", "", "bpe", str(tmp_path / "elsewhere.jsonl")]
+    text = yaml.safe_dump({"x": {str(i): {"path": place} for i, place in enumerate(named)}, "tokenizer": "grammar"})
+    (home.root / "params.yaml").write_text(text)
+    with home.here():
+        assert own_data(home.root / "params.yaml") == [str(tmp_path / "elsewhere.jsonl"), "a model", "grammar"]
 
 
 def test_an_edited_folder_is_not_taken_for_the_old_arm(

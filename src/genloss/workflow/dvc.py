@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
 import yaml
 
+from genloss.core.places import load_params, project_root
+from genloss.core.plugin import flatten, plain
+from genloss.core.rundir import OUTPUTS
 from genloss.core.source import is_project
 from genloss.experiment import KEYS, OPERATIONAL
 from genloss.observatory.results import shown
@@ -26,9 +30,9 @@ def outputs(n: int, folder: str) -> list[str]:
 
 
 def dvc_yaml(params: Path, code: bool) -> str:
-    """The pipeline of the run with these params: one stage a round, unrolled through foreach. `code`: also rerun when
-    source of the project changes, genloss's or the user's."""
-    source = ["src/genloss", *own_packages(params)] if code else []
+    """The pipeline of the run with these params: one stage a round, unrolled through foreach. Rounds run again when the
+    user's data change, and with `code` when source of the project does, genloss's or the user's."""
+    source = [*(["src/genloss", *own_packages(params)] if code else []), *own_data(params)]
     before = [
         f"rounds/${{item.prev}}/{name}" for name in (*MIX.writes, TRAIN.writes[0])
     ]  # what was trained on, and the model
@@ -55,6 +59,21 @@ def dvc_yaml(params: Path, code: bool) -> str:
     plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown(params)]
     stages = {"round-0": first, "round": later, "report": last}
     return head + yaml.safe_dump({"stages": stages, "plots": plots}, sort_keys=False, width=110)
+
+
+def own_data(params: Path) -> list[str]:
+    """The files and folders outside of the run that its config names by `path` or `tokenizer`: a corpus, a saved model,
+    a grammar. Relative to the folder of `params` if the project has them. Another arm is none: its name says what it
+    is."""
+    home, project, found = params.resolve().parent, project_root(), set()
+    for key, value in flatten(plain(load_params(params))):
+        if key.rpartition(".")[2] not in ("path", "tokenizer") or not isinstance(value, str):
+            continue
+        place = (project / value).resolve()
+        ours = place.is_relative_to(home) and place.relative_to(home).parts[:1] in [(out,) for out in OUTPUTS]
+        if value and place.exists() and place != project and not ours and not (place / "params.yaml").is_file():
+            found.add(os.path.relpath(place, home) if place.is_relative_to(project) else str(place))
+    return sorted(found)
 
 
 def own_packages(params: Path) -> list[str]:

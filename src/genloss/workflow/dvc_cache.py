@@ -27,7 +27,7 @@ from genloss.core.errors import UserError
 from genloss.core.files import link, write_atomic
 from genloss.core.hashes import sha256_file
 from genloss.core.places import load_params, store_root
-from genloss.core.rundir import round_name
+from genloss.core.rundir import OUTPUTS, round_name
 from genloss.core.store import Store
 from genloss.observatory.report import write_report
 from genloss.workflow.dvc import dvc_yaml, outputs
@@ -47,7 +47,7 @@ def commit(folder: Path) -> None:
     write_report([(folder.name, folder)], folder / "report")
     said = ""
     for _ in range(TRIES):
-        for path in (p for out in ("data", "rounds", "report") for p in (folder / out).rglob("*") if p.is_file()):
+        for path in (p for out in OUTPUTS for p in (folder / out).rglob("*") if p.is_file()):
             cache.holds(md5(path), path)
         # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
         done = subprocess.run(COMMIT, cwd=folder, capture_output=True, text=True, check=False)
