@@ -30,7 +30,6 @@ STAGES = (
     "train",
     "evaluate",
 )  # of a round, in their order; `data` is part of round 0
-OUTPUTS = ("data", "rounds", "report")  # folders of a run that DVC keeps
 LIBRARIES = ("genloss", "torch", "transformers", "tokenizers", "lightning", "numpy", "pyarrow")
 
 

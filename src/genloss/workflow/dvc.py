@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from genloss.core.files import OUTPUTS
 from genloss.core.places import load_params, project_root
 from genloss.core.plugin import flatten, plain
-from genloss.core.rundir import OUTPUTS
 from genloss.core.source import is_project
 from genloss.experiment import KEYS, OPERATIONAL
 from genloss.observatory.results import shown

@@ -24,10 +24,10 @@ from pathlib import Path
 import yaml
 
 from genloss.core.errors import UserError
-from genloss.core.files import link, write_atomic
+from genloss.core.files import OUTPUTS, link, sweep, write_atomic
 from genloss.core.hashes import sha256_file
 from genloss.core.places import load_params, store_root
-from genloss.core.rundir import OUTPUTS, round_name
+from genloss.core.rundir import round_name
 from genloss.core.store import Store
 from genloss.observatory.report import write_report
 from genloss.workflow.dvc import dvc_yaml, outputs
@@ -43,6 +43,7 @@ def commit(folder: Path) -> None:
     if committed(folder):
         return
     cache = Cache()
+    sweep(folder)
     write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
     write_report([(folder.name, folder)], folder / "report")
     said = ""
