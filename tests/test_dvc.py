@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -384,6 +385,7 @@ def test_experiments_in_a_clone(base: tuple[Project, Path], tmp_path: Path, tiny
     clone.dvc("exp", "run", *settings, "-S", "rounds=1", "-n", "one")
     assert hashes(clone.root) == hashes(base[1], 1)
     assert "rounds" in clone.dvc("params", "diff")
+    assert set(json.loads(clone.dvc("metrics", "show", "--json").splitlines()[0])[""]["data"]) == {"summary.json"}
     assert "one" in clone.dvc("exp", "show", "--csv")
     clone.dvc("exp", "run", *settings, "-S", "rounds=1", "-S", "mixing=accumulate", "--temp", "-n", "two")
     assert "two" in clone.dvc("exp", "show", "--csv")

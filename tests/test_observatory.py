@@ -51,12 +51,23 @@ def test_a_loss_that_turns_is_told(arm: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_a_run_without_its_headline_metric_is_reported_and_committed(tmp_path: Path, tiny: list[str]) -> None:
     home = Project.make(tmp_path / "project")
-    folder = home.ok("run", *tiny, "rounds=0", "metrics=[]").folder
+    folder = home.ok("run", *tiny, "rounds=0", "metrics=[diversity]").folder
     assert committed_in(home, folder)
-    assert (folder / "report/report.md").read_text().startswith("# train_real_fraction")
+    assert "heldout" not in (folder / "report/report.md").read_text()
     again = home.call("report", str(folder), "--metric", "heldout_bits_per_byte")
     assert again.code == 2 and "unknown; " in again.err
     assert measured(folder / "params.yaml", [("a", {0: {"train_records": 1.0, "distinct_2": 0.5}})])[0] == "distinct_2"
+
+
+def test_a_runs_report_is_the_same_wherever_it_is_made(arm: Path, tmp_path: Path) -> None:
+    """`dvc exp run --temp` runs in a folder of any name, and its outputs are compared with the workspace's."""
+    for name in ("a", "b"):
+        shutil.copytree(arm, tmp_path / name)
+        report([tmp_path / name], None, tmp_path / name / "report")
+    for path in ("report/rounds.csv", "report/report.md", "summary.json"):
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    summary = json.loads((arm / "summary.json").read_text())
+    assert list(summary) == ["round", "heldout_bits_per_byte"] and summary["round"] == 0
 
 
 def committed_in(home: Project, folder: Path) -> bool:

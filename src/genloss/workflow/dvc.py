@@ -14,6 +14,7 @@ from genloss.core.places import load_params, project_root
 from genloss.core.plugin import flatten, plain
 from genloss.core.source import is_project
 from genloss.experiment import KEYS, OPERATIONAL
+from genloss.observatory.report import SUMMARY
 from genloss.observatory.results import shown
 from genloss.stages import ALL, DATA, MIX, TRAIN
 
@@ -26,7 +27,7 @@ def outputs(n: int, folder: str) -> list[str]:
     """What the stages of round 0, or of a later one, write; `folder` is the round's."""
     stages = [s for s in ALL if s.first <= n and not (s is DATA and n > 0)]
     written = [path if s is DATA else f"{folder}/{path}" for s in stages for path in s.writes]
-    return [*written, f"{folder}/manifest.json"]
+    return [*written, f"{folder}/metrics.json", f"{folder}/manifest.json"]
 
 
 def dvc_yaml(params: Path, code: bool) -> str:
@@ -41,7 +42,6 @@ def dvc_yaml(params: Path, code: bool) -> str:
         **({"deps": source} if source else {}),
         "params": PARAMS,
         "outs": outputs(0, "rounds/00"),
-        "metrics": ["rounds/00/metrics.json"],
     }
     later = {
         "foreach": "${dvc.rounds}",
@@ -50,10 +50,15 @@ def dvc_yaml(params: Path, code: bool) -> str:
             "deps": [*source, *DATA.writes, *before],
             "params": [*PARAMS, "dvc.rounds.${key}"],
             "outs": outputs(1, "rounds/${key}"),
-            "metrics": ["rounds/${key}/metrics.json"],
         },
     }
-    last = {"cmd": "genloss report . --out report", "deps": ["rounds"], "params": ["rounds"], "outs": ["report"]}
+    last = {
+        "cmd": "genloss report . --out report",
+        "deps": ["rounds"],
+        "params": ["rounds"],
+        "outs": ["report"],
+        "metrics": [SUMMARY],  # of many hundred numbers those that a table of experiments has room for
+    }
     head = "# Written by `genloss compose`. One stage a round; "
     head += "`dvc repro` runs what changed, from the first such round on.\n"
     plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown(params)]

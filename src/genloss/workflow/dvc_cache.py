@@ -29,7 +29,7 @@ from genloss.core.hashes import sha256_file
 from genloss.core.places import load_params, store_root
 from genloss.core.rundir import round_name
 from genloss.core.store import Store
-from genloss.observatory.report import write_report
+from genloss.observatory.report import SUMMARY, write_report, write_summary
 from genloss.workflow.dvc import dvc_yaml, outputs
 from genloss.workflow.dvc_config import cache_dir
 
@@ -46,6 +46,7 @@ def commit(folder: Path) -> None:
     sweep(folder)
     write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
     write_report([(folder.name, folder)], folder / "report")
+    write_summary(folder)
     said = ""
     for _ in range(TRIES):
         for path in (p for out in OUTPUTS for p in (folder / out).rglob("*") if p.is_file()):
@@ -78,11 +79,14 @@ def committed(folder: Path) -> bool:
     except (OSError, TypeError, KeyError, AttributeError, ValueError, yaml.YAMLError):
         return False
     rounds = _rounds(folder)
-    expected = {path for n, home in enumerate(rounds) for path in outputs(n, f"rounds/{home.name}")} | {"report"}
-    there = [home / name for home in rounds for name in ("manifest.json", "metrics.json")]
+    expected = {path for n, home in enumerate(rounds) for path in outputs(n, f"rounds/{home.name}")} | {
+        "report",
+        SUMMARY,
+    }
+    there = [folder / SUMMARY, *(home / name for home in rounds for name in ("manifest.json", "metrics.json"))]
     if not current or not expected <= locked.keys():
         return False
-    if any(locked.get(path.relative_to(folder).as_posix()) != md5(path) for path in there):
+    if any(not p.is_file() or locked.get(p.relative_to(folder).as_posix()) != md5(p) for p in there):
         return False
     cache = Cache()
     held = [cache.holds(name, folder / out) for out, name in locked.items()]  # each is looked at
