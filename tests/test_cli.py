@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from genloss.cli import VERBS
+from genloss.cli import VERBS, remedy
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.experiment import Experiment
@@ -33,6 +34,24 @@ def run(home: Project, tiny: list[str]) -> Path:
 
 
 # -- help, completion, what it prints ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "says", "store"),
+    [
+        (errno.ENOSPC, None, "free space", True),  # of a write, which does not say where
+        (errno.ENOSPC, "blobs/ab/c", "free space", True),
+        (errno.EACCES, "../../conf/config.yaml", "allow this user", False),
+        (errno.EROFS, "../../runs/x", "can be written", False),
+        (errno.EIO, "../../runs/x", "see whether that file", False),
+    ],
+)
+def test_an_error_of_a_disk_names_what_it_is_about(
+    home: Project, code: int, name: str | None, says: str, store: bool
+) -> None:
+    with home.here():
+        said = remedy(OSError(code, os.strerror(code), name and os.path.normpath(home.store / name)))
+    assert says in said and ("GENLOSS_STORE" in said) == store and "\n" not in said
 
 
 def test_help(home: Project) -> None:

@@ -13,8 +13,9 @@ from genloss.core.files import write_atomic
 from genloss.experiment import Experiment
 from genloss.language.curve import write_curve
 from genloss.observatory.report import next_commands, report
-from genloss.observatory.results import rounds_of, turned
+from genloss.observatory.results import measured, rounds_of, turned
 from genloss.workflow.compose import compose, to_yaml
+from genloss.workflow.dvc_cache import committed
 from support import REPOSITORY, Project, arms
 
 
@@ -43,8 +44,35 @@ def test_a_loss_that_turns_is_told(arm: Path, tmp_path: Path, capsys: pytest.Cap
     assert said in capsys.readouterr().out and said in (mine / "report/report.md").read_text()
 
     metrics = mine / "rounds/00/metrics.json"
+    (mine / "rounds/00/manifest.json").unlink()  # which has its hash
     metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"train_real_fraction": 0.9}))
     assert turned(mine, rounds_of(mine)) == ""  # what a model wrote turns for other reasons
+
+
+def test_a_run_without_its_headline_metric_is_reported_and_committed(tmp_path: Path, tiny: list[str]) -> None:
+    home = Project.make(tmp_path / "project")
+    folder = home.ok("run", *tiny, "rounds=0", "metrics=[diversity]").folder
+    assert committed_in(home, folder)
+    assert "heldout" not in (folder / "report/report.md").read_text()
+    again = home.call("report", str(folder), "--metric", "heldout_bits_per_byte")
+    assert again.code == 2 and "unknown; " in again.err
+    assert measured(folder / "params.yaml", [("a", {0: {"train_records": 1.0, "distinct_2": 0.5}})])[0] == "distinct_2"
+
+
+def test_a_runs_report_is_the_same_wherever_it_is_made(arm: Path, tmp_path: Path) -> None:
+    """`dvc exp run --temp` runs in a folder of any name, and its outputs are compared with the workspace's."""
+    for name in ("a", "b"):
+        shutil.copytree(arm, tmp_path / name)
+        report([tmp_path / name], None, tmp_path / name / "report")
+    for path in ("report/rounds.csv", "report/report.md", "summary.json"):
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    summary = json.loads((arm / "summary.json").read_text())
+    assert list(summary) == ["round", "heldout_bits_per_byte"] and summary["round"] == 0
+
+
+def committed_in(home: Project, folder: Path) -> bool:
+    with home.here():
+        return committed(folder)
 
 
 @pytest.mark.parametrize("domain", sorted(path.stem for path in (REPOSITORY / "conf/domain").glob("*.yaml")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -221,6 +222,25 @@ def help_text() -> str:
     )
 
 
+def remedy(error: OSError) -> str:
+    """What a user can do about a file that cannot be read or written. A write that fails does not say of which file;
+    most are the store's."""
+    from genloss.core.places import store_root
+
+    first = {
+        errno.ENOSPC: "free space",
+        errno.EDQUOT: "free space",
+        errno.EROFS: "it must be on a disk that can be written",
+        errno.EACCES: "allow this user to read and write it",
+        errno.EPERM: "allow this user to read and write it",
+        errno.EMFILE: "allow more open files (ulimit -n)",
+    }.get(error.errno or 0, "see whether that file and its disk can be read and written")
+    store = store_root()
+    ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(store)
+    other = f", or move the store, {store}, with GENLOSS_STORE" if ours else ""
+    return f"{first}{other}; the same command then goes on from here"
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done; 1 some arms failed, `verify` found a difference, or a result did not replicate;
     2 bad input; 130 interrupted; 141 whoever read the output has closed it (`genloss --help | head`)."""
@@ -249,8 +269,7 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        remedy = "free space or name another place with GENLOSS_STORE; the same command then goes on from here"
-        print(f"genloss: {error.filename or 'disk'}: {error.strerror}; {remedy}", file=sys.stderr)
+        print(f"genloss: {error.filename or 'disk'}: {error.strerror}; {remedy(error)}", file=sys.stderr)
         code = 2
     sys.stderr.flush()
     if code:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genloss.core.errors import UserError
+from genloss.core.machine import end_with
 from genloss.core.places import conf_dir, settle
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 
 FLAGS = ("Only one of --run", "The --resolve flag")  # how Hydra's ValueErrors about its flags begin
+
+
+MAIN = "GENLOSS_MAIN"  # the process that the user has started, for the workers of a launcher
 
 
 class Refused(BaseException):
@@ -42,6 +46,7 @@ def hydra_main(arguments: list[str]) -> int:
     settle()  # before hydra.job.chdir may change the working directory
     overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
     sys.argv = ["genloss", *arguments]
+    os.environ[MAIN] = str(os.getpid())
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     try:
@@ -71,6 +76,7 @@ def job(cfg: DictConfig) -> float | None:
     from genloss.workflow.compose import resolve
     from genloss.workflow.sweep import live, run_in_sweep, sweep_of
 
+    end_with(int(os.environ.get(MAIN, 0)))
     hydra = HydraConfig.get()
     settle(Path(hydra.runtime.cwd))  # on another machine, perhaps
     sweep = sweep_of(hydra)

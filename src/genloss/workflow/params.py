@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,4 +68,7 @@ def compose_params(overrides: Sequence[str], check: bool, folder: Path | None = 
 
     write_atomic(path.with_name("dvc.yaml"), dvc_yaml(path, code=path.parent == project_root()))
     print(path)
+    if overrides and folder is None:
+        again = "`dvc exp run -S ...` composes from conf/ alone, without these overrides; give it all of them"
+        print(f"genloss: `dvc repro` runs this; {again}, or write them into conf/experiment/NAME.yaml", file=sys.stderr)
     return 0

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
+
+
+DAY = 86400.0  # seconds
 
 
 def expand(parser: OverridesParser, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
@@ -94,6 +98,9 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
 def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
     """Live progress of arms; yields the folder of their states."""
     states = folder or project_root() / ".genloss" / "progress" / str(os.getpid())
+    for left in states.parent.glob("[0-9]*") if folder is None else ():  # of runs that were killed
+        if time.time() - left.stat().st_mtime > DAY:
+            shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(states, ignore_errors=True)
     with Live(states, len(configs)):
         yield states

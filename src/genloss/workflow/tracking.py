@@ -25,7 +25,7 @@ from genloss.core.hashes import tree_hash
 from genloss.core.places import in_project, is_project, load_params, project_root, without_secrets
 from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
-from genloss.observatory.results import arms_of, rounds_of
+from genloss.observatory.results import arms_of, metrics_of, rounds_of
 from genloss.workflow.identity import arm_id, arm_identity, label
 
 SQLITE = "sqlite:///"
@@ -253,7 +253,7 @@ class View:
                 mark = tree_hash({name: stage["key"] for name, stage in manifest["stages"].items()})[:16]
                 if self.logged.get(n) == mark:
                     continue
-                metrics = json.loads((folder / "metrics.json").read_text())
+                metrics = metrics_of(folder)
                 now = int(folder.joinpath("metrics.json").stat().st_mtime * 1000)
                 points += [Metric(f"round/{k}", v, now, n) for k, v in metrics.items()]
                 points += self._curve(folder / "training.csv", n, now, manifest)

@@ -21,6 +21,7 @@ from genloss.core.rundir import LIBRARIES, STAGES, RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.loop import Loop
+from genloss.observatory.results import metrics_of
 
 
 def environment(run: RunDir) -> list[str]:
@@ -90,6 +91,11 @@ def verify(folder: Path, only: int | None) -> int:
                 if stage == "evaluate" and numbers:
                     different += 1
                     print(f"round {n} metrics differ: {', '.join(sorted(numbers))}")
+            try:
+                metrics_of(there.round(n))
+            except (UserError, OSError) as error:
+                different += 1
+                print(f"round {n}: {error}")
             print(f"round {n}: {'same' if not different else f'{different} differences so far'}", flush=True)
     print(f"verified {checked} files: {'all the same' if not different else f'{different} differ'}")
     return 1 if different else 0
