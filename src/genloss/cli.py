@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from genloss import __version__
 from genloss.core.errors import UserError, nearest
+from genloss.core.signals import Stopped, stoppable
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
 Call = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -218,28 +219,35 @@ def help_text() -> str:
     )
 
 
+def command(arguments: list[str]) -> int:
+    """What the first word says; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"genloss {__version__}")
+        return 0
+    if arguments[0] in COMPLETION:
+        return complete(arguments)
+    return dispatch(arguments[0], arguments[1:])
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done; 1 some arms failed, `verify` found a difference, or a result did not replicate;
-    2 bad input; 130 interrupted; 141 whoever read the output has closed it (`genloss --help | head`)."""
+    2 bad input; 128 + n stopped by signal n (130: Ctrl-C, 143: SIGTERM); 141 whoever read the output has closed it
+    (`genloss --help | head`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(help_text())
-            code = 0
-        elif arguments[0] in ("-V", "--version"):
-            print(f"genloss {__version__}")
-            code = 0
-        elif arguments[0] in COMPLETION:
-            code = complete(arguments)
-        else:
-            code = dispatch(arguments[0], arguments[1:])
-        sys.stdout.flush()
+        with stoppable():
+            code = command(arguments)
+            sys.stdout.flush()
     except UserError as error:
         print(f"genloss: {error}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("genloss: interrupted; the same command goes on from here", file=sys.stderr)
-        code = 130
+    except (Stopped, KeyboardInterrupt) as error:
+        stopped = error if isinstance(error, Stopped) else Stopped()
+        print(stopped, file=sys.stderr)
+        code = stopped.code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
         code = 141

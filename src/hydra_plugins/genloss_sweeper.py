@@ -8,11 +8,14 @@ Hydra imports this module at each start, also inside `dvc exp run -S`: what a sw
 It is not in sys.modules while Hydra imports it, so a dataclass here cannot have annotations that are text (no `from
 __future__`)."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -63,8 +66,12 @@ class GenlossSweeper(Sweeper):
         self.launcher = launcher
         # an override reaches every worker, wherever the launcher starts it
         where = f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
+        returns: Sequence[JobReturn] = []
         with live(folder / "progress", configs):
-            returns = launcher.launch([[*job, where] for job in jobs], initial_job_idx=0)
+            try:
+                returns = launcher.launch([[*job, where] for job in jobs], initial_job_idx=0)
+            except BrokenExecutor:  # the arms that it had are among those that never ended
+                print("genloss: a worker was killed, for want of memory perhaps; take fewer at a time", file=sys.stderr)
         for done in returns:
             _ = done.return_value  # raises what is no failure of an arm but a bug
         if finish_sweep(folder):

@@ -42,6 +42,7 @@ PLUMBING = (
     "genloss.core.plugin",
     "genloss.core.progress",
     "genloss.core.rundir",
+    "genloss.core.signals",
     "genloss.core.source",
     "genloss.core.store",
     "genloss.experiment",

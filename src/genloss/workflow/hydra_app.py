@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from genloss.core.errors import UserError
 from genloss.core.places import conf_dir
+from genloss.core.signals import stoppable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -72,7 +73,8 @@ def job(cfg: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     sweep = sweep_of(hydra)
     if sweep is not None:
-        return run_in_sweep(resolve(cfg), sweep)
+        with stoppable():  # a worker has not come by `main`
+            return run_in_sweep(resolve(cfg), sweep)
     try:
         resolved = resolve(cfg)
         with live(None, [resolved]) as states:

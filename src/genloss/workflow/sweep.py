@@ -18,6 +18,7 @@ from genloss.core.files import write_atomic
 from genloss.core.hashes import canonical, sha256_text
 from genloss.core.places import project_root
 from genloss.core.progress import Live
+from genloss.core.signals import Stopped
 from genloss.experiment import Experiment
 from genloss.observatory.results import sweep_entries
 from genloss.workflow import tracking
@@ -86,6 +87,10 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
             "error": " ".join(str(error).split()),
             "traceback": None if expected else traceback.format_exc(),
         }
+    except Stopped as stopped:
+        entry |= {"state": "interrupted", "dir": os.path.relpath(arm_dir(cfg), sweep), "error": None}
+        write_atomic(note, json.dumps(entry, indent=1))
+        raise stopped
     write_atomic(note, json.dumps(entry, indent=1))
     return found
 
@@ -95,9 +100,11 @@ def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
     """Live progress of arms; yields the folder of their states."""
     states = folder or project_root() / ".genloss" / "progress" / str(os.getpid())
     shutil.rmtree(states, ignore_errors=True)
-    with Live(states, len(configs)):
-        yield states
-    shutil.rmtree(states, ignore_errors=True)
+    try:
+        with Live(states, len(configs)):
+            yield states
+    finally:
+        shutil.rmtree(states, ignore_errors=True)
 
 
 def distinct(jobs: Sequence[list[str]], configs: Sequence[DictConfig]) -> tuple[list[list[str]], list[DictConfig]]:
