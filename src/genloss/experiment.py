@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from genloss.core import contracts
 from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
-from genloss.core.errors import UserError, nearest, require
+from genloss.core.errors import UserError, check_name, nearest, require
 from genloss.core.places import conf_dir, options
 from genloss.core.plugin import build, fill, locate, mapping, no_numbers, plain, shown
 from genloss.curate import Curator
@@ -31,6 +31,7 @@ from genloss.mix import Mixing, Regime
 OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger")
 # What a config must have, each with keys of its own; conf/ has a group of options for each.
 GROUPS = ("domain", "model", "recipe", "curation", "mixing", "trainer", "metrics", "tracking")
+NAMED = ("domain", "mixing", "recipe")  # those with a `name`, which folders, columns and tags carry
 # What one round can have of its own; the rest is that of the whole run: its real data, its size, its seed.
 SCHEDULED = ("model", "recipe", "curation", "control", "mixing", "trainer", "metrics", "runtime")
 KEYS = (
@@ -183,7 +184,12 @@ def check_shape(cfg: DictConfig) -> None:
     for key in GROUPS:
         if key not in cfg:
             raise UserError(key, None, f"is missing; choose {key}=NAME of {', '.join(sorted(options(key)))}")
-        mapping(plain(cfg[key]), key)
+        node = mapping(plain(cfg[key]), key)
+        if key in NAMED:
+            check_name(f"{key}.name", node.get("name"))
+        if key in ("curation", "metrics"):
+            for name in node:
+                check_name(key, name)
     for key, number in no_numbers(plain(cfg)):
         raise UserError(key, number, "must be a finite number")
     for key in ("size", "rounds", "seed"):
