@@ -52,6 +52,13 @@ def test_expanding() -> None:
     assert of() == [[]]
     with pytest.raises(UserError, match=r"a=interval\(0,1\)"):
         of("a=interval(0,1)")
+    for endless in ("range(0,1000000000)", "shuffle(range(0,1000000000))", "range(0,1,0)", "range(0,1,1e-9)"):
+        with pytest.raises(UserError, match="too many"):
+            of(f"a={endless}")
+    with pytest.raises(UserError, match="no values"):
+        of("a=range(5,5)")
+    with pytest.raises(UserError, match="1000000 arms"):
+        of("a=range(0,1000)", "b=range(0,1000)")
 
 
 # -- launchers -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -43,6 +44,21 @@ def verb(name: str, text: str, *arguments: Argument) -> Callable[[Call], Call]:
         return call
 
     return enter
+
+
+def between(name: str, low: float, high: float, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """Reads a number of an argument; UserError if it lies outside of the range."""
+
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            raise UserError(name, text, f"must be a {'whole ' * (kind is int)}number in [{low:g}, {high:g}]")
+        return number
+
+    return read
 
 
 DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
@@ -117,7 +133,7 @@ def _trace(args: argparse.Namespace) -> int:
     argument("--list", action="store_true", help="name the cases and run nothing"),
     argument("--write", action="store_true", help="write docs/scoreboard.md, not .genloss/replicate/"),
     argument("--fresh", action="store_true", help="compute again what earlier calls have computed"),
-    argument("--jobs", type=int, default=2, help="arms at a time (default: 2)"),
+    argument("--jobs", type=between("--jobs", 1, 1024), default=2, help="arms at a time (default: 2)"),
 )
 def _replicate(args: argparse.Namespace) -> int:
     from genloss.replicate import listing, replicate
@@ -143,10 +159,20 @@ def _verify(args: argparse.Namespace) -> int:
 @verb(
     "golden",
     "the best split of a budget between real and synthetic records, and its loss weights",
-    argument("budget", type=float, help="what the records of a round may cost"),
-    argument("--cost-real", type=float, default=1.0, help="of one fresh real record (default: 1)"),
-    argument("--cost-synthetic", type=float, default=1.0, help="of one record of the last model (default: 1)"),
-    argument("--rounds", type=int, default=20),
+    argument("budget", type=between("budget", 0, 1e9, float), help="what the records of a round may cost"),
+    argument(
+        "--cost-real",
+        type=between("--cost-real", 1e-6, 1e9, float),
+        default=1.0,
+        help="of one fresh real record (default: 1)",
+    ),
+    argument(
+        "--cost-synthetic",
+        type=between("--cost-synthetic", 1e-6, 1e9, float),
+        default=1.0,
+        help="of one record of the last model (default: 1)",
+    ),
+    argument("--rounds", type=between("--rounds", 1, 200), default=20),
 )
 def _golden(args: argparse.Namespace) -> int:
     from genloss.theory.golden import golden
@@ -157,13 +183,13 @@ def _golden(args: argparse.Namespace) -> int:
 @verb(
     "ui",
     "open MLflow on the project's runs",
-    argument("--port", default="5000"),
+    argument("--port", type=between("--port", 1, 65535), default=5000),
     argument("--host", default="127.0.0.1"),
 )
 def _ui(args: argparse.Namespace) -> int:
     from genloss.workflow.tracking import store_uri
 
-    server = ["mlflow", "ui", "--backend-store-uri", store_uri(None), "--host", args.host, "--port", args.port]
+    server = ["mlflow", "ui", "--backend-store-uri", store_uri(None), "--host", args.host, "--port", str(args.port)]
     os.execv(sys.executable, [sys.executable, "-m", *server])
 
 

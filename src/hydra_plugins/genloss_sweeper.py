@@ -57,6 +57,8 @@ class GenlossSweeper(Sweeper):
         context, config, task_function = self.hydra_context, self.config, self.task_function
         assert context is not None and config is not None
         jobs = expand(OverridesParser.create(context.config_loader), self.params, arguments)
+        if len(jobs) > 50:  # a tenth of a second each
+            print(f"genloss: {len(jobs)} arms are composed and checked first", file=sys.stderr, flush=True)
         jobs, configs = distinct(jobs, [composed(context, config, job) for job in jobs])
         folder = prepare_sweep(configs, chosen_folder(config))
         config.hydra.sweep.dir = str(folder)

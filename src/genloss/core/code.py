@@ -37,6 +37,7 @@ PLUMBING = (
     "genloss.core.errors",
     "genloss.core.files",
     "genloss.core.hashes",
+    "genloss.core.limits",
     "genloss.core.machine",
     "genloss.core.places",
     "genloss.core.plugin",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+MOST_ARMS = 10_000
+
+
 def expand(parser: OverridesParser, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
     """The overrides of every job: each combination of the swept values, the last one varying fastest.
 
@@ -43,6 +47,8 @@ def expand(parser: OverridesParser, params: Mapping[str, str], arguments: Sequen
     choices: dict[str, list[str]] = {}  # by key: of two overrides of one key the last one holds
     for override in [o for o in defaults if o.key_or_group not in named] + given:
         choices[override.get_key_element()] = _values(override)
+    if (arms := math.prod(map(len, choices.values()))) > MOST_ARMS:
+        raise UserError("sweep", f"{arms} arms", f"must have at most {MOST_ARMS}; sweep over fewer values")
     return [list(job) for job in itertools.product(*choices.values())]
 
 
@@ -54,7 +60,22 @@ def _values(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
         value = str(override.input_line).partition("=")[2]
         raise UserError(key, value, "has no list of values; write range(...) or a,b,c, or choose another hydra/sweeper")
+    count = _length(override)
+    if not 0 < count <= MOST_ARMS:
+        value = str(override.input_line).partition("=")[2]
+        raise UserError(key, value, f"has {'no values' if count == 0 else 'too many'}; 1 to {MOST_ARMS} make a sweep")
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _length(override: Override) -> float:
+    """How many values an override sweeps over, without listing them: of range(0,1000000000) that would not end."""
+    from hydra.core.override_parser.types import RangeSweep
+
+    value = override.value()
+    if not isinstance(value, RangeSweep):
+        return len(list(override.sweep_string_iterator()))
+    assert value.start is not None and value.stop is not None
+    return max(0, math.ceil((value.stop - value.start) / value.step)) if value.step else math.inf
 
 
 def sweep_dir(configs: Sequence[DictConfig]) -> Path:
