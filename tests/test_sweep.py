@@ -95,6 +95,17 @@ def test_an_arm_that_fails_in_a_worker(home: Project) -> None:
     assert names(home.ok(*command).folder) == ["seed 0", "seed 1"]
 
 
+def test_a_report_of_an_interrupted_sweep(home: Project) -> None:
+    sweep = home.ok("run", "-m", *TINY, "size=33", "seed=0,1", "tracking=mlflow").folder
+    order = json.loads((sweep / "sweep.json").read_text())["arms"]
+    note = sweep / "arms" / f"{order[1]}.json"
+    entry = json.loads(note.read_text())
+    shutil.rmtree(sweep / entry["dir"])
+    note.write_text(json.dumps(entry | {"state": "waiting"}))  # as a kill before its first round leaves it
+    result = home.ok("report", str(sweep))
+    assert "seed 0" in result.out and "seed 1" not in result.out and "warning" not in result.err
+
+
 def test_hydras_own_sweeper(home: Project) -> None:
     before = set(home.root.glob("runs/*"))
     for launcher in ([], JOBLIB):
