@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test replicate bench clean
+.PHONY: setup demo test replicate fuzz bench clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ test: setup
 replicate: setup
 	$(BIN)/genloss replicate
 	$(BIN)/python -m pytest -m replicate -v
+
+# every key of every option with values that nobody means
+fuzz: setup
+	$(BIN)/python -m pytest -m fuzz
 
 # one after the other: a busy machine makes any figure worthless
 bench: setup

@@ -181,6 +181,23 @@ BAD = {
     "plug-in of a plug-in as a number": (["domain.corpus=5"], ["domain.corpus=5", "keys below it"]),
     "key below what is no key": (["recipe.foo.bar=1"], ["recipe.foo", "no such key", "known: _target_"]),
     "rounds of dvc": (["dvc.rounds=3"], ["dvc.rounds", "leave it out"]),
+    "rounds without end": (["rounds=100000"], ["rounds=100000", "[0, 10000]"]),
+    "a batch of no machine": (["trainer.batch=1000000000000"], ["trainer.batch=1000000000000", "[1, 1e+06]"]),
+    "threads of no machine": (["trainer.threads=1000000"], ["trainer.threads=1000000", "[1, 1024]"]),
+    "a spread below nothing": (["model.initial_std=-1"], ["model.initial_std=-1", "lie in"]),
+    "a temperature that is none": (["recipe.temperature=1e-320"], ["recipe.temperature=1e-320", "0.001 and more"]),
+    "a budget below nothing": (["mixing.budget.n=-1"], ["mixing.budget.n=-1"]),
+    "devices of no machine": (["runtime.devices=1000000"], ["runtime.devices=1000000", "[1, 4096]"]),
+    "permutations without end": (
+        ["curation=near_dedup", "curation.near_dedup.permutations=10000000"],
+        ["curation.near_dedup.permutations=10000000", "[16, 4096]"],
+    ),
+    "a column that no record has": (
+        ["curation=novelty", "curation.novelty.column=banana"],
+        ["curation.novelty.column=banana", "text"],
+    ),
+    "target with a dot before it": (["recipe._target_=.x"], ["recipe._target_=.x", "package.module.Class"]),
+    "a character that no path has": (['domain.tokenizer="a\0b"'], ["domain.tokenizer=a", "control characters"]),
     "infinite": (["recipe.temperature=inf"], ["recipe.temperature=inf", "finite"]),
     "infinite share": (["mixing=prev_ratio", "mixing.value=inf"], ["mixing.value=inf", "finite"]),
     "no number in a part": (["mixing.budget.power=nan"], ["mixing.budget.power=nan", "finite"]),
@@ -188,6 +205,7 @@ BAD = {
     "infinite in a list": (["+metrics.x={_target_: x, at: [1, inf]}"], ["metrics.x.at.1=inf", "finite"]),
     "unknown key of tracking": (["+tracking.urll=x"], ["tracking.urll=x", "did you mean uri?"]),
     "tracking neither true nor false": (["tracking.enabled=5"], ["tracking.enabled=5", "true or false"]),
+    "tracking nowhere": (["tracking.uri=banana"], ["tracking.uri=banana", "http, https, sqlite"]),
     "switch neither true nor false": (["recipe.keep_prompt=5"], ["recipe.keep_prompt=5", "true or false"]),
     "prompt tokens without prompts": (
         ["recipe.prompt_tokens=8"],
@@ -279,6 +297,10 @@ def test_what_the_schedule_would_do_in_a_late_round_is_checked_first(main, proje
         (["compose", "mixing=[replace,accumulate]"], ["mixing=[replace,accumulate]", "takes one option"]),
         (["run", "-m", "mixing=[replace,accumulate],fresh"], ["mixing=[replace,accumulate]", "takes one option"]),
         (["run", "-m", "model=llama,5"], ["model=5", "no name of an option"]),
+        (["golden", "inf"], ["budget=inf", "[0, 1e+09]"]),
+        (["golden", "9", "--rounds", "1000000"], ["--rounds=1000000"]),
+        (["ui", "--port", "-1"], ["--port=-1", "65535"]),
+        (["replicate", "--jobs", "many"], ["--jobs=many", "whole number"]),
     ],
 )
 def test_bad_verbs_and_folders(main, arguments: list[str], words: list[str]) -> None:

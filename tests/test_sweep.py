@@ -52,6 +52,13 @@ def test_expanding() -> None:
     assert of() == [[]]
     with pytest.raises(UserError, match=r"a=interval\(0,1\)"):
         of("a=interval(0,1)")
+    for endless in ("range(0,1000000000)", "shuffle(range(0,1000000000))", "range(0,1,0)", "range(0,1,1e-9)"):
+        with pytest.raises(UserError, match="too many"):
+            of(f"a={endless}")
+    with pytest.raises(UserError, match="no values"):
+        of("a=range(5,5)")
+    with pytest.raises(UserError, match="1000000 arms"):
+        of("a=range(0,1000)", "b=range(0,1000)")
 
 
 # -- launchers -----------------------------------------------------------------------------------------------------
@@ -86,6 +93,17 @@ def test_an_arm_that_fails_in_a_worker(home: Project) -> None:
     assert "reproduce an arm (seed 0)" in result.out  # not the last one, which failed
     one.unlink()
     assert names(home.ok(*command).folder) == ["seed 0", "seed 1"]
+
+
+def test_a_report_of_an_interrupted_sweep(home: Project) -> None:
+    sweep = home.ok("run", "-m", *TINY, "size=33", "seed=0,1", "tracking=mlflow").folder
+    order = json.loads((sweep / "sweep.json").read_text())["arms"]
+    note = sweep / "arms" / f"{order[1]}.json"
+    entry = json.loads(note.read_text())
+    shutil.rmtree(sweep / entry["dir"])
+    note.write_text(json.dumps(entry | {"state": "waiting"}))  # as a kill before its first round leaves it
+    result = home.ok("report", str(sweep))
+    assert "seed 0" in result.out and "seed 1" not in result.out and "warning" not in result.err
 
 
 def test_hydras_own_sweeper(home: Project) -> None:

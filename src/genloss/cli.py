@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import io
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from genloss import __version__
 from genloss.core.errors import UserError, nearest
 from genloss.core.places import settle
+from genloss.core.signals import Stopped, stoppable
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
 Call = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -44,6 +46,21 @@ def verb(name: str, text: str, *arguments: Argument) -> Callable[[Call], Call]:
         return call
 
     return enter
+
+
+def between(name: str, low: float, high: float, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """Reads a number of an argument; UserError if it lies outside of the range."""
+
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            raise UserError(name, text, f"must be a {'whole ' * (kind is int)}number in [{low:g}, {high:g}]")
+        return number
+
+    return read
 
 
 DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
@@ -118,7 +135,7 @@ def _trace(args: argparse.Namespace) -> int:
     argument("--list", action="store_true", help="name the cases and run nothing"),
     argument("--write", action="store_true", help="write docs/scoreboard.md, not .genloss/replicate/"),
     argument("--fresh", action="store_true", help="compute again what earlier calls have computed"),
-    argument("--jobs", type=int, default=2, help="arms at a time (default: 2)"),
+    argument("--jobs", type=between("--jobs", 1, 1024), default=2, help="arms at a time (default: 2)"),
 )
 def _replicate(args: argparse.Namespace) -> int:
     from genloss.replicate import listing, replicate
@@ -144,10 +161,20 @@ def _verify(args: argparse.Namespace) -> int:
 @verb(
     "golden",
     "the best split of a budget between real and synthetic records, and its loss weights",
-    argument("budget", type=float, help="what the records of a round may cost"),
-    argument("--cost-real", type=float, default=1.0, help="of one fresh real record (default: 1)"),
-    argument("--cost-synthetic", type=float, default=1.0, help="of one record of the last model (default: 1)"),
-    argument("--rounds", type=int, default=20),
+    argument("budget", type=between("budget", 0, 1e9, float), help="what the records of a round may cost"),
+    argument(
+        "--cost-real",
+        type=between("--cost-real", 1e-6, 1e9, float),
+        default=1.0,
+        help="of one fresh real record (default: 1)",
+    ),
+    argument(
+        "--cost-synthetic",
+        type=between("--cost-synthetic", 1e-6, 1e9, float),
+        default=1.0,
+        help="of one record of the last model (default: 1)",
+    ),
+    argument("--rounds", type=between("--rounds", 1, 200), default=20),
 )
 def _golden(args: argparse.Namespace) -> int:
     from genloss.theory.golden import golden
@@ -158,13 +185,13 @@ def _golden(args: argparse.Namespace) -> int:
 @verb(
     "ui",
     "open MLflow on the project's runs",
-    argument("--port", default="5000"),
+    argument("--port", type=between("--port", 1, 65535), default=5000),
     argument("--host", default="127.0.0.1"),
 )
 def _ui(args: argparse.Namespace) -> int:
     from genloss.workflow.tracking import store_uri
 
-    server = ["mlflow", "ui", "--backend-store-uri", store_uri(None), "--host", args.host, "--port", args.port]
+    server = ["mlflow", "ui", "--backend-store-uri", store_uri(None), "--host", args.host, "--port", str(args.port)]
     os.execv(sys.executable, [sys.executable, "-m", *server])
 
 
@@ -241,28 +268,35 @@ def remedy(error: OSError) -> str:
     return f"{first}{other}; the same command then goes on from here"
 
 
+def command(arguments: list[str]) -> int:
+    """What the first word says; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"genloss {__version__}")
+        return 0
+    if arguments[0] in COMPLETION:
+        return complete(arguments)
+    return dispatch(arguments[0], arguments[1:])
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done; 1 some arms failed, `verify` found a difference, or a result did not replicate;
-    2 bad input; 130 interrupted; 141 whoever read the output has closed it (`genloss --help | head`)."""
+    2 bad input; 128 + n stopped by signal n (130: Ctrl-C, 143: SIGTERM); 141 whoever read the output has closed it
+    (`genloss --help | head`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(help_text())
-            code = 0
-        elif arguments[0] in ("-V", "--version"):
-            print(f"genloss {__version__}")
-            code = 0
-        elif arguments[0] in COMPLETION:
-            code = complete(arguments)
-        else:
-            code = dispatch(arguments[0], arguments[1:])
-        sys.stdout.flush()
+        with stoppable():
+            code = command(arguments)
+            sys.stdout.flush()
     except UserError as error:
         print(f"genloss: {error}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("genloss: interrupted; the same command goes on from here", file=sys.stderr)
-        code = 130
+    except (Stopped, KeyboardInterrupt) as error:
+        stopped = error if isinstance(error, Stopped) else Stopped()
+        print(stopped, file=sys.stderr)
+        code = stopped.code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
         code = 141

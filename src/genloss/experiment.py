@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from genloss.core import contracts
 from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
 from genloss.core.errors import UserError, check_name, nearest, require
+from genloss.core.limits import check_limit
 from genloss.core.places import has_secret, option_files, options
-from genloss.core.plugin import build, fill, locate, mapping, no_numbers, plain, shown
+from genloss.core.plugin import build, fill, flatten, locate, mapping, no_numbers, plain, shown
 from genloss.curate import Curator
 from genloss.evaluate import Metric
 from genloss.generate import Recipe
@@ -34,6 +35,8 @@ GROUPS = ("domain", "model", "recipe", "curation", "mixing", "trainer", "metrics
 NAMED = ("domain", "mixing", "recipe")  # those with a `name`, which folders, columns and tags carry
 # What one round can have of its own; the rest is that of the whole run: its real data, its size, its seed.
 SCHEDULED = ("model", "recipe", "curation", "control", "mixing", "trainer", "metrics", "runtime")
+# Where MLflow can be: schemes of `tracking.uri`
+TRACKED = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
 KEYS = (
     "size",
     "rounds",
@@ -67,6 +70,8 @@ class Tracking:
 
     def __post_init__(self) -> None:
         require(not has_secret(self.uri or ""), "uri", None, NO_SECRET)
+        known = self.uri is None or self.uri.partition(":")[0].partition("+")[0] in TRACKED
+        require(known, "uri", self.uri, f"null or of {', '.join(TRACKED)}")
         require(bool(self.experiment.strip()), "experiment", repr(self.experiment), "a name")
 
 
@@ -202,12 +207,17 @@ def check_shape(cfg: DictConfig) -> None:
                 check_name(key, name)
     for key, number in no_numbers(plain(cfg)):
         raise UserError(key, number, "must be a finite number")
+    for key, text in flatten(plain(cfg)):
+        odd = isinstance(text, str) and any(not (c.isprintable() or c in "\n\t") for c in text)
+        require(not odd, key, text, "text without control characters")
     for key in ("size", "rounds", "seed"):
         whole = isinstance(cfg.get(key), int) and not isinstance(cfg.get(key), bool)
         require(whole, key, cfg.get(key), "a whole number")
     require(cfg.rounds >= 0, "rounds", cfg.rounds, "at least 0 (round 0 trains on real data and always runs)")
     require(cfg.size >= 1, "size", cfg.size, "at least 1 record")
     require(cfg.seed >= 0, "seed", cfg.seed, "at least 0")
+    for key in ("size", "rounds", "seed"):
+        check_limit(key, cfg[key])
     require(cfg.control in ("none", "random"), "control", cfg.control, "none or random")
     schedule = {} if cfg.get("schedule") is None else mapping(plain(cfg.schedule), "schedule")
     for n, overrides in schedule.items():

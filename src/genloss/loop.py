@@ -73,6 +73,8 @@ class Loop:
                 )
             except UserError as error:
                 raise self.experiment.placed(error, n) from None
+            if stage is TRAIN:
+                self.progress.loss = done.result.get("loss")
             if stage is TRAIN and computed == self.run_dir.store.computed and (missed := x.trainer.missed()):
                 self.progress.note(f"round {n} train: was finished before, so {missed}")
             return done

@@ -20,7 +20,8 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         shown = "" if self.value is None else f"={self.value}"
-        return " ".join(f"{self.key}{shown}: {self.remedy}".split())
+        line = " ".join(f"{self.key}{shown}: {self.remedy}".split())
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)  # no codes for the terminal
 
     def under(self, prefix: str) -> UserError:
         """The same error, with the key placed below `prefix` in the config."""

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from genloss.core.errors import UserError, first_line, nearest
+from genloss.core.limits import check_limits
 
 T = TypeVar("T")
 
@@ -29,6 +30,8 @@ def imported(target: Any, base: type[T], key: str, origin: str = "") -> type[T]:
     """The class that `target` (a dotted path) names; it must be a subclass of `base`. origin: whose `base` it is, for
     the error."""
     module_name, _, name = str(target).rpartition(".")
+    if not all(part.isidentifier() for part in str(target).split(".")):  # a leading dot, say, which import resolves
+        raise UserError(f"{key}._target_", shown(target), "names no class; write package.module.Class")
     try:
         cls = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -69,7 +72,7 @@ def shown(value: Any) -> Any:
 
 
 def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
-    """A dataclass from plain values, checked against the types of its fields."""
+    """A dataclass from plain values, checked against the types of its fields and the ranges of its numbers."""
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in mapping(values, key):
         if name not in names:
@@ -87,10 +90,11 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
         for f in dataclasses.fields(cls):  # type: ignore[arg-type]
             if dataclasses.is_dataclass(OmegaConf.get_type(node, f.name)):
                 try:  # a nested dataclass alone first, for the full key of its errors
-                    OmegaConf.to_object(node[f.name])
+                    check_limits(OmegaConf.to_object(node[f.name]))
                 except UserError as error:
                     raise error.under(f.name) from None
         made = OmegaConf.to_object(node)
+        check_limits(made)
     except UserError as error:
         raise error.under(key) from None
     except OmegaConfBaseException as error:

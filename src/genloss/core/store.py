@@ -50,8 +50,8 @@ class Done:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Done:
-        """KeyError, TypeError or ValueError if it is not what `to_json` wrote: a digit of a result is data too, and a run
-        directory may be a stranger's. Records of before 2026-11-27 have no hash."""
+        """KeyError, TypeError or ValueError if it is not what `to_json` wrote: a digit of a result is data too, and a
+        run directory may be a stranger's. Records of before 2026-11-27 have no hash."""
         said = {name: value[name] for name in ("key", "files", "result", "seconds")}
         if value.get("sha256", _hash(said)) != _hash(said):
             raise ValueError("its sha256 differs")

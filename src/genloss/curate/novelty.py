@@ -23,7 +23,7 @@ import regex
 
 from genloss.core import records
 from genloss.core.capabilities import Texts
-from genloss.core.contracts import HISTORY
+from genloss.core.contracts import HISTORY, Experiment
 from genloss.core.errors import require
 from genloss.core.machine import cores
 from genloss.core.words import spaced
@@ -118,6 +118,11 @@ class Novelty(RecordCurator):
         require(
             0 <= self.threshold <= 1, "threshold", self.threshold, "in [0, 1] (1: only what is beyond a copy, nothing)"
         )
+
+    def check(self, experiment: Experiment) -> None:
+        columns = experiment.domain.payload
+        known = self.column in ("", *columns)
+        require(known, "column", self.column, f"empty or one of {', '.join(columns)}")
 
     def reads(self) -> tuple[str, ...]:
         return (HISTORY,) if self.earlier else ()

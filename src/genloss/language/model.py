@@ -7,7 +7,7 @@ genloss run model=pretrained model.path=my/model domain.tokenizer=my/model recip
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +50,22 @@ class Scratch(TextModel):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads={self.heads}")
         require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
+
+    def check(self, experiment: Experiment) -> None:
+        """Whether transformers takes the options: it knows their names, and a model can be made (without memory)."""
+        if not self.options:  # else its import costs seconds
+            return
+        import torch
+
+        try:
+            with torch.device("meta"):
+                config = self.fresh(vocabulary=300, begin=0, end=0, context=64, seed=0).config
+        except Exception as error:  # whatever the library says of them
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError("options", self.options, f"is refused by transformers ({said[-1].strip()})") from None
+        known = {f.name for f in fields(config)} | set(config.attribute_map) | {"rope_theta", "rope_scaling"}
+        for name in self.options:
+            one_of("options", name, known)
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         import torch

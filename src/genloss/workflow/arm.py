@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,7 +11,7 @@ from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.core.places import load_params, project_root, store_root
 from genloss.core.plugin import plain
-from genloss.core.progress import Progress
+from genloss.core.progress import Progress, drawn
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment, whole
@@ -81,7 +80,7 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
         name or label(cfg),
         experiment.rounds,
         states / f"{arm_id(cfg)}.json" if states else None,
-        lines=not sys.stderr.isatty(),
+        lines=not drawn(),
     )
     loop = Loop(experiment, run, progress)
     tracker = track.Tracker(folder, cfg, sweep)

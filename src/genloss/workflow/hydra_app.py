@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from genloss.core.errors import UserError
 from genloss.core.machine import end_with
 from genloss.core.places import conf_dir, settle
+from genloss.core.signals import stoppable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -81,7 +82,8 @@ def job(cfg: DictConfig) -> float | None:
     settle(Path(hydra.runtime.cwd))  # on another machine, perhaps
     sweep = sweep_of(hydra)
     if sweep is not None:
-        return run_in_sweep(resolve(cfg), sweep)
+        with stoppable():  # a worker has not come by `main`
+            return run_in_sweep(resolve(cfg), sweep)
     try:
         resolved = resolve(cfg)
         with live(None, [resolved]) as states:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from genloss.core.files import write_atomic
 from genloss.core.hashes import canonical, sha256_text
 from genloss.core.places import project_root
 from genloss.core.progress import Live
+from genloss.core.signals import Stopped
 from genloss.experiment import Experiment
 from genloss.observatory.results import sweep_entries
 from genloss.workflow import tracking
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 
 DAY = 86400.0  # seconds
+MOST_ARMS = 10_000
 
 
 def expand(parser: OverridesParser, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
@@ -46,6 +49,8 @@ def expand(parser: OverridesParser, params: Mapping[str, str], arguments: Sequen
     choices: dict[str, list[str]] = {}  # by key: of two overrides of one key the last one holds
     for override in [o for o in defaults if o.key_or_group not in named] + given:
         choices[override.get_key_element()] = _values(override)
+    if (arms := math.prod(map(len, choices.values()))) > MOST_ARMS:
+        raise UserError("sweep", f"{arms} arms", f"must have at most {MOST_ARMS}; sweep over fewer values")
     return [list(job) for job in itertools.product(*choices.values())]
 
 
@@ -57,7 +62,22 @@ def _values(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
         value = str(override.input_line).partition("=")[2]
         raise UserError(key, value, "has no list of values; write range(...) or a,b,c, or choose another hydra/sweeper")
+    count = _length(override)
+    if not 0 < count <= MOST_ARMS:
+        value = str(override.input_line).partition("=")[2]
+        raise UserError(key, value, f"has {'no values' if count == 0 else 'too many'}; 1 to {MOST_ARMS} make a sweep")
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _length(override: Override) -> float:
+    """How many values an override sweeps over, without listing them: of range(0,1000000000) that would not end."""
+    from hydra.core.override_parser.types import RangeSweep
+
+    value = override.value()
+    if not isinstance(value, RangeSweep):
+        return len(list(override.sweep_string_iterator()))
+    assert value.start is not None and value.stop is not None
+    return max(0, math.ceil((value.stop - value.start) / value.step)) if value.step else math.inf
 
 
 def sweep_dir(configs: Sequence[DictConfig]) -> Path:
@@ -90,6 +110,10 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
             "error": " ".join(str(error).split()),
             "traceback": None if expected else traceback.format_exc(),
         }
+    except Stopped as stopped:
+        entry |= {"state": "interrupted", "dir": os.path.relpath(arm_dir(cfg), sweep), "error": None}
+        write_atomic(note, json.dumps(entry, indent=1))
+        raise stopped
     write_atomic(note, json.dumps(entry, indent=1))
     return found
 
@@ -102,9 +126,11 @@ def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
         if time.time() - left.stat().st_mtime > DAY:
             shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(states, ignore_errors=True)
-    with Live(states, len(configs)):
-        yield states
-    shutil.rmtree(states, ignore_errors=True)
+    try:
+        with Live(states, len(configs)):
+            yield states
+    finally:
+        shutil.rmtree(states, ignore_errors=True)
 
 
 def distinct(jobs: Sequence[list[str]], configs: Sequence[DictConfig]) -> tuple[list[list[str]], list[DictConfig]]:

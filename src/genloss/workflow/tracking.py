@@ -176,6 +176,8 @@ def rebuild_all(folders: Sequence[Path]) -> None:
     for folder in folders:
         sweep = folder.resolve() if (folder / "sweep.json").is_file() else None
         for _, arm in arms_of(folder):
+            if not (arm / "params.yaml").is_file():  # of an interrupted sweep, not begun
+                continue
             rebuild(arm, load_params(arm / "params.yaml"), sweep)
 
 

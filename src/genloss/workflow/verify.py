@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from genloss.core.errors import UserError
 from genloss.core.files import link
 from genloss.core.hashes import sha256_file, version
 from genloss.core.places import load_params
-from genloss.core.progress import Progress
+from genloss.core.progress import Progress, drawn
 from genloss.core.rundir import LIBRARIES, STAGES, RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
@@ -60,7 +59,7 @@ def verify(folder: Path, only: int | None) -> int:
             for n in range(only):
                 _copy(there.round(n), again.round(n))
             _copy(there.data, again.data)
-        loop = Loop(experiment, again, Progress("verify", experiment.rounds, lines=not sys.stderr.isatty()))
+        loop = Loop(experiment, again, Progress("verify", experiment.rounds, lines=not drawn()))
         rounds = range(experiment.rounds + 1) if only is None else [only]
         if only in (None, 0):
             loop.prepare()

@@ -1,0 +1,86 @@
+"""Whatever stops a command ends it alike in every stage: 128 + n, one line, no process left, and the same command goes
+on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support import Project
+
+
+def stopped(home: Project, number: signal.Signals, ready: Callable[[], bool], *arguments: str) -> None:
+    """Start genloss, send the signal to it alone as soon as it is `ready`, and check how it ends."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "genloss", *arguments],
+        cwd=home.root,
+        env=home.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not ready() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)  # into the middle of the stage
+    assert running.poll() is None, running.communicate()
+    children = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 128 + number, err
+    lines = [line for line in err.splitlines() if ": round " not in line and " arms; " not in line]
+    assert lines == [f"genloss: interrupted ({number.name}); the same command goes on from here"] and out == ""
+    psutil.wait_procs(children, timeout=30)
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not list(home.root.glob("runs/sweep-*/progress")) and not list(home.root.glob(".genloss/progress/*"))
+
+
+LONG = "trainer.steps=3000"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_while_training(tmp_path: Path, tiny: list[str], number: signal.Signals) -> None:
+    """Lightning has handlers of its own there: SIGTERM ended a run early, with 0, and SIGINT with 1 and no word."""
+    home = Project.make(tmp_path / "project")
+    stopped(home, number, lambda: home.stages()["mix"] == 1, "run", *tiny, LONG)
+
+
+def test_while_sampling_and_on_again(tmp_path: Path, tiny: list[str]) -> None:
+    home = Project.make(tmp_path / "project")
+    command = ["run", *tiny, "recipe.n=800", "rounds=1"]
+    stopped(home, signal.SIGHUP, lambda: any(home.store.glob("scratch/*/chunk-*.json")), *command)
+    assert home.ok(*command).folder.is_dir()
+
+
+def test_a_sweep(tmp_path: Path, tiny: list[str]) -> None:
+    """In this process the arm says so; workers of a launcher end too."""
+    home = Project.make(tmp_path / "project")
+    command = ["run", "-m", *tiny, LONG, "seed=0,1"]
+    stopped(home, signal.SIGTERM, lambda: bool(home.stages()["mix"]), *command)
+    states = {json.loads(path.read_text())["state"] for path in home.root.glob("runs/sweep-*/arms/*.json")}
+    assert states == {"interrupted", "waiting"}
+    joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    stopped(home, signal.SIGINT, lambda: home.stages()["mix"] == 2, *command, *joblib)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "genloss", *command, *joblib],
+        cwd=home.root,
+        env=home.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    workers: list[psutil.Process] = []
+    while running.poll() is None and not workers:
+        workers = [c for c in psutil.Process(running.pid).children() if "LokyProcess-1" in " ".join(c.cmdline())]
+        time.sleep(0.1)
+    workers[0].kill()  # as the kernel does where memory ends
+    err = running.communicate(timeout=120)[1]
+    assert running.returncode == 1 and "Traceback" not in err and "a worker was killed" in err, err
