@@ -43,6 +43,7 @@ from genloss.systems.llm2llm.teachers import Ask, Teacher
 from genloss.systems.llm2llm.teachers.endpoint import RULES, final_list
 from genloss.systems.llm2llm.teachers.model import Written
 from genloss.workflow.compose import compose
+from genloss.workflow.identity import arm_id
 from support import Handler, serving
 
 TINY = [
@@ -632,6 +633,30 @@ def test_a_thought_without_an_answer_is_unparseable(group: Class, tmp_path: Path
         table, counts = group.round(tmp_path, *ENDPOINT, f"recipe.teacher.url={server.url}")
     assert counts["rejected_unparseable"] == len(table) == len(group.wrong)
     assert "5+1+2:" not in table.column("prompt").to_pylist()
+
+
+def test_a_teacher_of_nonsense_is_stopped(group: Class, tmp_path: Path) -> None:
+    with serving(lambda number, body: "I would rather not.") as server:
+        options = [*ENDPOINT, f"recipe.teacher.url={server.url}", "recipe.attempts=100"]
+        with pytest.raises(UserError, match=r"budget.refused=0.95: 100 of the last 100 .* \(100 unparseable\)"):
+            group.round(tmp_path, *options)
+    assert 100 <= len(server.bodies) <= 104
+
+
+def test_a_budget_that_is_raised_goes_on(group: Class, tmp_path: Path) -> None:
+    n = len(group.wrong)
+    with serving(good) as server:
+        options = [*ENDPOINT, f"recipe.teacher.url={server.url}"]
+        with pytest.raises(UserError, match=r"^recipe.teacher.budget.round.requests=3: is spent \(3\)"):
+            group.round(tmp_path, *options, "recipe.teacher.budget.round.requests=3")
+        assert len(server.bodies) == 3
+        table, counts = group.round(tmp_path, *options, f"recipe.teacher.budget.round.requests={n}")
+    assert len(table) == len(server.bodies) == counts["requests"] == n and counts["tokens_sent"] > n
+    assert "money" not in counts
+    poor, rich = (
+        Experiment(compose([*TINY, *options, f"recipe.teacher.budget.sweep.requests={limit}"])).cfg for limit in (1, 2)
+    )
+    assert arm_id(poor) == arm_id(rich)
 
 
 def test_a_wrong_label_of_an_endpoint_is_measured(group: Class, tmp_path: Path) -> None:
