@@ -7,13 +7,15 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from genloss.core import records
 from genloss.core.files import write_atomic
 from genloss.experiment import Experiment
 from genloss.language.curve import write_curve
 from genloss.observatory.report import next_commands, report
-from genloss.observatory.results import rounds_of, turned
+from genloss.observatory.results import arms_of, rounds_of, turned
 from genloss.workflow.compose import compose, to_yaml
 from support import REPOSITORY, Project, arms
 
@@ -39,7 +41,7 @@ def test_a_loss_that_turns_is_told(arm: Path, tmp_path: Path, capsys: pytest.Cap
     curve(mine, {2: 3.0, 4: 3.5})
     said = turned(mine, rounds_of(mine))
     assert "3.000 at step 2, 3.500 at the last" in said and "64 real records" in said and "size" in said
-    report([mine], None, None)
+    report([mine], arms_of(mine), None, None)
     assert said in capsys.readouterr().out and said in (mine / "report/report.md").read_text()
 
     metrics = mine / "rounds/00/metrics.json"
@@ -57,3 +59,23 @@ def test_a_sweep_proposes_what_its_domain_can_run(tmp_path: Path, domain: str) -
     assert len(proposed) == 4 and {cfg.domain.name for cfg in proposed} == {domain}
     for cfg in proposed:
         Experiment(cfg)
+
+
+def test_samples_are_read_as_text(tmp_path: Path) -> None:
+    """Both kept and rejected ones; what a terminal would obey is not printed."""
+    home, run = Project.make(tmp_path / "project"), tmp_path / "run"
+    for name, texts in {"kept": ["one", "\x1b[31mtwo\u202e\nlines"], "rejected": ["three"]}.items():
+        table = records.make_table({"text": texts}, origin=records.SYNTHETIC, generation=1, recipe="sample")
+        if name == "rejected":
+            table = table.append_column("reason", pa.array(["too short"])).append_column("score", pa.array([0.5]))
+        records.write(table, run / f"rounds/01/{name}.parquet")
+    write_atomic(run / "rounds/01/manifest.json", "{}")
+    said = home.ok("samples", str(run), "--round", "1", "--count", "2").out
+    assert re.sub(r"[0-9a-f]{8}", "ID", said) == (
+        "-- ID, kept\none\n\n-- ID, kept\n�[31mtwo�\nlines\n\n-- ID, rejected, reason too short, score 0.5\nthree\n"
+    )
+    assert home.ok("samples", str(run)).out == said
+    for arguments, words in {("--round", "2"): "--round=2: is not there", ("--count", "0"): "--count=0"}.items():
+        refused = home.call("samples", str(run), *arguments)
+        assert refused.code == 2 and words in refused.err
+    assert "is no run directory" in home.call("samples", str(tmp_path)).err

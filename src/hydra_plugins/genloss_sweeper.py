@@ -50,6 +50,7 @@ class GenlossSweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         from genloss.workflow.sweep import distinct, expand, finish_sweep, live, prepare_sweep
+        from genloss.workflow.tracking import following
 
         context, config, task_function = self.hydra_context, self.config, self.task_function
         assert context is not None and config is not None
@@ -63,11 +64,13 @@ class GenlossSweeper(Sweeper):
         self.launcher = launcher
         # an override reaches every worker, wherever the launcher starts it
         where = f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
-        with live(folder / "progress", configs):
-            returns = launcher.launch([[*job, where] for job in jobs], initial_job_idx=0)
-        for done in returns:
-            _ = done.return_value  # raises what is no failure of an arm but a bug
-        if finish_sweep(folder):
+        with following(folder, configs[0]):
+            with live(folder / "progress", configs):
+                returns = launcher.launch([[*job, where] for job in jobs], initial_job_idx=0)
+            for done in returns:
+                _ = done.return_value  # raises what is no failure of an arm but a bug
+            code = finish_sweep(folder)
+        if code:
             raise SystemExit(1)
         return returns
 

@@ -40,8 +40,9 @@ def open_run(folder: Path, cfg: DictConfig) -> RunDir:
                 None,
                 f"belongs to another config (it differs in {keys}); use another folder or delete it",
             )
-    else:
-        write_atomic(params, to_yaml(cfg))
+        if to_yaml(there) == to_yaml(cfg):
+            return run
+    write_atomic(params, to_yaml(cfg))  # also how it runs, which is no part of what it is: where MLflow is, say
     return run
 
 
@@ -52,19 +53,16 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
 
     experiment = Experiment(cfg)
     folder = arm_dir(cfg)
-    run = open_run(folder, cfg)
     progress = Progress(
         name or label(cfg),
         experiment.rounds,
         states / f"{arm_id(cfg)}.json" if states else None,
         lines=not sys.stderr.isatty(),
     )
-    loop = Loop(experiment, run, progress)
-    tracker = track.Tracker(folder, cfg, sweep)
     try:
-        loop.run(after_round=tracker.round)
-        versioning.commit(folder)
-        tracker.finish()
+        with track.Tracker(folder, cfg, sweep, name) as tracker:
+            Loop(experiment, open_run(folder, cfg), progress).run(after_round=tracker.round)
+            versioning.commit(folder)
     except BaseException:
         progress.end("failed")
         raise
