@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from genloss.core.errors import UserError
+from genloss.core.schedule import each_round
 
 
 def project_root() -> Path:
@@ -60,6 +61,8 @@ def load_params(path: Path) -> DictConfig:
         raise UserError(str(path), None, f"is not readable YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(cfg, DictConfig):
         raise UserError(str(path), None, "must hold a mapping; write it with `genloss compose`")
+    if isinstance(cfg.get("schedule"), DictConfig) and isinstance(cfg.get("rounds"), int):  # of `dvc exp run -S`
+        cfg.schedule = each_round(cfg.schedule, cfg.rounds)
     return cfg
 
 

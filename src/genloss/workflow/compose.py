@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from genloss.core.errors import UserError, nearest
 from genloss.core.places import conf_dir, options
 from genloss.core.plugin import shown
+from genloss.core.schedule import each_round
 
 CHAINS = ("curation", "metrics", "domain/tasks")  # groups of which several options are chosen: group=[a,b]
 
@@ -146,6 +147,8 @@ def resolve(cfg: DictConfig) -> DictConfig:
         key = getattr(error, "full_key", None) or "config"
         raise UserError(str(key), None, str(error).splitlines()[0]) from None
     assert isinstance(container, dict)
+    if isinstance(container["schedule"], dict) and isinstance(container.get("rounds"), int):
+        container["schedule"] = each_round(container["schedule"], container["rounds"])
     return OmegaConf.create(container)
 
 
