@@ -297,31 +297,35 @@ def test_push_pull_and_what_if(base: tuple[Project, Path], tmp_path: Path, tiny:
     sweep = there.ok("run", "-m", *tiny, "rounds=3", "mixing=replace,accumulate").folder
     arms = [there.root / "runs" / p.name for p in sorted((there.root / "runs").glob("text-*"))]
     assert sweep.is_dir() and len(arms) == 2
-    small = ("params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config")
+    there.ok("push", str(sweep))
     clone = plain_project(tmp_path / "clone")
-    for arm in arms:
-        there.dvc("push", cwd=arm)
-        for name in small:
-            target = clone.root / "runs" / arm.name / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(arm / name, target)
-        (clone.root / "runs" / arm.name / ".dvc/tmp").mkdir()
+    there.git("add", "-f", f"--pathspec-from-file=runs/{sweep.name}/share.txt")  # as it says
+    for name in there.spawn("git", "ls-files", "runs").out.split():
+        (clone.root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(there.root / name, clone.root / name)
+    clone.ok("pull", str(clone.root / "runs" / sweep.name))
     for arm in arms:
         copy = clone.root / "runs" / arm.name
-        clone.dvc("pull", cwd=copy)
         assert hashes(copy) == hashes(arm)
         assert "up to date" in clone.dvc("repro", cwd=copy)
         assert "up to date" in clone.dvc("status", cwd=copy)
+    table = clone.ok("report", str(clone.root / "runs" / sweep.name)).out
+    assert table.splitlines()[:5] == there.ok("report", str(sweep)).out.splitlines()[:5]
     copy = clone.root / "runs" / base[1].name
     before = hashes(copy)
     assert before == hashes(base[1])
-    clone.ok("compose", "--dir", str(copy), "+schedule.3.recipe.temperature=0.7")
-    assert ran(clone.dvc("repro", cwd=copy)) == ["round@03", "report"]
-    after = hashes(copy)
+    new = Path(clone.ok("compose", "--dir", str(copy), "+schedule.3.recipe.temperature=0.7").out.strip())
+    assert new.parent == copy.parent and new != copy and json.loads((new / "what_if.json").read_text())["of"]
+    assert ran(clone.dvc("repro", cwd=new)) == ["round@03", "report"]
+    after = hashes(new)
+    assert hashes(copy) == before and "up to date" in clone.dvc("status", cwd=copy)  # an arm of its own
     assert {n for n in before if before[n] != after.get(n)} >= {"rounds/03/generated.parquet"}
     assert {n for n in before if before[n] != after.get(n) and not n.startswith("rounds/03/")} == set()
-    clone.ok("compose", "--dir", str(copy), "rounds=2", "~schedule.3")  # fewer rounds: the report forgets the rest
+    again = clone.ok("compose", "--dir", str(copy), "++schedule.3.recipe.temperature=0.7")  # the same arm
+    assert Path(again.out.strip()) == new and "up to date" in clone.dvc("status", cwd=new)
+    copy = Path(clone.ok("compose", "--dir", str(new), "rounds=2", "~schedule.3").out.strip())
     clone.dvc("repro", cwd=copy)
+    assert not (copy / "rounds/03").exists()
     assert [line.split(",")[1] for line in (copy / "report/rounds.csv").read_text().splitlines()[1:]] == ["0", "1", "2"]
     (copy / "params.yaml").write_text((copy / "params.yaml").read_text().replace("prev: '01'", "prev: '00'"))
     refused = clone.spawn("genloss", "round", "2", cwd=copy)
@@ -368,9 +372,10 @@ def test_an_edited_folder_is_not_taken_for_the_old_arm(
 ) -> None:
     home = Project.make(tmp_path / "project", GENLOSS_STORE=base[0].env["GENLOSS_STORE"])
     folder = home.ok("run", *tiny).folder
-    home.ok("compose", "--dir", str(folder), "+schedule.2.recipe.temperature=0.7")
+    params = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(params.replace("temperature: 1.0", "temperature: 0.7", 1))
     refused = home.call("run", *tiny)
-    assert refused.code == 2 and "schedule" in refused.err and str(folder) in refused.err
+    assert refused.code == 2 and "temperature" in refused.err and str(folder) in refused.err
 
 
 def test_experiments_in_a_clone(base: tuple[Project, Path], tmp_path: Path, tiny: list[str]) -> None:

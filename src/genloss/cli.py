@@ -64,6 +64,7 @@ def between(name: str, low: float, high: float, kind: type[int] | type[float] = 
 
 
 DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
+TRACKING = argument("--tracking-uri", metavar="URI", help="MLflow's address (default: what the runs, or conf/, say)")
 
 
 @verb(
@@ -71,7 +72,7 @@ DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
     "write params.yaml from conf/ and overrides, for `dvc repro`",
     argument("overrides", nargs="*", help="Hydra overrides, for example rounds=8 mixing=accumulate"),
     argument("--check", action="store_true", help="write nothing; exit with 1 if params.yaml is not current"),
-    argument("--dir", type=Path, help="change the params.yaml of this run directory instead, by values alone"),
+    argument("--dir", type=Path, help="what if? an arm beside this run directory that differs in values"),
     argument("--config-dir", type=Path, help="a folder of options beside conf/, as `genloss run` takes it"),
 )
 def _compose(args: argparse.Namespace) -> int:
@@ -106,14 +107,54 @@ def _round(args: argparse.Namespace) -> int:
     argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories or sweeps"),
     argument("--metric", help="what the table and the figure show (default: the domain's own)"),
     argument("--out", type=Path, help="folder for report.md, rounds.csv and the figure"),
+    TRACKING,
 )
 def _report(args: argparse.Namespace) -> int:
     from genloss.observatory.report import report
+    from genloss.workflow.sweep import true_arms
     from genloss.workflow.tracking import rebuild_all
 
-    code = report(args.dirs, args.metric, args.out)
-    rebuild_all(args.dirs)
+    found = [(folder, true_arms(folder)) for folder in args.dirs]
+    code = report(args.dirs, [arm for _, arms in found for arm in arms], args.metric, args.out)
+    rebuild_all(found, args.tracking_uri)
     return code
+
+
+@verb(
+    "push",
+    "send the data of a sweep's arms, or of one, to the DVC remote",
+    argument("dir", type=Path, metavar="DIR", help="a sweep or a run directory"),
+    argument("--remote", help="which of DVC's remotes (default: DVC's default)"),
+)
+def _push(args: argparse.Namespace) -> int:
+    from genloss.workflow.share import push
+
+    return push(args.dir, args.remote)
+
+
+@verb(
+    "pull",
+    "fetch the data of a sweep's arms, or of one, from the DVC remote",
+    argument("dir", type=Path, metavar="DIR", help="a sweep or a run directory, as Git has it"),
+    argument("--remote", help="which of DVC's remotes (default: DVC's default)"),
+)
+def _pull(args: argparse.Namespace) -> int:
+    from genloss.workflow.share import pull
+
+    return pull(args.dir, args.remote)
+
+
+@verb(
+    "samples",
+    "records of a round, to be read",
+    DIR,
+    argument("--round", type=int, help="which round (default: the last one)"),
+    argument("--count", type=int, default=5, help="of kept and of rejected ones (default: 5)"),
+)
+def _samples(args: argparse.Namespace) -> int:
+    from genloss.observatory.samples import show
+
+    return show(args.dir, args.round, args.count)
 
 
 @verb(
@@ -184,15 +225,16 @@ def _golden(args: argparse.Namespace) -> int:
 
 @verb(
     "ui",
-    "open MLflow on the project's runs",
+    "open MLflow on the project's runs, or on those of one sweep or arm",
+    argument("dir", type=Path, nargs="?", metavar="DIR", help="a sweep or a run directory"),
     argument("--port", type=between("--port", 1, 65535), default=5000),
     argument("--host", default="127.0.0.1"),
+    TRACKING,
 )
 def _ui(args: argparse.Namespace) -> int:
-    from genloss.workflow.tracking import store_uri
+    from genloss.workflow.ui import ui
 
-    server = ["mlflow", "ui", "--backend-store-uri", store_uri(None), "--host", args.host, "--port", str(args.port)]
-    os.execv(sys.executable, [sys.executable, "-m", *server])
+    return ui(args.dir, args.tracking_uri, args.host, str(args.port))
 
 
 def dispatch(name: str, rest: list[str]) -> int:

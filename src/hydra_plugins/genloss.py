@@ -18,10 +18,13 @@ from genloss.core.limits import LIMITS
 
 def unroll(rounds: Any, schedule: Any = None) -> DictConfig:
     """{"01": {"prev": "00", "overrides": {...}}, ...} for rounds 1..`rounds`."""
+    from genloss.core.schedule import each_round
+
     plan = OmegaConf.to_container(schedule, resolve=True) if OmegaConf.is_config(schedule) else (schedule or {})
-    # what is no number, or too large, is left to the check of genloss.experiment, which names it
-    overrides = {int(k): v for k, v in plan.items() if str(k).isdigit()} if isinstance(plan, dict) else {}
     count = rounds if isinstance(rounds, int) and rounds <= LIMITS["rounds"][1] else 0
+    plan = each_round(plan, count) if isinstance(plan, dict) else {}
+    # what is no number, or too large, is left to the check of genloss.experiment, which names it
+    overrides = {int(k): v for k, v in plan.items() if str(k).isdigit()}
     return OmegaConf.create(
         {f"{n:02d}": {"prev": f"{n - 1:02d}", "overrides": overrides.get(n, {})} for n in range(1, count + 1)}
     )

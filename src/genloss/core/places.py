@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genloss.core.errors import UserError, first_line, nearest
+from genloss.core.schedule import each_round
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -181,6 +182,8 @@ def load_params(path: Path) -> DictConfig:
         raise UserError(str(path), None, f"is not readable YAML ({first_line(error)})") from None
     if not isinstance(cfg, DictConfig):
         raise UserError(str(path), None, "must hold a mapping; write it with `genloss compose`")
+    if isinstance(cfg.get("schedule"), DictConfig) and isinstance(cfg.get("rounds"), int):  # of `dvc exp run -S`
+        cfg.schedule = each_round(cfg.schedule, cfg.rounds)
     return cfg
 
 

@@ -18,7 +18,7 @@ from genloss.core.files import write_atomic
 from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
 from genloss.observatory.figures import PANELS, rounds_figure
-from genloss.observatory.results import Arm, arms_of, measured, read, rounds_of, sweep_entries, turned
+from genloss.observatory.results import Arm, measured, read, rounds_of, sweep_entries, turned
 from genloss.observatory.tables import rounds_csv, table
 
 SUMMARY = "summary.json"
@@ -57,9 +57,9 @@ def write_summary(folder: Path) -> None:
         write_atomic(path, text)
 
 
-def report_sweep(folder: Path) -> str:
+def report_sweep(folder: Path, arms: Sequence[Arm]) -> str:
     """Write the report of a sweep into its folder; returns its table."""
-    return write_report(arms_of(folder), folder)
+    return write_report(arms, folder)
 
 
 def next_commands(folder: Path) -> str:
@@ -83,13 +83,12 @@ def next_commands(folder: Path) -> str:
     )
 
 
-def report(folders: Sequence[Path], metric: str | None, out: Path | None) -> int:
-    """`genloss report`: one report of all arms of `folders` (run directories or sweeps), printed and written.
+def report(folders: Sequence[Path], arms: Sequence[Arm], metric: str | None, out: Path | None) -> int:
+    """`genloss report`: one report of the arms of `folders` (run directories or sweeps), printed and written.
 
     out: None: a sweep's own folder; below a single run directory, report/; else report/ beside the runs (that of the
     project is an output of its DVC pipeline).
     """
-    arms = [arm for folder in folders for arm in arms_of(folder)]
     target = out or (folders[0].resolve() if len(folders) == 1 else project_root() / "runs" / "report")
     if out is None and len(folders) == 1 and not (target / "sweep.json").is_file():
         target = target / "report"

@@ -40,8 +40,9 @@ def open_run(folder: Path, cfg: DictConfig, sweep: Path | None = None) -> RunDir
                 None,
                 f"belongs to another config (it differs in {keys}); use another folder or delete it",
             )
-    else:
-        write_atomic(params, to_yaml(cfg))
+        if to_yaml(there) == to_yaml(cfg):
+            return run
+    write_atomic(params, to_yaml(cfg))  # also how it runs, which is no part of what it is: where MLflow is, say
     return run
 
 
@@ -82,12 +83,10 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
         states / f"{arm_id(cfg)}.json" if states else None,
         lines=not drawn(),
     )
-    loop = Loop(experiment, run, progress)
-    tracker = track.Tracker(folder, cfg, sweep)
     try:
-        loop.run(after_round=tracker.round)
-        commit(folder)
-        tracker.finish()
+        with track.Tracker(folder, cfg, sweep, name) as tracker:
+            Loop(experiment, run, progress).run(after_round=tracker.round)
+            commit(folder)
     except BaseException:
         progress.end("failed")
         raise

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from genloss.core.errors import UserError, first_line, nearest
 from genloss.core.places import conf_dir, is_group, options
 from genloss.core.plugin import shown
+from genloss.core.schedule import each_round
 
 CHAINS = ("curation", "metrics", "domain/tasks")  # groups of which several options are chosen: group=[a,b]
 
@@ -159,6 +160,8 @@ def resolve(cfg: DictConfig) -> DictConfig:
         key = getattr(error, "full_key", None) or "config"
         raise UserError(str(key), None, first_line(error)) from None
     assert isinstance(container, dict)
+    if isinstance(container["schedule"], dict) and isinstance(container.get("rounds"), int):
+        container["schedule"] = each_round(container["schedule"], container["rounds"])
     return OmegaConf.create(container)
 
 

@@ -92,5 +92,10 @@ def job(cfg: DictConfig) -> float | None:
         if hydra.mode == RunMode.RUN:
             raise Refused(error) from None
         raise
+    if hydra.mode == RunMode.RUN:
+        from genloss.observatory.results import rounds_of, shown
+        from genloss.observatory.tables import numbers
+
+        print(f"{numbers(rounds_of(folder), shown(folder / 'params.yaml'))}\n")
     print(f"run: {folder}")
     return headline(folder)
