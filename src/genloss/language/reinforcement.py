@@ -19,7 +19,7 @@ from genloss.core.contracts import Decoding, Fit
 from genloss.core.seeds import generator, seed_of, uniforms
 from genloss.language.curve import write_curve
 from genloss.language.model import device_of, load, save
-from genloss.language.sampling import sample_chunk
+from genloss.language.sampling import NoProbabilities, sample_chunk
 from genloss.language.tokenizer import Codec, load_codec
 
 # -- the objective -----------------------------------------------------------------------------------------------------
@@ -133,20 +133,25 @@ class Reinforcement:
 
     def run(self) -> dict[str, Any]:
         """Write `model/` and `training.csv` (with reward and kl) to `fit.out`; returns means over the first and last
-        tenth of steps. A step that ends in a loss or weights that are no numbers is undone and is the last:
-        `diverged`."""
+        tenth of steps. A step whose loss, samples or weights are no numbers is the last, `diverged`, and the model is
+        that of the last step before."""
         updates = self.trainer.updates
         curve = np.zeros((updates, 3))  # loss, reward, divergence
-        lost = 0
+        lost, earlier = 0, None
         for step in range(updates):
             before = {name: value.clone() for name, value in self.policy.state_dict().items()}
-            curve[step] = self.step(step)
-            sound = all(bool(p.detach().isfinite().all()) for p in self.policy.parameters())
-            if not (sound and np.isfinite(curve[step]).all()):
-                self.policy.load_state_dict(before)
+            try:
+                curve[step] = self.step(step)
+                good = bool(np.isfinite(curve[step]).all())
+            except NoProbabilities:
+                good = False
+            if not (good and all(bool(p.detach().isfinite().all()) for p in self.policy.parameters())):
+                # back to the weights of the last step whose numbers were some: of this one, or of the one before
+                self.policy.load_state_dict(before if good or earlier is None else earlier)
                 lost = step + 1
                 updates, curve = step, curve[:step]
                 break
+            earlier = before
             self.fit.report(step + 1, updates, "updates")
         save(self.policy.cpu(), self.fit.out / "model")
         rate = self.trainer.step_size

@@ -31,6 +31,10 @@ from genloss.language.tokenizer import Codec, load_codec
 LEAVE = 0.75  # rows that have ended leave the batch when fewer than this share are still going
 
 
+class NoProbabilities(UserError):
+    """Of a model whose numbers are none."""
+
+
 def adjust(logits: torch.Tensor, options: Decoding, seen: torch.Tensor | None) -> torch.Tensor:
     """Next-token probabilities [rows, vocabulary] after the decoding options, in their documented order."""
     if seen is not None:
@@ -62,7 +66,7 @@ def draw(p: torch.Tensor, u: torch.Tensor, bias: float) -> torch.Tensor:
         u = torch.where(faithful, (u - (1 - bias)) / max(bias, 1e-12), u).clamp(0, 1 - 1e-12)
     total = p.cumsum(dim=-1, dtype=torch.float64)
     if not bool(total[:, -1].isfinite().all()):  # else the last token would be drawn, in silence
-        raise UserError("model", None, "gives probabilities that are no numbers; its training has diverged")
+        raise NoProbabilities("model", None, "gives probabilities that are no numbers; its training has diverged")
     token = torch.searchsorted(total, u[:, None] * total[:, -1:], right=True)[:, 0]
     last = p.shape[-1] - 1 - (p.flip(-1) > 0).int().argmax(dim=-1) if bool((token > p.shape[-1] - 1).any()) else None
     token = token if last is None else torch.minimum(token, last)
