@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import REPOSITORY
+from genloss.core.errors import UserError
+from genloss.workflow.compose import compose
 
 
 def check_line(outcome, *words: str) -> str:
     """Exit code 2, and one line with these words."""
     assert outcome.code == 2, (outcome.code, outcome.err)
-    lines = [line for line in outcome.err.splitlines() if ": round " not in line]  # progress of stages that finished
+    passed = (": round ", "genloss: warning: ")  # progress of stages that finished
+    lines = [line for line in outcome.err.splitlines() if not any(part in line for part in passed)]
     assert len(lines) == 1, outcome.err
     assert lines[0].startswith("genloss: ") and "Traceback" not in outcome.err
     for word in words:
@@ -52,6 +56,17 @@ BAD = {
     "no name": (["~mixing.name"], ["mixing.name=null", "must be a name"]),
     "name of two lines": (['recipe.name="a\nb"'], ["recipe.name='a\\nb'", "must be a name"]),
     "name of a round": (["+schedule.1.mixing.name=.."], ["schedule.1.mixing.name='..'", "must be a name"]),
+    "password of a server": (
+        ["tracking=mlflow", "tracking.uri=http://me:hush@host"],
+        ["tracking.uri: must be without"],
+    ),
+    "token of a server": (["tracking=mlflow", "tracking.uri=https://hush@host/x"], ["MLFLOW_TRACKING_TOKEN"]),
+    "password of a database": (
+        ["tracking=mlflow", "tracking.uri=mysql://me:hush@h/d"],
+        ["tracking.uri: must be without"],
+    ),
+    "password in a query": (["tracking=mlflow", "tracking.uri='mysql://h/d?password=hush'"], ["tracking.uri: must"]),
+    "no experiment": (["tracking=mlflow", "tracking.experiment=' '"], ["tracking.experiment=' '", "a name"]),
     "misspelt key": (["sizes=10"], ["sizes", "did you mean size?"]),
     "misspelt nested key": (["recipe.temprature=1"], ["recipe.temprature", "did you mean temperature?"]),
     "misspelt deep key": (["mixing.real.number=1"], ["mixing.real.number", "known: kind, n"]),
@@ -219,7 +234,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_config(main, project: Path, tiny: list[str], case: str) -> None:
     overrides, words = BAD[case]
-    check_line(main("run", *tiny_without(tiny, overrides), *overrides), *words)
+    assert "hush" not in check_line(main("run", *tiny_without(tiny, overrides), *overrides), *words)
     assert trainings(project) == 0
     assert not (project / "runs").exists()
 
@@ -227,8 +242,36 @@ def test_bad_config(main, project: Path, tiny: list[str], case: str) -> None:
 def tiny_without(tiny: list[str], overrides: list[str]) -> list[str]:
     """TINY without what these overrides choose otherwise (Hydra refuses to choose a group twice)."""
     if any(o.startswith("domain/corpus=") for o in overrides):
-        return [t for t in tiny if not t.startswith(("domain/corpus", "domain.corpus"))]
-    return tiny
+        tiny = [t for t in tiny if not t.startswith(("domain/corpus", "domain.corpus"))]
+    return [t for t in tiny if t != "tracking=none"] if "tracking=mlflow" in overrides else tiny
+
+
+@pytest.mark.parametrize(
+    ("override", "quoted"),
+    [
+        ("domain.corpus.path=~/texts", 'domain.corpus.path="~/texts"'),
+        ("domain.corpus.path=a=b", 'domain.corpus.path="a=b"'),
+        ("domain.corpus.path=my(texts", 'domain.corpus.path="my(texts"'),
+        ("domain.corpus.path=a#b", 'domain.corpus.path="a#b"'),
+        ("domain.corpus.path=Übung", 'domain.corpus.path="Übung"'),
+        ("++domain.corpus.path=(", '++domain.corpus.path="("'),
+        ("domain.corpus.path=it's", 'domain.corpus.path="it\'s"'),
+        ('domain.corpus.path=5" disk', "domain.corpus.path='5\" disk'"),
+    ],
+)
+def test_a_value_that_needs_quotes(override: str, quoted: str) -> None:
+    """The remedy is an override that works."""
+    with pytest.raises(UserError) as error:
+        compose(["domain/corpus=folder", override])
+    assert "quote the value" in str(error.value) and str(error.value).endswith(shlex.quote(quoted))
+    path = compose(["domain/corpus=folder", quoted]).domain.corpus.path
+    assert path == override.partition("=")[2]
+
+
+@pytest.mark.parametrize("override", ["domain.corpus.path", "a b=c"])
+def test_what_is_no_override(override: str) -> None:
+    with pytest.raises(UserError, match="write key=value"):
+        compose([override])
 
 
 def test_bad_arm_of_a_sweep_is_refused_before_the_good_ones_run(main, project: Path, tiny: list[str]) -> None:
@@ -303,6 +346,7 @@ def test_an_arm_that_is_named_twice_is_one(main, project: Path) -> None:
     [
         ("x.txt", b"", ["x.txt", "is empty", "remove it"]),
         ("x.txt", b"  \n \n", ["x.txt", "is empty"]),
+        ("x.txt", "UTF-16 without a mark of its order".encode("utf-16-le"), ["x.txt", "NUL", "UTF-16"]),
         ("x.txt", b"caf\xe9 au lait " * 20, ["x.txt", "not UTF-8 (byte 3)", "iconv"]),
     ],
 )
@@ -327,7 +371,7 @@ def test_bad_text_file(main, project, tiny, corpus, name: str, content: bytes, w
             ["domain.corpus.column=boody"],
             ["domain.corpus.column=boody", "did you mean body?"],
         ),
-        ("x.jsonl", b'{"body": "text"\n', [], ["domain.corpus.path", "x.jsonl", "cannot be read"]),
+        ("x.jsonl", b'{"body": "text"\n', [], ["domain.corpus.path", "x.jsonl, line 1", "no JSON"]),
         ("x.jsonl", b"", [], ["domain.corpus.path", "x.jsonl", "empty"]),
         ("x.parquet", b"PAR1 and nothing else", [], ["domain.corpus.path", "x.parquet", "Parquet"]),
         ("x.csv", b"body\ntext\n", [], ["domain.corpus.path", "x.csv", ".parquet"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -13,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from genloss.cli import VERBS
+from genloss.cli import VERBS, remedy
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.experiment import Experiment
-from genloss.workflow.compose import compose
+from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import names_of
 from support import REPOSITORY, Project, arms
 
@@ -33,6 +34,24 @@ def run(home: Project, tiny: list[str]) -> Path:
 
 
 # -- help, completion, what it prints ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "says", "store"),
+    [
+        (errno.ENOSPC, None, "free space", True),  # of a write, which does not say where
+        (errno.ENOSPC, "blobs/ab/c", "free space", True),
+        (errno.EACCES, "../../conf/config.yaml", "allow this user", False),
+        (errno.EROFS, "../../runs/x", "can be written", False),
+        (errno.EIO, "../../runs/x", "see whether that file", False),
+    ],
+)
+def test_an_error_of_a_disk_names_what_it_is_about(
+    home: Project, code: int, name: str | None, says: str, store: bool
+) -> None:
+    with home.here():
+        said = remedy(OSError(code, os.strerror(code), name and os.path.normpath(home.store / name)))
+    assert says in said and ("GENLOSS_STORE" in said) == store and "\n" not in said
 
 
 def test_help(home: Project) -> None:
@@ -148,6 +167,14 @@ def test_verify(home: Project, tiny: list[str], tmp_path: Path) -> None:
     assert result.code == 1 and "differ" in result.out
 
 
+def test_verify_without_rounds(home: Project, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(to_yaml(compose([])))
+    for arguments in ([], ["--round", "1"]):
+        outcome = home.call("verify", str(tmp_path), *arguments)
+        assert outcome.code == 2 and outcome.err.count("\n") == 1
+        assert "holds no round: there is nothing to compare with; run it first" in outcome.err
+
+
 def test_trace(home: Project, tiny: list[str]) -> None:
     from genloss.core import records
 
@@ -248,7 +275,7 @@ NEEDS = {
         }.items()
     },
     "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
-    "model/pretrained": ["model.path=some/model", "domain.tokenizer=some/model"],
+    "model/pretrained": ["model.path=hub:some/model", "domain.tokenizer=hub:some/model"],
 }
 
 

@@ -41,7 +41,7 @@ LIBRARIES = (
     "genloss.workflow.hydra_app",
     "genloss.workflow.sweep",
     "genloss.observatory.report",
-    "genloss.workflow.dvc",
+    "genloss.workflow.dvc_cache",
     "genloss.workflow.verify",
     "genloss.language.training",
     "genloss.language.sampling",

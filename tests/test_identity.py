@@ -11,12 +11,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 import genloss
 from genloss.core.errors import UserError
+from genloss.core.places import load_params
 from genloss.core.plugin import named
 from genloss.experiment import Experiment
 from genloss.workflow.compose import compose
@@ -119,3 +121,29 @@ def test_a_long_chain_has_a_folder() -> None:
     cfg = COMPOSED.copy()
     cfg.curation = {f"{'long' * 10}{i}": cfg.curation.dedup for i in range(9)}
     assert len(f"{label(cfg)}-{arm_id(cfg)}") < 200
+
+
+def test_a_schedule_of_several_rounds_is_that_of_each() -> None:
+    several = compose(
+        ["rounds=4", "++schedule.from2.recipe={temperature: 0.7, top_k: 9}", "++schedule.3.recipe.top_k=5"]
+    )
+    single = compose(
+        ["rounds=4", *(f"++schedule.{n}.recipe={{temperature: 0.7, top_k: {5 if n == 3 else 9}}}" for n in (2, 3, 4))]
+    )
+    assert arm_id(several) == arm_id(single) and several.dvc == single.dvc
+    two = compose(
+        ["rounds=4", "++schedule.from1to2.recipe.temperature=0.7", "++schedule.from2to4.recipe.temperature=0.5"]
+    )
+    assert {n: o.recipe.temperature for n, o in two.schedule.items()} == {"1": 0.7, "2": 0.5, "3": 0.5, "4": 0.5}
+    for wrong in ("from0to2", "from3to2", "from3to5", "from", "from2to"):
+        with pytest.raises(UserError, match=rf"schedule.{wrong}: must be .* from2to4"):
+            Experiment(compose(["rounds=4", f"++schedule.{wrong}.recipe.temperature=0.7"]))
+
+
+def test_a_range_that_dvc_composed_is_read_as_its_rounds(tmp_path: Path) -> None:
+    """`dvc exp run -S` writes params.yaml itself."""
+    cfg = compose(["rounds=3", "++schedule.from2to3.recipe.temperature=0.7"])
+    raw = compose(["rounds=3", "++schedule.from2to3.recipe.temperature=0.7"], raw=True)
+    path = tmp_path / "params.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.masked_copy(raw, [str(k) for k in raw if k != "hydra"]), resolve=True))
+    assert arm_id(load_params(path)) == arm_id(cfg) and load_params(path).dvc == cfg.dvc

@@ -33,7 +33,7 @@ def texts(
     model, runtime = trained.models[arch], Runtime(workers=workers)
     request = Sampling(model, trained.data, n, seed, options(**values), None, scratch, runtime)
     scratch.mkdir(exist_ok=True)
-    return [t for some, _ in sample(request) for t in some]
+    return [t for some in sample(request) for t in some.texts]
 
 
 # -- the same records, however they are computed -------------------------------------------------------------------
@@ -245,6 +245,18 @@ def test_records_stay_within_max_tokens(trained: Trained, tmp_path: Path) -> Non
         ids, count = sample_chunk(model, codec, torch.from_numpy(uniforms(1, 0, 40, longest)), None, options())
         assert max(map(len, ids)) == longest and all(codec.end not in row for row in ids)
         assert count == sum(min(longest, len(row) + 1) for row in ids)
+
+
+def test_how_records_end(trained: Trained, tmp_path: Path) -> None:
+    """The model said so, or they were cut off: the finish that the ids show, also after a kill."""
+    codec, decoding = load_codec(trained.data / "tokenizer"), options(max_tokens=24, chunk=64)
+    u = torch.from_numpy(uniforms(5, 0, 64, 24))
+    ids, _ = sample_chunk(load(trained.llama), codec, u, None, decoding)
+    finish = ["length" if len(row) == 24 else "end" for row in ids]
+    assert {"length", "end"} == set(finish)
+    for _ in range(2):
+        (made,) = sample(Sampling(trained.llama, trained.data, 60, 5, decoding, None, tmp_path, Runtime(workers=1)))
+        assert made.finish == finish[:60] and len(made.texts) == 60
 
 
 @pytest.mark.parametrize("keep", [False, True])

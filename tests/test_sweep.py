@@ -118,6 +118,26 @@ def test_hydras_own_sweeper(home: Project) -> None:
     assert bad.code == 2 and bad.err.splitlines()[-1] == "genloss: seed=-1: must be at least 0"
 
 
+def test_a_report_leaves_out_an_arm_that_is_another(home: Project) -> None:
+    """Under its old name nobody would see that the numbers are not those of the sweep."""
+    command = ["run", "-m", *TINY, "size=23", "mixing=replace,accumulate"]
+    sweep = home.ok(*command).folder
+    arm = next((home.root / "runs").glob(f"gaussian-replace-*{_arm(sweep, 0)}"))
+    params = (arm / "params.yaml").read_text()
+    (arm / "params.yaml").write_text(params.replace("size: 23", "size: 24"))
+    result = home.ok("report", str(sweep))
+    assert "replace: is left out" in result.err and str(arm) in result.err
+    assert "\naccumulate " in result.out and "\nreplace " not in result.out
+    again = home.call(*command)
+    assert again.code == 1 and "belongs to another config" in again.err and "\nreplace " not in again.out
+    sweep.joinpath("sweep.json").write_text(sweep.joinpath("sweep.json").read_text().replace('"scheme"', '"older"'))
+    assert "\nreplace " in home.ok("report", str(sweep)).out  # of arms that were named otherwise nobody knows
+
+
+def _arm(sweep: Path, i: int) -> str:
+    return str(json.loads((sweep / "sweep.json").read_text())["arms"][i])
+
+
 # -- what Hydra offers ---------------------------------------------------------------------------------------------
 
 
@@ -165,7 +185,7 @@ def test_an_experiment_that_is_a_sweep(home: Project) -> None:
         other = home.ok(*command, "mixing=fresh", "seed=51,52")  # in place of the experiment's
         assert names(other.folder) == ["seed 51", "seed 52"]
         one = home.ok(*command, "hydra.mode=RUN")
-        assert one.out == f"run: {one.folder}\n"
+        assert one.out.splitlines()[-1] == f"run: {one.folder}" and "\ndiversity  " in one.out
     finally:
         path.unlink()
 
@@ -195,6 +215,7 @@ def test_a_job_returns_its_headline(home: Project, tmp_path: Path) -> None:
     home.ok("run", "-m", *TINY, "seed=70,71", keep, "hydra/sweeper=basic")
     assert Keep.returned[1:3] == Keep.returned[3:5] and Keep.returned[1] == Keep.returned[0] != Keep.returned[2]
     assert headline(tmp_path) is None  # no round
+    (one / "rounds/01/manifest.json").unlink()  # which has the hash of the numbers
     (one / "rounds/01/metrics.json").write_text('{"other": 1.0}')
     assert headline(one) is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from genloss import __version__
 from genloss.core.errors import UserError, nearest
+from genloss.core.places import settle
 from genloss.core.signals import Stopped, stoppable
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
@@ -62,6 +64,7 @@ def between(name: str, low: float, high: float, kind: type[int] | type[float] = 
 
 
 DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
+TRACKING = argument("--tracking-uri", metavar="URI", help="MLflow's address (default: what the runs, or conf/, say)")
 
 
 @verb(
@@ -69,7 +72,7 @@ DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
     "write params.yaml from conf/ and overrides, for `dvc repro`",
     argument("overrides", nargs="*", help="Hydra overrides, for example rounds=8 mixing=accumulate"),
     argument("--check", action="store_true", help="write nothing; exit with 1 if params.yaml is not current"),
-    argument("--dir", type=Path, help="change the params.yaml of this run directory instead, by values alone"),
+    argument("--dir", type=Path, help="what if? an arm beside this run directory that differs in values"),
     argument("--config-dir", type=Path, help="a folder of options beside conf/, as `genloss run` takes it"),
 )
 def _compose(args: argparse.Namespace) -> int:
@@ -104,14 +107,54 @@ def _round(args: argparse.Namespace) -> int:
     argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories or sweeps"),
     argument("--metric", help="what the table and the figure show (default: the domain's own)"),
     argument("--out", type=Path, help="folder for report.md, rounds.csv and the figure"),
+    TRACKING,
 )
 def _report(args: argparse.Namespace) -> int:
     from genloss.observatory.report import report
+    from genloss.workflow.sweep import true_arms
     from genloss.workflow.tracking import rebuild_all
 
-    code = report(args.dirs, args.metric, args.out)
-    rebuild_all(args.dirs)
+    found = [(folder, true_arms(folder)) for folder in args.dirs]
+    code = report(args.dirs, [arm for _, arms in found for arm in arms], args.metric, args.out)
+    rebuild_all(found, args.tracking_uri)
     return code
+
+
+@verb(
+    "push",
+    "send the data of a sweep's arms, or of one, to the DVC remote",
+    argument("dir", type=Path, metavar="DIR", help="a sweep or a run directory"),
+    argument("--remote", help="which of DVC's remotes (default: DVC's default)"),
+)
+def _push(args: argparse.Namespace) -> int:
+    from genloss.workflow.share import push
+
+    return push(args.dir, args.remote)
+
+
+@verb(
+    "pull",
+    "fetch the data of a sweep's arms, or of one, from the DVC remote",
+    argument("dir", type=Path, metavar="DIR", help="a sweep or a run directory, as Git has it"),
+    argument("--remote", help="which of DVC's remotes (default: DVC's default)"),
+)
+def _pull(args: argparse.Namespace) -> int:
+    from genloss.workflow.share import pull
+
+    return pull(args.dir, args.remote)
+
+
+@verb(
+    "samples",
+    "records of a round, to be read",
+    DIR,
+    argument("--round", type=int, help="which round (default: the last one)"),
+    argument("--count", type=int, default=5, help="of kept and of rejected ones (default: 5)"),
+)
+def _samples(args: argparse.Namespace) -> int:
+    from genloss.observatory.samples import show
+
+    return show(args.dir, args.round, args.count)
 
 
 @verb(
@@ -182,15 +225,16 @@ def _golden(args: argparse.Namespace) -> int:
 
 @verb(
     "ui",
-    "open MLflow on the project's runs",
+    "open MLflow on the project's runs, or on those of one sweep or arm",
+    argument("dir", type=Path, nargs="?", metavar="DIR", help="a sweep or a run directory"),
     argument("--port", type=between("--port", 1, 65535), default=5000),
     argument("--host", default="127.0.0.1"),
+    TRACKING,
 )
 def _ui(args: argparse.Namespace) -> int:
-    from genloss.workflow.tracking import store_uri
+    from genloss.workflow.ui import ui
 
-    server = ["mlflow", "ui", "--backend-store-uri", store_uri(None), "--host", args.host, "--port", str(args.port)]
-    os.execv(sys.executable, [sys.executable, "-m", *server])
+    return ui(args.dir, args.tracking_uri, args.host, str(args.port))
 
 
 def dispatch(name: str, rest: list[str]) -> int:
@@ -211,7 +255,9 @@ def dispatch(name: str, rest: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"genloss {name}", description=VERBS[name].text)
     for names, options in VERBS[name].arguments:
         parser.add_argument(*names, **options)
-    return VERBS[name].call(parser.parse_args(rest))
+    args = parser.parse_args(rest)
+    settle(next((folder for folder in (getattr(args, "dir", None), *getattr(args, "dirs", ())) if folder), None))
+    return VERBS[name].call(args)
 
 
 COMPLETION = ("-sc", "--shell-completion", "--shell_completion")  # flags of Hydra, by which a shell asks
@@ -243,6 +289,25 @@ def help_text() -> str:
         "A laboratory for recursive training: models that learn from data that models made.\n\n"
         f"{lines}\n\nEvery verb has --help. Start with: genloss run rounds=1 size=256"
     )
+
+
+def remedy(error: OSError) -> str:
+    """What a user can do about a file that cannot be read or written. A write that fails does not say of which file;
+    most are the store's."""
+    from genloss.core.places import store_root
+
+    first = {
+        errno.ENOSPC: "free space",
+        errno.EDQUOT: "free space",
+        errno.EROFS: "it must be on a disk that can be written",
+        errno.EACCES: "allow this user to read and write it",
+        errno.EPERM: "allow this user to read and write it",
+        errno.EMFILE: "allow more open files (ulimit -n)",
+    }.get(error.errno or 0, "see whether that file and its disk can be read and written")
+    store = store_root()
+    ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(store)
+    other = f", or move the store, {store}, with GENLOSS_STORE" if ours else ""
+    return f"{first}{other}; the same command then goes on from here"
 
 
 def command(arguments: list[str]) -> int:
@@ -280,8 +345,7 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        remedy = "free space or name another place with GENLOSS_STORE; the same command then goes on from here"
-        print(f"genloss: {error.filename or 'disk'}: {error.strerror}; {remedy}", file=sys.stderr)
+        print(f"genloss: {error.filename or 'disk'}: {error.strerror}; {remedy(error)}", file=sys.stderr)
         code = 2
     sys.stderr.flush()
     if code:

@@ -21,7 +21,7 @@ from genloss.core import contracts
 from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
 from genloss.core.errors import UserError, check_name, nearest, require
 from genloss.core.limits import check_limit
-from genloss.core.places import conf_dir, options
+from genloss.core.places import has_secret, option_files, options
 from genloss.core.plugin import build, fill, flatten, locate, mapping, no_numbers, plain, shown
 from genloss.curate import Curator
 from genloss.evaluate import Metric
@@ -29,7 +29,7 @@ from genloss.generate import Recipe
 from genloss.mix import Mixing, Regime
 
 # Keys that change how a run is carried out, never what it computes; dots lead into a group.
-OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger")
+OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger", "trainer.diverged", "recipe.teacher.budget")
 # What a config must have, each with keys of its own; conf/ has a group of options for each.
 GROUPS = ("domain", "model", "recipe", "curation", "mixing", "trainer", "metrics", "tracking")
 NAMED = ("domain", "mixing", "recipe")  # those with a `name`, which folders, columns and tags carry
@@ -54,6 +54,12 @@ KEYS = (
 )
 
 
+NO_SECRET = (
+    "without a password or token, since it is written to params.yaml; a server of MLflow takes it from "
+    "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN, a database from a file (~/.pgpass)"
+)
+
+
 @dataclass
 class Tracking:
     """The schema of the node `tracking`, which genloss.workflow.tracking reads."""
@@ -63,8 +69,9 @@ class Tracking:
     experiment: str = "genloss"
 
     def __post_init__(self) -> None:
+        require(not has_secret(self.uri or ""), "uri", None, NO_SECRET)
         known = self.uri is None or self.uri.partition(":")[0].partition("+")[0] in TRACKED
-        require(known, "uri", "(hidden)" if "@" in str(self.uri) else self.uri, f"null or of {', '.join(TRACKED)}")
+        require(known, "uri", self.uri, f"null or of {', '.join(TRACKED)}")
         require(bool(self.experiment.strip()), "experiment", repr(self.experiment), "a name")
 
 
@@ -215,7 +222,9 @@ def check_shape(cfg: DictConfig) -> None:
     schedule = {} if cfg.get("schedule") is None else mapping(plain(cfg.schedule), "schedule")
     for n, overrides in schedule.items():
         ok = str(n).isdigit() and 1 <= int(n) <= cfg.rounds
-        require(ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}")
+        require(
+            ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}, or of several, as from2to4 or from3"
+        )
         if not isinstance(overrides, Mapping | None):
             raise UserError(
                 f"schedule.{n}", overrides, f"is one value; name what changes, as in schedule.{n}.KEY=VALUE"
@@ -247,9 +256,9 @@ def lacking(domain: Domain, capability: type) -> str:
 def known_domains() -> Mapping[str, type[Domain]]:
     """The options of conf/domain/ with their classes."""
     found: dict[str, type[Domain]] = {}
-    for path in sorted((conf_dir() / "domain").glob("*.yaml")):
+    for path in option_files("domain"):
         config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         node = config.get("domain", config)
         if "_target_" in node:
-            found[path.stem] = locate(node["_target_"], Domain, f"conf/domain/{path.name}")
+            found.setdefault(path.stem, locate(node["_target_"], Domain, f"conf/domain/{path.name}"))
     return found

@@ -56,7 +56,10 @@ class Loop:
             self.do(GENERATE, n)
             self.do(CURATE, n)
         self.do(MIX, n)
-        self.do(TRAIN, n)
+        trained = self.do(TRAIN, n)
+        if error := self.experiment.at_round(n).trainer.ended(trained.result):
+            self.summary.write(n)
+            raise self.experiment.placed(error, n)
         self.do(EVALUATE, n)
         return self.summary.write(n)
 

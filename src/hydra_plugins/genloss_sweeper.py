@@ -53,6 +53,7 @@ class GenlossSweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         from genloss.workflow.sweep import distinct, expand, finish_sweep, live, prepare_sweep
+        from genloss.workflow.tracking import following
 
         context, config, task_function = self.hydra_context, self.config, self.task_function
         assert context is not None and config is not None
@@ -69,14 +70,17 @@ class GenlossSweeper(Sweeper):
         # an override reaches every worker, wherever the launcher starts it
         where = f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
         returns: Sequence[JobReturn] = []
-        with live(folder / "progress", configs):
-            try:
-                returns = launcher.launch([[*job, where] for job in jobs], initial_job_idx=0)
-            except BrokenExecutor:  # the arms that it had are among those that never ended
-                print("genloss: a worker was killed, for want of memory perhaps; take fewer at a time", file=sys.stderr)
-        for done in returns:
-            _ = done.return_value  # raises what is no failure of an arm but a bug
-        if finish_sweep(folder):
+        with following(folder, configs[0]):
+            with live(folder / "progress", configs):
+                try:
+                    returns = launcher.launch([[*job, where] for job in jobs], initial_job_idx=0)
+                except BrokenExecutor:  # the arms that it had are among those that never ended
+                    said = "genloss: a worker was killed, for want of memory perhaps; take fewer at a time"
+                    print(said, file=sys.stderr)
+            for done in returns:
+                _ = done.return_value  # raises what is no failure of an arm but a bug
+            code = finish_sweep(folder)
+        if code:
             raise SystemExit(1)
         return returns
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.errors import one_of, require
+from genloss.core.errors import UserError, one_of, require
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,6 +38,7 @@ STRATEGIES = (
     "deepspeed_stage_3_offload",
 )
 STARTS = ("base", "previous")
+COLDEST = 1e-6  # temperature
 
 ROUND0 = "round0"  # the model of round 0, the frozen reference model
 LAST = "last"  # model n-1
@@ -162,6 +163,10 @@ class Trainer(Plugin):
         """What does not happen if a training is found finished, though a user may wait for it; '' if nothing."""
         return ""
 
+    def ended(self, result: Mapping[str, Any]) -> UserError | None:
+        """Why the arm ends with the training that returned `result`: it diverged, say. None: it goes on."""
+        return None
+
     @abstractmethod
     def train(self, fit: Fit) -> dict[str, Any]:
         """Train a model; write `model/` and `training.csv` to `fit.out`. Returns small results, `tokens` (or points)
@@ -206,12 +211,13 @@ class Decoding:
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        require(self.temperature > 0, "temperature", self.temperature, "greater than 0; bias=0 is greedy decoding")
+        warm = f"at least {COLDEST}: below it logits overflow; bias=0 is greedy decoding"
+        require(self.temperature >= COLDEST, "temperature", self.temperature, warm)
         require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: off)")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
         require(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1) (0: off)")
-        positive = self.repetition_penalty > 0
-        require(positive, "repetition_penalty", self.repetition_penalty, "greater than 0 (1: off)")
+        bounded = 0.01 <= self.repetition_penalty <= 100
+        require(bounded, "repetition_penalty", self.repetition_penalty, "in [0.01, 100] (1: off)")
         require(0 <= self.bias <= 1, "bias", self.bias, "in [0, 1] (1: faithful sampling, 0: greedy)")
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
 
@@ -239,6 +245,7 @@ class Sampling:
 class Replies(NamedTuple):
     texts: list[str]  # one a prompt, in their order
     tokens: int  # that were sampled for them
+    finish: list[str]  # how each ended: genloss.core.records.ENDED or CUT
 
 
 class Backend(ABC):

@@ -34,6 +34,11 @@ def require(condition: bool, key: str, value: Any, allowed: str) -> None:
         raise UserError(key, value, f"must be {allowed}")
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first, or its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 

@@ -6,16 +6,47 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+OUTPUTS = ("data", "rounds", "report")  # folders of a run that DVC keeps
+LEFT = re.compile(r"\..+\.\d+(-\d+)?")  # names of what `aside_of` names
+OLD = 3600.0  # seconds after which no writer is at work on it
 
-def write_atomic(path: Path, text: str, durable: bool = True) -> None:
-    """Write aside, flush to disk, rename: readers see the old file or the new one, never a part."""
+
+def aside_of(path: Path) -> Path:
+    """Where a file is written that is then renamed to `path`: beside it, but for what DVC keeps. A kill would leave it
+    there to be pushed; such files go to .genloss/tmp of the run."""
+    home, name = path.parent, f".{path.name}.{os.getpid()}-{threading.get_ident()}"
+    for folder in path.parents:
+        if folder.name in OUTPUTS and (folder.parent / "params.yaml").is_file():
+            outside = folder.parent / ".genloss" / "tmp"
+            outside.mkdir(parents=True, exist_ok=True)
+            if outside.stat().st_dev == home.stat().st_dev:
+                return outside / name
+    return home / name
+
+
+def sweep(folder: Path) -> None:
+    """Delete what kills have left of writing aside, below `folder`."""
+    for path in folder.rglob(".*"):
+        with contextlib.suppress(FileNotFoundError):
+            if LEFT.fullmatch(path.name) and path.is_file() and time.time() - path.stat().st_ctime > OLD:
+                path.unlink()
+
+
+def write_atomic(path: Path, text: str, durable: bool = True, mode: int | None = None) -> None:
+    """Write aside, flush to disk, rename: readers see the old file or the new one, never a part. mode: who may read
+    it, if that is not what a new file of this user has."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = aside_of(path)
     with aside.open("w", encoding="utf-8") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         file.write(text)
         if durable:
             file.flush()
@@ -26,7 +57,7 @@ def write_atomic(path: Path, text: str, durable: bool = True) -> None:
 def link(source: Path, target: Path) -> None:
     """Put `source` at `target`, replacing what is there: a hard link, or a copy across file systems."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    aside = aside_of(target)
     aside.unlink(missing_ok=True)
     try:
         os.link(source, aside)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from genloss.core.errors import UserError, nearest
+from genloss.core.errors import UserError, first_line, nearest
 from genloss.core.limits import check_limits
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or "?"
         value = OmegaConf.select(OmegaConf.create(dict(values)), str(name)) if name != "?" else None
-        raise UserError(f"{key}.{name}", value, str(error).splitlines()[0]) from None
+        raise UserError(f"{key}.{name}", value, first_line(error)) from None
     assert isinstance(made, cls)
     return made
 
@@ -134,6 +134,20 @@ def named(config: Any) -> Any:
 
 def _name(target: Any) -> Any:
     return target.rpartition(".")[2] if isinstance(target, str) and target.startswith("genloss.") else target
+
+
+def without(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Plain config from which `keys` are taken (dots lead into a group), and groups that they alone stood in."""
+    for key in keys:
+        first, _, rest = key.partition(".")
+        node = config.get(first)
+        if not rest:
+            config.pop(first, None)
+        elif isinstance(node, dict) and node:
+            without(node, [rest])
+            if not node:
+                del config[first]
+    return config
 
 
 def no_numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from genloss.core.errors import UserError
 from genloss.core.files import link, write_atomic
-from genloss.core.hashes import sha256_file, tree_hash, version
+from genloss.core.hashes import sha256_file, sha256_text, tree_hash, version
 from genloss.core.store import Done, Store, Work
 
 STAGES = (
@@ -40,9 +40,10 @@ def round_name(n: int) -> str:
 class RunDir:
     """Paths and manifests of one run, and the one way in which a stage's files get there (`ensure`)."""
 
-    def __init__(self, root: Path, store: Store):
+    def __init__(self, root: Path, store: Store, sweep: Path | None = None):
         self.root = root.resolve()
         self.store = store
+        self.account = (sweep or self.root) / "spent.json"  # what paid requests have cost, all arms together
 
     def round(self, n: int) -> Path:
         return self.root / "rounds" / round_name(n)
@@ -85,6 +86,17 @@ class RunDir:
             "stages": {name: stages[name] for name in STAGES if name in stages},
         }
         write_atomic(self.manifest_path(work.stage, n), json.dumps(manifest, indent=1))
+
+    def write_metrics(self, n: int, text: str) -> None:
+        """Write metrics.json of a round, and its sha256 into the manifest; what says the same stays as it is."""
+        path, manifest = self.round(n) / "metrics.json", self.manifest("evaluate", n)
+        if manifest and manifest.get("metrics") != sha256_text(text):
+            path.unlink(missing_ok=True)  # a kill leaves no numbers that are not the manifest's
+            write_atomic(
+                self.manifest_path("evaluate", n), json.dumps(manifest | {"metrics": sha256_text(text)}, indent=1)
+            )
+        if not path.is_file() or path.read_text() != text:
+            write_atomic(path, text)
 
     def done(self, stage: str, n: int) -> Done | None:
         """What the manifest says of a stage, whether or not its key is still current."""

@@ -31,6 +31,10 @@ from genloss.core.machine import _one_heap, release_memory
 from genloss.core.plugin import no_numbers
 
 
+def _hash(value: Any) -> str:
+    return sha256_text(canonical(json.loads(canonical(value))))  # as it is read again: keys are text
+
+
 @dataclass(frozen=True)
 class Done:
     """What a finished stage left: its key, its files (relative name -> sha256) and its small results."""
@@ -41,14 +45,20 @@ class Done:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        return {"key": self.key, "files": self.files, "result": self.result, "seconds": self.seconds}
+        said = {"key": self.key, "files": self.files, "result": self.result, "seconds": self.seconds}
+        return {**said, "sha256": _hash(said)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Done:
-        for name in value["files"]:  # a run directory may be a stranger's
+        """KeyError, TypeError or ValueError if it is not what `to_json` wrote: a digit of a result is data too, and a
+        run directory may be a stranger's. Records of before 2026-11-27 have no hash."""
+        said = {name: value[name] for name in ("key", "files", "result", "seconds")}
+        if value.get("sha256", _hash(said)) != _hash(said):
+            raise ValueError("its sha256 differs")
+        for name in said["files"]:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"{name} lies outside of its folder")
-        return cls(value["key"], value["files"], value["result"], value["seconds"])
+        return cls(**said)
 
 
 @dataclass(frozen=True)

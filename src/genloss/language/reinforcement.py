@@ -133,25 +133,38 @@ class Reinforcement:
 
     def run(self) -> dict[str, Any]:
         """Write `model/` and `training.csv` (with reward and kl) to `fit.out`; returns means over the first and last
-        tenth of steps."""
+        tenth of steps. A step that ends in a loss or weights that are no numbers is undone and is the last:
+        `diverged`."""
         updates = self.trainer.updates
         curve = np.zeros((updates, 3))  # loss, reward, divergence
+        lost = 0
         for step in range(updates):
+            before = {name: value.clone() for name, value in self.policy.state_dict().items()}
             curve[step] = self.step(step)
+            sound = all(bool(p.detach().isfinite().all()) for p in self.policy.parameters())
+            if not (sound and np.isfinite(curve[step]).all()):
+                self.policy.load_state_dict(before)
+                lost = step + 1
+                updates, curve = step, curve[:step]
+                break
             self.fit.report(step + 1, updates, "updates")
         save(self.policy.cpu(), self.fit.out / "model")
         rate = self.trainer.step_size
         rows = [(i + 1, loss, rate, "", reward, kl) for i, (loss, reward, kl) in enumerate(curve.tolist())]
         write_curve(self.fit.out, ("step", "loss", "lr", "validation_loss", "reward", "kl"), rows)
         share = max(1, updates // 10)
+        measured = {
+            "loss": curve[-1:, 0],
+            "reward_first": curve[:share, 1],
+            "reward_last": curve[-share:, 1],
+            "kl": curve[-share:, 2],
+        }
         return {
             "steps": updates,
             "tokens": self.tokens,
-            "loss": float(curve[-1, 0]),
-            "reward_first": float(curve[:share, 1].mean()),
-            "reward_last": float(curve[-share:, 1].mean()),
-            "kl": float(curve[-share:, 2].mean()),
+            **{name: float(values.mean()) for name, values in measured.items() if len(values)},
             "parameters": sum(p.numel() for p in self.policy.parameters()),
+            **({"diverged": lost} if lost else {}),
         }
 
     def step(self, number: int) -> tuple[float, float, float]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genloss.core.errors import UserError
-from genloss.core.places import conf_dir
+from genloss.core.machine import end_with
+from genloss.core.places import conf_dir, settle
 from genloss.core.signals import stoppable
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 
 FLAGS = ("Only one of --run", "The --resolve flag")  # how Hydra's ValueErrors about its flags begin
+
+
+MAIN = "GENLOSS_MAIN"  # the process that the user has started, for the workers of a launcher
 
 
 class Refused(BaseException):
@@ -39,8 +44,10 @@ def hydra_main(arguments: list[str]) -> int:
 
     from genloss.workflow.compose import check_overrides, hydra_error
 
+    settle()  # before hydra.job.chdir may change the working directory
     overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
     sys.argv = ["genloss", *arguments]
+    os.environ[MAIN] = str(os.getpid())
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     try:
@@ -70,7 +77,9 @@ def job(cfg: DictConfig) -> float | None:
     from genloss.workflow.compose import resolve
     from genloss.workflow.sweep import live, run_in_sweep, sweep_of
 
+    end_with(int(os.environ.get(MAIN, 0)))
     hydra = HydraConfig.get()
+    settle(Path(hydra.runtime.cwd))  # on another machine, perhaps
     sweep = sweep_of(hydra)
     if sweep is not None:
         with stoppable():  # a worker has not come by `main`
@@ -83,5 +92,10 @@ def job(cfg: DictConfig) -> float | None:
         if hydra.mode == RunMode.RUN:
             raise Refused(error) from None
         raise
+    if hydra.mode == RunMode.RUN:
+        from genloss.observatory.results import rounds_of, shown
+        from genloss.observatory.tables import numbers
+
+        print(f"{numbers(rounds_of(folder), shown(folder / 'params.yaml'))}\n")
     print(f"run: {folder}")
     return headline(folder)

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,14 +18,13 @@ from typing import TYPE_CHECKING
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.core.hashes import canonical, sha256_text
-from genloss.core.places import project_root
+from genloss.core.places import load_params, project_root
 from genloss.core.progress import Live
 from genloss.core.signals import Stopped
 from genloss.experiment import Experiment
-from genloss.observatory.results import sweep_entries
-from genloss.workflow import tracking
+from genloss.observatory.results import Arm, arms_of, sweep_entries
 from genloss.workflow.arm import arm_dir, headline, run_arm
-from genloss.workflow.identity import arm_id, label, names_of
+from genloss.workflow.identity import SCHEME, arm_id, label, names_of
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+DAY = 86400.0  # seconds
 MOST_ARMS = 10_000
 
 
@@ -120,6 +121,9 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
 def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
     """Live progress of arms; yields the folder of their states."""
     states = folder or project_root() / ".genloss" / "progress" / str(os.getpid())
+    for left in states.parent.glob("[0-9]*") if folder is None else ():  # of runs that were killed
+        if time.time() - left.stat().st_mtime > DAY:
+            shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(states, ignore_errors=True)
     try:
         with Live(states, len(configs)):
@@ -144,7 +148,6 @@ def prepare_sweep(configs: Sequence[DictConfig], chosen: str | None = None) -> P
 
     chosen: the folder, if the user named one.
     """
-    tracking.prepare(configs[0])  # the database exists before parallel jobs meet
     folder = Path(chosen).resolve() if chosen else sweep_dir(configs)
     for cfg, name in zip(configs, names_of(configs), strict=True):
         note = folder / "arms" / f"{arm_id(cfg)}.json"
@@ -157,9 +160,31 @@ def prepare_sweep(configs: Sequence[DictConfig], chosen: str | None = None) -> P
             }
             write_atomic(note, json.dumps(entry, indent=1))
     order = [arm_id(c) for c in configs]
-    write_atomic(folder / "sweep.json", json.dumps({"arms": order, "command": [*sys.argv[1:]]}, indent=1))
+    write_atomic(
+        folder / "sweep.json", json.dumps({"arms": order, "scheme": SCHEME, "command": sys.argv[1:]}, indent=1)
+    )
     print(f"genloss: {len(configs)} arms; {folder}", file=sys.stderr)
     return folder
+
+
+def true_arms(folder: Path) -> list[Arm]:
+    """The arms of a sweep whose folders hold what the sweep says, or the one of a run directory; a line on standard
+    error names the others. Of a sweep that was made when arms were named otherwise nobody can say."""
+    arms = arms_of(folder)
+    if not (folder / "sweep.json").is_file():
+        return arms
+    sweep = json.loads((folder / "sweep.json").read_text())
+    if sweep.get("scheme") != SCHEME:
+        return arms
+    found = []
+    for identity, (name, arm) in zip(sweep["arms"], arms, strict=True):
+        params = arm / "params.yaml"
+        if params.is_file() and arm_id(load_params(params)) != identity:
+            wrong = f"is left out: {arm} holds another config than the sweep's arm; delete it and run the sweep again"
+            print(f"genloss: {UserError(name, None, wrong)}", file=sys.stderr)
+            continue
+        found.append((name, arm))
+    return found
 
 
 def finish_sweep(folder: Path) -> int:
@@ -169,7 +194,7 @@ def finish_sweep(folder: Path) -> int:
     entries = sweep_entries(folder)
     finished = [e for e in entries if e["state"] == "finished"]
     if finished:
-        print(report_sweep(folder))
+        print(report_sweep(folder, true_arms(folder)))
         print(next_commands(folder))
     failed = [e for e in entries if e["state"] != "finished"]
     for entry in failed:

@@ -20,6 +20,7 @@ from genloss.core.rundir import LIBRARIES, STAGES, RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.loop import Loop
+from genloss.observatory.results import metrics_of
 
 
 def environment(run: RunDir) -> list[str]:
@@ -34,18 +35,24 @@ def environment(run: RunDir) -> list[str]:
         "machine": manifest.get("machine"),
         "python": manifest.get("python"),
     }
-    return [f"{k}: {there[k]} then, {here[k]} now" for k in here if there.get(k) != here[k]]
+    return [f"{k}: {there.get(k, 'unknown')} then, {here[k]} now" for k in here if there.get(k) != here[k]]
 
 
 def verify(folder: Path, only: int | None) -> int:
     """Exit code 0 if every file is the same, 1 if not."""
     cfg = load_params(folder / "params.yaml")
+    if "diverged" in cfg.trainer:
+        cfg.trainer.diverged = "go_on"  # a diverged round is compared like any other
     experiment = Experiment(cfg)
     if only is not None and not 0 <= only <= experiment.rounds:
         raise UserError("--round", only, f"must lie in 0..{experiment.rounds}")
     with tempfile.TemporaryDirectory(prefix="genloss-verify-") as name:
         store = Store(Path(name) / "store")
         there, again = RunDir(folder, store), RunDir(Path(name) / "run", store)
+        made = [n for n in range(experiment.rounds + 1) if there.manifest("train", n)]
+        if not made or (only is not None and not set(range(only + 1)) <= set(made)):
+            what = f"round {', '.join(map(str, made))} alone" if made else "no round"
+            raise UserError(str(folder), None, f"holds {what}: there is nothing to compare with; run it first")
         for line in environment(there):
             print(f"environment differs: {line}")
         if only is not None and only > 0:
@@ -83,6 +90,11 @@ def verify(folder: Path, only: int | None) -> int:
                 if stage == "evaluate" and numbers:
                     different += 1
                     print(f"round {n} metrics differ: {', '.join(sorted(numbers))}")
+            try:
+                metrics_of(there.round(n))
+            except (UserError, OSError) as error:
+                different += 1
+                print(f"round {n}: {error}")
             print(f"round {n}: {'same' if not different else f'{different} differences so far'}", flush=True)
     print(f"verified {checked} files: {'all the same' if not different else f'{different} differ'}")
     return 1 if different else 0

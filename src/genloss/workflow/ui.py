@@ -1,0 +1,106 @@
+"""`genloss ui`: MLflow's server on the project's database, and the address of the page to look at.
+
+genloss ui                         # the runs of the experiment
+genloss ui runs/sweep-1234abcd     # the arms of a sweep, its headline metric first, seeds averaged
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+import webbrowser
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from omegaconf import DictConfig
+
+from genloss.core.errors import UserError
+from genloss.core.places import load_params
+from genloss.observatory.results import shown
+from genloss.workflow.compose import compose
+from genloss.workflow.identity import arm_id, varied
+from genloss.workflow.sweep import true_arms
+from genloss.workflow.tracking import ARM, IN_SWEEP, artifacts, connect, settle, store_uri, sweep_id
+
+WAIT = 600  # seconds for which the server may take to answer
+
+
+def ui(folder: Path | None, uri: str | None, host: str, port: str) -> int:
+    """Start MLflow's server, unless the tracking address is one, and say which page to open."""
+    if not (port.isdigit() and 0 < int(port) < 65536):
+        raise UserError("--port", port, "must be a number from 1 to 65535")
+    params = [arm / "params.yaml" for _, arm in true_arms(folder.resolve())] if folder else []
+    configs = [load_params(path) for path in params if path.is_file()]
+    tracking = (configs[0] if configs else compose()).tracking
+    address = store_uri(uri or tracking.uri)
+    try:  # as a run does, under its lock: two that make one database leave it broken
+        client, experiment = connect(address, tracking.experiment)
+        settle(client, experiment, address)
+        key = _view(client, experiment, folder.resolve(), configs, shown(params[0])[0]) if folder and configs else None
+    except UserError:
+        raise
+    except Exception as error:  # of a server, a driver, a file
+        raise UserError(
+            "tracking.uri", address, f"MLflow does not answer ({' '.join(str(error).split())[:200]})"
+        ) from None
+    page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    page += f"&viewStateShareKey={quote(key)}" if key else ""
+    if address.startswith(("http://", "https://")):
+        _open(address.rstrip("/") + page)
+        return 0
+    command = ["mlflow", "ui", "--backend-store-uri", address, "--host", host, "--port", port]
+    if local := artifacts(address):
+        local.mkdir(parents=True, exist_ok=True)
+        command += ["--artifacts-destination", local.as_uri()]
+    if os.fork() == 0:  # says where to look once there is something to see; the server keeps this process
+        try:
+            if _answers(host, int(port)):
+                _open(f"http://{host}:{port}{page}")
+        finally:
+            os._exit(0)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", *command])
+
+
+def _answers(host: str, port: int) -> bool:
+    parent, end = os.getppid(), time.monotonic() + WAIT
+    while time.monotonic() < end and os.getppid() == parent:
+        try:
+            with socket.create_connection((host, port), timeout=1):
+                return True
+        except OSError:
+            time.sleep(0.2)
+    return False
+
+
+def _open(address: str) -> None:
+    print(f"\nopen: {address}\n", flush=True)
+    if sys.stdout.isatty() and (sys.platform == "darwin" or os.environ.get("DISPLAY")):
+        webbrowser.open(address)
+
+
+def _view(client: Any, experiment: str, folder: Path, configs: list[DictConfig], metric: str) -> str:
+    """What the page shows, as MLflow keeps a view that is shared: the name under which it is kept.
+
+    The runs of the sweep or arm alone, a column for each thing in which they differ, and, if there are several seeds,
+    their mean.
+    """
+    groups, values = varied(configs)
+    keys = [*groups, *(key for key in values if key != "seed")]
+    sweep = (folder / "sweep.json").is_file()
+    tag, name = (IN_SWEEP, sweep_id(folder)) if sweep else (ARM, arm_id(configs[0]))
+    state: dict[str, Any] = {
+        "searchFilter": f"tags.`{tag}` = '{name}'",
+        "orderByKey": f"metrics.`round/{metric}`",
+        "orderByAsc": True,
+        "selectedColumns": [f"metrics.`round/{metric}`", *(f"params.`{key}`" for key in [*keys, "seed"])],
+    }
+    if keys and "seed" in values:
+        grouped = [{"mode": "param", "groupByData": key} for key in keys]
+        state["groupBy"] = {"aggregateFunction": "average", "groupByKeys": grouped}
+    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{name}", json.dumps(state))
+    return name
