@@ -297,6 +297,7 @@ def test_what_the_schedule_would_do_in_a_late_round_is_checked_first(main, proje
         (["compose", "mixing=[replace,accumulate]"], ["mixing=[replace,accumulate]", "takes one option"]),
         (["run", "-m", "mixing=[replace,accumulate],fresh"], ["mixing=[replace,accumulate]", "takes one option"]),
         (["run", "-m", "model=llama,5"], ["model=5", "no name of an option"]),
+        (["run", "domain=reasoning", "domain.tasks=banana"], ["domain.tasks=banana", "keys below it"]),
         (["golden", "inf"], ["budget=inf", "[0, 1e+09]"]),
         (["golden", "9", "--rounds", "1000000"], ["--rounds=1000000"]),
         (["ui", "--port", "-1"], ["--port=-1", "65535"]),

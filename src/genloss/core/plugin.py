@@ -73,7 +73,8 @@ def shown(value: Any) -> Any:
 
 def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     """A dataclass from plain values, checked against the types of its fields and the ranges of its numbers."""
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    nodes = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    names = list(nodes)
     for name in mapping(values, key):
         if name not in names:
             raise UserError(f"{key}.{name}", values[name], f"unknown option; {nearest(str(name), names)}")
@@ -81,7 +82,7 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
         schema = OmegaConf.structured(cls, flags={"readonly": False})
         for name, value in values.items():
             kind = OmegaConf.get_type(schema, name)
-            if dataclasses.is_dataclass(kind):
+            if dataclasses.is_dataclass(kind) or nodes[name].default_factory is dict:
                 mapping(value, name)
             if kind is bool and not isinstance(value, bool):
                 raise UserError(name, shown(value), "must be true or false")  # OmegaConf takes 5 for true
