@@ -32,8 +32,9 @@ NUMBERS: list[Any] = [-1, -0.5, 10**18, -(10**18), 2**63, 1e300, -1e300, 1e-320,
 SHAPES: list[Any] = [None, True, [], [None], ["banana"], {}, {"banana": 1}, {"_target_": ".x"}, [[1]], {1: 2}]
 BAD = [*WORDS, *NUMBERS, *SHAPES]
 
-# What any text may be: it is written down, or asked of a server; and a critic, where no factor asks for one
-FREE = re.compile(r"tracking\.experiment|domain\.corpus\.pattern|.*\.critic\b.*")
+# What any text may be: it is written down, or asked of a server; and what nobody asks for: a critic
+# where no factor is one, a corpus where the distribution is none
+FREE = re.compile(r"tracking\.experiment|domain\.corpus\.pattern|.*\.critic\b.*|categorical domain\.corpus.*")
 HANG = 5.0  # seconds of CPU; a check takes a fiftieth
 TOP = ["size", "rounds", "seed", "control", "schedule", "runtime", "tracking"]
 BASES = [(d, c) for d in ("text", *SMALL) for c in ("", *(f"{g}={name}" for g in STAGE for name in options(g)))]
@@ -111,7 +112,7 @@ def tried(case: Case, corpus: Path) -> str:
         return f"traceback: {type(error).__name__}: {error}"
     if Path(folder).name != folder or len(folder.encode()) > 200:
         return f"a folder elsewhere: {folder!r}"
-    if key.endswith(("seed", ".name")) or FREE.fullmatch(key):  # a name is looked at above
+    if key.endswith(("seed", ".name")) or FREE.fullmatch(key) or FREE.fullmatch(f"{domain} {key}"):
         return "used"
     kind = type(before) if isinstance(before, str | bool) else float if isinstance(before, int | float) else object
     number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -183,3 +183,9 @@ def test_secrets_of_addresses(address: str, shown: str) -> None:
 )
 def test_addresses_without_secrets(address: str) -> None:
     assert not has_secret(address)
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    for path in ("é" * 300, "a/" * 3000):
+        with pytest.raises(UserError, match="cannot be a path"):
+            in_project(path)

@@ -85,10 +85,15 @@ def _settings(key: str) -> list[Path]:
 
 def in_project(path: str, key: str = "path") -> Path:
     """A path of a config; a relative one starts at the project, wherever the command was called. UserError if it is
-    empty, as that of an unset variable is."""
+    empty, as that of an unset variable is, or no file can have its name."""
     if not path.strip():
         raise UserError(key, repr(path), "names nothing; give a path, which may be relative to the project")
-    return project_root() / os.path.expanduser(path)  # noqa: PTH111  of ~nobody Path makes an error
+    place = project_root() / os.path.expanduser(path)  # noqa: PTH111  of ~nobody Path makes an error
+    try:
+        place.exists()
+    except OSError as error:
+        raise UserError(key, path, f"cannot be a path ({error.strerror})") from None
+    return place
 
 
 def on_hub(name: str, key: str = "path") -> str | None:
