@@ -257,7 +257,6 @@ def choices(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple
     return found
 
 
-SEVERAL = ("factors", "types")  # lists of names
 # What a value asks for by its own words
 ASKS: dict[str, dict[str, Any]] = {
     "recipe.prompts": {"recipe.prompt_tokens": 4},
@@ -288,7 +287,7 @@ def test_every_value_of_a_choice_runs(
                     if named_so in NOT_HERE or ran.get((cls, key, value), "").startswith("ran"):
                         continue
                     new = cfg.copy()
-                    OmegaConf.update(new, key, [value] if key.endswith(SEVERAL) else value)
+                    OmegaConf.update(new, key, [value] if OmegaConf.is_list(OmegaConf.select(cfg, key)) else value)
                     for asked, of_it in ASKS.get(f"{key}={value}", ASKS.get(key, {})).items():
                         OmegaConf.update(new, asked, of_it)
                     try:
