@@ -32,8 +32,8 @@ NUMBERS: list[Any] = [-1, -0.5, 10**18, -(10**18), 2**63, 1e300, -1e300, 1e-320,
 SHAPES: list[Any] = [None, True, [], [None], ["banana"], {}, {"banana": 1}, {"_target_": ".x"}, [[1]], {1: 2}]
 BAD = [*WORDS, *NUMBERS, *SHAPES]
 
-# What any text may be: it is written down, or asked of a server or a hub; and a critic, where no factor asks for one
-FREE = re.compile(r"tracking\.experiment|domain\.tokenizer|domain\.corpus\.pattern|.*\.critic\b.*")
+# What any text may be: it is written down, or asked of a server; and a critic, where no factor asks for one
+FREE = re.compile(r"tracking\.experiment|domain\.corpus\.pattern|.*\.critic\b.*")
 HANG = 5.0  # seconds of CPU; a check takes a fiftieth
 TOP = ["size", "rounds", "seed", "control", "schedule", "runtime", "tracking"]
 BASES = [(d, c) for d in ("text", *SMALL) for c in ("", *(f"{g}={name}" for g in STAGE for name in options(g)))]
