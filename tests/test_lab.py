@@ -107,7 +107,7 @@ def test_options(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     assert len(z) >= (5 if "model.estimator=known" in overrides else 10) and max(map(abs, z)) < 4
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(400, marks=pytest.mark.replicate)])
+@pytest.mark.parametrize("count", [60, pytest.param(400, marks=[pytest.mark.replicate, pytest.mark.timeout(3600)])])
 def test_random_regimes(tmp_path: Path, count: int) -> None:
     """What the engine says of any regime, and of any schedule of regimes, is what the loop's own mixing gives, chain by
     chain."""

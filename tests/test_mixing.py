@@ -291,9 +291,9 @@ def test_no_row_is_fresh_twice_in_any_schedule(rounds: list[Mixing], size: int) 
     regime = Regime(tuple(rounds))
     kept = dict.fromkeys(range(1, len(rounds)), 30)
     try:
-        regime.check_available(REAL, size)
+        regime.check_available(REAL, size, kept)
     except UserError as error:
-        assert error.key == "size" or error.key.partition("mixing.")[2] in ("real.n", "budget.n")
+        assert error.key == "size" or error.key.partition("mixing.")[2] in ("real.n", "budget.n", "value")
         return
     touched: set[int] = set()
     for n, mixing in enumerate(rounds):
@@ -301,11 +301,26 @@ def test_no_row_is_fresh_twice_in_any_schedule(rounds: list[Mixing], size: int) 
         assert all(rows <= set(range(REAL)) for rows in mine.values())
         assert not mine.get("fresh", set()) & (touched | mine.get("real", set()))
         touched |= set().union(*mine.values())
-        try:
-            planned = regime.plan(n, REAL, kept)
-        except UserError:  # too few synthetic records, which is only known in the round
-            continue
+        planned = regime.plan(n, REAL, kept)
         assert all(p.first + p.size <= REAL and p.take > 0 for p in planned if p.source == "real")
+
+
+@pytest.mark.parametrize(
+    ("mixing", "key"),
+    [
+        (Mixing(real=Real("fixed", 10), by="ratio", value=3.0), "value"),
+        (Mixing(real=Real("fixed", 10), by="fraction", value=0.1, budget=Budget("fixed", 40)), "value"),
+        (Mixing(real=Real("none", 10), budget=Budget("fixed", 40)), "budget.n"),
+        (Mixing(real=Real("none", 10), budget=Budget("schedule", 10, power=2.0)), "budget.n"),
+    ],
+)
+def test_more_than_a_recipe_can_make_is_refused_before_any_round(mixing: Mixing, key: str) -> None:
+    regime = always(mixing, 2)
+    regime.check_available(10, 10, {1: 90, 2: 90})
+    regime.check_available(10, 10)  # only the round knows how many there are
+    with pytest.raises(UserError) as refused:
+        regime.check_available(10, 10, {1: 20, 2: 20})
+    assert refused.value.key == f"mixing.{key}"
 
 
 def test_a_scheduled_count_moves_what_is_fresh_afterwards() -> None:

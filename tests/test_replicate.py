@@ -1,4 +1,4 @@
-"""The field's main claim, over seeds: `make replicate` (about ten minutes on two idle cores).
+"""The field's main claim, over seeds: `make replicate` (about half an hour on two idle cores).
 
 Replace ends above accumulate and above retraining on real data, and goes on rising where accumulate levels off. By the
 rule of genloss.observatory.compare: two-sided, Holm over all lines. The same test on a wrong regime must not pass, and
@@ -13,7 +13,8 @@ import pytest
 
 from genloss.observatory.compare import HOLDS, SAME, Arms, Contrast, Value, measure, outcome, together
 
-SEEDS = (0, 1, 2)
+# Fixed before they were run, none of them looked at before: seeds 0 to 2 showed that three decide one line of four.
+SEEDS = tuple(range(3, 11))
 ROUNDS, LATE = 5, 3
 ARMS = ("real_only", "accumulate", "replace")
 
@@ -23,7 +24,7 @@ def at(mixing: str, n: int = ROUNDS) -> Value:
 
 
 @pytest.mark.replicate
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(9000)
 def test_replace_collapses_and_accumulate_does_not(project: Path, genloss) -> None:
     done = genloss(
         "run",
@@ -34,7 +35,7 @@ def test_replace_collapses_and_accumulate_does_not(project: Path, genloss) -> No
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
         "tracking=none",
-        timeout=3500,
+        timeout=8900,
     )
     assert done.returncode == 0, done.stderr
     arms = Arms([folder for name in ARMS for folder in (project / "runs").glob(f"text-{name}-none-*")])

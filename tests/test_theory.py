@@ -267,7 +267,7 @@ def test_refusals() -> None:
         predict(single, 2, 10, 5, gaussian("unbiased"))
     with pytest.raises(NoPrediction, match="round 1 has no records"):
         predict(REPLACE, 2, 100, 0, gaussian())
-    with pytest.raises(NoPrediction, match="round 2 asks for 200 records, and 100"):
+    with pytest.raises(NoPrediction, match="asks for 200 records in round 2, and 100"):
         grown = Mixing(real=Real("none", 100), budget=Budget("schedule", 100, power=1.0))
         predict(grown, 2, 100, 100, gaussian())
     with pytest.raises(UserError, match="estimator"):
@@ -395,8 +395,7 @@ def possible(mixings: list[Mixing], available: int, kept: list[int]) -> bool:
         except UserError:
             return False
         pool, total = sum(p.take for p in parts), mixing.budget.records(n) if n > 0 else None
-        drawn = pool if total is None or mixing.by == "fraction" else total
-        if drawn < 3 or (drawn > pool and not mixing.replacement):
+        if (pool if total is None or mixing.by == "fraction" else total) < 3:
             return False
     return True
 

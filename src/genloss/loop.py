@@ -44,9 +44,11 @@ class Loop:
             after_round(n)
 
     def prepare(self) -> None:
-        """Split the real data, and refuse what can only be known now: more real records than there are."""
-        done = self.do(DATA, 0)
-        self.experiment.regime.check_available(done.result["train"], self.experiment.size)
+        """Split the real data, and refuse what can only be known now: a mix of more records than there can be."""
+        x, done = self.experiment, self.do(DATA, 0)
+        bounds = {n: x.at_round(n).recipe.at_most() for n in range(1, x.rounds + 1)}
+        at_most = {n: bound for n, bound in bounds.items() if bound is not None}
+        x.regime.check_available(done.result["train"], x.size, at_most)
 
     def round(self, n: int) -> dict[str, float]:
         """One turn of the recursion; returns its metrics."""

@@ -37,5 +37,9 @@ class Recipe(Plugin, ABC):
 
     name: str  # of its records
 
+    def at_most(self) -> int | None:
+        """Records that it can make in a round; none: only the round knows. A mix that needs more is refused at once."""
+        return None
+
     @abstractmethod
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]: ...

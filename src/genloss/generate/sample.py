@@ -60,6 +60,9 @@ class Sample(Recipe):
         shared = {f.name for f in fields(Decoding)}
         return Decoding(**{f.name: getattr(self, f.name) for f in fields(self) if f.name in shared})
 
+    def at_most(self) -> int:
+        return self.n
+
     def reads(self) -> tuple[str, ...]:
         return (PREVIOUS,) if self.prompts == "previous" else ()
 

@@ -30,6 +30,7 @@ from genloss.core.errors import UserError, one_of, require
 REAL_KINDS = ("none", "fixed", "fresh", "fixed+fresh")
 BY = ("counts", "fraction", "ratio", "weight")
 BUDGETS = ("grow", "fixed", "schedule")
+NO_BOUND = 10**15  # records of a round, where only the round knows how many it makes
 
 
 @dataclass
@@ -207,7 +208,13 @@ class Mixing(Plugin):
             self._fit(synthetic, whole - round(value * whole), "synthetic", n)
         elif self.by == "ratio":
             self._fit(synthetic, round((self.value or 0.0) * n_real), "synthetic", n)
-        return [p for p in real + synthetic if p.take > 0]
+        parts = [p for p in real + synthetic if p.take > 0]
+        pool = sum(p.take for p in parts)
+        if total is not None and total > pool and self.by != "fraction" and not self.replacement:
+            why = f"asks for {total} records in round {n}, and {pool} are in reach"
+            remedy = "generate or keep more, lower it, or set mixing.replacement=true"
+            raise UserError("budget.n", self.budget.n, f"{why}; {remedy}")
+        return parts
 
     def _fit(self, parts: list[Part], count: int, side: str, n: int) -> None:
         """Scale the parts' counts to `count` in all, by largest remainders."""
@@ -252,8 +259,11 @@ class Regime:
         except UserError as error:
             raise UserError(f"{self.key(n)}.{error.key}", error.value, error.remedy) from None
 
-    def check_available(self, available: int, size: int) -> None:
-        """Refuse, before any training, a regime that needs more real records than there are."""
+    def check_available(self, available: int, size: int, at_most: Mapping[int, int] | None = None) -> None:
+        """Refuse, before any training, a regime that needs more records than there can be.
+
+        available: real records; at_most: records that a round can generate, for the rounds of which that is known."""
+        kept = {n: (at_most or {}).get(n, NO_BOUND) for n in range(1, len(self.rounds))}
         first = self.rounds[0].real
         if first.n is None and first.first is None and size > available:
             wrong = f"more real records than exist ({available}); lower it, or use a larger corpus"
@@ -269,19 +279,7 @@ class Regime:
                     f"({mixing.real.kind}), and there are {available}; lower it (the presets have `size` here), or use "
                     "a larger corpus",
                 )
-            self._check_budget(n, sum(part.take for part in mixing.real_parts(n, available, self.used(n, available))))
-
-    def _check_budget(self, n: int, real: int) -> None:
-        """Refuse what `real` records and any number of synthetic ones cannot make."""
-        mixing = self.rounds[n]
-        total = mixing.budget.records(n) if n > 0 and not mixing.replacement else None
-        if total is None:
-            return
-        needed = round((mixing.value or 0.0) * total) if mixing.by == "fraction" else total
-        if needed > real and (mixing.by == "fraction" or mixing.window == "none"):
-            why = f"takes {needed} real records in round {n}, more than the {real} records in reach"
-            remedy = "lower it, raise real.n, or draw with replacement"
-            raise UserError(f"{self.key(n)}.budget.n", mixing.budget.n, f"{why}; {remedy}")
+            self.plan(n, available, kept)
 
     def key(self, n: int) -> str:
         """Where round n's mixing stands in the config."""

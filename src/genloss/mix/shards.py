@@ -75,10 +75,6 @@ def record_shards(
     bootstrap = mixing.replacement and mixing.by == "fraction" and n > 0
     rows = [_rows(p, rng, bootstrap) for p in parts]
     if total is not None and mixing.by != "fraction":
-        if total > pool and not mixing.replacement:
-            why = f"asks for {total} records in round {n}, and {pool} are in reach"
-            remedy = "generate or keep more, lower it, or set mixing.replacement=true"
-            raise UserError(f"{regime.key(n)}.budget.n", mixing.budget.n, f"{why}; {remedy}")
         drawn = rng.integers(0, pool, total) if mixing.replacement else rng.permutation(pool)[:total]
         drawn.sort()
         edges = np.cumsum([0, *(p.take for p in parts)])

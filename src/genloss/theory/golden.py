@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from genloss.core.errors import require
 from genloss.mix import Mixing, Real, Regime
-from genloss.theory.pairs import Law, Pairs, Prediction, gaussian
+from genloss.theory.pairs import Law, Pairs, Prediction, gaussian, plans
 
 GRID = 16  # candidates at each refinement of `optimal`
 
@@ -53,8 +53,7 @@ def schedule(
     a budget draws how many records are real), so three values give its minimum exactly."""
     require(mixing.by == "weight", "by", mixing.by, "weight, since a schedule gives the weights")
     counts = {n: kept if isinstance(kept, int) else kept(n) for n in range(1, rounds + 1)}
-    regime = Regime((mixing,) * (rounds + 1))
-    pairs = Pairs([regime.plan(n, available, counts) for n in range(rounds + 1)], counts, [law] * (rounds + 1))
+    pairs = Pairs(plans(Regime((mixing,) * (rounds + 1)), available, counts), counts, [law] * (rounds + 1))
     weights: list[float] = []
     predictions = [pairs.fit(0, mixing)]
     for n in range(1, rounds + 1):

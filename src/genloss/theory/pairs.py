@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from genloss.core.errors import one_of, require
+from genloss.core.errors import UserError, one_of, require
 from genloss.mix import Mixing, Part, Regime
 
 ESTIMATORS = ("mle", "unbiased", "kde", "known")
@@ -117,9 +117,16 @@ def predict(
     mixings = [mixing if isinstance(mixing, Mixing) else mixing(n) for n in range(rounds + 1)]
     counts = {n: kept if isinstance(kept, int) else kept(n) for n in range(1, rounds + 1)}
     laws = [law if isinstance(law, Law) else law(n) for n in range(rounds + 1)]
-    regime = Regime(tuple(mixings))
-    pairs = Pairs([regime.plan(n, available, counts) for n in range(rounds + 1)], counts, laws)
+    pairs = Pairs(plans(Regime(tuple(mixings)), available, counts), counts, laws)
     return [pairs.fit(n, m) for n, m in enumerate(mixings)]
+
+
+def plans(regime: Regime, available: int, kept: dict[int, int]) -> list[list[Part]]:
+    """The plan of every round; NoPrediction where one cannot be."""
+    try:
+        return [regime.plan(n, available, kept) for n in range(len(regime.rounds))]
+    except UserError as error:
+        raise NoPrediction(str(error)) from None
 
 
 class Pairs:
@@ -150,8 +157,6 @@ class Pairs:
         pool = sum(side.rows for side in sides)
         total = mixing.budget.records(n) if n > 0 and mixing.by != "fraction" else None
         again = mixing.replacement and total is not None
-        if total is not None and total > pool and not again:
-            raise NoPrediction(f"round {n} asks for {total} records, and {pool} are in reach")
         points = pool if total is None else total
         chance, count, share = _divide([side.rows for side in sides], points, again, mixing.value)
         squares = (share**2 / np.maximum(1, count)).sum(axis=0) / law.batch  # sum of the points' squared weights

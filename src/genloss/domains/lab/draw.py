@@ -38,6 +38,9 @@ class Draw(Recipe):
         require(self.temperature > 0, "temperature", self.temperature, "greater than 0 (1: off)")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
 
+    def at_most(self) -> int:
+        return self.n
+
     def check(self, experiment: Experiment) -> None:
         """Refuse options that the domain would not look at."""
         lab = able(experiment.domain, Lab)

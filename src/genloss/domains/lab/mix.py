@@ -54,7 +54,7 @@ def mix_chains(
         cells.append(points)
     requested = np.sum([part.takes for part in plan], axis=0)
     if pooled and total is not None:
-        cells = _budget(regime, n, [c for c in cells if c is not None], total, rng)
+        cells = _budget([c for c in cells if c is not None], total, mixing.replacement, rng)
         requested = np.full(1, total)
     shards: list[dict[str, Any]] = []
     counts: list[np.ndarray] = []
@@ -144,22 +144,11 @@ def deviation(counts: np.ndarray) -> float:
 
 
 def _budget(
-    regime: Regime, n: int, cells: list[np.ndarray], total: int, rng: np.random.Generator
+    cells: list[np.ndarray], total: int, replacement: bool, rng: np.random.Generator
 ) -> list[np.ndarray | None]:
     """Every chain's `total` points out of all parts."""
-    mixing = regime.rounds[n]
     there = np.concatenate([present(c) for c in cells])
-    least = int(there.sum(axis=0).min())
-    if total > least and not mixing.replacement:
-        raise UserError(
-            f"{regime.key(n)}.budget.n",
-            mixing.budget.n,
-            f"asks for {total} records in round {n}, and a chain has {least} in reach; "
-            "generate or keep more, lower it, or set mixing.replacement=true",
-        )
-    rows = np.sort(
-        choose(rng, there, total, mixing.replacement), axis=0
-    )  # so that a part's rows are a run of each chain's
+    rows = np.sort(choose(rng, there, total, replacement), axis=0)  # so that a part's rows are a run of each chain's
     begin = np.zeros(rows.shape[1], dtype=int)
     found: list[np.ndarray | None] = []
     for lo, part in zip(np.cumsum([0, *(len(c) for c in cells)]), cells, strict=False):

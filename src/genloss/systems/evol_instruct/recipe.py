@@ -127,6 +127,9 @@ class EvolInstruct(Recipe, Repeats):
     def decoding(self, context: int) -> Decoding:
         return Decoding(context, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, chunk=self.chunk)
 
+    def at_most(self) -> int:
+        return self.n * self.samples
+
     def reads(self) -> tuple[str, ...]:
         return (HISTORY,)
 

@@ -87,6 +87,9 @@ class LLM2LLM(Recipe):
     def parts(self) -> Mapping[str, Plugin]:
         return {"teacher": self.tutor}
 
+    def at_most(self) -> int | None:
+        return self.n
+
     def reads(self) -> tuple[str, ...]:
         return (HISTORY,)
 
