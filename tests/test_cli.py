@@ -248,7 +248,7 @@ NEEDS = {
         }.items()
     },
     "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
-    "model/pretrained": ["model.path=some/model", "domain.tokenizer=some/model"],
+    "model/pretrained": ["model.path=hub:some/model", "domain.tokenizer=hub:some/model"],
 }
 
 

@@ -119,6 +119,39 @@ def test_near_duplicates(context: Context) -> None:
     ]
 
 
+@pytest.mark.parametrize(("threshold", "permutations"), [(0.7, 128), (0.9, 16), (0.3, 128)])
+def test_near_duplicates_are_those_of_the_exact_similarity(
+    context: Context, threshold: float, permutations: int
+) -> None:
+    """Of pairs below the threshold none is dropped, of those at it nearly all, and copies always."""
+    rng = np.random.default_rng(0)
+    size, texts, similar = 100, [], []
+    for pair in range(200):
+        common = int(rng.integers(size // 10, size + 1))
+        base = range(pair * 1000, pair * 1000 + size)
+        other = range(pair * 1000 + 500, pair * 1000 + 500 + size - common)
+        texts += [words(base), words([*base[:common], *other])]
+        similar.append(common / (2 * size - common))
+    _, _, reasons = run({"near": Near(ngram=1, threshold=threshold, permutations=permutations)}, texts, context)
+    assert set(reasons[::2]) == {"kept"}
+    dropped = np.array([reason != "kept" for reason in reasons[1::2]])
+    above = np.array(similar) >= threshold
+    assert not dropped[~above].any()
+    assert dropped[above].mean() > 0.97 and dropped[np.array(similar) == 1].all()
+
+
+def test_near_duplicates_without_spaces(context: Context) -> None:
+    base = "我们昨天下午一起去城里的公园散步，看见了许多人在湖边唱歌。"
+    _, _, reasons = run({"near": Near(ngram=2)}, [base, base.replace("昨天", "今天"), base[::-1]], context)
+    assert reasons == ["kept", "near: near copy", "kept"]
+
+
+@pytest.mark.parametrize(("threshold", "permutations"), [(0.1, 16), (0.01, 128), (0.7, 10_000_000)])
+def test_too_few_or_too_many_permutations(threshold: float, permutations: int) -> None:
+    with pytest.raises(UserError, match=r"permutations.*must be from"):
+        Near(threshold=threshold, permutations=permutations)
+
+
 def test_near_duplicates_of_real_data(context: Context, trained: Trained) -> None:
     real = records.read(trained.data / "train.parquet")["text"][5].as_py()
     _, _, reasons = run({"near": Near(ngram=1, threshold=0.6, real=True)}, ["Nothing like it", real + " more"], context)

@@ -6,12 +6,15 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
 
 import genloss
 from genloss.core.errors import UserError
@@ -19,7 +22,9 @@ from genloss.core.places import load_params
 from genloss.core.plugin import named
 from genloss.experiment import Experiment
 from genloss.workflow.compose import compose
-from genloss.workflow.identity import arm_id, arm_identity
+from genloss.workflow.identity import arm_id, arm_identity, label
+
+COMPOSED = compose(["domain=reasoning", "curation=dedup", "metrics=[accuracy]"])
 
 
 def test_a_class_that_moves_renames_no_arm() -> None:
@@ -109,3 +114,36 @@ def test_a_range_that_dvc_composed_is_read_as_its_rounds(tmp_path: Path) -> None
     path = tmp_path / "params.yaml"
     path.write_text(OmegaConf.to_yaml(OmegaConf.masked_copy(raw, [k for k in raw if k != "hydra"]), resolve=True))
     assert arm_id(load_params(path)) == arm_id(cfg) and load_params(path).dvc == cfg.dvc
+
+
+NAMED = ("domain", "mixing", "recipe")
+CHAINS = {"curation": "curation.dedup", "metrics": "metrics.accuracy", "domain.tasks": "domain.tasks.chain_sum"}
+NAMES = ("..", "../../evil", "a/b", "a\n", "", "a b", "C" * 64, "C" * 65)
+
+
+@settings(max_examples=50)
+@given(st.sampled_from(NAMES) | st.text(max_size=9), st.sampled_from([*NAMED, *CHAINS]))
+def test_a_name_is_one_part_of_a_path_or_it_is_refused(name: str, group: str) -> None:
+    """Each name that becomes a folder, a column or a tag: `name` of a group, and the keys of chains."""
+    cfg = COMPOSED.copy()
+    if group in NAMED:
+        cfg[group].name = name
+    else:
+        OmegaConf.select(cfg, group)[name] = OmegaConf.select(cfg, CHAINS[group])
+    assert _stays(cfg, name)
+
+
+def _stays(cfg: DictConfig, name: str) -> bool:
+    """Whether the name was refused, or cannot lead anywhere else."""
+    try:
+        Experiment(cfg)
+    except UserError as error:
+        return "must be a name" in str(error) and "\n" not in str(error)
+    folder = Path("runs") / label(cfg)
+    return re.fullmatch(r"[\w.-]+", name, re.ASCII) is not None and folder.parts == ("runs", label(cfg))
+
+
+def test_a_long_chain_has_a_folder() -> None:
+    cfg = COMPOSED.copy()
+    cfg.curation = {f"{'long' * 10}{i}": cfg.curation.dedup for i in range(9)}
+    assert len(f"{label(cfg)}-{arm_id(cfg)}") < 200

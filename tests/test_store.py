@@ -243,3 +243,17 @@ def test_edited_and_missing_files(tmp_path: Path) -> None:
     assert path.read_text() == "a" and run.store.computed == 1
     with pytest.raises(UserError, match="stage train of round 1 is not there"):
         run.hash_of("train", 1, "")
+
+
+@pytest.mark.parametrize("name", ["../../notes.txt", "/etc/notes.txt", "sub/../../notes.txt"])
+def test_files_of_a_strangers_manifest_stay_in_its_folder(tmp_path: Path, name: str) -> None:
+    """A stage that is computed anew unlinks what its old entry names."""
+    mine = tmp_path / "notes.txt"
+    mine.write_text("mine")
+    run = RunDir(tmp_path / "runs" / "arm", Store(tmp_path / "store"))
+    run.ensure(work(stage="mix"), 0)
+    manifest = run.manifest_path("mix", 0)
+    manifest.write_text(manifest.read_text().replace("a.txt", name))
+    with pytest.raises(UserError, match="is damaged"):
+        run.ensure(work(stage="mix", config={"x": 2}), 0)
+    assert mine.read_text() == "mine"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from genloss import __version__
 from genloss.core.errors import UserError, nearest
+from genloss.core.places import settle
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
 Call = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -226,7 +227,9 @@ def dispatch(name: str, rest: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"genloss {name}", description=VERBS[name].text)
     for names, options in VERBS[name].arguments:
         parser.add_argument(*names, **options)
-    return VERBS[name].call(parser.parse_args(rest))
+    args = parser.parse_args(rest)
+    settle(next((folder for folder in (getattr(args, "dir", None), *getattr(args, "dirs", ())) if folder), None))
+    return VERBS[name].call(args)
 
 
 COMPLETION = ("-sc", "--shell-completion", "--shell_completion")  # flags of Hydra, by which a shell asks

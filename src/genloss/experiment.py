@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from genloss.core import contracts
 from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
-from genloss.core.errors import UserError, nearest, require
-from genloss.core.places import conf_dir, options
+from genloss.core.errors import UserError, check_name, nearest, require
+from genloss.core.places import has_secret, option_files, options
 from genloss.core.plugin import build, fill, locate, mapping, no_numbers, plain, shown
 from genloss.curate import Curator
 from genloss.evaluate import Metric
@@ -31,6 +31,7 @@ from genloss.mix import Mixing, Regime
 OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger")
 # What a config must have, each with keys of its own; conf/ has a group of options for each.
 GROUPS = ("domain", "model", "recipe", "curation", "mixing", "trainer", "metrics", "tracking")
+NAMED = ("domain", "mixing", "recipe")  # those with a `name`, which folders, columns and tags carry
 # What one round can have of its own; the rest is that of the whole run: its real data, its size, its seed.
 SCHEDULED = ("model", "recipe", "curation", "control", "mixing", "trainer", "metrics", "runtime")
 KEYS = (
@@ -50,6 +51,12 @@ KEYS = (
 )
 
 
+NO_SECRET = (
+    "without a password or token, since it is written to params.yaml; a server of MLflow takes it from "
+    "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN, a database from a file (~/.pgpass)"
+)
+
+
 @dataclass
 class Tracking:
     """The schema of the node `tracking`, which genloss.workflow.tracking reads."""
@@ -57,6 +64,10 @@ class Tracking:
     enabled: bool = True
     uri: str | None = None
     experiment: str = "genloss"
+
+    def __post_init__(self) -> None:
+        require(not has_secret(self.uri or ""), "uri", None, NO_SECRET)
+        require(bool(self.experiment.strip()), "experiment", repr(self.experiment), "a name")
 
 
 class Experiment(contracts.Experiment):
@@ -183,7 +194,12 @@ def check_shape(cfg: DictConfig) -> None:
     for key in GROUPS:
         if key not in cfg:
             raise UserError(key, None, f"is missing; choose {key}=NAME of {', '.join(sorted(options(key)))}")
-        mapping(plain(cfg[key]), key)
+        node = mapping(plain(cfg[key]), key)
+        if key in NAMED:
+            check_name(f"{key}.name", node.get("name"))
+        if key in ("curation", "metrics"):
+            for name in node:
+                check_name(key, name)
     for key, number in no_numbers(plain(cfg)):
         raise UserError(key, number, "must be a finite number")
     for key in ("size", "rounds", "seed"):
@@ -230,9 +246,9 @@ def lacking(domain: Domain, capability: type) -> str:
 def known_domains() -> Mapping[str, type[Domain]]:
     """The options of conf/domain/ with their classes."""
     found: dict[str, type[Domain]] = {}
-    for path in sorted((conf_dir() / "domain").glob("*.yaml")):
+    for path in option_files("domain"):
         config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         node = config.get("domain", config)
         if "_target_" in node:
-            found[path.stem] = locate(node["_target_"], Domain, f"conf/domain/{path.name}")
+            found.setdefault(path.stem, locate(node["_target_"], Domain, f"conf/domain/{path.name}"))
     return found

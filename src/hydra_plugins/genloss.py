@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -36,5 +38,30 @@ def golden(real: Any = 1, synthetic: Any = 1) -> float:
     return weight(float(real), float(synthetic))
 
 
+def project() -> str:
+    """The project's root."""
+    from genloss.core.places import project_root
+
+    return str(project_root())
+
+
+class MoreOptions(SearchPathPlugin):
+    """Puts the folders of options that the project's genloss.yaml names behind its conf/, for `genloss run`, its help
+    and completion, `genloss compose` and `dvc exp run -S` alike."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        from genloss.core.errors import UserError
+        from genloss.core.places import conf_dir, more_conf_dirs
+
+        try:
+            ours = str(conf_dir())
+        except UserError:  # there is none: another Hydra application
+            return
+        main = {item.path.removeprefix("file://") for item in search_path.get_path() if item.provider == "main"}
+        for folder in more_conf_dirs() if ours in main else ():
+            search_path.append("genloss.yaml", f"file://{folder}")
+
+
+OmegaConf.register_new_resolver("genloss.project", project, replace=True)
 OmegaConf.register_new_resolver("genloss.unroll", unroll, replace=True)
 OmegaConf.register_new_resolver("genloss.golden", golden, replace=True)

@@ -6,6 +6,7 @@ A message names the key (or file), the value, and the remedy, in that order, and
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,6 +31,22 @@ def require(condition: bool, key: str, value: Any, allowed: str) -> None:
     """Refuse `key=value` unless `condition` holds; `allowed` says what is allowed."""
     if not condition:
         raise UserError(key, value, f"must be {allowed}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first, or its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def check_name(key: str, name: Any) -> None:
+    """The one rule for what becomes a folder's name, a column or a tag: short, and the same on every file system and
+    server."""
+    ok = NAME.fullmatch(str(name)) and isinstance(name, str | int | float)
+    allowed = "a name: a letter or digit, then at most 63 letters, digits, '_', '-' and '.'"
+    require(bool(ok), key, repr(name) if isinstance(name, str) else "null" if name is None else name, allowed)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

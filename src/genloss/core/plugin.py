@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from genloss.core.errors import UserError, nearest
+from genloss.core.errors import UserError, first_line, nearest
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or "?"
         value = OmegaConf.select(OmegaConf.create(dict(values)), str(name)) if name != "?" else None
-        raise UserError(f"{key}.{name}", value, str(error).splitlines()[0]) from None
+        raise UserError(f"{key}.{name}", value, first_line(error)) from None
     assert isinstance(made, cls)
     return made
 

@@ -45,6 +45,9 @@ class Done:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Done:
+        for name in value["files"]:  # a run directory may be a stranger's
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{name} lies outside of its folder")
         return cls(value["key"], value["files"], value["result"], value["seconds"])
 
 

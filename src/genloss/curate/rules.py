@@ -14,13 +14,14 @@ import pyarrow as pa
 
 from genloss.core.capabilities import Texts, able
 from genloss.core.errors import require
+from genloss.core.words import words
 from genloss.curate import Context, Decision, RecordCurator, decision
 
 
 def repeated_share(text: str, n: int) -> float:
     """Share of a text's word n-grams that are not the first of their kind (0: all distinct)."""
-    words = text.split()
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    said = words(text)
+    grams = [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -65,7 +66,7 @@ class Rules(RecordCurator):
         broken = sum(c == "�" or (ord(c) < 32 and c not in "\t\n\r") for c in text)
         if broken > self.max_broken * len(text):
             return "broken characters"
-        words = text.lower().split()
-        if len(words) >= 10 and Counter(words).most_common(1)[0][1] > self.max_top_word * len(words):
+        said = words(text.lower())
+        if len(said) >= 10 and Counter(said).most_common(1)[0][1] > self.max_top_word * len(said):
             return "one word"
         return "repetitive" if repeated > self.max_repeated else ""

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 from genloss.core.capabilities import Tokenized, able
 from genloss.core.contracts import Experiment, Model, Runtime
-from genloss.core.errors import UserError, one_of, require
+from genloss.core.errors import UserError, first_line, one_of, require
 from genloss.core.hashes import folder_hash
+from genloss.core.places import check_saved, in_project, on_hub
 
 
 class TextModel(Model):
@@ -94,7 +95,7 @@ class Scratch(TextModel):
 
 @dataclass
 class Pretrained(TextModel):
-    """Any saved `AutoModelForCausalLM`, a folder or a hub name. Safetensors only, no remote code; every cold start
+    """Any saved `AutoModelForCausalLM`, a folder or hub:NAME. Safetensors only, no remote code; every cold start
     begins from it. Its tokenizer must be the domain's: set domain.tokenizer to the same path."""
 
     path: str = "???"
@@ -104,13 +105,11 @@ class Pretrained(TextModel):
         one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
     def fingerprint(self) -> str:
-        return folder_hash(Path(self.path)) if Path(self.path).is_dir() else ""
+        return "" if on_hub(self.path) else folder_hash(in_project(self.path))
 
     def check(self, experiment: Experiment) -> None:
         domain = able(experiment.domain, Tokenized)
-        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
-        if looks_local and not (Path(self.path) / "config.json").is_file():
-            raise UserError("path", self.path, "holds no saved model (no config.json)")
+        check_saved(self.path, "path")
         if domain.tokenizer == "bpe":
             raise UserError(
                 "domain.tokenizer",
@@ -126,10 +125,13 @@ class Pretrained(TextModel):
         torch.manual_seed(seed)
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                self.path, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, self.dtype)
+                on_hub(self.path) or in_project(self.path),
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=getattr(torch, self.dtype),
             )
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-            raise UserError("model.path", self.path, f"cannot be loaded ({str(error).splitlines()[0]})") from None
+            raise UserError("model.path", self.path, f"cannot be loaded ({first_line(error)})") from None
         if model.config.get_text_config().vocab_size < vocabulary:
             raise UserError(
                 "domain.tokenizer", None, f"has {vocabulary} tokens, more than the model at {self.path} knows"
@@ -153,9 +155,7 @@ def load(folder: Path) -> Any:
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-        raise UserError(
-            str(folder), None, f"cannot be loaded ({str(error).splitlines()[0]}); delete it and run again"
-        ) from None
+        raise UserError(str(folder), None, f"cannot be loaded ({first_line(error)}); delete it and run again") from None
     return model.eval()
 
 

@@ -48,6 +48,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from genloss.core.contracts import Fit, Runtime, Trainer
 from genloss.core.errors import UserError
+from genloss.core.places import settle
 from genloss.core.plugin import build
 from genloss.language.brought import brought, in_one_line
 from genloss.language.curve import write_curve
@@ -347,6 +348,7 @@ def from_json(value: dict[str, Any]) -> Fit:
 
 def main(path: Path) -> None:
     """One process of several: train what `train_apart` wrote; the first leaves the result."""
+    settle()
     fit = from_json(json.loads(path.read_text()))
     try:
         result = train_here(fit)

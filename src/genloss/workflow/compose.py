@@ -13,8 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from genloss.core.errors import UserError, nearest
-from genloss.core.places import conf_dir, options
+from genloss.core.errors import UserError, first_line, nearest
+from genloss.core.places import conf_dir, is_group, options
 from genloss.core.plugin import shown
 from genloss.core.schedule import each_round
 
@@ -85,7 +85,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
             continue
         group, value = override.key_or_group, override.value()
         check_underived(group)
-        if override.is_sweep_override() or override.is_delete() or not (conf_dir() / group).is_dir():
+        if override.is_sweep_override() or override.is_delete() or not is_group(group):
             continue
         names = value if isinstance(value, list) else [value]
         if isinstance(value, list) and group not in CHAINS:
@@ -100,7 +100,7 @@ def _siblings(key: str, overrides: Sequence[str], there: DictConfig | None) -> l
     """The names that exist beside `key`, in the groups that were chosen; None if nothing holds any there."""
     try:
         parent = key.rpartition(".")[0]
-        chosen = [o for o in overrides if (conf_dir() / o.partition("=")[0]).is_dir() and "," not in o]
+        chosen = [o for o in overrides if is_group(o.partition("=")[0]) and "," not in o]
         config = compose(chosen, raw=True) if there is None else there
         node = OmegaConf.select(config, parent) if parent else config
         return [str(k) for k in node] if isinstance(node, DictConfig) else None
@@ -145,7 +145,7 @@ def resolve(cfg: DictConfig) -> DictConfig:
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
-        raise UserError(str(key), None, str(error).splitlines()[0]) from None
+        raise UserError(str(key), None, first_line(error)) from None
     assert isinstance(container, dict)
     if isinstance(container["schedule"], dict) and isinstance(container.get("rounds"), int):
         container["schedule"] = each_round(container["schedule"], container["rounds"])

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genloss.core.errors import UserError
-from genloss.core.places import conf_dir
+from genloss.core.places import conf_dir, settle
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,6 +39,7 @@ def hydra_main(arguments: list[str]) -> int:
 
     from genloss.workflow.compose import check_overrides, hydra_error
 
+    settle()  # before hydra.job.chdir may change the working directory
     overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
     sys.argv = ["genloss", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
@@ -70,6 +72,7 @@ def job(cfg: DictConfig) -> float | None:
     from genloss.workflow.sweep import live, run_in_sweep, sweep_of
 
     hydra = HydraConfig.get()
+    settle(Path(hydra.runtime.cwd))  # on another machine, perhaps
     sweep = sweep_of(hydra)
     if sweep is not None:
         return run_in_sweep(resolve(cfg), sweep)

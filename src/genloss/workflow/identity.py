@@ -13,6 +13,8 @@ from genloss.core.hashes import canonical, sha256_text
 from genloss.core.plugin import flatten, named, plain
 from genloss.experiment import OPERATIONAL
 
+LONGEST = 150  # characters of a label: a folder's name has at most 255, its hash included
+
 
 def arm_identity(cfg: DictConfig) -> dict[str, Any]:
     """What an arm is: its config as plain values, options by name, without the keys that change no result."""
@@ -47,7 +49,7 @@ def label(cfg: DictConfig) -> str:
     parts = [cfg.domain.name, cfg.mixing.name, option(cfg, "curation"), f"s{cfg.seed}"]
     if cfg.control != "none":
         parts.insert(3, f"{cfg.control}-control")
-    return "-".join(str(p) for p in parts)
+    return "-".join(str(p) for p in parts)[:LONGEST]
 
 
 def option(cfg: DictConfig, group: str) -> str:

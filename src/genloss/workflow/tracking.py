@@ -6,7 +6,7 @@ digest, every model as an external model. Everything is written from files, in b
 `genloss report DIR` writes what is missing. A server that is down costs a warning, never a run.
 
 A run of MLflow is one arm in one sweep: what two sweeps share stands in both. Its state is true: whoever runs an arm
-or a sweep holds a lock that ends with the process (`held`), and what is RUNNING without a lock was killed (`settle`).
+or a sweep holds a lock that ends with the process (`held`), and what is RUNNING without one was killed (`mark_killed`).
 MLflow only adds points, so a run whose results have changed since is replaced by a new one."""
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from omegaconf import DictConfig
 from genloss.core.errors import UserError
 from genloss.core.files import link
 from genloss.core.hashes import sha256_text, tree_hash
-from genloss.core.places import load_params, project_root
+from genloss.core.places import in_project, is_project, load_params, project_root, without_secrets
 from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
 from genloss.observatory.results import Arm, rounds_of, sweep_entries
 from genloss.observatory.samples import samples
 from genloss.workflow.identity import CHAINS, arm_id, arm_identity, option, title
 
+SQLITE = "sqlite:///"
 ARM, SWEEP, IN_SWEEP, DIR = "genloss.arm", "genloss.sweep", "genloss.in_sweep", "genloss.dir"
 WRITING = "genloss.writing"  # rounds whose points are being written; after a kill nobody knows which of them are there
 ORIGINAL = "genloss.name."  # + a name that MLflow takes: the one that it stands for
@@ -53,14 +54,17 @@ STATES = {"finished": "FINISHED", "failed": "FAILED"}  # of a sweep's notes; of 
 
 
 def store_uri(uri: str | None) -> str:
-    """The tracking address: the config's, else mlruns/mlflow.db of the project (absolute: DVC runs stages
-    elsewhere; quoted: the address is a URL)."""
-    return uri or f"sqlite:///{quote(str(project_root() / 'mlruns' / 'mlflow.db'))}"
+    """The tracking address: the config's, else mlruns/mlflow.db of the project. A file is absolute, since DVC runs
+    stages elsewhere, and quoted, since the address is a URL."""
+    if uri and not uri.startswith(SQLITE):
+        return uri
+    file = in_project(unquote(uri.removeprefix(SQLITE)), "tracking.uri") if uri else project_root() / "mlruns/mlflow.db"
+    return f"{SQLITE}{quote(str(file))}"
 
 
 def database(uri: str) -> Path | None:
     """The file of a SQLite address; None of another one."""
-    return Path(unquote(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else None
+    return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
 
 
 def artifacts(uri: str) -> Path | None:
@@ -128,7 +132,7 @@ def _create(file: Path) -> None:
     aside = file.with_name(f".{file.name}.new")
     for left in file.parent.glob(f"{aside.name}*"):  # its journal too, which SQLite would play into the new one
         left.unlink()
-    MlflowClient(tracking_uri=f"sqlite:///{quote(str(aside))}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=f"{SQLITE}{quote(str(aside))}").search_experiments(max_results=1)
     os.replace(aside, file)
 
 
@@ -137,7 +141,7 @@ def attempt(what: str, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except Exception as error:  # a view must not stop the work
-        text = " ".join(str(error).split())[:300] or type(error).__name__
+        text = without_secrets(" ".join(str(error).split()))[:300] or type(error).__name__
         if any(word in str(error) for word in ("Max retries exceeded", "Connection", "timed out", "Timeout")):
             said = f"is not reached ({text}); when it is there again, `genloss report DIR` writes what it lacks"
         else:
@@ -273,7 +277,7 @@ class Tracker:
 
     def _begin(self) -> None:
         if self.sweep is None:
-            settled(self.cfg)
+            killed_of(self.cfg)
         self.view = View.of(self.folder, self.cfg, self.sweep, self.name)
         self.view.tag(commit(project_root()) if not self.view.logged else {})
         self.view.state("RUNNING")
@@ -309,7 +313,7 @@ def following(folder: Path, cfg: DictConfig) -> Iterator[None]:
         return
 
     def begin() -> None:
-        settled(cfg)
+        killed_of(cfg)
         SweepView.of(folder, cfg).begin()
 
     with held(sweep_id(folder)):
@@ -320,7 +324,7 @@ def following(folder: Path, cfg: DictConfig) -> Iterator[None]:
             attempt(f"sweep {folder.name}", partial(_ended, folder, cfg))
 
 
-def settle(client: Any, experiment: str, uri: str) -> None:
+def mark_killed(client: Any, experiment: str, uri: str) -> None:
     """Runs of this project that MLflow believes to be running, and that nobody runs, were killed."""
     own = database(uri) == database(store_uri(None))
     with quiet_mlflow():
@@ -330,10 +334,10 @@ def settle(client: Any, experiment: str, uri: str) -> None:
                 client.set_terminated(run.info.run_id, "KILLED")
 
 
-def settled(cfg: DictConfig) -> None:
-    """`settle` where the runs of a config are shown."""
+def killed_of(cfg: DictConfig) -> None:
+    """`mark_killed` where the runs of a config are shown."""
     uri = store_uri(cfg.tracking.uri)
-    settle(*connect(uri, cfg.tracking.experiment), uri)
+    mark_killed(*connect(uri, cfg.tracking.experiment), uri)
 
 
 def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None, entry: Mapping[str, Any] | None = None) -> None:
@@ -357,7 +361,10 @@ def _ended(sweep: Path, cfg: DictConfig) -> None:
 
 def rebuild_all(folders: Sequence[tuple[Path, Sequence[Arm]]], uri: str | None = None) -> None:
     """Write everything that MLflow lacks of run directories and sweeps, each with those of its arms that are what they
-    should be. uri: in place of the address with which they ran last."""
+    should be; outside of any project there is no view. uri: in place of the address with which they ran last."""
+    if not is_project(project_root()):
+        print("genloss: no project is here or above the run; MLflow's view is not rebuilt", file=sys.stderr)
+        return
 
     def config(arm: Path) -> DictConfig:
         cfg = load_params(arm / "params.yaml")
@@ -371,7 +378,7 @@ def rebuild_all(folders: Sequence[tuple[Path, Sequence[Arm]]], uri: str | None =
             continue
         first = next(iter(configs.values()))
         if first.tracking.enabled:
-            attempt("what was killed", partial(settled, first))
+            attempt("what was killed", partial(killed_of, first))
         sweep = folder.resolve() if (folder / "sweep.json").is_file() else None
         entries = {entry["name"]: entry for entry in sweep_entries(sweep)} if sweep else {}
         for name, arm in arms:
