@@ -67,6 +67,16 @@ def has_field(row: Mapping[str, Any], column: str) -> bool:
     return column in row or (isinstance(within, Mapping) and has_field(within, inner))
 
 
+def _in_schema(kind: Any, column: str) -> bool:
+    """`has_field` of every row of an Arrow schema, or of a struct in it."""
+    import pyarrow as pa
+
+    outer, _, inner = column.partition(".")
+    names = kind.names
+    within = kind.field(outer).type if inner and outer in names else None
+    return column in names or (within is not None and pa.types.is_struct(within) and _in_schema(within, inner))
+
+
 def as_text(value: Any, column: str, where: str) -> str:
     """The value of a row's column, empty if it is null; halves of surrogate pairs, which are no characters, become
     U+FFFD. where: the row, for errors."""
@@ -205,8 +215,8 @@ class Table(Corpus):
         i = 0
         try:
             file = pyarrow.parquet.ParquetFile(self._file())
-            names = [*file.schema_arrow.names, *(leaf.path for leaf in file.schema)]  # doc.body is one of doc's
-            if self.column not in names:
+            if not _in_schema(file.schema_arrow, self.column):
+                names = {*file.schema_arrow.names, *(leaf.path for leaf in file.schema)}
                 raise UserError(COLUMN, self.column, f"no such column in {self.path}; {nearest(self.column, names)}")
             for batch in file.iter_batches(columns=[self.column]):
                 for row in batch.to_pylist():
@@ -256,7 +266,9 @@ class Datasets(Corpus):
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
             raise UserError(PATH, self.path, f"datasets cannot load it ({first_line(error)})") from None
         outer = self.column if self.column in data.column_names else self.column.partition(".")[0]
-        if outer not in data.column_names or not (outer == self.column or has_field(data.features, self.column)):
-            raise UserError(COLUMN, self.column, f"no such column; {nearest(self.column, data.column_names)}")
-        for i, row in enumerate(data.select_columns([outer])):
+        found = self.column in data.column_names
+        for i, row in enumerate(data.select_columns([outer]) if outer in data.column_names else ()):
+            found = found or has_field(row, self.column)
             yield str(i), as_text(field(row, self.column), self.column, f"{self.path}, row {i}")
+        if not found:
+            raise UserError(COLUMN, self.column, f"no such column; {nearest(self.column, data.column_names)}")
