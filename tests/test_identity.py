@@ -112,7 +112,7 @@ def test_a_range_that_dvc_composed_is_read_as_its_rounds(tmp_path: Path) -> None
     cfg = compose(["rounds=3", "++schedule.from2to3.recipe.temperature=0.7"])
     raw = compose(["rounds=3", "++schedule.from2to3.recipe.temperature=0.7"], raw=True)
     path = tmp_path / "params.yaml"
-    path.write_text(OmegaConf.to_yaml(OmegaConf.masked_copy(raw, [k for k in raw if k != "hydra"]), resolve=True))
+    path.write_text(OmegaConf.to_yaml(OmegaConf.masked_copy(raw, [str(k) for k in raw if k != "hydra"]), resolve=True))
     assert arm_id(load_params(path)) == arm_id(cfg) and load_params(path).dvc == cfg.dvc
 
 
