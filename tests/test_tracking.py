@@ -58,7 +58,9 @@ class Fails(Metric):
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setattr("genloss.workflow.dvc.commit", lambda folder: None)  # takes seconds, and MLflow is not asked
+    monkeypatch.setattr(
+        "genloss.workflow.dvc_cache.commit", lambda folder: None
+    )  # takes seconds, and MLflow is not asked
     return Project.make(tmp_path / "project")
 
 
