@@ -91,7 +91,7 @@ BAD = {
     "fraction below zero": (["mixing=replace_keep", "mixing.value=-0.1"], ["mixing.value=-0.1", "[0, 1]"]),
     "share above one": (["mixing=replace_keep", "mixing.value=10"], ["mixing.value=10", "[0, 1]"]),
     "top_p": (["recipe.top_p=0"], ["recipe.top_p=0", "(0, 1]"]),
-    "temperature": (["recipe.temperature=0"], ["recipe.temperature=0", "greater than 0", "bias=0"]),
+    "temperature": (["recipe.temperature=0"], ["recipe.temperature=0", "at least 1e-06", "bias=0"]),
     "counts with value": (["mixing.value=0.5"], ["mixing.value=0.5", "by=counts"]),
     "fraction without value": (["mixing=replace_keep", "mixing.value=null"], ["mixing.value", "by=fraction"]),
     "fixed without n": (["mixing.budget.kind=fixed"], ["mixing.budget.n", "kind=fixed"]),
@@ -133,7 +133,7 @@ BAD = {
     "schedule of one value": (["+schedule.1=5"], ["schedule.1=5", "schedule.1.KEY"]),
     "schedule with a bad value": (
         ["+schedule.2.recipe.temperature=-1"],
-        ["schedule.2.recipe.temperature=-1", "greater than 0"],
+        ["schedule.2.recipe.temperature=-1", "at least 1e-06"],
     ),
     "schedule of no number": (["+schedule.one.recipe.temperature=0.7"], ["schedule.one", "number of a round, 1 to 2"]),
     "schedule that is a number": (["schedule=5"], ["schedule=5", "keys below it"]),
@@ -185,12 +185,12 @@ BAD = {
     "a batch of no machine": (["trainer.batch=1000000000000"], ["trainer.batch=1000000000000", "[1, 1e+06]"]),
     "threads of no machine": (["trainer.threads=1000000"], ["trainer.threads=1000000", "[1, 1024]"]),
     "a spread below nothing": (["model.initial_std=-1"], ["model.initial_std=-1", "lie in"]),
-    "a temperature that is none": (["recipe.temperature=1e-320"], ["recipe.temperature=1e-320", "0.001 and more"]),
+    "a temperature that is none": (["recipe.temperature=1e-320"], ["recipe.temperature=1e-320", "at least 1e-06"]),
     "a budget below nothing": (["mixing.budget.n=-1"], ["mixing.budget.n=-1"]),
     "devices of no machine": (["runtime.devices=1000000"], ["runtime.devices=1000000", "[1, 4096]"]),
     "permutations without end": (
         ["curation=near_dedup", "curation.near_dedup.permutations=10000000"],
-        ["curation.near_dedup.permutations=10000000", "[16, 4096]"],
+        ["curation.near_dedup.permutations=10000000", "to 4096"],
     ),
     "a column that no record has": (
         ["curation=novelty", "curation.novelty.column=banana"],
@@ -400,7 +400,7 @@ def test_table_of_numbers(main, project: Path, tiny) -> None:
         (["mixing.real.n=100000", "mixing.real.kind=fixed"], ["mixing.real.n=100000", "real training records"]),
         (
             ["mixing=real_only", "mixing.budget.kind=fixed", "mixing.budget.n=60"],
-            ["mixing.budget.n=60", "48 records in reach", "replacement"],
+            ["mixing.budget.n=60", "48 are in reach", "replacement"],
         ),
     ],
 )

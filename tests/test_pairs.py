@@ -257,10 +257,10 @@ def choices(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple
     return found
 
 
-SEVERAL = ("factors", "types")  # lists of names
 # What a value asks for by its own words
 ASKS: dict[str, dict[str, Any]] = {
-    "recipe.prompts": {"recipe.prompt_tokens": 4},
+    "recipe.prompts=real": {"recipe.prompt_tokens": 4},
+    "recipe.prompts=previous": {"recipe.prompt_tokens": 4},
     "domain.distribution=given": {"domain.probabilities": [0.5, 0.5]},
 }
 # Refused, or of another machine or another run: tests/test_training.py, tests/test_grpo.py, tests/test_critic.py
@@ -288,7 +288,7 @@ def test_every_value_of_a_choice_runs(
                     if named_so in NOT_HERE or ran.get((cls, key, value), "").startswith("ran"):
                         continue
                     new = cfg.copy()
-                    OmegaConf.update(new, key, [value] if key.endswith(SEVERAL) else value)
+                    OmegaConf.update(new, key, [value] if OmegaConf.is_list(OmegaConf.select(cfg, key)) else value)
                     for asked, of_it in ASKS.get(f"{key}={value}", ASKS.get(key, {})).items():
                         OmegaConf.update(new, asked, of_it)
                     try:

@@ -43,7 +43,7 @@ def test_paths_of_a_config_start_at_the_project(home: Project, trained: Trained,
     shutil.rmtree(home.root / ".genloss")
     for n in ("0", "1"):
         at(arm, home).ok("round", n)
-    assert (home.root / ".genloss" / "store").is_dir() and not (arm / ".genloss").exists()
+    assert (home.root / ".genloss" / "store").is_dir() and not (arm / ".genloss" / "store").exists()
 
 
 @pytest.mark.parametrize(

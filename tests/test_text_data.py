@@ -351,3 +351,27 @@ def test_passages_that_do_not_fit_are_told(tmp_path: Path, capsys: pytest.Captur
     assert f"{result['cut']} of {result['train']} passages are longer than domain.context=32" in capsys.readouterr().err
     result = text_domain(tmp_path, vocabulary=257, context=256).prepare(tmp_path / "more")
     assert result["cut"] == 0 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "datasets"])
+def test_a_column_within_a_column(tmp_path: Path, kind: str) -> None:
+    rows = [{"doc": {"body": "one", "meta": {"id": 1}}, "doc.flat": "a"}, {"doc": {"body": None}, "doc.flat": "b"}]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    path = tmp_path / ("data/x.jsonl" if kind == "datasets" else f"x.{kind}")
+    path.parent.mkdir(exist_ok=True)
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text(lines)
+
+    def made(column: str) -> Corpus:
+        place = str(path.parent if kind == "datasets" else path)
+        return Datasets(path=place, column=column) if kind == "datasets" else Table(path=place, column=column)
+
+    assert texts(made("doc.body")) == ["one", ""]
+    assert texts(made("doc.flat")) == ["a", "b"]  # a name with a dot in it
+    for wrong in ("doc.title", "doc.body.x", "body"):
+        with pytest.raises(UserError, match=f"column={wrong}: no such column"):
+            texts(made(wrong))
+    with pytest.raises(UserError, match=r"column=doc.meta: holds dict .*not text"):
+        texts(made("doc.meta"))

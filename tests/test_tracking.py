@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
+from genloss.core.hashes import sha256_text
 from genloss.core.places import load_params
 from genloss.evaluate import Evidence, Metric
 from genloss.workflow import tracking
@@ -58,7 +59,9 @@ class Fails(Metric):
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setattr("genloss.workflow.dvc.commit", lambda folder: None)  # takes seconds, and MLflow is not asked
+    monkeypatch.setattr(
+        "genloss.workflow.dvc_cache.commit", lambda folder: None
+    )  # takes seconds, and MLflow is not asked
     return Project.make(tmp_path / "project")
 
 
@@ -161,10 +164,11 @@ def test_each_sweep_shows_all_of_its_arms(home: Project) -> None:
 def test_results_that_changed_replace_the_old_ones(home: Project) -> None:
     folder = home.ok("run", *TINY).folder
     [before] = runs(home)
-    for path in folder.glob("rounds/01/manifest.json"):  # as after an edit of the code: another key, another number
-        path.write_text(re.sub(r'"key": "\w', '"key": "x', path.read_text()))
-    metrics = folder / "rounds/01/metrics.json"
-    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"diversity": 0.5}))
+    metrics, manifest = folder / "rounds/01/metrics.json", folder / "rounds/01/manifest.json"
+    text = json.dumps(json.loads(metrics.read_text()) | {"diversity": 0.5})
+    metrics.write_text(text)  # as after an edit of the code: another key, another number
+    changed = json.loads(re.sub(r'"key": "\w', '"key": "x', manifest.read_text()))
+    manifest.write_text(json.dumps(changed | {"metrics": sha256_text(text)}))
     home.ok("report", str(folder))
     [after] = runs(home)
     assert after.info.run_id != before.info.run_id and after.info.run_name == before.info.run_name

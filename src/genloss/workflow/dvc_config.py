@@ -38,6 +38,10 @@ def configure(folder: Path) -> None:
     own = Config.load_file(home / "config.local") if (home / "config.local").is_file() else {}
     own.setdefault("cache", {}).pop("dir", None)
     merge(own, local)
+    if (home / "config").is_file():  # of a colleague, whose remote the arm was pulled from
+        there = Config.load_file(home / "config")
+        shared["core"] |= {k: v for k, v in there.get("core", {}).items() if k == "remote" and k not in shared["core"]}
+        shared["remote"] |= {k: v for k, v in there.get("remote", {}).items() if k not in shared["remote"]}
     if cache_dir() != Path(standard).resolve():
         own["cache"]["dir"] = str(cache_dir())
     (home / "tmp").mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def run(overrides: Sequence[str]) -> Path:
     from genloss.workflow.hydra_app import hydra_main
 
     printed, argv, code = Tee(sys.stdout), sys.argv, 0
-    before = os.environ.get("HYDRA_FULL_ERROR")
+    before = {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR", "GENLOSS_PROJECT")}
     try:
         with contextlib.redirect_stdout(printed):
             code = hydra_main(list(overrides))
@@ -45,8 +45,9 @@ def run(overrides: Sequence[str]) -> Path:
         code = end.code if isinstance(end.code, int) else 1
     finally:
         sys.argv = argv
-        if before is None:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
+        for name, value in before.items():  # the next call may be of another project
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
     said = [
         line.partition(": ")[2] for line in printed.getvalue().splitlines() if line.startswith(("run: ", "sweep: "))
     ]

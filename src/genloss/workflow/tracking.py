@@ -6,7 +6,7 @@ digest, every model as an external model. Everything is written from files, in b
 `genloss report DIR` writes what is missing. A server that is down costs a warning, never a run.
 
 A run of MLflow is one arm in one sweep: what two sweeps share stands in both. Its state is true: whoever runs an arm
-or a sweep holds a lock that ends with the process (`held`), and what is RUNNING without a lock was killed (`settle`).
+or a sweep holds a lock that ends with the process (`held`), and what is RUNNING without one was killed (`mark_killed`).
 MLflow only adds points, so a run whose results have changed since is replaced by a new one."""
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _create(file: Path) -> None:
     aside = file.with_name(f".{file.name}.new")
     for left in file.parent.glob(f"{aside.name}*"):  # its journal too, which SQLite would play into the new one
         left.unlink()
-    MlflowClient(tracking_uri=f"sqlite:///{quote(str(aside))}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=f"{SQLITE}{quote(str(aside))}").search_experiments(max_results=1)
     os.replace(aside, file)
 
 
@@ -277,7 +277,7 @@ class Tracker:
 
     def _begin(self) -> None:
         if self.sweep is None:
-            settled(self.cfg)
+            killed_of(self.cfg)
         self.view = View.of(self.folder, self.cfg, self.sweep, self.name)
         self.view.tag(commit(project_root()) if not self.view.logged else {})
         self.view.state("RUNNING")
@@ -313,7 +313,7 @@ def following(folder: Path, cfg: DictConfig) -> Iterator[None]:
         return
 
     def begin() -> None:
-        settled(cfg)
+        killed_of(cfg)
         SweepView.of(folder, cfg).begin()
 
     with held(sweep_id(folder)):
@@ -324,7 +324,7 @@ def following(folder: Path, cfg: DictConfig) -> Iterator[None]:
             attempt(f"sweep {folder.name}", partial(_ended, folder, cfg))
 
 
-def settle(client: Any, experiment: str, uri: str) -> None:
+def mark_killed(client: Any, experiment: str, uri: str) -> None:
     """Runs of this project that MLflow believes to be running, and that nobody runs, were killed."""
     own = database(uri) == database(store_uri(None))
     with quiet_mlflow():
@@ -334,10 +334,10 @@ def settle(client: Any, experiment: str, uri: str) -> None:
                 client.set_terminated(run.info.run_id, "KILLED")
 
 
-def settled(cfg: DictConfig) -> None:
-    """`settle` where the runs of a config are shown."""
+def killed_of(cfg: DictConfig) -> None:
+    """`mark_killed` where the runs of a config are shown."""
     uri = store_uri(cfg.tracking.uri)
-    settle(*connect(uri, cfg.tracking.experiment), uri)
+    mark_killed(*connect(uri, cfg.tracking.experiment), uri)
 
 
 def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None, entry: Mapping[str, Any] | None = None) -> None:
@@ -378,7 +378,7 @@ def rebuild_all(folders: Sequence[tuple[Path, Sequence[Arm]]], uri: str | None =
             continue
         first = next(iter(configs.values()))
         if first.tracking.enabled:
-            attempt("what was killed", partial(settled, first))
+            attempt("what was killed", partial(killed_of, first))
         sweep = folder.resolve() if (folder / "sweep.json").is_file() else None
         entries = {entry["name"]: entry for entry in sweep_entries(sweep)} if sweep else {}
         for name, arm in arms:

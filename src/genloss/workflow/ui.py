@@ -19,12 +19,12 @@ from urllib.parse import quote
 from omegaconf import DictConfig
 
 from genloss.core.errors import UserError
-from genloss.core.places import load_params
+from genloss.core.places import load_params, without_secrets
 from genloss.observatory.results import shown
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import arm_id, varied
 from genloss.workflow.sweep import true_arms
-from genloss.workflow.tracking import ARM, IN_SWEEP, artifacts, connect, settle, store_uri, sweep_id
+from genloss.workflow.tracking import ARM, IN_SWEEP, artifacts, connect, mark_killed, store_uri, sweep_id
 
 WAIT = 600  # seconds for which the server may take to answer
 
@@ -39,13 +39,13 @@ def ui(folder: Path | None, uri: str | None, host: str, port: str) -> int:
     address = store_uri(uri or tracking.uri)
     try:  # as a run does, under its lock: two that make one database leave it broken
         client, experiment = connect(address, tracking.experiment)
-        settle(client, experiment, address)
+        mark_killed(client, experiment, address)
         key = _view(client, experiment, folder.resolve(), configs, shown(params[0])[0]) if folder and configs else None
     except UserError:
         raise
     except Exception as error:  # of a server, a driver, a file
         raise UserError(
-            "tracking.uri", address, f"MLflow does not answer ({' '.join(str(error).split())[:200]})"
+            "tracking.uri", address, f"MLflow does not answer ({without_secrets(' '.join(str(error).split()))[:200]})"
         ) from None
     page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
     page += f"&viewStateShareKey={quote(key)}" if key else ""
