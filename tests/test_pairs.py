@@ -259,7 +259,8 @@ def choices(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple
 
 # What a value asks for by its own words
 ASKS: dict[str, dict[str, Any]] = {
-    "recipe.prompts": {"recipe.prompt_tokens": 4},
+    "recipe.prompts=real": {"recipe.prompt_tokens": 4},
+    "recipe.prompts=previous": {"recipe.prompt_tokens": 4},
     "domain.distribution=given": {"domain.probabilities": [0.5, 0.5]},
 }
 # Refused, or of another machine or another run: tests/test_training.py, tests/test_grpo.py, tests/test_critic.py
