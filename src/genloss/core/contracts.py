@@ -211,7 +211,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        warm = f"at least {COLDEST}: below it logits overflow; bias=0 is greedy decoding"
+        warm = f"greater than 0, and at least {COLDEST} since logits are divided by it; bias=0 is greedy decoding"
         require(self.temperature >= COLDEST, "temperature", self.temperature, warm)
         require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: off)")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
