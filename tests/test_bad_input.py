@@ -327,7 +327,7 @@ def test_table_of_numbers(main, project: Path, tiny) -> None:
         (["mixing.real.n=100000", "mixing.real.kind=fixed"], ["mixing.real.n=100000", "real training records"]),
         (
             ["mixing=real_only", "mixing.budget.kind=fixed", "mixing.budget.n=60"],
-            ["mixing.budget.n=60", "48 records in reach", "replacement"],
+            ["mixing.budget.n=60", "48 are in reach", "replacement"],
         ),
     ],
 )
