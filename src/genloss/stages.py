@@ -31,7 +31,7 @@ from genloss.mix.shards import mix
 
 # Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their
 # code is not in its key.
-BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "classes", "needs"})
+BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "classes", "needs", "at_most"})
 NOT_CALLED = BEFORE_WORK | {
     "prepare",
     "curate",
