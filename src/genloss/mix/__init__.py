@@ -279,7 +279,8 @@ class Regime:
                     f"({mixing.real.kind}), and there are {available}; lower it (the presets have `size` here), or use "
                     "a larger corpus",
                 )
-            self.plan(n, available, kept)
+            if mixing.budget.kind != "grow" or mixing.by in ("fraction", "ratio"):  # else any number of records will do
+                self.plan(n, available, kept)
 
     def key(self, n: int) -> str:
         """Where round n's mixing stands in the config."""
