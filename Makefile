@@ -29,7 +29,7 @@ test: setup
 # published results: the scoreboard in minutes, then those over several seeds, half an hour and more
 replicate: setup
 	$(BIN)/genloss replicate
-	$(BIN)/python -m pytest -m replicate -v
+	$(BIN)/python -m pytest -m replicate -v -rP
 
 # every key of every option with values that nobody means
 fuzz: setup
