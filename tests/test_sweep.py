@@ -261,6 +261,40 @@ def test_start_is_light(home: Project) -> None:
     assert home.spawn("python", "-c", code).out.splitlines()[-1] == "[]"
 
 
+def test_a_finished_sweep_is_found_so(tmp_path: Path) -> None:
+    """Nothing is launched, and nothing heavy imported; what is damaged or missing is found as ever."""
+    home = Project.make(tmp_path / "project")
+    command = ["run", "-m", *TINY, "tracking=mlflow", "mixing=replace,accumulate"]
+    home.ok(*command)
+    sweep = home.ok(*command).folder
+    code = (
+        f"import sys; from genloss.cli import main\ntry: main({command})\nexcept SystemExit as e: assert not e.code\n"
+        "print([m for m in ('torch', 'mlflow', 'matplotlib', 'scipy.stats') if m in sys.modules])"
+    )
+    found = home.spawn("python", "-c", code)
+    assert found.out.splitlines()[-1] == "[]", found.err
+    assert found.out.splitlines()[:-1] == home.ok(*command).out.splitlines()  # table, next commands, folder
+    arm = next(home.root.glob("runs/gaussian-accumulate-*"))
+    figure, table = sweep / "rounds.png", sweep / "report.md"
+    drawn = figure.stat().st_mtime_ns
+    home.ok(*command)
+    assert figure.stat().st_mtime_ns == drawn
+    table.write_text("of an interrupted sweep")
+    home.ok(*command)
+    assert figure.stat().st_mtime_ns > drawn and "accumulate" in table.read_text()
+
+    lost = arm / "rounds/01/metrics.json"
+    text = lost.read_text()
+    lost.unlink()
+    home.ok(*command)
+    assert lost.read_text() == text
+    broken = next((arm / "rounds/01/model").iterdir())
+    broken.chmod(0o644)
+    broken.write_bytes(b"x" + broken.read_bytes())
+    said = home.call(*command)
+    assert said.code == 1 and "is damaged" in said.err and "accumulate" in said.err
+
+
 def test_only_the_public_interface_of_hydra_is_used() -> None:
     sources = {path: path.read_text() for path in (REPOSITORY / "src").rglob("*.py")}
     assert any("hydra" in text for text in sources.values())

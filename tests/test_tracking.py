@@ -59,9 +59,8 @@ class Fails(Metric):
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setattr(
-        "genloss.workflow.dvc_cache.commit", lambda folder: None
-    )  # takes seconds, and MLflow is not asked
+    for name in ("commit", "committed"):  # takes seconds, and MLflow is not asked
+        monkeypatch.setattr(f"genloss.workflow.arm.{name}", lambda folder: True)
     return Project.make(tmp_path / "project")
 
 
@@ -161,6 +160,30 @@ def test_each_sweep_shows_all_of_its_arms(home: Project) -> None:
     assert [(run.info.run_id, run.info.status) for run in runs(home)] == before
 
 
+def test_a_finished_sweep_called_again_needs_no_client(home: Project) -> None:
+    """And what MLflow has lost since, it gets again."""
+    command = ("run", "-m", *TINY, "mixing=replace,accumulate")
+    sweep = home.ok(*command).folder
+    home.ok(*command)
+    before = [(run.info.run_id, run.info.end_time) for run in runs(home)]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "held", "Tracker"):
+            patch.setattr(tracking, name, None)
+        assert home.ok(*command).folder == sweep
+        patch.undo()
+    assert [(run.info.run_id, run.info.end_time) for run in runs(home)] == before
+
+    lost = next(run for run in runs(home) if run.info.run_name == "accumulate")
+    known(home).delete_run(lost.info.run_id)
+    assert "accumulate" not in states(home)
+    home.ok(*command)
+    assert states(home) == {sweep.name: "FINISHED", "replace": "FINISHED", "accumulate": "FINISHED"}
+    for run in runs(home):  # as a kill leaves them
+        known(home).update_run(run.info.run_id, status="RUNNING")
+    home.ok(*command)
+    assert states(home) == {sweep.name: "FINISHED", "replace": "FINISHED", "accumulate": "FINISHED"}
+
+
 def test_results_that_changed_replace_the_old_ones(home: Project) -> None:
     folder = home.ok("run", *TINY).folder
     [before] = runs(home)
@@ -226,7 +249,7 @@ def test_a_project_in_an_odd_folder_that_moves(tmp_path: Path, monkeypatch: pyte
     from genloss.observatory.report import write_report
 
     made = lambda f: write_report([(f.name, f)], f / "report")  # noqa: E731
-    monkeypatch.setattr("genloss.workflow.dvc_cache.commit", made)
+    monkeypatch.setattr("genloss.workflow.arm.commit", made)
     old = Project.make(tmp_path / name)
     result = old.ok("run", *TINY)
     assert "warning" not in result.err and states(old) == {"gaussian-replace-none-s0 rounds=1 size=20": "FINISHED"}

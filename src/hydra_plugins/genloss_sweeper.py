@@ -52,8 +52,7 @@ class GenlossSweeper(Sweeper):
         from hydra.core.override_parser.types import Quote, QuotedString
         from hydra.core.plugins import Plugins
 
-        from genloss.workflow.sweep import distinct, expand, finish_sweep, live, prepare_sweep
-        from genloss.workflow.tracking import following
+        from genloss.workflow.sweep import distinct, expand, finish_sweep, left_to_do, live, prepare_sweep, show
 
         context, config, task_function = self.hydra_context, self.config, self.task_function
         assert context is not None and config is not None
@@ -70,10 +69,11 @@ class GenlossSweeper(Sweeper):
         # an override reaches every worker, wherever the launcher starts it
         where = f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
         returns: Sequence[JobReturn] = []
-        with following(folder, configs[0]):
+        left = left_to_do(folder, jobs, configs)
+        with show(folder, configs[0], left):
             with live(folder / "progress", configs):
                 try:
-                    returns = launcher.launch([[*job, where] for job in jobs], initial_job_idx=0)
+                    returns = launcher.launch([[*job, where] for job in left], initial_job_idx=0) if left else []
                 except BrokenExecutor:  # the arms that it had are among those that never ended
                     said = "genloss: a worker was killed, for want of memory perhaps; take fewer at a time"
                     print(said, file=sys.stderr)

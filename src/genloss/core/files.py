@@ -54,6 +54,12 @@ def write_atomic(path: Path, text: str, durable: bool = True, mode: int | None =
     os.replace(aside, path)
 
 
+def keep(path: Path, text: str) -> None:
+    """`write_atomic`; a file that says so already stays as it is, with its time."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text)
+
+
 def link(source: Path, target: Path) -> None:
     """Put `source` at `target`, replacing what is there: a hard link, or a copy across file systems."""
     target.parent.mkdir(parents=True, exist_ok=True)

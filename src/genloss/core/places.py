@@ -4,10 +4,13 @@ The project is found once, when a command begins (`settle`); every path in a con
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,14 +177,23 @@ def store_root() -> Path:
 
 def load_params(path: Path) -> DictConfig:
     """params.yaml of a run directory."""
-    from omegaconf import DictConfig, OmegaConf
-
     try:
-        cfg = OmegaConf.load(path)
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
             str(path), None, "not there; name a run directory, or write it with `genloss compose`"
         ) from None
+    except OSError as error:
+        raise UserError(str(path), None, f"is not readable ({error.strerror})") from None
+    return copy.deepcopy(_params(path, content))
+
+
+@cache  # a command asks many times, and to read YAML takes twenty times as long as to copy what it says
+def _params(path: Path, content: bytes) -> DictConfig:
+    from omegaconf import DictConfig, OmegaConf
+
+    try:
+        cfg = OmegaConf.load(io.BytesIO(content))
     except Exception as error:
         raise UserError(str(path), None, f"is not readable YAML ({first_line(error)})") from None
     if not isinstance(cfg, DictConfig):

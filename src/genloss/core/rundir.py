@@ -14,11 +14,12 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from genloss.core.errors import UserError
-from genloss.core.files import link, write_atomic
+from genloss.core.files import keep, link, write_atomic
 from genloss.core.hashes import sha256_file, sha256_text, tree_hash, version
 from genloss.core.store import Done, Store, Work
 
@@ -35,6 +36,14 @@ LIBRARIES = ("genloss", "torch", "transformers", "tokenizers", "lightning", "num
 
 def round_name(n: int) -> str:
     return f"{n:02d}"
+
+
+@lru_cache(maxsize=64)  # each stage asks for those of its round and of the one before
+def _manifest(text: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(text)
+    for entry in manifest["stages"].values():
+        Done.from_json(entry)
+    return manifest
 
 
 class RunDir:
@@ -64,10 +73,7 @@ class RunDir:
         """The manifest that holds `stage` of round `n`; empty if there is none yet."""
         path = self.manifest_path(stage, n)
         try:
-            manifest = json.loads(path.read_text())
-            for entry in manifest["stages"].values():
-                Done.from_json(entry)
-            return manifest
+            return _manifest(path.read_text())
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or not what _enter wrote
@@ -75,8 +81,7 @@ class RunDir:
 
     def _enter(self, work: Work, n: int, done: Done) -> None:
         manifest = self.manifest(work.stage, n)
-        stages = manifest.get("stages", {})
-        stages[work.stage] = {**work.identity(), **done.to_json()}
+        stages = {**manifest.get("stages", {}), work.stage: {**work.identity(), **done.to_json()}}
         manifest = {
             "round": n,
             "machine": platform.machine(),
@@ -95,8 +100,7 @@ class RunDir:
             write_atomic(
                 self.manifest_path("evaluate", n), json.dumps(manifest | {"metrics": sha256_text(text)}, indent=1)
             )
-        if not path.is_file() or path.read_text() != text:
-            write_atomic(path, text)
+        keep(path, text)
 
     def done(self, stage: str, n: int) -> Done | None:
         """What the manifest says of a stage, whether or not its key is still current."""

@@ -189,3 +189,10 @@ class Store:
         shutil.rmtree(scratch, ignore_errors=True)
         release_memory()
         return done
+
+
+class Kept(Store):
+    """Computes nothing and restores nothing: for who only asks whether all is there."""
+
+    def get(self, work: Work, *, waiting: Callable[[], None] | None = None) -> Done:
+        raise UserError(work.stage, None, "is not there")

@@ -14,7 +14,7 @@ from pathlib import Path
 from genloss.core.capabilities import Texts
 from genloss.core.contracts import Domain
 from genloss.core.errors import UserError
-from genloss.core.files import write_atomic
+from genloss.core.files import keep
 from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
 from genloss.observatory.figures import PANELS, rounds_figure
@@ -24,11 +24,12 @@ from genloss.observatory.tables import rounds_csv, table
 SUMMARY = "summary.json"
 
 
-def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None) -> str:
+def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None, redraw: bool = True) -> str:
     """Write rounds.csv, report.md and rounds.png to `out`; returns the table as text.
 
-    metric: of the table and the first panel; None: the headline of the first arm's domain, if it was measured. Arms
-    without a finished round are left out; UserError if there is no other.
+    metric: of the table and the first panel; None: the headline of the first arm's domain, if it was measured. redraw:
+    whether a figure of the same numbers is drawn again. Arms without a finished round are left out; UserError if there
+    is no other.
     """
     found = [(folder, run) for (_, folder), run in zip(arms, read(arms), strict=True) if run[1]]
     if not found:
@@ -39,10 +40,13 @@ def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None) -> s
     said = {name: turned(folder, rounds) for folder, (name, rounds) in found}
     warnings = "".join(f"\n\nwarning: {name}: {why}" for name, why in said.items() if why)
     text = table(runs, metric) + warnings
-    write_atomic(out / "rounds.csv", rounds_csv(runs))
+    numbers, words, figure = (out / name for name in ("rounds.csv", "report.md", "rounds.png"))
     shown_table = table(runs, metric, markdown=True) + warnings
-    write_atomic(out / "report.md", f"# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
-    rounds_figure(runs, out / "rounds.png", [metric, *(m for m in panels if m != metric)][:PANELS])
+    keep(numbers, rounds_csv(runs))
+    keep(words, f"# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
+    drawn = figure.is_file() and figure.stat().st_mtime >= max(p.stat().st_mtime for p in (numbers, words))
+    if redraw or not drawn:
+        rounds_figure(runs, figure, [metric, *(m for m in panels if m != metric)][:PANELS])
     return f"{metric}\n\n{text}"
 
 
@@ -52,14 +56,12 @@ def write_summary(folder: Path) -> None:
     last = max(rounds)
     about = [name for name in measured(folder / "params.yaml", [("run", rounds)]) if name in rounds[last]]
     text = json.dumps({"round": last} | {name: rounds[last][name] for name in about[:PANELS]}, indent=1) + "\n"
-    path = folder / SUMMARY
-    if not path.is_file() or path.read_text() != text:
-        write_atomic(path, text)
+    keep(folder / SUMMARY, text)
 
 
 def report_sweep(folder: Path, arms: Sequence[Arm]) -> str:
     """Write the report of a sweep into its folder; returns its table."""
-    return write_report(arms, folder)
+    return write_report(arms, folder, redraw=False)
 
 
 def next_commands(folder: Path) -> str:

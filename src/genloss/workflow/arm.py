@@ -13,14 +13,17 @@ from genloss.core.places import load_params, project_root, store_root
 from genloss.core.plugin import plain
 from genloss.core.progress import Progress, drawn
 from genloss.core.rundir import RunDir
-from genloss.core.store import Store
+from genloss.core.store import Kept, Store
 from genloss.experiment import Experiment, whole
 from genloss.loop import Loop
 from genloss.observatory.results import rounds_of, shown
 from genloss.stages import ALL
 from genloss.workflow.compose import to_yaml
+from genloss.workflow.dvc_cache import commit, committed
+from genloss.workflow.dvc_config import configure
 from genloss.workflow.identity import arm_id, differences, label
 from genloss.workflow.params import rounds_for_dvc
+from genloss.workflow.shown import Shown
 
 
 def arm_dir(cfg: DictConfig) -> Path:
@@ -69,8 +72,6 @@ def refuse_other_data(run: RunDir, experiment: Experiment) -> None:
 def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None, sweep: Path | None = None) -> Path:
     """Run one arm to its end, or find that it is finished; returns its folder."""
     from genloss.workflow import tracking as track
-    from genloss.workflow.dvc_cache import commit
-    from genloss.workflow.dvc_config import configure
 
     experiment = Experiment(cfg)
     folder = arm_dir(cfg)
@@ -92,6 +93,23 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
         raise
     progress.end("finished")
     return folder
+
+
+def finished(cfg: DictConfig, name: str, sweep: Path, shown: Shown) -> bool:
+    """Whether nothing is left to do for an arm of a sweep: every stage is there under its key and undamaged, DVC holds
+    it and MLflow shows it. What is wrong with it, running it says."""
+    folder = arm_dir(cfg)
+    params = folder / "params.yaml"
+    if not params.is_file() or params.read_text(encoding="utf-8") != to_yaml(cfg):
+        return False
+    experiment, run = Experiment(cfg), RunDir(folder, Kept(store_root()))
+    try:
+        refuse_other_data(run, experiment)
+        Loop(experiment, run).run()
+        configure(folder)  # a remote may be new
+        return committed(folder) and shown.arm(folder, cfg, sweep, name)
+    except (UserError, OSError):
+        return False
 
 
 def headline(folder: Path) -> float | None:

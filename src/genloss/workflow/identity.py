@@ -13,7 +13,8 @@ from genloss.core.hashes import canonical, sha256_text
 from genloss.core.plugin import flatten, named, plain, without
 from genloss.experiment import OPERATIONAL
 
-LONGEST = 150  # characters of a label: a folder's name has at most 255, its hash included
+LABEL = 150  # characters of a label: a folder's name has at most 255, its hash included
+TITLE = 120  # characters of a title
 
 
 def arm_identity(cfg: DictConfig) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def label(cfg: DictConfig) -> str:
     parts = [cfg.domain.name, cfg.mixing.name, option(cfg, "curation"), f"s{cfg.seed}"]
     if cfg.control != "none":
         parts.insert(3, f"{cfg.control}-control")
-    return "-".join(str(p) for p in parts)[:LONGEST]
+    return "-".join(str(p) for p in parts)[:LABEL]
 
 
 def option(cfg: DictConfig, group: str) -> str:
@@ -50,7 +51,6 @@ def option(cfg: DictConfig, group: str) -> str:
 
 
 LABELLED = ("domain.name", "mixing", "curation", "control", "seed")  # what a label says
-LONGEST = 120  # characters of a title
 
 
 def title(cfg: DictConfig) -> str:
@@ -72,7 +72,7 @@ def title(cfg: DictConfig) -> str:
     }
     said = [f"{key.rpartition('.')[2]}={_text(value)}" for key, value in rest.items() if value is not None]
     text = " ".join([label(cfg), *said])
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 9]} … {arm_id(cfg)[:6]}"
+    return text if len(text) <= TITLE else f"{text[: TITLE - 9]} … {arm_id(cfg)[:6]}"
 
 
 def _text(value: Any) -> str:

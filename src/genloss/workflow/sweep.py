@@ -23,8 +23,9 @@ from genloss.core.progress import Live
 from genloss.core.signals import Stopped
 from genloss.experiment import Experiment
 from genloss.observatory.results import Arm, arms_of, sweep_entries
-from genloss.workflow.arm import arm_dir, headline, run_arm
+from genloss.workflow.arm import arm_dir, finished, headline, run_arm
 from genloss.workflow.identity import SCHEME, arm_id, label, names_of
+from genloss.workflow.shown import Shown
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -115,6 +116,23 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
         raise stopped
     write_atomic(note, json.dumps(entry, indent=1))
     return found
+
+
+def left_to_do(folder: Path, jobs: Sequence[list[str]], configs: Sequence[DictConfig]) -> list[list[str]]:
+    """The jobs of a sweep whose arms are not finished. They are looked at here: a launcher would compose each of them
+    anew, and perhaps queue for a machine, to find that there is nothing to do."""
+    shown, left = Shown(configs[0]), []
+    for job, cfg, entry in zip(jobs, configs, sweep_entries(folder), strict=True):
+        if not (entry["state"] == "finished" and finished(cfg, entry["name"], folder, shown)):
+            left.append(job)
+    return left
+
+
+def show(folder: Path, cfg: DictConfig, left: Sequence[list[str]]) -> contextlib.AbstractContextManager[None]:
+    """MLflow follows a sweep if there is something to show."""
+    from genloss.workflow.tracking import following
+
+    return following(folder, cfg) if left or not Shown(cfg).sweep(folder) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

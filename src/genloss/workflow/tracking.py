@@ -42,7 +42,9 @@ from genloss.workflow.identity import CHAINS, arm_id, arm_identity, option, titl
 SQLITE = "sqlite:///"
 ARM, SWEEP, IN_SWEEP, DIR = "genloss.arm", "genloss.sweep", "genloss.in_sweep", "genloss.dir"
 WRITING = "genloss.writing"  # rounds whose points are being written; after a kill nobody knows which of them are there
+ROUND = "genloss.round."  # + a round: the digest of what made it
 ORIGINAL = "genloss.name."  # + a name that MLflow takes: the one that it stands for
+NOTE = "mlflow.note.content"
 PROJECT = "genloss.project"  # host and folder of the project that writes a run
 BATCH = 900  # metrics a request; the server's limit is 1000
 PAUSE = 2.0  # seconds between requests of an arm
@@ -194,6 +196,12 @@ def what_if(folder: Path) -> str:
 
 def sweep_id(folder: Path) -> str:
     return safe(folder.name if folder.parent == project_root() / "runs" else place(folder))
+
+
+def manifest_of(folder: Path, n: int) -> tuple[str, dict[str, Any]]:
+    """What made a round, and its digest."""
+    manifest = json.loads((folder / "rounds" / round_name(n) / "manifest.json").read_text())
+    return tree_hash({name: stage["key"] for name, stage in manifest["stages"].items()})[:16], manifest
 
 
 @cache
@@ -435,6 +443,15 @@ def found(client: Any, experiment: str, tag: str, name: str) -> list[Any]:
         return list(client.search_runs([experiment], f"tags.`{tag}` = '{name}'", order_by=["attributes.start_time"]))
 
 
+def description(sweep: Path) -> dict[str, str]:
+    """What the run of a sweep says of it: the command and the table."""
+    command = " ".join(["genloss", *json.loads((sweep / "sweep.json").read_text()).get("command", [])])
+    report = sweep / "report.md"
+    text = report.read_text().partition("\n![")[0].strip() if report.is_file() else ""
+    note = f"```sh\n{command}\n```\n\n{text}"
+    return {k: value(v) for k, v in {"genloss.command": command, "mlflow.source.name": command, NOTE: note}.items()}
+
+
 class SweepView(Run):
     """The MLflow run of a sweep, above those of its arms."""
 
@@ -454,20 +471,13 @@ class SweepView(Run):
 
     def begin(self) -> None:
         self.tag(commit(project_root()))
-        self._describe()
+        self.tag(description(self.folder))
         self.state("RUNNING")
-
-    def _describe(self) -> None:
-        command = " ".join(["genloss", *json.loads((self.folder / "sweep.json").read_text()).get("command", [])])
-        report = self.folder / "report.md"
-        text = report.read_text().partition("\n![")[0].strip() if report.is_file() else ""
-        self.tag({"genloss.command": command, "mlflow.source.name": command})
-        self.tag({"mlflow.note.content": f"```sh\n{command}\n```\n\n{text}"})
 
     def end(self) -> None:
         """FINISHED if all arms are, FAILED if one failed, KILLED if one never ended; with table and figure."""
         states = {STATES.get(entry["state"], "KILLED") for entry in sweep_entries(self.folder)}
-        self._describe()
+        self.tag(description(self.folder))
         for name in ("report.md", "rounds.csv", "rounds.png"):
             if (self.folder / name).is_file():
                 self.attach(self.folder / name)
@@ -519,7 +529,7 @@ class View(Run):
     def _refresh(self) -> None:
         """Read again what MLflow has of this run: another process may have written it."""
         self.run = self.client.get_run(self.run_id)
-        marks = {k.removeprefix("genloss.round."): v for k, v in self.run.data.tags.items()}
+        marks = {k.removeprefix(ROUND): v for k, v in self.run.data.tags.items()}
         self.logged = {int(n): mark for n, mark in marks.items() if n.isdigit()}
 
     def _models(self) -> list[Any]:
@@ -542,7 +552,7 @@ class View(Run):
     def _replace(self) -> None:
         """MLflow forgets no point: a new run takes the place of one whose results have changed, or were written in
         part."""
-        before = {k: v for k, v in self.run.data.tags.items() if not k.startswith(("genloss.round.", ORIGINAL))}
+        before = {k: v for k, v in self.run.data.tags.items() if not k.startswith((ROUND, ORIGINAL))}
         for model in self._models():
             self.client.delete_logged_model(model.model_id)
         self.client.delete_run(self.run_id)
@@ -557,23 +567,18 @@ class View(Run):
         done."""
         with quiet_mlflow(), alone():
             self._refresh()
-            manifests = {n: self._manifest(n) for n in numbers}
+            manifests = {n: manifest_of(self.folder, n) for n in numbers}
             changed = any(self.logged.get(n, mark) != mark for n, (mark, _) in manifests.items())
             if changed or self.run.data.tags.get(WRITING):
                 self._replace()
-                manifests = {n: self._manifest(n) for n in rounds_of(self.folder) if n <= max(numbers)}
+                manifests = {n: manifest_of(self.folder, n) for n in rounds_of(self.folder) if n <= max(numbers)}
             new = {n: (mark, manifest) for n, (mark, manifest) in manifests.items() if self.logged.get(n) != mark}
             if not new:
                 return
             self.tag({WRITING: " ".join(map(str, new))})
             self._log({n: manifest for n, (_, manifest) in new.items()})
-            self.tag({f"genloss.round.{n}": mark for n, (mark, _) in new.items()} | {WRITING: ""})
+            self.tag({f"{ROUND}{n}": mark for n, (mark, _) in new.items()} | {WRITING: ""})
             self.logged |= {n: mark for n, (mark, _) in new.items()}
-
-    def _manifest(self, n: int) -> tuple[str, dict[str, Any]]:
-        """What made a round, and its digest."""
-        manifest = json.loads((self.folder / "rounds" / round_name(n) / "manifest.json").read_text())
-        return tree_hash({name: stage["key"] for name, stage in manifest["stages"].items()})[:16], manifest
 
     def _log(self, manifests: Mapping[int, dict[str, Any]]) -> None:
         from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric
