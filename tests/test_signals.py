@@ -86,3 +86,25 @@ def test_a_sweep(tmp_path: Path, tiny: list[str]) -> None:
     workers[0].kill()  # as the kernel does where memory ends
     err = running.communicate(timeout=120)[1]
     assert running.returncode == 1 and "Traceback" not in err and "a worker was killed" in err, err
+
+
+def test_processes_of_several_devices_end_with_a_killed_parent(tmp_path: Path, tiny: list[str]) -> None:
+    home = Project.make(tmp_path / "project")
+    devices = ["runtime.devices=2", "runtime.strategy=ddp", "runtime.accelerator=cpu"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "genloss", "run", *tiny, *devices, LONG],
+        cwd=home.root,
+        env=home.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    started: list[psutil.Process] = []
+    while running.poll() is None and len(started) < 2:  # one by genloss, the other by Lightning
+        children = psutil.Process(running.pid).children(recursive=True)
+        started = [c for c in children if "genloss.language.training" in " ".join(c.cmdline())]
+        time.sleep(0.1)
+    assert running.poll() is None
+    running.kill()
+    running.wait()
+    psutil.wait_procs(started, timeout=30)
+    assert not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]

@@ -27,15 +27,14 @@ def cores() -> int:
 @cache
 def end_with(parent: int) -> None:
     """End this process when `parent`, which has started it, is gone, however that died: a worker of a sweep would go on
-    for minutes. Nothing if another process has started it."""
+    for minutes, and a training on several devices for hours."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    if os.getppid() == parent:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check_devices(runtime: Runtime) -> None:

@@ -50,6 +50,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from genloss.core.contracts import Fit, Runtime, Trainer
 from genloss.core.errors import UserError
+from genloss.core.machine import end_with
 from genloss.core.places import settle
 from genloss.core.plugin import build
 from genloss.language.brought import brought, in_one_line
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from genloss.language.trainer import Supervised
 
 # Variables by which a cluster tells processes who they are: of this process, and not of those that it starts.
+PARENT = "GENLOSS_PARENT"  # which process has started one that trains
 RANKS = ("RANK", "LOCAL_RANK", "GROUP_", "NODE_", "WORLD_SIZE", "MASTER_", "SLURM_", "TORCHELASTIC_", "JSM_", "LSB_")
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # inputs, targets, weights: [rows, context] each
@@ -340,6 +342,7 @@ def train_apart(fit: Fit) -> dict[str, Any]:
     job, result = fit.out / "job.json", fit.out / "result.json"
     job.write_text(json.dumps(to_json(fit)), encoding="utf-8")
     known = {k: v for k, v in os.environ.items() if fit.runtime.num_nodes > 1 or not k.startswith(RANKS)}
+    known[PARENT] = str(os.getpid())
     known["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run([sys.executable, "-m", __name__, str(job)], stdout=sys.stderr, env=known, check=False)
     if done.returncode != 0 or not result.is_file():
@@ -391,7 +394,10 @@ def from_json(value: dict[str, Any]) -> Fit:
 
 
 def main(path: Path) -> None:
-    """One process of several: train what `train_apart` wrote; the first leaves the result."""
+    """One process of several: train what `train_apart` wrote; the first leaves the result. It ends with who started
+    it, genloss or the first of them."""
+    end_with(int(os.environ[PARENT]))
+    os.environ[PARENT] = str(os.getpid())
     settle()
     fit = from_json(json.loads(path.read_text()))
     try:

@@ -77,7 +77,8 @@ def job(cfg: DictConfig) -> float | None:
     from genloss.workflow.compose import resolve
     from genloss.workflow.sweep import live, run_in_sweep, sweep_of
 
-    end_with(int(os.environ.get(MAIN, 0)))
+    if os.environ.get(MAIN) == str(os.getppid()):  # a worker; on another machine nobody watches
+        end_with(os.getppid())
     hydra = HydraConfig.get()
     settle(Path(hydra.runtime.cwd))  # on another machine, perhaps
     sweep = sweep_of(hydra)
