@@ -270,6 +270,17 @@ def test_loggers_and_callbacks_change_no_byte(fit, tmp_path: Path) -> None:
     assert len([r for r in rows if r["validation_loss"]]) == 2
 
 
+def test_a_path_of_a_logger_starts_at_the_project(fit, project: Path, tmp_path: Path, monkeypatch) -> None:
+    """Wherever the stage runs: DVC runs it in the arm's folder."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    best = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "mine/best"}
+    logger = {"csv": CSV["csv"] | {"save_dir": "mine/logs"}}
+    fit("a", trainer=Supervised(steps=4, batch=4, validate_every=2, logger=logger, callbacks={"best": best}))
+    assert list((project / "mine/logs").rglob("metrics.csv")) and list((project / "mine/best").glob("*.ckpt"))
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize("logger", [{}, CSV])
 def test_checkpoints_of_a_callback_lie_beside_the_model(fit, logger: dict[str, Any]) -> None:
     best = {
