@@ -66,6 +66,11 @@ BAD = {
         ["tracking.uri: must be without"],
     ),
     "password in a query": (["tracking=mlflow", "tracking.uri='mysql://h/d?password=hush'"], ["tracking.uri: must"]),
+    "password in what is no override": (["tracking.uri:http://me:hush@host"], ["is no override"]),
+    "password and a sign of Hydra's": (
+        ["tracking.uri=http://me:hush@h/d?token=hush"],
+        ["holds signs that Hydra reads"],
+    ),
     "no experiment": (["tracking=mlflow", "tracking.experiment=' '"], ["tracking.experiment=' '", "a name"]),
     "misspelt key": (["sizes=10"], ["sizes", "did you mean size?"]),
     "misspelt nested key": (["recipe.temprature=1"], ["recipe.temprature", "did you mean temperature?"]),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from genloss import __version__
 from genloss.core.errors import UserError, nearest
-from genloss.core.places import settle
+from genloss.core.places import settle, without_secrets
 from genloss.core.signals import Stopped, stoppable
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
@@ -333,7 +333,7 @@ def main(argv: list[str] | None = None) -> None:
             code = command(arguments)
             sys.stdout.flush()
     except UserError as error:
-        print(f"genloss: {error}", file=sys.stderr)
+        print(f"genloss: {without_secrets(str(error))}", file=sys.stderr)
         code = 2
     except (Stopped, KeyboardInterrupt) as error:
         stopped = error if isinstance(error, Stopped) else Stopped()

@@ -135,7 +135,7 @@ def has_secret(address: str) -> bool:
 
 def without_secrets(text: str) -> str:
     """Text, of an error perhaps, without what addresses in it have before their hosts and in their queries."""
-    return re.sub(r"\?[^\s'\")]+", "?***", re.sub(r"://[^\s/]*@", "://***@", text))
+    return re.sub(r"(://[^\s'\")?]*)\?[^\s'\")]+", r"\1?***", re.sub(r"://[^\s/]*@", "://***@", text))
 
 
 def conf_dir() -> Path:
