@@ -44,6 +44,8 @@ def trainings(project: Path) -> int:
 
 # -- refused before any work ---------------------------------------------------------------------------------------
 
+WRONG = ["http:", "http://", "http://a b", "https://h:port", "http://h:0", "sqlite:", "sqlite:x", "sqlite:///"]
+WRONG += ["postgresql:", "mysql://", "file:", "banana://h"]
 BAD = {
     # overrides -> words of the one line
     "unknown corpus": (["domain/corpus=stou"], ["domain/corpus", "stou", "did you mean sotu?"]),
@@ -71,6 +73,12 @@ BAD = {
         ["tracking.uri=http://me:hush@h/d?token=hush"],
         ["holds signs that Hydra reads"],
     ),
+    **{
+        f"address {uri}": (["tracking=mlflow", f"tracking.uri='{uri}'"], [f"tracking.uri={uri}", "must be"])
+        for uri in WRONG
+    },
+    "no control": (["~control"], ["control: is missing"]),
+    "size taken away": (["~size"], ["size: is missing"]),
     "no experiment": (["tracking=mlflow", "tracking.experiment=' '"], ["tracking.experiment=' '", "a name"]),
     "misspelt key": (["sizes=10"], ["sizes", "did you mean size?"]),
     "misspelt nested key": (["recipe.temprature=1"], ["recipe.temprature", "did you mean temperature?"]),
@@ -305,7 +313,12 @@ def test_what_the_schedule_would_do_in_a_late_round_is_checked_first(main, proje
         (["run", "domain=reasoning", "domain.tasks=banana"], ["domain.tasks=banana", "keys below it"]),
         (["golden", "inf"], ["budget=inf", "[0, 1e+09]"]),
         (["golden", "9", "--rounds", "1000000"], ["--rounds=1000000"]),
+        (["compose", "~control"], ["control: is missing"]),
         (["ui", "--port", "-1"], ["--port=-1", "65535"]),
+        (["run", "domain=gaussian", "domain.chains=10000000", "size=1000000"], ["domain.chains=10000000", "at most"]),
+        (["ui", "--tracking-uri", "banana"], ["--tracking-uri=banana", "must be"]),
+        (["ui", "--tracking-uri", "http://me:hush@host"], ["--tracking-uri: must be without a password"]),
+        (["report", "nowhere", "--tracking-uri", "sqlite:"], ["--tracking-uri=sqlite:", "sqlite:///FILE"]),
         (["replicate", "--jobs", "many"], ["--jobs=many", "whole number"]),
     ],
 )

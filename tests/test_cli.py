@@ -160,6 +160,11 @@ def test_verify(home: Project, tiny: list[str], tmp_path: Path) -> None:
     victim.write_bytes(data)
     result = home.call("verify", str(tampered))
     assert result.code == 1 and "round 1 train model/model.safetensors: was edited" in result.out
+    left = tmp_path / "left"
+    shutil.copytree(run, left)
+    (left / "rounds/01/model/.model.safetensors.123").touch()
+    result = home.call("verify", str(left), "--round", "1")
+    assert result.code == 1 and ".model.safetensors.123 is of no stage; delete it" in result.out
     other = tmp_path / "other"  # the files are those of the manifest, but not what its config computes
     shutil.copytree(run, other)
     (other / "params.yaml").write_text((other / "params.yaml").read_text().replace("seed: 0\n", "seed: 5\n"))

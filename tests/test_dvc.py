@@ -353,18 +353,31 @@ def test_a_corpus_is_a_dependency_and_part_of_what_an_arm_is(tmp_path: Path, tin
     assert "up to date" in home.dvc("status", cwd=arm) and hashes(arm) == before
 
 
-def test_own_data_are_what_the_config_names(tmp_path: Path) -> None:
+def test_own_data_are_what_the_config_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files and folders; neither names of the hub, nor arms, nor what the run writes."""
     home = Project.make(tmp_path / "project")
     for place in ("a model", "data/texts", "runs/critic-1", "grammar"):
         (home.root / place).mkdir(parents=True)
     (tmp_path / "elsewhere.jsonl").touch()
     (home.root / "runs/critic-1/params.yaml").touch()
-    named = ["a model", "data/texts", "runs/critic-1", "gpt2", "", "bpe", str(tmp_path / "elsewhere.jsonl")]
-    text = yaml.safe_dump({"x": {str(i): {"path": place} for i, place in enumerate(named)}, "tokenizer": "grammar"})
+    (tmp_path / "texts").mkdir()
+    named = [
+        "a model",
+        "data/texts",
+        "runs/critic-1",
+        "hub:gpt2",
+        "",
+        "bpe",
+        str(tmp_path / "elsewhere.jsonl"),
+        "~/texts",
+    ]
+    paths = {str(i): {"path": place} for i, place in enumerate(named)}
+    text = yaml.safe_dump({"x": paths, "tokenizer": "grammar", "y": {"judge": "a model"}, "z": {"judge": "round0"}})
     (home.root / "params.yaml").write_text(text)
+    monkeypatch.setenv("HOME", str(tmp_path))
     with home.here():
-        assert own_data(home.root / "params.yaml") == [str(tmp_path / "elsewhere.jsonl"), "a model", "grammar"]
+        outside = [str(tmp_path / name) for name in ("elsewhere.jsonl", "texts")]
+        assert own_data(home.root / "params.yaml") == [*outside, "a model", "grammar"]
 
 
 def test_an_edited_folder_is_not_taken_for_the_old_arm(

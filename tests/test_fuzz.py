@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from genloss.core.errors import UserError
 from genloss.core.plugin import plain
-from genloss.experiment import Experiment
+from genloss.experiment import SCHEDULED, Experiment
 from genloss.workflow.compose import resolve
 from genloss.workflow.identity import arm_id, label
 from test_pairs import SMALL, STAGE, config, node_of, options
@@ -30,7 +30,9 @@ from test_pairs import SMALL, STAGE, config, node_of, options
 WORDS: list[Any] = ["banana", "", " ", "a/b", "../../x", "a\nb", "\0", "~", "$" + "{size", "é" * 300, ".x", "-1", "1e3"]
 NUMBERS: list[Any] = [-1, -0.5, 10**18, -(10**18), 2**63, 1e300, -1e300, 1e-320, float("inf"), float("nan")]
 SHAPES: list[Any] = [None, True, [], [None], ["banana"], {}, {"banana": 1}, {"_target_": ".x"}, [[1]], {1: 2}]
-BAD = [*WORDS, *NUMBERS, *SHAPES]
+ABSENT = object()
+BAD = [*WORDS, *NUMBERS, *SHAPES, ABSENT]
+LATER = "schedule.1."  # before a key: that of round 1
 
 # What any text may be: it is written down, or asked of a server; and what nobody asks for: a critic
 # where no factor is one, a corpus where the distribution is none
@@ -68,7 +70,8 @@ def keys_of(domain: str, choice: str, corpus: Path) -> list[str]:
         return []
     group, _, option = choice.partition("=")
     tops = [node_of(cfg, group, option)] if choice else ["domain", *(TOP if domain == "text" else ())]
-    return [key for top in tops for key in keys(plain(OmegaConf.select(cfg, top)), top)]
+    found = [key for top in tops for key in keys(plain(OmegaConf.select(cfg, top)), top)]
+    return [*found, *(LATER + key for key in found if key.partition(".")[0] in SCHEDULED)]
 
 
 @contextlib.contextmanager
@@ -91,21 +94,24 @@ def tried(case: Case, corpus: Path) -> str:
     made = base(domain, choice, corpus)
     assert made is not None
     cfg = made.copy()
-    before = OmegaConf.select(cfg, key)
+    before = OmegaConf.select(cfg, key.removeprefix(LATER))
     if plain(before) == value and type(before) is type(value):
         return "used"
     try:
         with no_hang():
             parent, _, last = key.rpartition(".")
-            holder = OmegaConf.select(cfg, parent) if parent else cfg
-            holder[last] = value
+            if value is ABSENT:
+                del (OmegaConf.select(cfg, parent) if parent else cfg)[last]
+            else:
+                OmegaConf.update(cfg, key, value, merge=False, force_add=True)
             new = resolve(cfg)
             Experiment(new)
             arm_id(new)
             folder = label(new)
     except UserError as error:
         line = str(error)
-        return f"refused: {line}" if line.isprintable() and key.split(".")[0] in line else f"no line: {line!r}"
+        named = key.removeprefix(LATER).split(".")[0] in line
+        return f"refused: {line}" if line.isprintable() and named else f"no line: {line!r}"
     except OmegaConfBaseException as error:  # Hydra sets values in the same way, and its errors become a line
         return f"refused: {error}"
     except BaseException as error:
@@ -119,6 +125,8 @@ def tried(case: Case, corpus: Path) -> str:
     same = isinstance(value, kind) or (kind is float and number)
     if kind is float and value in ("-1", "1e3"):  # a number all the same
         return "used"
+    if value is ABSENT:  # what has a default, or is none of several options
+        return "used"
     if isinstance(value, str) or (number and not 1e-12 <= abs(value) <= 1e12) or not (same or value is None):
         return f"nonsense: in place of {before!r}"
     return "used"
@@ -129,6 +137,7 @@ def wrong(bases: list[tuple[str, str]], corpus: Path, rng: random.Random | None 
     found = []
     for domain, choice in bases:
         every = [(domain, choice, key, value) for key in keys_of(domain, choice, corpus) for value in BAD]
+        every = [case for case in every if not (case[3] is ABSENT and case[2].startswith(LATER))]
         for case in rng.sample(every, min(cases, len(every))) if rng else every:
             if not (what := tried(case, corpus)).startswith(("refused", "used")):
                 found.append(f"{domain} {choice} {case[2]}={case[3]!r}: {what}")

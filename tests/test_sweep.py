@@ -106,6 +106,23 @@ def test_a_report_of_an_interrupted_sweep(home: Project) -> None:
     assert "seed 0" in result.out and "seed 1" not in result.out and "warning" not in result.err
 
 
+def test_a_sweep_of_another_shape_is_one_line(home: Project, tmp_path: Path) -> None:
+    (tmp_path / "arms").mkdir()
+    note = tmp_path / "arms" / "a.json"
+    for sweep, arm in [
+        *((text, "{}") for text in ("[]", "5", "null", "{}", '{"arms": 5}', '{"arms": [["a"]]}', '{"arms": ["b"]}')),
+        *(('{"arms": ["a"]}', text) for text in ("[]", "5", "{}", '{"name": "a", "state": "finished"}')),
+        ('{"arms": ["a"]}', '{"name": "a", "state": "finished", "dir": 3}'),
+    ]:
+        (tmp_path / "sweep.json").write_text(sweep)
+        note.write_text(arm)
+        said = home.call("report", str(tmp_path))
+        assert (
+            said.code == 2
+            and said.err == f"genloss: {tmp_path}: is no sweep, or a damaged one; run its command again\n"
+        )
+
+
 def test_hydras_own_sweeper(home: Project) -> None:
     before = set(home.root.glob("runs/*"))
     for launcher in ([], JOBLIB):

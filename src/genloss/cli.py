@@ -64,6 +64,18 @@ def between(name: str, low: float, high: float, kind: type[int] | type[float] = 
 
 
 DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
+
+
+def address_of(args: argparse.Namespace) -> str | None:
+    """--tracking-uri, by the rules of tracking.uri."""
+    from genloss.experiment import Tracking
+
+    try:
+        return Tracking(uri=args.tracking_uri).uri
+    except UserError as error:
+        raise UserError("--tracking-uri", error.value, error.remedy) from None
+
+
 TRACKING = argument("--tracking-uri", metavar="URI", help="MLflow's address (default: what the runs, or conf/, say)")
 
 
@@ -110,13 +122,14 @@ def _round(args: argparse.Namespace) -> int:
     TRACKING,
 )
 def _report(args: argparse.Namespace) -> int:
+    uri = address_of(args)
     from genloss.observatory.report import report
     from genloss.workflow.sweep import true_arms
     from genloss.workflow.tracking import rebuild_all
 
     found = [(folder, true_arms(folder)) for folder in args.dirs]
     code = report(args.dirs, [arm for _, arms in found for arm in arms], args.metric, args.out)
-    rebuild_all(found, args.tracking_uri)
+    rebuild_all(found, uri)
     return code
 
 
@@ -234,7 +247,7 @@ def _golden(args: argparse.Namespace) -> int:
 def _ui(args: argparse.Namespace) -> int:
     from genloss.workflow.ui import ui
 
-    return ui(args.dir, args.tracking_uri, args.host, str(args.port))
+    return ui(args.dir, address_of(args), args.host, str(args.port))
 
 
 def dispatch(name: str, rest: list[str]) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -36,7 +37,9 @@ NAMED = ("domain", "mixing", "recipe")  # those with a `name`, which folders, co
 # What one round can have of its own; the rest is that of the whole run: its real data, its size, its seed.
 SCHEDULED = ("model", "recipe", "curation", "control", "mixing", "trainer", "metrics", "runtime")
 # Where MLflow can be: schemes of `tracking.uri`
-TRACKED = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
+WEB = ("http", "https")
+TRACKED = (*WEB, "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
+UNWRITTEN = ("runtime", "dvc", "schedule")  # may be absent: what runs of before have not written, or follows
 KEYS = (
     "size",
     "rounds",
@@ -60,6 +63,27 @@ NO_SECRET = (
 )
 
 
+def check_address(uri: str) -> None:
+    """Refuse what cannot be an address of MLflow (UserError with the key `uri`)."""
+    scheme, sign, rest = uri.partition(":")
+    kind = scheme.partition("+")[0]
+    require(kind in TRACKED, "uri", uri, f"null or of {', '.join(TRACKED)}")
+    if kind == "databricks":  # or databricks://PROFILE
+        return
+    if kind in ("sqlite", "file"):
+        named = rest.removeprefix("///" if kind == "sqlite" else "//")
+        full = bool(named.strip("/ ")) and (kind == "file" or named != rest)
+        require(full, "uri", uri, "sqlite:///FILE" if kind == "sqlite" else "file:FOLDER")
+        return
+    try:
+        parts = urlsplit(uri)
+        there = bool(parts.hostname or (parts.path.strip("/") and kind not in WEB)) and parts.port != 0
+    except ValueError:  # of a port
+        there = False
+    ok = sign and rest.startswith("//") and there and not any(c.isspace() for c in uri)
+    require(bool(ok), "uri", uri, f"{scheme}://HOST, with :PORT perhaps")
+
+
 @dataclass
 class Tracking:
     """The schema of the node `tracking`, which genloss.workflow.tracking reads."""
@@ -70,8 +94,8 @@ class Tracking:
 
     def __post_init__(self) -> None:
         require(not has_secret(self.uri or ""), "uri", None, NO_SECRET)
-        known = self.uri is None or self.uri.partition(":")[0].partition("+")[0] in TRACKED
-        require(known, "uri", self.uri, f"null or of {', '.join(TRACKED)}")
+        if self.uri is not None:
+            check_address(self.uri)
         require(bool(self.experiment.strip()), "experiment", repr(self.experiment), "a name")
 
 
@@ -199,6 +223,10 @@ def check_shape(cfg: DictConfig) -> None:
     for key in GROUPS:
         if key not in cfg:
             raise UserError(key, None, f"is missing; choose {key}=NAME of {', '.join(sorted(options(key)))}")
+    for key in KEYS:
+        if key not in cfg and key not in UNWRITTEN:
+            raise UserError(key, None, "is missing; leave it as conf/config.yaml has it, or give it a value")
+    for key in GROUPS:
         node = mapping(plain(cfg[key]), key)
         if key in NAMED:
             check_name(f"{key}.name", node.get("name"))

@@ -61,8 +61,11 @@ def sweep_entries(folder: Path) -> list[dict[str, Any]]:
     """The arms of a sweep, in their order: name, state, dir (relative to the sweep), error."""
     try:
         order = json.loads((folder / "sweep.json").read_text())["arms"]
-        return [json.loads((folder / "arms" / f"{a}.json").read_text()) for a in order]
-    except (OSError, ValueError, KeyError):
+        notes = [json.loads((folder / "arms" / f"{a}.json").read_text()) for a in order]
+        if not all(isinstance(note[key], str) for note in notes for key in ("name", "state", "dir")):
+            raise ValueError
+        return notes
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(str(folder), None, "is no sweep, or a damaged one; run its command again") from None
 
 

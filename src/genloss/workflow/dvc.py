@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from genloss.core.files import OUTPUTS
-from genloss.core.places import load_params, project_root
+from genloss.core.places import in_project, load_params, on_hub, project_root
 from genloss.core.plugin import flatten, plain
 from genloss.core.source import is_project
 from genloss.experiment import KEYS, OPERATIONAL
@@ -67,16 +67,18 @@ def dvc_yaml(params: Path, code: bool) -> str:
 
 
 def own_data(params: Path) -> list[str]:
-    """The files and folders outside of the run that its config names by `path` or `tokenizer`: a corpus, a saved model,
-    a grammar. Relative to the folder of `params` if the project has them. Another arm is none: its name says what it
-    is."""
+    """The files and folders outside of the run that its config names by `path`, `tokenizer` or `judge`: a corpus, a
+    saved model, a grammar. Relative to the folder of `params` if the project has them. Another arm is none: its
+    name says what it is."""
     home, project, found = params.resolve().parent, project_root(), set()
     for key, value in flatten(plain(load_params(params))):
-        if key.rpartition(".")[2] not in ("path", "tokenizer") or not isinstance(value, str):
+        if key.rpartition(".")[2] not in ("path", "tokenizer", "judge") or not isinstance(value, str):
             continue
-        place = (project / value).resolve()
+        if not value or on_hub(value, key):
+            continue
+        place = in_project(value, key).resolve()
         ours = place.is_relative_to(home) and place.relative_to(home).parts[:1] in [(out,) for out in OUTPUTS]
-        if value and place.exists() and place != project and not ours and not (place / "params.yaml").is_file():
+        if place.exists() and place != project and not ours and not (place / "params.yaml").is_file():
             found.add(os.path.relpath(place, home) if place.is_relative_to(project) else str(place))
     return sorted(found)
 

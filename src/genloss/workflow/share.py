@@ -47,8 +47,13 @@ def pull(folder: Path, remote: str | None) -> int:
     """Fetch the data of all arms, from what Git has of a sweep."""
     arms = arms_of(folder.resolve())
     for name, arm in arms:
-        if not (arm / "dvc.lock").is_file():
-            raise UserError(name, None, f"has no dvc.lock ({arm}); check out what `genloss push` lists in share.txt")
+        lock = arm / "dvc.lock"
+        if not (lock.is_file() and lock.stat().st_size):
+            raise UserError(
+                name,
+                None,
+                f"has no dvc.lock, or an empty one ({arm}); check out what `genloss push` lists in share.txt",
+            )
     for _, arm in arms:
         configure(arm)
     return _each(arms, ["pull"], remote)

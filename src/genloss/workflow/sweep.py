@@ -8,12 +8,14 @@ import json
 import math
 import os
 import shutil
+import socket
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-DAY = 86400.0  # seconds
 MOST_ARMS = 10_000
 
 
@@ -138,9 +139,10 @@ def show(folder: Path, cfg: DictConfig, left: Sequence[list[str]]) -> contextlib
 @contextlib.contextmanager
 def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
     """Live progress of arms; yields the folder of their states."""
-    states = folder or project_root() / ".genloss" / "progress" / str(os.getpid())
-    for left in states.parent.glob("[0-9]*") if folder is None else ():  # of runs that were killed
-        if time.time() - left.stat().st_mtime > DAY:
+    here = f"{socket.gethostname()}-"
+    states = folder or project_root() / ".genloss" / "progress" / f"{here}{os.getpid()}"
+    for left in states.parent.glob(f"{here}*") if folder is None else ():  # of runs that were killed
+        if not psutil.pid_exists(int(left.name.removeprefix(here))):
             shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(states, ignore_errors=True)
     try:

@@ -58,6 +58,8 @@ STATES = {"finished": "FINISHED", "failed": "FAILED"}  # of a sweep's notes; of 
 def store_uri(uri: str | None) -> str:
     """The tracking address: the config's, else mlruns/mlflow.db of the project. A file is absolute, since DVC runs
     stages elsewhere, and quoted, since the address is a URL."""
+    if uri and uri.startswith("file:") and not uri.startswith("file:/"):
+        return in_project(uri.removeprefix("file:"), "tracking.uri").as_uri()
     if uri and not uri.startswith(SQLITE):
         return uri
     named = unquote((uri or "").removeprefix(SQLITE)) or "mlruns/mlflow.db"
@@ -190,8 +192,12 @@ def place(folder: Path) -> str:
 
 def what_if(folder: Path) -> str:
     """Of a what-if: the folder that it differs from, and in what."""
-    said = json.loads((folder / "what_if.json").read_text())
-    return " ".join([place((folder / said["of"]).resolve()), *said["overrides"]])
+    path = folder / "what_if.json"
+    try:
+        said = json.loads(path.read_text())
+        return " ".join([place((folder / said["of"]).resolve()), *said["overrides"]])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(str(path), None, "is damaged; delete it, and the arm is one like any other") from None
 
 
 def sweep_id(folder: Path) -> str:

@@ -95,9 +95,22 @@ def verify(folder: Path, only: int | None) -> int:
             except (UserError, OSError) as error:
                 different += 1
                 print(f"round {n}: {error}")
+            for path in unnamed(there, n):
+                different += 1
+                print(f"round {n}: {path} is of no stage; delete it")
             print(f"round {n}: {'same' if not different else f'{different} differences so far'}", flush=True)
     print(f"verified {checked} files: {'all the same' if not different else f'{different} differ'}")
     return 1 if different else 0
+
+
+def unnamed(run: RunDir, n: int) -> list[Path]:
+    """Files of a round (of round 0: of data/ too) that its manifest does not name; DVC would share them."""
+    named = {run.round(n) / name for name in ("metrics.json", "manifest.json")}
+    folders = [run.round(n), *([run.data] if n == 0 else [])]
+    for stage in STAGES:
+        if done := run.done(stage, n):
+            named |= {run.folder(stage, n) / name for name in done.files}
+    return sorted(p for folder in folders for p in folder.rglob("*") if p.is_file() and p not in named)
 
 
 def _copy(source: Path, target: Path) -> None:
