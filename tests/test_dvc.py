@@ -353,6 +353,17 @@ def test_a_corpus_is_a_dependency_and_part_of_what_an_arm_is(tmp_path: Path, tin
     assert "up to date" in home.dvc("status", cwd=arm) and hashes(arm) == before
 
 
+def test_what_is_no_part_of_an_arm_is_no_parameter_of_its_stages(base: tuple[Project, Path], tiny: list[str]) -> None:
+    home, arm = base
+    assert "up to date" in home.dvc("status", cwd=arm)
+    same = home.ok("run", *tiny, "rounds=3", "trainer.diverged=go_on", "tracking.experiment=other", "runtime.workers=2")
+    assert same.folder == arm and load_params(arm / "params.yaml").trainer.diverged == "go_on"
+    assert "up to date" in home.dvc("status", cwd=arm)
+    params = yaml.safe_load((arm / "dvc.yaml").read_text())["stages"]["round-0"]["params"]
+    assert {"trainer.steps", "recipe", "mixing", "seed"} - set(params) <= {"recipe"} and "trainer" not in params
+    assert not [key for key in params if key.startswith(("trainer.diverged", "trainer.logger", "runtime"))]
+
+
 def test_own_data_are_what_the_config_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files and folders; neither names of the hub, nor arms, nor what the run writes."""
     home = Project.make(tmp_path / "project")

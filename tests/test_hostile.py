@@ -19,6 +19,7 @@ from genloss.core.errors import UserError
 from genloss.language.corpus import Datasets
 from genloss.language.model import Pretrained, load
 from genloss.language.tokenizer import use_saved
+from genloss.workflow.dvc_cache import Cache
 
 
 class Payload:
@@ -99,3 +100,16 @@ def test_an_error_without_words_has_a_name(error: Exception) -> None:
 
     assert first_line(error) == type(error).__name__
     assert first_line(ValueError("\n one \n two")) == "one"
+
+
+def test_a_strangers_lock_names_objects_of_the_cache_alone(project: Path) -> None:
+    """What is not what its name says is deleted; such a name must not lead out of the cache."""
+    precious = project / "precious.txt"
+    precious.touch()
+    cache = Cache()
+    (cache.root / "ab").mkdir(parents=True)
+    (cache.root / "ab" / ("0" * 30)).write_text("damaged")
+    names = [f"ab{precious}", "ab/../../../../../precious.txt", "../precious.txt", "", "ab", "ab" + "0" * 30 + "/.dir"]
+    for name in [*names, "ab" + "0" * 30]:
+        assert not cache.holds(name, project / "x")
+    assert precious.is_file() and not list((cache.root / "ab").iterdir())

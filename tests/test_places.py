@@ -11,8 +11,8 @@ from dvc.utils.hydra import compose_and_dump
 from omegaconf import OmegaConf
 
 from conftest import Trained
-from genloss.core.errors import UserError
-from genloss.core.places import has_secret, in_project, on_hub, without_secrets
+from genloss.core.errors import UserError, without_secrets
+from genloss.core.places import has_secret, in_project, on_hub
 from support import Project
 
 LAB = ["domain=gaussian", "size=20", "rounds=1", "domain.chains=10", "tracking=none"]
@@ -186,6 +186,6 @@ def test_addresses_without_secrets(address: str) -> None:
 
 
 def test_a_name_that_no_file_can_have() -> None:
-    for path in ("é" * 300, "a/" * 3000):
+    for path in ("é" * 300, "a/" * 3000, "a\0b"):
         with pytest.raises(UserError, match="cannot be a path"):
             in_project(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -36,3 +37,33 @@ def test_the_page_runs_as_it_is_printed(tmp_path: Any, capsys: pytest.CaptureFix
             genloss.run(["-m", *names["small"], "seed=0,-1"])
         with pytest.raises(UserError, match="neither a run directory"):
             genloss.load(home.root)
+
+
+def test_a_call_that_is_interrupted_leaves_the_notebook_as_it_was(tmp_path: Path) -> None:
+    """Called in a process of its own: the first signal must not end it, however long it goes on, nor spoil the next."""
+    home = Project.make(tmp_path / "project")
+    code = """
+import genloss, os, signal, threading, time
+from pathlib import Path
+from genloss.core import signals
+
+signals.GRACE = 0.5
+before = signal.getsignal(signal.SIGINT)
+
+def interrupt(seed):
+    while not list(Path("runs").glob(f"*-s{seed}-*/rounds/01")):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+for seed in (0, 1):
+    threading.Thread(target=interrupt, args=[seed]).start()
+    try:
+        genloss.run(["-m", f"seed={seed},2", "domain=gaussian", "tracking=none", "rounds=500", "domain.chains=20000"])
+    except BaseException as error:
+        print(type(error).__name__, flush=True)
+    assert signal.getsignal(signal.SIGINT) is before
+time.sleep(1.5)
+print("alive")
+"""
+    done = home.spawn("python", "-c", code)
+    assert done.code == 0 and done.out.splitlines()[-3:] == ["Stopped", "Stopped", "alive"], done.err + done.out

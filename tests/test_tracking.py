@@ -115,6 +115,8 @@ def test_states_are_true_at_every_moment(home: Project, tmp_path: Path) -> None:
     assert home.call(*command).code == 1
     assert states(home)[sweep.name] == states(home)["replace"] == states(home)["accumulate"] == "FAILED"
     home.call("report", str(sweep))
+    arm = next((home.root / "runs").glob("gaussian-accumulate-*"))
+    home.call("report", str(arm))  # which notes nothing of how it ended
     assert states(home)[sweep.name] == states(home)["accumulate"] == "FAILED"
     (tmp_path / "fail").unlink()
     home.ok(*command)

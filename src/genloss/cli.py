@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from genloss import __version__
 from genloss.core.errors import UserError, nearest
-from genloss.core.places import settle, without_secrets
+from genloss.core.places import settle
 from genloss.core.signals import Stopped, stoppable
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
@@ -247,7 +247,7 @@ def _golden(args: argparse.Namespace) -> int:
 def _ui(args: argparse.Namespace) -> int:
     from genloss.workflow.ui import ui
 
-    return ui(args.dir, address_of(args), args.host, str(args.port))
+    return ui(args.dir, address_of(args), args.host, args.port)
 
 
 def dispatch(name: str, rest: list[str]) -> int:
@@ -346,7 +346,7 @@ def main(argv: list[str] | None = None) -> None:
             code = command(arguments)
             sys.stdout.flush()
     except UserError as error:
-        print(f"genloss: {without_secrets(str(error))}", file=sys.stderr)
+        print(f"genloss: {error}", file=sys.stderr)
         code = 2
     except (Stopped, KeyboardInterrupt) as error:
         stopped = error if isinstance(error, Stopped) else Stopped()

@@ -20,7 +20,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         shown = "" if self.value is None else f"={self.value}"
-        line = " ".join(f"{self.key}{shown}: {self.remedy}".split())
+        line = without_secrets(" ".join(f"{self.key}{shown}: {self.remedy}".split()))
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)  # no codes for the terminal
 
     def under(self, prefix: str) -> UserError:
@@ -34,9 +34,20 @@ def require(condition: bool, key: str, value: Any, allowed: str) -> None:
         raise UserError(key, value, f"must be {allowed}")
 
 
+def without_secrets(text: str) -> str:
+    """Text without what addresses in it have before their hosts and in their queries."""
+    return re.sub(r"(://[^\s'\")?]*)\?[^\s'\")]+", r"\1?***", re.sub(r"://[^\s/]*@", "://***@", text))
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error of a library says, or its kind where it says nothing."""
+    return without_secrets(" ".join(str(error).split())) or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says first, or its kind where it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line.strip() for line in without_secrets(str(error)).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

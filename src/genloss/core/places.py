@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genloss.core.errors import UserError, first_line, nearest
+from genloss.core.errors import UserError, first_line, nearest, one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,7 +32,7 @@ def _above(folder: Path) -> Path | None:
     folder = folder.resolve()
     if ".dvc/tmp/exps" in folder.as_posix() and (real := os.environ.get("DVC_ROOT")):
         return Path(real).resolve()
-    return next((f for f in (folder, *folder.parents) if any((f / mark).exists() for mark in MARKS)), None)
+    return next((f for f in (folder, *folder.parents) if is_project(f)), None)
 
 
 def project_root() -> Path:
@@ -71,7 +71,7 @@ def _settings(key: str) -> list[Path]:
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(str(file), None, f"is not readable YAML ({' '.join(str(error).split())})") from None
+        raise UserError(str(file), None, f"is not readable YAML ({one_line(error)})") from None
     if not isinstance(found, dict):
         raise UserError(str(file), None, "must hold keys: conf, python")
     for name, folders in found.items():
@@ -92,9 +92,11 @@ def in_project(path: str, key: str = "path") -> Path:
         raise UserError(key, repr(path), "names nothing; give a path, which may be relative to the project")
     place = project_root() / os.path.expanduser(path)  # noqa: PTH111  of ~nobody Path makes an error
     try:
-        place.exists()
-    except OSError as error:
-        raise UserError(key, path, f"cannot be a path ({error.strerror})") from None
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # may be one all the same
+    except (OSError, ValueError) as error:
+        raise UserError(key, path, f"cannot be a path ({one_line(error)})") from None
     return place
 
 
@@ -131,11 +133,6 @@ def has_secret(address: str) -> bool:
         return "@" in address
     web = parts.scheme in ("http", "https")
     return bool(parts.password or (web and "@" in parts.netloc) or SECRET.search(parts.query))
-
-
-def without_secrets(text: str) -> str:
-    """Text, of an error perhaps, without what addresses in it have before their hosts and in their queries."""
-    return re.sub(r"(://[^\s'\")?]*)\?[^\s'\")]+", r"\1?***", re.sub(r"://[^\s/]*@", "://***@", text))
 
 
 def conf_dir() -> Path:

@@ -36,30 +36,33 @@ _stopped: list[int] = []  # the first signal; schedulers and wrappers send a sec
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable(ends: bool = True) -> Iterator[None]:
     """What stops this process raises Stopped in its main thread. A signal that is ignored (nohup), or that something
-    else handles (submitit), stays so."""
+    else handles (submitit), stays so. ends: whether the process is to end with it, soon and whatever hangs; else, as in
+    a notebook, it goes on as if nothing had been."""
     ours = []
     if threading.current_thread() is threading.main_thread():
         ours = [number for number in STOPS if signal.getsignal(number) in DEFAULTS]
-    before = {number: signal.signal(number, _stop) for number in ours}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if _stopped:
+            return
+        _stopped.append(number)
+        if ends:
+            last = threading.Timer(GRACE, _end, [number])
+            last.daemon = True
+            last.start()
+        end_children()
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in ours}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if not _stopped:
+        if before and not (ends and _stopped):
+            _stopped.clear()
+            for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    if _stopped:
-        return
-    _stopped.append(number)
-    last = threading.Timer(GRACE, _end, [number])
-    last.daemon = True
-    last.start()
-    end_children()
-    raise Stopped(number)
 
 
 def _end(number: int) -> None:

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from genloss.core.errors import UserError
+from genloss.core.errors import UserError, one_line
 from genloss.core.places import in_project
 from genloss.core.plugin import imported
 
@@ -99,7 +99,7 @@ def in_one_line(trainer: Supervised) -> Iterator[None]:
         if not (meant and (trainer.callbacks or trainer.logger)):
             raise
         keys = [f"trainer.{key}" for key in BASES if getattr(trainer, key)]
-        raise UserError(" or ".join(keys), None, " ".join(str(error).split())) from None
+        raise UserError(" or ".join(keys), None, one_line(error)) from None
 
 
 def _folders(cls: type, node: Mapping[str, Any], out: Path, logs: Path) -> dict[str, str]:

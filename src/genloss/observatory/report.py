@@ -59,11 +59,6 @@ def write_summary(folder: Path) -> None:
     keep(folder / SUMMARY, text)
 
 
-def report_sweep(folder: Path, arms: Sequence[Arm]) -> str:
-    """Write the report of a sweep into its folder; returns its table."""
-    return write_report(arms, folder, redraw=False)
-
-
 def next_commands(folder: Path) -> str:
     """What a user may do after a sweep that has a finished arm: where its figure is, and three commands to paste."""
     finished = [entry for entry in sweep_entries(folder) if entry["state"] == "finished"][-1]

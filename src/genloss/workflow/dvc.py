@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,6 +25,19 @@ from genloss.stages import ALL, DATA, MIX, TRAIN
 PARAMS = [key for key in KEYS if key not in (*OPERATIONAL, "rounds", "schedule")]
 
 
+def parameters(cfg: Mapping[str, Any]) -> list[str]:
+    """PARAMS for DVC: of a group with keys that are no part of an arm, its other keys."""
+
+    def parts(key: str, node: Any) -> list[str]:
+        if key in OPERATIONAL:
+            return []
+        if not isinstance(node, Mapping) or not any(other.startswith(f"{key}.") for other in OPERATIONAL):
+            return [key]
+        return [part for name, value in node.items() for part in parts(f"{key}.{name}", value)]
+
+    return [part for key in PARAMS for part in parts(key, cfg.get(key))]
+
+
 def outputs(n: int, folder: str) -> list[str]:
     """What the stages of round 0, or of a later one, write; `folder` is the round's."""
     stages = [s for s in ALL if s.first <= n and not (s is DATA and n > 0)]
@@ -34,13 +49,15 @@ def dvc_yaml(params: Path, code: bool) -> str:
     """The pipeline of the run with these params: one stage a round, unrolled through foreach. Rounds run again when the
     user's data change, and with `code` when source of the project does, genloss's or the user's."""
     source = [*(["src/genloss", *own_packages(params)] if code else []), *own_data(params)]
+    # in the root `dvc exp run -S trainer=NAME` may bring other keys than this file would name
+    depends = PARAMS if code else parameters(plain(load_params(params)))
     before = [
         f"rounds/${{item.prev}}/{name}" for name in (*MIX.writes, TRAIN.writes[0])
     ]  # what was trained on, and the model
     first = {
         "cmd": "genloss round 0",
         **({"deps": source} if source else {}),
-        "params": PARAMS,
+        "params": depends,
         "outs": outputs(0, "rounds/00"),
     }
     later = {
@@ -48,7 +65,7 @@ def dvc_yaml(params: Path, code: bool) -> str:
         "do": {
             "cmd": "genloss round ${key}",
             "deps": [*source, *DATA.writes, *before],
-            "params": [*PARAMS, "dvc.rounds.${key}"],
+            "params": [*depends, "dvc.rounds.${key}"],
             "outs": outputs(1, "rounds/${key}"),
         },
     }

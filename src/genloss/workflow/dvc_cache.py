@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from genloss.workflow.dvc_config import cache_dir
 
 # --wait-for-lock: the commit of a run that was killed goes on without that run
 COMMIT = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force"]
+OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as quick, where it is built
 TRIES = 3  # it failed once in some hundred parallel commits, why is not known (docs/decisions.md); and to heal
 
@@ -104,7 +106,7 @@ class Cache:
         """Whether the object of this name, which `path` in a run directory is a copy of, is there with all that it
         lists. One that is not what its name says is deleted."""
         found = self.root / name[:2] / name[2:]
-        if not found.is_file():
+        if not (OBJECT.fullmatch(name) and found.is_file()):  # a stranger's dvc.lock may name any file
             return False
         # one that is a round's file itself was looked at: it has the manifest's sha256
         known = path.is_file() and path.samefile(found) and path.parent.name != "report"

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from genloss.core.errors import UserError
+from genloss.core.errors import UserError, one_line
 from genloss.core.files import write_atomic
 from genloss.core.places import project_root
 
@@ -69,8 +69,9 @@ def _config(project: Path) -> Any:
     try:
         return Config(str(home))
     except Exception as error:  # its own kinds and those of its parsers: all mean that it cannot be read
-        said = " ".join(str(error).split())
-        raise UserError(str(home), None, f"DVC cannot read its config ({said}); mend it with `dvc config`") from None
+        raise UserError(
+            str(home), None, f"DVC cannot read its config ({one_line(error)}); mend it with `dvc config`"
+        ) from None
 
 
 def _write(path: Path, config: dict[str, Any]) -> None:

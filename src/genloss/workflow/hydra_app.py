@@ -83,7 +83,7 @@ def job(cfg: DictConfig) -> float | None:
     settle(Path(hydra.runtime.cwd))  # on another machine, perhaps
     sweep = sweep_of(hydra)
     if sweep is not None:
-        with stoppable():  # a worker has not come by `main`
+        with stoppable(ends=os.environ.get(MAIN) != str(os.getpid())):  # a worker has not come by `main`
             return run_in_sweep(resolve(cfg), sweep)
     try:
         resolved = resolve(cfg)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from genloss.core.errors import UserError
+from genloss.core.errors import UserError, one_line, without_secrets
 from genloss.core.files import write_atomic
 from genloss.core.hashes import canonical, sha256_text
 from genloss.core.places import load_params, project_root
@@ -108,8 +108,8 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
         entry |= {
             "state": "failed",
             "dir": os.path.relpath(arm_dir(cfg), sweep),
-            "error": " ".join(str(error).split()),
-            "traceback": None if expected else traceback.format_exc(),
+            "error": one_line(error),
+            "traceback": None if expected else without_secrets(traceback.format_exc()),
         }
     except Stopped as stopped:
         entry |= {"state": "interrupted", "dir": os.path.relpath(arm_dir(cfg), sweep), "error": None}
@@ -139,10 +139,11 @@ def show(folder: Path, cfg: DictConfig, left: Sequence[list[str]]) -> contextlib
 @contextlib.contextmanager
 def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
     """Live progress of arms; yields the folder of their states."""
-    here = f"{socket.gethostname()}-"
-    states = folder or project_root() / ".genloss" / "progress" / f"{here}{os.getpid()}"
-    for left in states.parent.glob(f"{here}*") if folder is None else ():  # of runs that were killed
-        if not psutil.pid_exists(int(left.name.removeprefix(here))):
+    here = socket.gethostname()
+    states = folder or project_root() / ".genloss" / "progress" / f"{here}-{os.getpid()}"
+    for left in states.parent.glob("*-*") if folder is None else ():  # of runs that were killed
+        host, _, number = left.name.rpartition("-")
+        if host == here and number.isdigit() and not psutil.pid_exists(int(number)):
             shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(states, ignore_errors=True)
     try:
@@ -209,12 +210,12 @@ def true_arms(folder: Path) -> list[Arm]:
 
 def finish_sweep(folder: Path) -> int:
     """Table, figure, failures, and the folder as the last line."""
-    from genloss.observatory.report import next_commands, report_sweep
+    from genloss.observatory.report import next_commands, write_report
 
     entries = sweep_entries(folder)
     finished = [e for e in entries if e["state"] == "finished"]
     if finished:
-        print(report_sweep(folder, true_arms(folder)))
+        print(write_report(true_arms(folder), folder, redraw=False))
         print(next_commands(folder))
     failed = [e for e in entries if e["state"] != "finished"]
     for entry in failed:

@@ -29,10 +29,10 @@ from urllib.parse import quote, unquote
 
 from omegaconf import DictConfig
 
-from genloss.core.errors import UserError
-from genloss.core.files import link
+from genloss.core.errors import UserError, one_line
+from genloss.core.files import link, locked
 from genloss.core.hashes import sha256_text, tree_hash
-from genloss.core.places import in_project, is_project, load_params, project_root, without_secrets
+from genloss.core.places import in_project, is_project, load_params, project_root
 from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
 from genloss.observatory.results import Arm, metrics_of, rounds_of, sweep_entries
@@ -90,13 +90,13 @@ def quiet_mlflow() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Only one process of the project at a time. MLflow looks whether a thing exists and then makes it: two arms that
-    log the data set of their common round 0 together fail on its unique name."""
-    lock = project_root() / "mlruns" / ".lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+def alone(uri: str) -> Iterator[None]:
+    """Only one process at a time: of those that write a database, or of the project's where a server does. MLflow looks
+    whether a thing exists and then makes it: two arms that log the data set of their common round 0 together fail on
+    its unique name."""
+    file = database(uri) or project_root() / "mlruns" / "server"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file.parent / ".lock"):
         yield
 
 
@@ -106,7 +106,7 @@ def connect(uri: str, experiment: str) -> tuple[Any, str]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    with quiet_mlflow(), alone():
+    with quiet_mlflow(), alone(uri):
         from mlflow import MlflowClient
 
         file = database(uri)
@@ -145,7 +145,7 @@ def attempt(what: str, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except Exception as error:  # a view must not stop the work
-        text = without_secrets(" ".join(str(error).split()))[:300] or type(error).__name__
+        text = one_line(error)[:300]
         if any(word in str(error) for word in ("Max retries exceeded", "Connection", "timed out", "Timeout")):
             said = f"is not reached ({text}); when it is there again, `genloss report DIR` writes what it lacks"
         else:
@@ -358,7 +358,7 @@ def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None, entry: Map
     """Write everything that MLflow lacks of a run directory. entry: what its sweep notes of it."""
     noted = STATES.get(entry["state"]) if entry else None
     complete = set(rounds_of(folder)) >= set(range(cfg.rounds + 1))
-    state = "RUNNING" if running(arm_id(cfg)) else noted or ("FINISHED" if complete else "KILLED")
+    state = "RUNNING" if running(arm_id(cfg)) else noted or ("FINISHED" if complete else None)
 
     def write() -> None:
         view = View.of(folder, cfg, sweep, entry["name"] if entry else None)
@@ -466,7 +466,7 @@ class SweepView(Run):
     @classmethod
     def of(cls, folder: Path, cfg: DictConfig) -> SweepView:
         client, experiment = connect(store_uri(cfg.tracking.uri), cfg.tracking.experiment)
-        with alone():  # two arms of one sweep make its run once
+        with alone(client.tracking_uri):  # two arms of one sweep make its run once
             runs = found(client, experiment, SWEEP, sweep_id(folder))
             tags = {SWEEP: sweep_id(folder), DIR: place(folder), PROJECT: here()}
             run = runs[0] if runs else client.create_run(experiment, run_name=folder.name, tags=tags)
@@ -512,7 +512,7 @@ class View(Run):
         if sweep is not None:
             tags["mlflow.parentRunId"] = SweepView.of(sweep, cfg).run_id
             tags[IN_SWEEP] = sweep_id(sweep)
-        with alone():
+        with alone(client.tracking_uri):
             runs = found(client, experiment, ARM, arm_id(cfg))
             own = [run for run in runs if run.data.tags.get(IN_SWEEP) == tags.get(IN_SWEEP)]
             free = [run for run in runs if IN_SWEEP not in run.data.tags] if sweep else runs
@@ -571,7 +571,7 @@ class View(Run):
     def rounds(self, numbers: Sequence[int]) -> None:
         """Log rounds: their metrics, training curves, data sets, models and samples; nothing of a round if that was
         done."""
-        with quiet_mlflow(), alone():
+        with quiet_mlflow(), alone(self.client.tracking_uri):
             self._refresh()
             manifests = {n: manifest_of(self.folder, n) for n in numbers}
             changed = any(self.logged.get(n, mark) != mark for n, (mark, _) in manifests.items())
@@ -671,14 +671,16 @@ class View(Run):
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         return str(model.model_id)
 
-    def end(self, state: str) -> None:
+    def end(self, state: str | None) -> None:
+        """state: None: nobody has noted how it ended, and what did not end was killed."""
         figure = self.folder / "report" / "rounds.png"
         if figure.is_file():
             self.attach(figure)
-        self.state(state)
+        ended = self.run.info.status if self.run.info.status != "RUNNING" else "KILLED"
+        self.state(state or ended)
 
-    def write(self, state: str) -> None:
-        """Everything that there is of the arm, and its state."""
+    def write(self, state: str | None) -> None:
+        """Everything that there is of the arm, and how it ended."""
         numbers = list(rounds_of(self.folder))
         if numbers:
             self.rounds(numbers)

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from omegaconf import DictConfig
 
-from genloss.core.errors import UserError
-from genloss.core.places import load_params, without_secrets
+from genloss.core.errors import UserError, one_line
+from genloss.core.places import load_params
 from genloss.observatory.results import shown
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import arm_id, varied
@@ -29,10 +29,8 @@ from genloss.workflow.tracking import ARM, IN_SWEEP, artifacts, connect, mark_ki
 WAIT = 600  # seconds for which the server may take to answer
 
 
-def ui(folder: Path | None, uri: str | None, host: str, port: str) -> int:
+def ui(folder: Path | None, uri: str | None, host: str, port: int) -> int:
     """Start MLflow's server, unless the tracking address is one, and say which page to open."""
-    if not (port.isdigit() and 0 < int(port) < 65536):
-        raise UserError("--port", port, "must be a number from 1 to 65535")
     params = [arm / "params.yaml" for _, arm in true_arms(folder.resolve())] if folder else []
     configs = [load_params(path) for path in params if path.is_file()]
     tracking = (configs[0] if configs else compose()).tracking
@@ -44,21 +42,19 @@ def ui(folder: Path | None, uri: str | None, host: str, port: str) -> int:
     except UserError:
         raise
     except Exception as error:  # of a server, a driver, a file
-        raise UserError(
-            "tracking.uri", address, f"MLflow does not answer ({without_secrets(' '.join(str(error).split()))[:200]})"
-        ) from None
+        raise UserError("tracking.uri", address, f"MLflow does not answer ({one_line(error)[:200]})") from None
     page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
     page += f"&viewStateShareKey={quote(key)}" if key else ""
     if address.startswith(("http://", "https://")):
         _open(address.rstrip("/") + page)
         return 0
-    command = ["mlflow", "ui", "--backend-store-uri", address, "--host", host, "--port", port]
+    command = ["mlflow", "ui", "--backend-store-uri", address, "--host", host, "--port", str(port)]
     if local := artifacts(address):
         local.mkdir(parents=True, exist_ok=True)
         command += ["--artifacts-destination", local.as_uri()]
     if os.fork() == 0:  # says where to look once there is something to see; the server keeps this process
         try:
-            if _answers(host, int(port)):
+            if _answers(host, port):
                 _open(f"http://{host}:{port}{page}")
         finally:
             os._exit(0)

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core.contracts import Checked, Experiment, Plugin
-from genloss.core.errors import UserError, nearest, one_of, require
+from genloss.core.errors import UserError, nearest, one_line, one_of, require
 from genloss.core.records import normal
 from genloss.core.seeds import generator, seed_of
 from genloss.domains.reasoning import checks
@@ -175,7 +175,7 @@ class Gym(Task):
         try:
             return made[i]
         except Exception as error:  # of many kinds: what a family's own code raises for parameters that it took
-            words = " ".join(str(error).split()) or "no reason given"
+            words = one_line(error)
             why = f"cannot make problem {i} with these parameters ({type(error).__name__}: {words[:80]})"
             raise UserError("family", self.family, why) from None
 
