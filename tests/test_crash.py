@@ -19,6 +19,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from genloss.core import source
 from support import Project, frozen, hashes
 
@@ -49,10 +51,11 @@ LIBRARIES = (
 )
 
 
+@pytest.mark.timeout(1800)
 def test_killed_at_random_moments(tmp_path: Path, tiny: list[str]) -> None:
     home = Project.make(tmp_path / "unused")
     overrides = [*tiny, "rounds=2", "trainer.steps=30", "tracking=mlflow"]
-    result = home.spawn(sys.executable, __file__, str(tmp_path), str(KILLS), "0", *overrides)
+    result = home.spawn(sys.executable, __file__, str(tmp_path), str(KILLS), "0", *overrides, timeout=1500)
     assert result.code == 0, result.err
     found = json.loads(result.out.splitlines()[-1])
     print({k: found[k] for k in ("kills", "projects", "seconds", "delays", "interrupted")})

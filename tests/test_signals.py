@@ -57,7 +57,7 @@ def test_while_training(tmp_path: Path, tiny: list[str], number: signal.Signals)
 
 def test_while_sampling_and_on_again(tmp_path: Path, tiny: list[str]) -> None:
     home = Project.make(tmp_path / "project")
-    command = ["run", *tiny, "recipe.n=800", "rounds=1"]
+    command = ["run", *tiny, "recipe.n=4000", "rounds=1"]
     stopped(home, signal.SIGHUP, lambda: any(home.store.glob("scratch/*/chunk-*.json")), *command)
     assert home.ok(*command).folder.is_dir()
 
