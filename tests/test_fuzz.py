@@ -100,10 +100,13 @@ def tried(case: Case, corpus: Path) -> str:
     try:
         with no_hang():
             parent, _, last = key.rpartition(".")
-            if value is ABSENT:
-                del (OmegaConf.select(cfg, parent) if parent else cfg)[last]
-            else:
-                OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+            try:
+                if value is ABSENT:
+                    del (OmegaConf.select(cfg, parent) if parent else cfg)[last]
+                else:
+                    OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+            except OmegaConfBaseException as error:  # Hydra sets values in the same way, and its errors become a line
+                return f"refused: {error}"
             new = resolve(cfg)
             Experiment(new)
             arm_id(new)
@@ -112,8 +115,6 @@ def tried(case: Case, corpus: Path) -> str:
         line = str(error)
         named = key.removeprefix(LATER).split(".")[0] in line
         return f"refused: {line}" if line.isprintable() and named else f"no line: {line!r}"
-    except OmegaConfBaseException as error:  # Hydra sets values in the same way, and its errors become a line
-        return f"refused: {error}"
     except BaseException as error:
         return f"traceback: {type(error).__name__}: {error}"
     if Path(folder).name != folder or len(folder.encode()) > 200:
@@ -133,15 +134,16 @@ def tried(case: Case, corpus: Path) -> str:
 
 
 def wrong(bases: list[tuple[str, str]], corpus: Path, rng: random.Random | None = None, cases: int = 0) -> list[str]:
-    """What is wrong, of all bad values of these options' keys, or of `cases` an option."""
-    found = []
+    """What is wrong, of all bad values of these options' keys, or of `cases` an option; also that hardly any fits."""
+    found, fit = [], 0
     for domain, choice in bases:
         every = [(domain, choice, key, value) for key in keys_of(domain, choice, corpus) for value in BAD]
         every = [case for case in every if not (case[3] is ABSENT and case[2].startswith(LATER))]
+        fit += bool(every)
         for case in rng.sample(every, min(cases, len(every))) if rng else every:
             if not (what := tried(case, corpus)).startswith(("refused", "used")):
                 found.append(f"{domain} {choice} {case[2]}={case[3]!r}: {what}")
-    return found
+    return found if 4 * fit >= len(bases) else [*found, f"{fit} of {len(bases)} options fit their domains"]
 
 
 def test_a_sample_of_bad_values(corpus: Path, project: Path) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from genloss.core import contracts
 from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
@@ -190,8 +191,14 @@ class Experiment(contracts.Experiment):
 
     def _at(self, n: int) -> DictConfig:
         """The config of round `n`."""
-        cfg = OmegaConf.merge(self._unscheduled, self._schedule[n])
-        assert isinstance(cfg, DictConfig)
+        cfg = self._unscheduled
+        for key, value in self._schedule[n].items():
+            try:
+                merged = OmegaConf.merge(cfg, {key: value})
+            except OmegaConfBaseException:
+                raise UserError(key, shown(value), "is of another shape than the config has there") from None
+            assert isinstance(merged, DictConfig)
+            cfg = merged
         return cfg
 
     def different(self) -> list[int]:
