@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from genloss.core.errors import UserError
+from genloss.core.errors import NotThere, UserError
 
 
 def project_root() -> Path:
@@ -69,7 +69,7 @@ def find_folder(pattern: str, key: str, missing: str) -> Path:
     root = project_root() / pattern
     found = sorted(p for p in Path(root.anchor).glob(str(root.relative_to(root.anchor))) if p.is_dir())
     if not found:
-        raise UserError(key, pattern, missing)
+        raise NotThere(key, pattern, missing)
     if len(found) > 1:
         names = ", ".join(p.name for p in found[:3]) + (", ..." if len(found) > 3 else "")
         raise UserError(key, pattern, f"names {len(found)} folders ({names}); name one")
