@@ -25,7 +25,11 @@ class UserError(Exception):
 
     def under(self, prefix: str) -> UserError:
         """The same error, with the key placed below `prefix` in the config."""
-        return UserError(f"{prefix}.{self.key}" if prefix else self.key, self.value, self.remedy)
+        return type(self)(f"{prefix}.{self.key}" if prefix else self.key, self.value, self.remedy)
+
+
+class NotThere(UserError):
+    """A run directory that a config names, and that another command may still make."""
 
 
 def require(condition: bool, key: str, value: Any, allowed: str) -> None:

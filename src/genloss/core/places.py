@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genloss.core.errors import UserError, first_line, nearest, one_line
+from genloss.core.errors import NotThere, UserError, first_line, nearest, one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -208,7 +208,7 @@ def find_folder(pattern: str, key: str, missing: str) -> Path:
     root = in_project(pattern, key)
     found = sorted(p for p in Path(root.anchor).glob(str(root.relative_to(root.anchor))) if p.is_dir())
     if not found:
-        raise UserError(key, pattern, missing)
+        raise NotThere(key, pattern, missing)
     if len(found) > 1:
         names = ", ".join(p.name for p in found[:3]) + (", ..." if len(found) > 3 else "")
         raise UserError(key, pattern, f"names {len(found)} folders ({names}); name one")

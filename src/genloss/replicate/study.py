@@ -11,6 +11,7 @@ made of.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 import re
@@ -24,11 +25,13 @@ from typing import Any
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from genloss import systems
-from genloss.core.errors import UserError
+from genloss.core.errors import NotThere, UserError
 from genloss.core.files import write_atomic
 from genloss.core.places import conf_dir, project_root
+from genloss.experiment import Experiment
 from genloss.observatory.compare import (
     HOLDS,
     LEVEL,
@@ -78,8 +81,8 @@ def replicate_study(study: Study, out: Path, jobs: int) -> int:
 
 
 def check(study: Study) -> None:
-    """Refuse, before any arm runs, what would only be found after all of them: a line of too few seeds, a value that
-    selects no arm, or two of one seed."""
+    """Refuse, before any arm runs, what would only be found after others: an arm that is refused, a line of too few
+    seeds, a value that selects no arm, or two of one seed."""
     arms = Planned(study)
     for line in study.lines:
         measure(line, arms)
@@ -99,11 +102,18 @@ class Planned(Arms):
                 seeds.setdefault(tuple(o for o in job if not o.startswith("seed=")), []).append(int(seed))
             for rest, each in seeds.items():
                 cfg = compose([*rest, "seed=0"])
+                _accept(cfg)
                 found |= {(arm_id(cfg), seed): described(cfg) | {"seed": seed} for seed in each}
         self.known = [(known, {}) for known in found.values()]
 
     def values(self, value: Value) -> dict[int, float]:
         return dict.fromkeys(self.of(value.where), 0.0)
+
+
+def _accept(cfg: DictConfig) -> None:
+    """Refuse an arm that would be; a run that it names may be one that an earlier sweep of the study makes."""
+    with contextlib.suppress(NotThere):
+        Experiment(cfg)
 
 
 def jobs(name: str, overrides: Sequence[str]) -> list[list[str]]:

@@ -104,7 +104,7 @@ STUDY = Study(
         ("experiment=critic", "domain.name=steps-critic", *CRITIC_TASKS, SEEDS),
         (
             f"{FACTORS}=[instruction,critic]",
-            "curation.evol_reward.critic='runs/steps-critic-replace-none-s${seed}-*'",
+            "curation.evol_reward.critic.path='runs/steps-critic-replace-none-s${seed}-*'",
             SEEDS,
         ),
         (*REINFORCED, "trainer.prompts=4", f"{REWARD}.factors=[outcome],[instruction,process],[random]", SEEDS),
