@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from genloss.workflow.identity import title
 from support import Project
 
 TINY = ["domain=gaussian", "size=20", "rounds=1"]
+FACTORS = "'schedule.1={}'"
 ODD = {"too short (<20), 50 %": 1.0, "p@1": 2.0, "../up": 3.0, "n" * 300: 4.0, "n" * 301: 5.0}
 
 
@@ -77,7 +79,7 @@ def runs(home: Project) -> list[Any]:
 
 
 def states(home: Project) -> dict[str, str]:
-    return {run.info.run_name: run.info.status for run in runs(home)}
+    return {run.data.tags.get(tracking.SWEEP) or run.info.run_name: run.info.status for run in runs(home)}
 
 
 def points(home: Project, run: Any) -> dict[str, list[tuple[int, float]]]:
@@ -117,9 +119,17 @@ def test_states_are_true_at_every_moment(home: Project, tmp_path: Path) -> None:
     assert states(home)[sweep.name] == states(home)["replace"] == states(home)["accumulate"] == "FAILED"
     home.call("report", str(sweep))
     assert states(home)[sweep.name] == states(home)["accumulate"] == "FAILED"
+    other = f"sqlite:///{tmp_path / 'other.db'}"  # where nothing is known yet
+    home.call("report", str(sweep), "--tracking-uri", other)
+    for client in (known(home), MlflowClient(tracking_uri=other)):
+        found = client.search_runs(["1"], "attributes.status = 'FAILED'")
+        why = {run.info.run_name: run.data.tags[tracking.ERROR] for run in found}
+        assert why.pop("replace") == why.pop("accumulate") == "it fails"
+        assert list(why.values()) == ["replace: it fails; accumulate: it fails"]
     (tmp_path / "fail").unlink()
     home.ok(*command)
     assert set(states(home).values()) == {"FINISHED"} and len(runs(home)) == 4
+    assert not [run for run in runs(home) if tracking.ERROR in run.data.tags]
 
 
 def test_who_runs_is_running(home: Project) -> None:
@@ -260,10 +270,12 @@ def test_what_pages_show(home: Project) -> None:
     home.git("init", "-q")
     home.git("add", "note")
     home.git("commit", "-qm", "project")
-    command = ["run", "-m", *TINY, "mixing=replace,accumulate", "seed=0,1"]
+    command = ["run", "-m", *TINY, "mixing=replace,accumulate", "seed=0,1", shlex.split(FACTORS)[0]]
     sweep = home.ok(*command).folder
     [parent] = [run for run in runs(home) if tracking.SWEEP in run.data.tags]
-    assert "mixing=replace,accumulate" in parent.data.tags["genloss.command"]
+    said = f"genloss run -m domain=gaussian size=20 rounds=1 mixing=replace,accumulate seed=0,1 {FACTORS}"
+    assert parent.data.tags["genloss.command"] == said  # to be pasted into a shell
+    assert parent.info.run_name == f"{said.removeprefix('genloss run -m ').replace(chr(39), '')} ({sweep.name})"
     assert "| replace seed 0 |" in parent.data.tags["mlflow.note.content"]
     kept = home.root / "mlruns/artifacts" / parent.info.run_id / "artifacts"
     assert {path.name for path in kept.iterdir()} == {"report.md", "rounds.csv", "rounds.png"}
@@ -275,6 +287,9 @@ def test_what_pages_show(home: Project) -> None:
     options = {key: arm.data.params[key] for key in ("mixing", "curation", "domain", "seed")}
     assert options == {"mixing": "accumulate", "curation": "none", "domain": "gaussian", "seed": "1"}
     assert not {"{}", "[]"} & set(arm.data.params.values())
+    assert not [key for key in arm.data.params if key.endswith((".name", "._target_"))]  # said by the group's own key
+    shown = [key for run in runs(home) for key in run.data.tags if not key.startswith("mlflow.")]
+    assert not [key for key in shown if "writing" in key or "round" in key]  # notes of ours, not for readers
     [first, second] = sorted(
         known(home).search_logged_models(
             [arm.info.experiment_id], filter_string=f"source_run_id = '{arm.info.run_id}'"
@@ -319,6 +334,9 @@ def test_ui_before_the_first_run(tmp_path: Path) -> None:
     view = json.loads(tags[f"mlflow.sharedViewState.{sweep.name}"])
     assert view["searchFilter"] == f"tags.`genloss.in_sweep` = '{sweep.name}'"
     assert view["selectedColumns"][:2] == ["metrics.`round/diversity`", "params.`mixing`"]
+    headline = view["compareRunCharts"][0]
+    assert headline["metricKey"] == "round/diversity" and headline["metricSectionId"] == "main"
+    assert view["compareRunSections"][0]["uuid"] == "main"
     assert view["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "mixing"}]
     assert len(known(home).search_runs([run.info.experiment_id], view["searchFilter"])) == 4
 
