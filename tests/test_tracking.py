@@ -276,7 +276,8 @@ def test_what_pages_show(home: Project) -> None:
     said = f"genloss run -m domain=gaussian size=20 rounds=1 mixing=replace,accumulate seed=0,1 {FACTORS}"
     assert parent.data.tags["genloss.command"] == said  # to be pasted into a shell
     assert parent.info.run_name == f"{said.removeprefix('genloss run -m ').replace(chr(39), '')} ({sweep.name})"
-    assert "| replace seed 0 |" in parent.data.tags["mlflow.note.content"]
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith(f"`` {said} ``\n") and "| replace seed 0 |" in note
     kept = home.root / "mlruns/artifacts" / parent.info.run_id / "artifacts"
     assert {path.name for path in kept.iterdir()} == {"report.md", "rounds.csv", "rounds.png"}
     head = home.spawn("git", "rev-parse", "HEAD").out.strip()
@@ -286,6 +287,7 @@ def test_what_pages_show(home: Project) -> None:
     arm = arms["accumulate seed 1"]
     options = {key: arm.data.params[key] for key in ("mixing", "curation", "domain", "seed")}
     assert options == {"mixing": "accumulate", "curation": "none", "domain": "gaussian", "seed": "1"}
+    assert arm.data.tags["mlflow.source.name"] == arm.data.tags[tracking.DIR]  # without one, no commit is shown
     assert not {"{}", "[]"} & set(arm.data.params.values())
     assert not [key for key in arm.data.params if key.endswith((".name", "._target_"))]  # said by the group's own key
     shown = [key for run in runs(home) for key in run.data.tags if not key.startswith("mlflow.")]
@@ -321,6 +323,9 @@ def test_ui_before_the_first_run(tmp_path: Path) -> None:
         ask = f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/artifacts/list?run_id={run.info.run_id}"
         with urllib.request.urlopen(ask, timeout=60) as answer:
             assert {"report.md", "rounds.png"} <= {file["path"] for file in json.load(answer)["files"]}
+        there = f"http://127.0.0.1:{port}"
+        said = home.ok("ui", f"runs/{run.data.tags[tracking.SWEEP]}", "--tracking-uri", there).out.strip()
+        assert said == f"open: {page}&viewStateShareKey={run.data.tags[tracking.SWEEP]}&compareRunsMode=CHART"
     assert set(states(home).values()) == {"FINISHED"}
     sweep = next((home.root / "runs").glob("sweep-*"))
     with pytest.MonkeyPatch.context() as patch:

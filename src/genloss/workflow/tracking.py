@@ -38,7 +38,7 @@ from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
 from genloss.observatory.results import Arm, metrics_of, rounds_of, sweep_entries
 from genloss.observatory.samples import samples
-from genloss.workflow.identity import CHAINS, CHOICES, LONGEST, arm_id, arm_identity, option, title
+from genloss.workflow.identity import CHAINS, CHOICES, arm_id, arm_identity, option, title
 
 SQLITE = "sqlite:///"
 ARM, SWEEP, IN_SWEEP, DIR = "genloss.arm", "genloss.sweep", "genloss.in_sweep", "genloss.dir"
@@ -209,7 +209,7 @@ def _sweep_name(folder: Path) -> str:
     """What a sweep is called in a list of runs: its overrides, since a hash tells nobody what was swept, and its
     folder."""
     said = " ".join(word for word in _arguments(folder) if "=" in word and not word.startswith("hydra"))
-    said = said if len(said) <= LONGEST else f"{said[: LONGEST - 1]}…"
+    said = said if len(said) <= 80 else f"{said[:79]}…"
     return f"{said} ({folder.name})".strip()[:KEY]
 
 
@@ -489,7 +489,7 @@ class SweepView(Run):
         report = self.folder / "report.md"
         text = report.read_text().partition("\n![")[0].strip() if report.is_file() else ""
         self.tag({"genloss.command": command, "mlflow.source.name": command})
-        self.tag({"mlflow.note.content": f"```sh\n{command}\n```\n\n{text}"})
+        self.tag({"mlflow.note.content": f"`` {command} ``\n\n{text}"})  # a block of code would not wrap
 
     def end(self) -> None:
         """FINISHED if all arms are, FAILED if one failed, KILLED if one never ended; with table and figure."""
@@ -516,7 +516,7 @@ class View(Run):
     def of(cls, folder: Path, cfg: DictConfig, sweep: Path | None, name: str | None = None) -> View:
         """Found by its tags, or made, below the run of its sweep; one that is in no sweep yet is taken into it."""
         client, experiment = connect(store_uri(cfg.tracking.uri), cfg.tracking.experiment)
-        tags = {ARM: arm_id(cfg), DIR: place(folder), PROJECT: here()}
+        tags = {ARM: arm_id(cfg), DIR: place(folder), PROJECT: here(), "mlflow.source.name": place(folder)}
         tags |= {"regime": cfg.mixing.name, "curation": option(cfg, "curation"), "control": cfg.control}
         tags |= {"recipe": cfg.recipe.name, "domain": cfg.domain.name}
         if os.environ.get("DVC_EXP_NAME"):

@@ -49,7 +49,7 @@ def ui(folder: Path | None, uri: str | None, host: str, port: str) -> int:
             "tracking.uri", address, f"MLflow does not answer ({without_secrets(' '.join(str(error).split()))[:200]})"
         ) from None
     page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
-    page += f"&viewStateShareKey={quote(key)}" if key else ""
+    page += f"&viewStateShareKey={quote(key)}&compareRunsMode=CHART" if key else ""
     if address.startswith(("http://", "https://")):
         _open(address.rstrip("/") + page)
         return 0
