@@ -21,6 +21,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -627,7 +628,8 @@ class View(Run):
             inputs += [LoggedModelInput(models[f"round-{n - 1}"])] if f"round-{n - 1}" in models else []
             outputs += [] if model in linked else [LoggedModelOutput(model, n)]
             if text := samples(self.folder, n, 8):
-                self._text(text, f"round {n}.txt")
+                lines = [textwrap.wrap(line, 110, drop_whitespace=False) for line in text.splitlines()]
+                self._text("\n".join("\n".join(line) for line in lines), f"round {n}.txt")  # its page wraps nothing
         self.tag({ORIGINAL + key: name for key, name in names.items()})
         self.client.log_inputs(self.run_id, datasets=sets, models=inputs)
         for at in range(0, len(points), BATCH):
