@@ -350,6 +350,10 @@ def test_module_is_the_command(home: Project) -> None:
             [f"{m} start={s}" for m in ("replace", "accumulate") for s in ("base", "previous")],
         ),
         (["domain=gaussian"], ["gaussian-replace-none-s0"]),
+        (  # how many records a mixing takes follows from the size, also where only one of two mixings says so
+            ["domain=gaussian", "mixing=replace,accumulate_subsample", "size=50,200"],
+            [f"{m} size={n}" for m in ("replace", "accumulate_subsample") for n in (50, 200)],
+        ),
     ],
 )
 def test_arms_are_named_by_what_was_chosen(overrides: list[str], names: list[str]) -> None:

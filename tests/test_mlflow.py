@@ -49,7 +49,7 @@ def view(home: Project) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
             ),
             "models": sorted((m.name, m.tags["genloss.sha256"]) for m in models),
         }
-    return {"name": parent.info.run_name, "status": parent.info.status, "runs": len(runs)}, arms
+    return {"name": parent.data.tags["genloss.sweep"], "status": parent.info.status, "runs": len(runs)}, arms
 
 
 def without_tracking(tiny: list[str]) -> list[str]:
@@ -95,7 +95,7 @@ def test_parallel_jobs_lose_nothing(swept: tuple[Project, Path, list[str]]) -> N
         assert {k: v for k, v in arm["points"].items() if k.startswith("round/")} == expected
         assert arm["points"]["train/loss"]
         assert arm["status"] == "FINISHED"
-        assert arm["params"]["mixing.name"] == arm["tags"]["regime"]
+        assert arm["params"]["mixing"] == arm["tags"]["regime"]
         assert arm["params"]["seed"] == "0" and arm["params"]["trainer.steps"] == "6"
         regimes.add((arm["tags"]["regime"], arm["tags"]["curation"]))
         assert [name for name, _ in arm["datasets"]] == [f"round {n} training set" for n in range(ROUNDS + 1)]

@@ -73,7 +73,7 @@ def test_a_sweep_with_any_launcher(home: Project, launcher: list[str]) -> None:
     assert names(result.folder) == ["replace", "accumulate"]
     assert {"report.md", "rounds.csv", "rounds.png"} <= {p.name for p in result.folder.iterdir()}
     assert not (result.folder / "progress").exists()
-    assert "genloss ui" in result.out and "2 arms" in result.err
+    assert f"genloss ui runs/{result.folder.name} " in result.out and "2 arms" in result.err
     models = {p: p.stat().st_mtime_ns for p in home.root.glob("runs/*/rounds/*/model/*")}
     again = home.ok(*command)  # finished arms are skipped
     assert again.folder == result.folder and models

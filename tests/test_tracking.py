@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -27,9 +28,11 @@ from genloss.core.places import load_params
 from genloss.evaluate import Evidence, Metric
 from genloss.workflow import tracking
 from genloss.workflow.identity import title
+from genloss.workflow.sweep import true_arms
 from support import Project
 
 TINY = ["domain=gaussian", "size=20", "rounds=1"]
+FACTORS = "'schedule.1={}'"
 ODD = {"too short (<20), 50 %": 1.0, "p@1": 2.0, "../up": 3.0, "n" * 300: 4.0, "n" * 301: 5.0}
 
 
@@ -76,7 +79,7 @@ def runs(home: Project) -> list[Any]:
 
 
 def states(home: Project) -> dict[str, str]:
-    return {run.info.run_name: run.info.status for run in runs(home)}
+    return {run.data.tags.get(tracking.SWEEP) or run.info.run_name: run.info.status for run in runs(home)}
 
 
 def points(home: Project, run: Any) -> dict[str, list[tuple[int, float]]]:
@@ -118,9 +121,18 @@ def test_states_are_true_at_every_moment(home: Project, tmp_path: Path) -> None:
     arm = next((home.root / "runs").glob("gaussian-accumulate-*"))
     home.call("report", str(arm))  # which notes nothing of how it ended
     assert states(home)[sweep.name] == states(home)["accumulate"] == "FAILED"
+    other = f"sqlite:///{tmp_path / 'other.db'}"  # where nothing is known yet
+    with home.here():
+        tracking.rebuild_all([(sweep, true_arms(sweep))], other)
+    for client in (known(home), MlflowClient(tracking_uri=other)):
+        found = client.search_runs(["1"], "attributes.status = 'FAILED'")
+        why = {run.info.run_name: run.data.tags[tracking.ERROR] for run in found}
+        assert why.pop("replace") == why.pop("accumulate") == "it fails"
+        assert list(why.values()) == ["replace: it fails; accumulate: it fails"]
     (tmp_path / "fail").unlink()
     home.ok(*command)
     assert set(states(home).values()) == {"FINISHED"} and len(runs(home)) == 4
+    assert not [run for run in runs(home) if tracking.ERROR in run.data.tags]
 
 
 def test_who_runs_is_running(home: Project) -> None:
@@ -285,11 +297,14 @@ def test_what_pages_show(home: Project) -> None:
     home.git("init", "-q")
     home.git("add", "note")
     home.git("commit", "-qm", "project")
-    command = ["run", "-m", *TINY, "mixing=replace,accumulate", "seed=0,1"]
+    command = ["run", "-m", *TINY, "mixing=replace,accumulate", "seed=0,1", shlex.split(FACTORS)[0]]
     sweep = home.ok(*command).folder
     [parent] = [run for run in runs(home) if tracking.SWEEP in run.data.tags]
-    assert "mixing=replace,accumulate" in parent.data.tags["genloss.command"]
-    assert "| replace seed 0 |" in parent.data.tags["mlflow.note.content"]
+    said = f"genloss run -m domain=gaussian size=20 rounds=1 mixing=replace,accumulate seed=0,1 {FACTORS}"
+    assert parent.data.tags["genloss.command"] == said  # to be pasted into a shell
+    assert parent.info.run_name == f"{said.removeprefix('genloss run -m ').replace(chr(39), '')} ({sweep.name})"
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith(f"`` {said} ``\n") and "| replace seed 0 |" in note
     kept = home.root / "mlruns/artifacts" / parent.info.run_id / "artifacts"
     assert {path.name for path in kept.iterdir()} == {"report.md", "rounds.csv", "rounds.png"}
     head = home.spawn("git", "rev-parse", "HEAD").out.strip()
@@ -299,7 +314,11 @@ def test_what_pages_show(home: Project) -> None:
     arm = arms["accumulate seed 1"]
     options = {key: arm.data.params[key] for key in ("mixing", "curation", "domain", "seed")}
     assert options == {"mixing": "accumulate", "curation": "none", "domain": "gaussian", "seed": "1"}
+    assert arm.data.tags["mlflow.source.name"] == arm.data.tags[tracking.DIR]  # without one, no commit is shown
     assert not {"{}", "[]"} & set(arm.data.params.values())
+    assert not [key for key in arm.data.params if key.endswith((".name", "._target_"))]  # said by the group's own key
+    shown = [key for run in runs(home) for key in run.data.tags if not key.startswith("mlflow.")]
+    assert not [key for key in shown if "writing" in key or "round" in key]  # notes of ours, not for readers
     [first, second] = sorted(
         known(home).search_logged_models(
             [arm.info.experiment_id], filter_string=f"source_run_id = '{arm.info.run_id}'"
@@ -331,6 +350,9 @@ def test_ui_before_the_first_run(tmp_path: Path) -> None:
         ask = f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/artifacts/list?run_id={run.info.run_id}"
         with urllib.request.urlopen(ask, timeout=60) as answer:
             assert {"report.md", "rounds.png"} <= {file["path"] for file in json.load(answer)["files"]}
+        there = f"http://127.0.0.1:{port}"
+        said = home.ok("ui", f"runs/{run.data.tags[tracking.SWEEP]}", "--tracking-uri", there).out.strip()
+        assert said == f"open: {page}&viewStateShareKey={run.data.tags[tracking.SWEEP]}&compareRunsMode=CHART"
     assert set(states(home).values()) == {"FINISHED"}
     sweep = next((home.root / "runs").glob("sweep-*"))
     with pytest.MonkeyPatch.context() as patch:
@@ -344,6 +366,9 @@ def test_ui_before_the_first_run(tmp_path: Path) -> None:
     view = json.loads(tags[f"mlflow.sharedViewState.{sweep.name}"])
     assert view["searchFilter"] == f"tags.`genloss.in_sweep` = '{sweep.name}'"
     assert view["selectedColumns"][:2] == ["metrics.`round/diversity`", "params.`mixing`"]
+    headline = view["compareRunCharts"][0]
+    assert headline["metricKey"] == "round/diversity" and headline["metricSectionId"] == "main"
+    assert view["compareRunSections"][0]["uuid"] == "main"
     assert view["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "mixing"}]
     assert len(known(home).search_runs([run.info.experiment_id], view["searchFilter"])) == 4
 

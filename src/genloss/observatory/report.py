@@ -74,7 +74,7 @@ def next_commands(folder: Path) -> str:
     prefix = "" if os.environ.get("VIRTUAL_ENV") or not (root / ".venv").is_dir() else ". .venv/bin/activate; "
     return (
         f"\nfigure: {folder / 'rounds.png'}\n\nnext:\n"
-        f"  {prefix}genloss ui                                  # compare the arms round by round in MLflow\n"
+        f"  {prefix}genloss ui {short(folder)}     # compare the arms round by round in MLflow\n"
         f"  {prefix}cd {short(arm)} && dvc repro     # reproduce an arm ({finished['name']})\n"
         f"  {prefix}genloss run -m {sweep}   # an ablation of your own"
     )

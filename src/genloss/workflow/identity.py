@@ -99,14 +99,16 @@ def varied(configs: Sequence[DictConfig]) -> tuple[Columns, Columns]:
     """In what arms differ: (groups by the option that was chosen, single values by their key). The first groups are
     mixing and curation, also where only a value below them differs; the last value is the seed.
 
-    A value that follows from a choice, or from the seed (path: runs/critic-*-s${seed}-*), is left out.
+    A value that follows from a choice, from the seed (path: runs/critic-*-s${seed}-*), or from the size (n: ${size}) is
+    left out.
     """
     differ = differences(configs)
     values = {key: [arm[key] for arm in differ] for key in differ[0]}
     chosen = _chains(configs)
     chosen |= _options(values, chosen)
     seeds = [cfg.seed for cfg in configs]
-    rest = {key: column for key, column in values.items() if _is_news(key, column, chosen, seeds)}
+    whole = [values[key] for key in ("size", "rounds") if key in values]
+    rest = {key: column for key, column in values.items() if _is_news(key, column, chosen, seeds, whole)}
     first = [group for group in FIRST if group in chosen or any(_within(key, group) for key in rest)]
     groups = {group: [option(cfg, group) for cfg in configs] for group in first}
     return groups | {k: v for k, v in chosen.items() if k not in FIRST}, rest | (
@@ -151,16 +153,22 @@ def _within(key: str, group: str) -> bool:
     return key == group or key.startswith(f"{group}.")
 
 
-def _is_news(key: str, column: Column, chosen: Columns, seeds: Column) -> bool:
-    """Whether a key tells something that neither the seed nor a chosen option of its group tells already."""
+def _is_news(key: str, column: Column, chosen: Columns, seeds: Column, whole: Sequence[Column]) -> bool:
+    """Whether a key tells something that neither the seed, nor size or rounds (`whole`), nor a chosen option of its
+    group tells already."""
     if key == "seed" or any(isinstance(value, dict) for value in column):
         return False
-    if _follows(column, seeds):
+    if _follows(column, seeds) or ("." in key and any(_repeats(column, other) for other in whole)):
         return False
     return not any(
         _within(key, group) and _follows(column, list(zip(options, seeds, strict=True)))
         for group, options in chosen.items()
     )
+
+
+def _repeats(column: Column, other: Column) -> bool:
+    """Whether a key has the value of another one in every arm that has it."""
+    return all(value is None or value == first for value, first in zip(column, other, strict=True))
 
 
 def _follows(column: Column, cause: Column) -> bool:

@@ -17,9 +17,11 @@ import fcntl
 import json
 import logging
 import os
+import shlex
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -37,12 +39,14 @@ from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
 from genloss.observatory.results import Arm, metrics_of, rounds_of, sweep_entries
 from genloss.observatory.samples import samples
-from genloss.workflow.identity import CHAINS, arm_id, arm_identity, option, title
+from genloss.workflow.identity import CHAINS, CHOICES, arm_id, arm_identity, option, title
 
 SQLITE = "sqlite:///"
 ARM, SWEEP, IN_SWEEP, DIR = "genloss.arm", "genloss.sweep", "genloss.in_sweep", "genloss.dir"
-WRITING = "genloss.writing"  # rounds whose points are being written; after a kill nobody knows which of them are there
-ROUND = "genloss.round."  # + a round: the digest of what made it
+ERROR = "genloss.error"  # why a run is FAILED
+# notes for the next process; MLflow's pages hide what begins with `mlflow.`
+ROUND = "mlflow.genloss.round."  # + number: digest of what was written of a round
+WRITING = "mlflow.genloss.writing"  # rounds being written; after a kill nobody knows which of their points are there
 ORIGINAL = "genloss.name."  # + a name that MLflow takes: the one that it stands for
 NOTE = "mlflow.note.content"
 PROJECT = "genloss.project"  # host and folder of the project that writes a run
@@ -210,6 +214,19 @@ def manifest_of(folder: Path, n: int) -> tuple[str, dict[str, Any]]:
     return tree_hash({name: stage["key"] for name, stage in manifest["stages"].items()})[:16], manifest
 
 
+def _arguments(folder: Path) -> list[str]:
+    """What `genloss run` was called with for a sweep."""
+    return list(json.loads((folder / "sweep.json").read_text()).get("command", []))
+
+
+def _sweep_name(folder: Path) -> str:
+    """What a sweep is called in a list of runs: its overrides, since a hash tells nobody what was swept, and its
+    folder."""
+    said = " ".join(word for word in _arguments(folder) if "=" in word and not word.startswith("hydra"))
+    said = said if len(said) <= 80 else f"{said[:79]}…"
+    return f"{said} ({folder.name})".strip()[:KEY]
+
+
 @cache
 def commit(root: Path) -> dict[str, str]:
     """The project's Git commit as tags, with whether files differ from it; nothing outside of Git."""
@@ -245,11 +262,15 @@ def value(text: Any) -> str:
 
 
 def parameters(cfg: DictConfig) -> dict[str, str]:
-    """The config as MLflow's compare pages show it: an option of each group by its name, then every value by its
-    key."""
-    groups = {group: option(cfg, group) for group in ("domain", "model", "recipe", "mixing", "trainer", *CHAINS)}
+    """The config as MLflow's compare pages show it: every value by its key, an option by the name of its group, and the
+    shortest keys first."""
     flat = {k: v for k, v in flatten(arm_identity(cfg)) if v not in ({}, [])}
-    return {safe(k): value(v) for k, v in (groups | flat).items()}
+    says: dict[str, str] = {}  # of a group the key that says which option it is, the plainest one
+    for choice in CHOICES:
+        says |= {k[: -len(choice) - 1]: k for k in flat if k.endswith(f".{choice}")} | says
+    named = {key: group for group, key in says.items()}
+    shown = {named.get(k, k): v for k, v in flat.items()} | {group: option(cfg, group) for group in CHAINS}
+    return {safe(k): value(shown[k]) for k in sorted(shown, key=lambda k: k.count("."))}
 
 
 # -- runs of MLflow ------------------------------------------------------------------------------------------------
@@ -275,10 +296,11 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         state = "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
+        why = one_line(error) if error and state == "FAILED" else ""
         if self.enabled and state != "KILLED":  # who interrupts does not want to wait
             self._try(self._flush)
         if self.enabled:
-            self._try(lambda: self._end(state))
+            self._try(lambda: self._end(state, why))
         self.hold.close()
 
     def _try(self, action: Callable[[], Any]) -> None:
@@ -309,10 +331,10 @@ class Tracker:
             self.view.state("RUNNING")  # a run in place of one whose results have changed
         self.waiting, self.last = [], time.monotonic()
 
-    def _end(self, state: str) -> None:
+    def _end(self, state: str, why: str) -> None:
         if self.view is None:
             return
-        self.view.end(state)
+        self.view.end(state, why)
         if state == "FINISHED":  # in the other sweeps that have this arm
             for run in self.view.others():
                 View(self.folder, self.cfg, self.view.client, self.view.experiment, run).write(state)
@@ -359,11 +381,12 @@ def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None, entry: Map
     noted = STATES.get(entry["state"]) if entry else None
     complete = set(rounds_of(folder)) >= set(range(cfg.rounds + 1))
     state = "RUNNING" if running(arm_id(cfg)) else noted or ("FINISHED" if complete else None)
+    why = entry["error"] if entry and entry["error"] and state == "FAILED" else ""
 
     def write() -> None:
         view = View.of(folder, cfg, sweep, entry["name"] if entry else None)
         for run in [view.run, *([] if sweep else view.others())]:
-            View(folder, cfg, view.client, view.experiment, run).write(state)
+            View(folder, cfg, view.client, view.experiment, run).write(state, why)
 
     if cfg.tracking.enabled:
         attempt(f"arm {folder.name}", write)
@@ -422,10 +445,14 @@ class Run:
             self.client.log_batch(self.run_id, tags=new[at : at + 100])
         known |= {tag.key: tag.value for tag in new}
 
-    def state(self, state: str) -> None:
-        """RUNNING, or how it ended; the time of its end stays where the state does."""
+    def state(self, state: str, why: str = "") -> None:
+        """RUNNING, or how it ended, and why if it failed; the time of its end stays where the state does."""
         if self.run.info.status == state:
             return
+        if why:
+            self.tag({ERROR: why})
+        elif ERROR in self.run.data.tags:
+            self.client.delete_tag(self.run_id, ERROR)
         with quiet_mlflow():
             if state == "RUNNING":
                 self.client.update_run(self.run_id, status=state)
@@ -451,10 +478,10 @@ def found(client: Any, experiment: str, tag: str, name: str) -> list[Any]:
 
 def description(sweep: Path) -> dict[str, str]:
     """What the run of a sweep says of it: the command and the table."""
-    command = " ".join(["genloss", *json.loads((sweep / "sweep.json").read_text()).get("command", [])])
+    command = shlex.join(["genloss", "run", *_arguments(sweep)])
     report = sweep / "report.md"
     text = report.read_text().partition("\n![")[0].strip() if report.is_file() else ""
-    note = f"```sh\n{command}\n```\n\n{text}"
+    note = f"`` {command} ``\n\n{text}"  # a block of code would not wrap
     return {k: value(v) for k, v in {"genloss.command": command, "mlflow.source.name": command, NOTE: note}.items()}
 
 
@@ -469,7 +496,7 @@ class SweepView(Run):
         with alone(client.tracking_uri):  # two arms of one sweep make its run once
             runs = found(client, experiment, SWEEP, sweep_id(folder))
             tags = {SWEEP: sweep_id(folder), DIR: place(folder), PROJECT: here()}
-            run = runs[0] if runs else client.create_run(experiment, run_name=folder.name, tags=tags)
+            run = runs[0] if runs else client.create_run(experiment, run_name=_sweep_name(folder), tags=tags)
         made = cls(client, experiment, run)
         made.folder = folder
         made.tag(tags)
@@ -482,12 +509,15 @@ class SweepView(Run):
 
     def end(self) -> None:
         """FINISHED if all arms are, FAILED if one failed, KILLED if one never ended; with table and figure."""
-        states = {STATES.get(entry["state"], "KILLED") for entry in sweep_entries(self.folder)}
+        entries = sweep_entries(self.folder)
+        states = {STATES.get(entry["state"], "KILLED") for entry in entries}
+        failed = [f"{entry['name']}: {entry['error']}" for entry in entries if entry["state"] == "failed"]
         self.tag(description(self.folder))
         for name in ("report.md", "rounds.csv", "rounds.png"):
             if (self.folder / name).is_file():
                 self.attach(self.folder / name)
-        self.state(next(s for s in ("KILLED", "FAILED", "FINISHED") if s in states))
+        state = next(s for s in ("KILLED", "FAILED", "FINISHED") if s in states)
+        self.state(state, "; ".join(failed) if state == "FAILED" else "")
 
 
 class View(Run):
@@ -502,7 +532,7 @@ class View(Run):
     def of(cls, folder: Path, cfg: DictConfig, sweep: Path | None, name: str | None = None) -> View:
         """Found by its tags, or made, below the run of its sweep; one that is in no sweep yet is taken into it."""
         client, experiment = connect(store_uri(cfg.tracking.uri), cfg.tracking.experiment)
-        tags = {ARM: arm_id(cfg), DIR: place(folder), PROJECT: here()}
+        tags = {ARM: arm_id(cfg), DIR: place(folder), PROJECT: here(), "mlflow.source.name": place(folder)}
         tags |= {"regime": cfg.mixing.name, "curation": option(cfg, "curation"), "control": cfg.control}
         tags |= {"recipe": cfg.recipe.name, "domain": cfg.domain.name}
         if os.environ.get("DVC_EXP_NAME"):
@@ -608,7 +638,8 @@ class View(Run):
             inputs += [LoggedModelInput(models[f"round-{n - 1}"])] if f"round-{n - 1}" in models else []
             outputs += [] if model in linked else [LoggedModelOutput(model, n)]
             if text := samples(self.folder, n, 8):
-                self._text(text, f"round {n}.txt")
+                lines = [textwrap.wrap(line, 110, drop_whitespace=False) for line in text.splitlines()]
+                self._text("\n".join("\n".join(line) for line in lines), f"round {n}.txt")  # its page wraps nothing
         self.tag({ORIGINAL + key: name for key, name in names.items()})
         self.client.log_inputs(self.run_id, datasets=sets, models=inputs)
         for at in range(0, len(points), BATCH):
@@ -671,20 +702,20 @@ class View(Run):
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         return str(model.model_id)
 
-    def end(self, state: str | None) -> None:
+    def end(self, state: str | None, why: str = "") -> None:
         """state: None: nobody has noted how it ended, and what did not end was killed."""
         figure = self.folder / "report" / "rounds.png"
         if figure.is_file():
             self.attach(figure)
         ended = self.run.info.status if self.run.info.status != "RUNNING" else "KILLED"
-        self.state(state or ended)
+        self.state(state or ended, why)
 
-    def write(self, state: str | None) -> None:
+    def write(self, state: str | None, why: str = "") -> None:
         """Everything that there is of the arm, and how it ended."""
         numbers = list(rounds_of(self.folder))
         if numbers:
             self.rounds(numbers)
-        self.end(state)
+        self.end(state, why)
 
 
 def _id(run: Any) -> str:
