@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,17 @@ def test_verify(home: Project, tiny: list[str], tmp_path: Path) -> None:
     (left / "rounds/01/model/.model.safetensors.123").touch()
     result = home.call("verify", str(left), "--round", "1")
     assert result.code == 1 and ".model.safetensors.123 is of no stage; delete it" in result.out
+    for name, code in {"metrics.json": 1, "manifest.json": 2}.items():
+        edited = tmp_path / name
+        shutil.copytree(run, edited)
+        path = edited / "rounds/01" / name
+        text = path.read_text()
+        number = re.search(r'"heldout_bits_per_byte": (\d+\.\d+)', text)
+        assert number is not None
+        path.write_text(text.replace(number[1], number[1][:-1] + str(9 - int(number[1][-1]))))
+        result = home.call("verify", str(edited))
+        said = result.out if code == 1 else result.err
+        assert result.code == code and f"{path}: is damaged" in said, said
     other = tmp_path / "other"  # the files are those of the manifest, but not what its config computes
     shutil.copytree(run, other)
     (other / "params.yaml").write_text((other / "params.yaml").read_text().replace("seed: 0\n", "seed: 5\n"))

@@ -84,6 +84,17 @@ def test_repeated_share_by_hand() -> None:
     assert repeated_share("a b", 3) == 0 and repeated_share("", 3) == 0
 
 
+@pytest.mark.parametrize("said", [["我们", "昨天", "下午", "一起", "散步"], ["ฉัน", "รัก", "เธอ", "มาก", "กว่า"]])
+def test_rules_in_scripts_without_spaces(context: Context, said: list[str]) -> None:
+    """A text would be one word there, which never repeats itself and is never too frequent."""
+    once = "".join(said)
+    cases = {once: "kept", once * 2: "rules: repetitive", once + said[0][0] * 9: "rules: one word"}
+    rules = Rules(min_characters=1, max_repeated=0.2)
+    assert run({"rules": rules}, list(cases), context)[2] == list(cases.values())
+    n = len(once)  # of the n-grams of both, those that begin in the second are there already
+    assert repeated_share(once * 2, 3) == pytest.approx((n - 2) / (2 * n - 2))
+
+
 def test_exact_duplicates(context: Context, trained: Trained) -> None:
     real = records.read(trained.data / "train.parquet")["text"][0].as_py()
     texts = ["One record.", "one   RECORD.", "Another.", f" {real.upper()}", "Another."]

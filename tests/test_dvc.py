@@ -14,6 +14,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from conftest import Trained
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.workflow.compose import compose, to_yaml
@@ -236,8 +237,11 @@ def test_what_dvc_replaced_is_the_stores_again(tmp_path: Path) -> None:
 def test_compose_check(tmp_path: Path) -> None:
     home = Project.make(tmp_path / "project")
     assert home.call("compose", "--check").code == 1
-    home.ok("compose")
+    assert home.ok("compose").err == ""
     assert home.call("compose", "--check").code == 0
+    said = home.ok("compose", "rounds=1").err  # of what DVC's own composing would leave out
+    assert said.count("\n") == 1 and "`dvc exp run -S ...` composes from conf/ alone" in said
+    home.ok("compose")
     assert home.call("compose", "--check", "rounds=9").code == 1
 
 
@@ -364,6 +368,36 @@ def test_what_is_no_part_of_an_arm_is_no_parameter_of_its_stages(base: tuple[Pro
     assert not [key for key in params if key.startswith(("trainer.diverged", "trainer.logger", "runtime"))]
 
 
+def test_an_arm_is_refused_whose_model_tokenizer_or_judge_has_changed(
+    tmp_path: Path, tiny: list[str], trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a judge that only a later round asks."""
+    for name in ("commit", "committed"):  # takes seconds, and DVC is not asked
+        monkeypatch.setattr(f"genloss.workflow.arm.{name}", lambda folder: True)
+    home = Project.make(tmp_path / "project")
+    for name in ("model", "judge", "late judge"):
+        shutil.copytree(trained.llama, home.root / name)
+    shutil.copytree(trained.data / "tokenizer", home.root / "tokenizer")
+    mine = [*tiny, "model=pretrained", "model.path=model", "domain.tokenizer=tokenizer", "curation=perplexity_low"]
+    mine += ["curation.perplexity_low.judge=judge", "+schedule.2.curation.perplexity_low.judge=late judge"]
+    arm = home.ok("run", *mine).folder
+    before = hashes(arm)
+    for key, name in {
+        "model": "model/model.safetensors",
+        "domain": "tokenizer/tokenizer.json",
+        "curation.perplexity_low": "judge/config.json",
+        "schedule.2.curation.perplexity_low": "late judge/model.safetensors",
+    }.items():
+        was = (home.root / name).read_bytes()
+        (home.root / name).write_bytes(was[:-1] + bytes([was[-1] ^ 1]) if name.endswith("tensors") else was + b"\n")
+        refused = home.call("run", *mine)
+        assert refused.code == 2 and refused.err.count("\n") == 1 and hashes(arm) == before
+        assert refused.err.startswith(f"genloss: {key}: its files have changed since {arm} was made"), refused.err
+        (home.root / name).write_bytes(was)
+    home.ok("run", *mine)
+    assert hashes(arm) == before
+
+
 def test_own_data_are_what_the_config_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files and folders; neither names of the hub, nor arms, nor what the run writes."""
     home = Project.make(tmp_path / "project")
@@ -415,7 +449,14 @@ def test_experiments_in_a_clone(base: tuple[Project, Path], tmp_path: Path, tiny
     assert hashes(clone.root) == hashes(base[1], 1)
     assert "rounds" in clone.dvc("params", "diff")
     assert set(json.loads(clone.dvc("metrics", "show", "--json").splitlines()[0])[""]["data"]) == {"summary.json"}
-    assert "one" in clone.dvc("exp", "show", "--csv")
+    shown = clone.dvc("exp", "show", "--csv")
+    numbers = json.loads((clone.root / "summary.json").read_text())
+    header = next(line for line in shown.splitlines() if line.startswith("Experiment,")).split(",")
+    assert "one" in shown and len(numbers) <= 10  # a table has room for; the rest is in rounds/
+    assert {key for key in header if key in json.loads((clone.root / "rounds/01/metrics.json").read_text())} <= {
+        *numbers
+    }
+    assert set(numbers) <= set(header)
     clone.dvc("exp", "run", *settings, "-S", "rounds=1", "-S", "mixing=accumulate", "--temp", "-n", "two")
     assert "two" in clone.dvc("exp", "show", "--csv")
 

@@ -44,7 +44,7 @@ from genloss.systems.llm2llm.teachers.endpoint import RULES, final_list
 from genloss.systems.llm2llm.teachers.model import Written
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import arm_id
-from support import Handler, serving
+from support import Handler, Project, serving
 
 TINY = [
     "domain=reasoning",
@@ -657,6 +657,23 @@ def test_a_budget_that_is_raised_goes_on(group: Class, tmp_path: Path) -> None:
         Experiment(compose([*TINY, *options, f"recipe.teacher.budget.sweep.requests={limit}"])).cfg for limit in (1, 2)
     )
     assert arm_id(poor) == arm_id(rich)
+
+
+def test_arms_of_a_sweep_share_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four requests an arm, and six for both."""
+    for name in ("commit", "committed"):  # takes seconds, and DVC is not asked
+        monkeypatch.setattr(f"genloss.workflow.arm.{name}", lambda folder: True)
+    home = Project.make(tmp_path / "project")
+    small = [*TINY, "size=4", "rounds=1", "trainer.steps=2", "recipe.errors=all"]
+    with serving(good) as server:
+        command = ["run", "-m", *small, *ENDPOINT, f"recipe.teacher.url={server.url}", "seed=0,1"]
+        result = home.call(*command, "recipe.teacher.budget.sweep.requests=6")
+        assert result.code == 1 and "1 of 2 arms failed" in result.err and len(server.bodies) == 6
+        assert "recipe.teacher.budget.sweep.requests=6: is spent (6)" in result.err
+        [account] = home.root.glob("runs/**/spent.json")
+        assert (account.parent / "sweep.json").is_file() and json.loads(account.read_text())["requests"] == 6
+        home.ok(*command, "recipe.teacher.budget.sweep.requests=8")
+        assert len(server.bodies) == 8 and json.loads(account.read_text())["requests"] == 8
 
 
 def test_a_wrong_label_of_an_endpoint_is_measured(group: Class, tmp_path: Path) -> None:

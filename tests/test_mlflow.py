@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from genloss.observatory.results import arms_of
+from genloss.observatory.samples import samples
 from support import Project
 
 ROUNDS = 1
@@ -104,6 +106,16 @@ def test_parallel_jobs_lose_nothing(swept: tuple[Project, Path, list[str]]) -> N
     assert regimes == {(m, c) for m in ("replace", "accumulate") for c in ("none", "random")}
     assert len({arm["datasets"][0] for arm in arms.values()}) == 1  # round 0 is one data set, and one model
     assert len({arm["models"][0] for arm in arms.values()}) == 1
+
+
+def test_an_arm_shows_samples_of_its_texts(swept: tuple[Project, Path, list[str]]) -> None:
+    home, sweep, _ = swept
+    kept = home.root.glob("mlruns/artifacts/*/artifacts/samples")
+    found = sorted([{path.name: path.read_text() for path in folder.iterdir()} for folder in kept], key=repr)
+    rounds = range(ROUNDS + 1)
+    said = [{f"round {n}.txt": samples(folder, n, 8) for n in rounds} for _, folder in arms_of(sweep)]
+    assert found == sorted(said, key=repr) and len(found) == 4
+    assert all("kept" in arm["round 1.txt"] and "real" in arm["round 0.txt"] for arm in found)
 
 
 def test_again_adds_nothing_and_a_lost_database_comes_back(swept: tuple[Project, Path, list[str]]) -> None:

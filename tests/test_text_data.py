@@ -7,6 +7,7 @@ import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,6 +79,23 @@ def test_passages_by_hand() -> None:
     assert list(passages("one two three four\nfive\n\nsix seven", 9, 5)) == ["one two", "three", "six seven"]
     assert list(passages("a  a", 3, 2)) == ["a a"]  # a run of spaces does not make a passage too short
     assert list(passages("x" * 25, 10, 5)) == ["x" * 10, "x" * 10, "x" * 5]
+
+
+class Counted(str):
+    """A line that counts the characters that are copied out of it, and out of the copies."""
+
+    copied = 0
+
+    def __getitem__(self, at: Any) -> Counted:
+        part = Counted(super().__getitem__(at))
+        Counted.copied += len(part)
+        return part
+
+
+def test_a_long_line_is_not_copied_for_each_passage(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Counted("some words of a line " * 5000)
+    monkeypatch.setattr("genloss.domains.text.unwrapped", lambda text: [text])
+    assert len(list(passages(line, 80, 20))) > 1000 and 0 < Counted.copied < 4 * len(line)
 
 
 def plainly(text: str, longest: int, shortest: int) -> Iterator[str]:

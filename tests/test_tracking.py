@@ -198,6 +198,25 @@ def test_a_finished_sweep_called_again_needs_no_client(home: Project) -> None:
     assert states(home) == {sweep.name: "FINISHED", "replace": "FINISHED", "accumulate": "FINISHED"}
 
 
+def test_a_what_if_is_a_run_of_its_own(home: Project) -> None:
+    """It says what it came from, and stands in no sweep."""
+    sweep = home.ok("run", "-m", *TINY, "mixing=replace,accumulate").folder
+    arm = next(sweep.parent.glob("gaussian-replace-*"))
+    before = {run.info.run_id: run.info.run_name for run in runs(home)}
+    new = Path(home.ok("compose", "--dir", str(arm), "recipe.n=30").out.strip())
+    for n in ("0", "1"):
+        home.ok("round", n, "--dir", str(new))
+    home.ok("report", str(new))
+    home.ok("report", str(sweep))
+    [run] = [run for run in runs(home) if run.info.run_id not in before]
+    assert run.info.run_name == "gaussian-replace-none-s0 recipe.n=30 rounds=1 size=20"
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["genloss.what_if"] == f"runs/{arm.name} recipe.n=30"
+    assert run.data.tags[tracking.DIR] == f"runs/{new.name}"
+    assert not {"mlflow.parentRunId", tracking.IN_SWEEP} & set(run.data.tags)
+    assert {r.info.run_id: r.info.run_name for r in runs(home) if r.info.run_id != run.info.run_id} == before
+
+
 def test_results_that_changed_replace_the_old_ones(home: Project) -> None:
     folder = home.ok("run", *TINY).folder
     [before] = runs(home)
@@ -371,6 +390,23 @@ def test_ui_before_the_first_run(tmp_path: Path) -> None:
     assert view["compareRunSections"][0]["uuid"] == "main"
     assert view["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "mixing"}]
     assert len(known(home).search_runs([run.info.experiment_id], view["searchFilter"])) == 4
+
+
+def test_ui_opens_where_the_view_is(home: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one says; else where the runs are; else where conf/ says."""
+    executed: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda path, command: executed.append(command))
+    monkeypatch.setattr("os.fork", lambda: 1)
+    arm = home.ok("run", *TINY, "tracking.uri=sqlite:///of runs.db").folder
+    conf = home.root / "conf/tracking/mlflow.yaml"
+    conf.write_text(conf.read_text().replace("uri: null", "uri: sqlite:///of conf.db"))
+    said = f"sqlite:///{tmp_path / 'said.db'}"
+    for arguments in ([], [str(arm)], ["--tracking-uri", said], [str(arm), "--tracking-uri", said]):
+        home.ok("ui", *arguments)
+    opened = [command[command.index("--backend-store-uri") + 1] for command in executed]
+    here = f"sqlite:///{home.root}"
+    assert opened == [f"{here}/of%20conf.db", f"{here}/of%20runs.db", said, said]
+    assert not (home.root / "mlruns/mlflow.db").exists()
 
 
 @contextlib.contextmanager

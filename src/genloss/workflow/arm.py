@@ -52,21 +52,18 @@ def open_run(folder: Path, cfg: DictConfig, sweep: Path | None = None) -> RunDir
 def refuse_other_data(run: RunDir, experiment: Experiment) -> None:
     """Refuse to go on with an arm whose files outside of the run, a corpus say, have changed since: a name would stand
     for two results. DVC, which is asked to follow changes, runs such rounds again."""
-    keys = {id(part): key for key, plugin in experiment.plugins() for part in whole(plugin)}
-    for n in (0, 1):
-        stages = run.manifest("train", n).get("stages", {})
+    for n in sorted({*experiment.different(), 1}):
+        x, stages = experiment.at_round(n), run.manifest("train", n).get("stages", {})
+        keys = {id(part): key for key, plugin in x.plugins() for part in whole(plugin)}
         for stage in (stage for stage in ALL if stage.name in stages):
             then = stages[stage.name]["config"].get("files", [])
-            parts = [part for plugin in stage.plugins(experiment.at_round(n)) for part in whole(plugin)]
+            parts = [part for plugin in stage.plugins(x) for part in whole(plugin)]
             now = [(part, text) for part in parts if (text := part.fingerprint())]
             if [text for _, text in now] != then:
                 key = next((keys.get(id(part)) for part, text in now if text not in then), None)
-                raise UserError(
-                    key or stage.name,
-                    None,
-                    f"its files have changed since {run.root} was made from them; put them back, "
-                    "or move or delete that folder for an arm of the new ones",
-                )
+                remedy = "put them back, or move or delete that folder for an arm of the new ones"
+                why = f"its files have changed since {run.root} was made from them; {remedy}"
+                raise experiment.placed(UserError(key or stage.name, None, why), n)
 
 
 def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None, sweep: Path | None = None) -> Path:
