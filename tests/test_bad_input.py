@@ -46,6 +46,8 @@ def trainings(project: Path) -> int:
 
 WRONG = ["http:", "http://", "http://a b", "https://h:port", "http://h:0", "sqlite:", "sqlite:x", "sqlite:///"]
 WRONG += ["postgresql:", "mysql://", "file:", "banana://h"]
+POINTS = ["domain=gaussian", "recipe=draw"]
+TUTOR = ["domain=reasoning", "recipe=llm2llm", "recipe/teacher=endpoint", "recipe.teacher.model=m"]
 BAD = {
     # overrides -> words of the one line
     "unknown corpus": (["domain/corpus=stou"], ["domain/corpus", "stou", "did you mean sotu?"]),
@@ -195,7 +197,7 @@ BAD = {
     "key below what is no key": (["recipe.foo.bar=1"], ["recipe.foo", "no such key", "known: _target_"]),
     "rounds of dvc": (["dvc.rounds=3"], ["dvc.rounds", "leave it out"]),
     "rounds without end": (["rounds=100000"], ["rounds=100000", "[0, 10000]"]),
-    "a batch of no machine": (["trainer.batch=1000000000000"], ["trainer.batch=1000000000000", "[1, 1e+06]"]),
+    "a batch of no machine": (["trainer.batch=1000000000000"], ["trainer.batch=1000000000000", "[1, 1000000]"]),
     "threads of no machine": (["trainer.threads=1000000"], ["trainer.threads=1000000", "[1, 1024]"]),
     "a spread below nothing": (["model.initial_std=-1"], ["model.initial_std=-1", "lie in"]),
     "a temperature that is none": (["recipe.temperature=1e-320"], ["recipe.temperature=1e-320", "at least 1e-06"]),
@@ -203,7 +205,42 @@ BAD = {
     "devices of no machine": (["runtime.devices=1000000"], ["runtime.devices=1000000", "[1, 4096]"]),
     "permutations without end": (
         ["curation=near_dedup", "curation.near_dedup.permutations=10000000"],
-        ["curation.near_dedup.permutations=10000000", "to 4096"],
+        ["curation.near_dedup.permutations=10000000", "[16, 4096]"],
+    ),
+    "threshold that no permutations find": (
+        ["curation=near_dedup", "curation.near_dedup.threshold=0.001"],
+        ["curation.near_dedup.threshold=0.001", "[0.002, 1]"],
+    ),
+    "a rate of no training": (["trainer.lr=1e31"], ["trainer.lr=1e+31", "[1e-12, 1e+06]"]),
+    "no rate": (["trainer.lr=0"], ["trainer.lr=0", "[1e-12, 1e+06]"]),
+    "a penalty of no model": (["recipe.repetition_penalty=0"], ["recipe.repetition_penalty=0", "[0.01, 100]"]),
+    "a truncation without end": (
+        [*POINTS, "recipe.truncation=1e-3"],
+        ["recipe.truncation=0.001", "must be 0, or 0.01 and more"],
+    ),
+    "a temperature below the least": (
+        [*POINTS, "recipe.temperature=1e-7"],
+        ["recipe.temperature=1e-07", "[1e-06, 1000]"],
+    ),
+    "a seed of no machine": (
+        ["domain.split_seed=9223372036854775808"],
+        ["domain.split_seed", "[0, 9223372036854775807]"],
+    ),
+    "a budget of no machine": (
+        [*TUTOR, "recipe.teacher.budget.round.requests=1000000000000000"],
+        ["recipe.teacher.budget.round.requests=1000000000000000", "[0, 1000000000]"],
+    ),
+    "a budget of nothing": (
+        [*TUTOR, "recipe.teacher.budget.round.requests=-1"],
+        ["recipe.teacher.budget.round.requests=-1", "more than 0"],
+    ),
+    "a misspelt budget": (
+        [*TUTOR, "+recipe.teacher.budget.round.request=1"],
+        ["recipe.teacher.budget.round.request", "did you mean requests?"],
+    ),
+    "money without prices": (
+        [*TUTOR, "recipe.teacher.budget.sweep.money=1"],
+        ["recipe.teacher.budget.sweep.money=1.0", "price_sent"],
     ),
     "a column that no record has": (
         ["curation=novelty", "curation.novelty.column=banana"],

@@ -160,9 +160,9 @@ def test_near_duplicates_without_spaces(context: Context) -> None:
     assert reasons == ["kept", "near: near copy", "kept"]
 
 
-@pytest.mark.parametrize(("threshold", "permutations"), [(0.1, 16), (0.01, 128), (0.7, 10_000_000)])
-def test_too_few_or_too_many_permutations(threshold: float, permutations: int) -> None:
-    with pytest.raises(UserError, match=r"permutations.*must be from"):
+@pytest.mark.parametrize(("threshold", "permutations"), [(0.1, 16), (0.01, 128)])
+def test_too_few_permutations(threshold: float, permutations: int) -> None:
+    with pytest.raises(UserError, match=r"permutations.*must be at least"):
         Near(threshold=threshold, permutations=permutations)
 
 

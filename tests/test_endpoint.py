@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from genloss.backends.endpoint import Endpoint, Passing, chat_text, tokens_of, wait_of
+from genloss.backends.endpoint import LARGEST, Endpoint, Passing, chat_text, tokens_of, wait_of
 from genloss.backends.spending import Budget, Ledger, Limits
 from genloss.core.errors import UserError
 from genloss.systems.llm2llm.teachers.endpoint import Endpoint as Tutor
@@ -50,6 +50,7 @@ def error(status: int, body: Any, **headers: str) -> Any:
         ("http://h/v1/chat/completions", "http://h/v1/chat/completions"),
         ("http://h/v1/chat/completions/", "http://h/v1/chat/completions"),
         ("https://h/d/x?api-version=2024", "https://h/d/x/chat/completions?api-version=2024"),
+        ("https://h/d?design=sigma&max_tokens=9", "https://h/d/chat/completions?design=sigma&max_tokens=9"),
         ("https://h/d/chat/completions?api-version=2024#a", "https://h/d/chat/completions?api-version=2024"),
     ],
 )
@@ -69,6 +70,10 @@ def test_null_is_not_sent() -> None:
     ("options", "words"),
     [
         ({"url": "http://h/v1?api-key=hidden"}, "url: must be without a secret"),
+        ({"url": "http://h/v1?pwd=hidden"}, "url: must be without a secret"),
+        ({"url": "http://me:hidden@h/v1"}, "url: must be without a secret"),
+        ({"url": "http://[::1/v1"}, "must be http"),
+        ({"url": "http://h:port/v1"}, "must be http"),
         ({"options": {"messages": []}}, "options.messages"),
         ({"options": {"n": 4}}, "options.n=4: must be absent"),
         ({"temperature": -1.0}, "or null: not sent"),
@@ -134,6 +139,8 @@ def test_a_failure_wakes_those_that_wait(tmp_path: Path) -> None:
         (403, b"region of secret-12345", r"\(region of \*\*\*\); put the key"),
         (401, b"wrong key: secret-12345", r"answers HTTP 401; put the key"),
         (400, b"x" * 5000, r"\(x{200}\)"),
+        (400, b"x" * 193 + b"secret-12345", r"\(x{193}\*\*\*\)"),
+        (400, b"x" + b" " * 1990 + b"secret-12345", r"\(x \*\*\*\)"),
         (400, b"\xff\xfe", "HTTP 400"),
         (400, b"", "answers HTTP 400; what"),
         (402, {"error": {"message": "no balance"}}, r"HTTP 402 \(no balance\)"),
@@ -195,8 +202,8 @@ def test_shapes_of_replies(content: bytes, text: str) -> None:
     ],
 )
 def test_what_is_no_reply(content: bytes, words: str) -> None:
-    with pytest.raises(Passing, match=words):
-        chat_text(content)
+    with pytest.raises(Passing, match=words.replace("overloaded", r"\*\*\*")):
+        chat_text(content, key="overloaded")
 
 
 def test_tokens_are_counted_or_estimated() -> None:
@@ -222,6 +229,52 @@ def test_requests_are_never_exceeded(tmp_path: Path) -> None:
                 list(limited.replies(asked, tmp_path / "replies", workers=4))
             assert len(server.bodies) == sent
         assert Ledger(tmp_path / "account.json", Limits(), Budget(), "sweep").spent()["requests"] == 14
+
+
+def test_a_spent_sweep_takes_no_request_of_a_round(tmp_path: Path) -> None:
+    with serving(lambda number, body: "4") as server:
+        limited = endpoint(server, budget=Budget(sweep=Limits(requests=1)))
+        limited.begin(tmp_path / "round", tmp_path / "account.json")
+        limited.reply(ASKED)
+        for _ in range(3):
+            with pytest.raises(UserError, match=r"^budget.sweep.requests=1: is spent"):
+                limited.reply(ASKED)
+    assert [ledger.spent()["requests"] for ledger in limited.ledgers] == [1, 1]
+
+
+def endless(handler: Any) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(b"x" * (2 * LARGEST))
+
+
+def halted(handler: Any) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "90000")
+    handler.end_headers()
+    handler.wfile.write(b"x" * 3000)
+    handler.wfile.flush()
+    time.sleep(1)
+
+
+def silent(handler: Any) -> None:
+    time.sleep(1)
+
+
+@pytest.mark.parametrize(
+    ("behave", "least"), [(endless, LARGEST // 3), (halted, 1000), (silent, 0)], ids=["endless", "halted", "silent"]
+)
+def test_replies_that_are_cut_off_are_paid(tmp_path: Path, behave: Any, least: int) -> None:
+    """By what was received of them, and the question."""
+    asked = [{"role": "user", "content": "x" * 300}]
+    with serving(lambda number, body: behave) as server:
+        limited = endpoint(server, budget=Budget(round=Limits(tokens=200)), attempts=8, timeout=0.4)
+        limited.begin(tmp_path / "round", tmp_path / "account.json")
+        with pytest.raises(UserError, match=r"^budget.round.tokens=200: is spent"):
+            limited.reply(asked)
+    spent = limited.ledgers[0].spent()
+    assert spent["requests"] == len(server.bodies) <= 2 and spent["sent"] == 100 * len(server.bodies)
+    assert least <= spent["written"] <= LARGEST
 
 
 @pytest.mark.parametrize("limits", [{"tokens": 100}, {"money": 0.0001}])
@@ -275,4 +328,4 @@ def test_bad_budgets(bad: Any, words: str) -> None:
 def test_a_damaged_ledger_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "spent.json").write_text('{"requests": ')
     with pytest.raises(UserError, match=r"spent.json: is damaged; delete it"):
-        Ledger(tmp_path / "spent.json", Limits(), Budget(), "round").ask()
+        Ledger(tmp_path / "spent.json", Limits(), Budget(), "round").check()

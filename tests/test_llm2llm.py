@@ -187,7 +187,17 @@ class Class:
     def request(self, scratch: Path, x: Experiment | None = None) -> Request:
         x = x or Experiment(compose(TINY))
         nothing_before = Inputs({HISTORY: ()})
-        return Request(x.domain, 1, 7, self.model, self.data, nothing_before, scratch, Runtime(workers=2))
+        return Request(
+            x.domain,
+            1,
+            7,
+            self.model,
+            self.data,
+            nothing_before,
+            scratch,
+            Runtime(workers=2),
+            account=scratch / "account.json",
+        )
 
 
 @pytest.fixture(scope="module")
@@ -696,7 +706,8 @@ from genloss.generate import Request
 data, model, scratch, *overrides = sys.argv[1:]
 x = Experiment(compose(overrides))
 nothing_before = Inputs({HISTORY: ()})
-request = Request(x.domain, 1, 7, Path(model), Path(data), nothing_before, Path(scratch), Runtime(workers=1))
+scratch, runtime = Path(scratch), Runtime(workers=1)
+request = Request(x.domain, 1, 7, Path(model), Path(data), nothing_before, scratch, runtime, account=scratch / "a.json")
 x.recipe.generate(request)
 """
 

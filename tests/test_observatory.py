@@ -103,7 +103,11 @@ def test_samples_are_read_as_text(tmp_path: Path) -> None:
         "-- ID, kept\none\n\n-- ID, kept\n�[31mtwo�\nlines\n\n-- ID, rejected, reason too short, score 0.5\nthree\n"
     )
     assert home.ok("samples", str(run)).out == said
-    for arguments, words in {("--round", "2"): "--round=2: is not there", ("--count", "0"): "--count=0"}.items():
+    table = pa.table({"id": ["a" * 32], "prompt": ["2+2?"], "response": [""], "answer": ["4"], "finish": ["length"]})
+    records.write(table.append_column("document", pa.array(["x.txt"])), run / "rounds/02/kept.parquet")
+    write_atomic(run / "rounds/02/manifest.json", "{}")
+    assert home.ok("samples", str(run)).out == "-- aaaaaaaa, kept, finish length\nprompt: 2+2?\nanswer: 4\n"
+    for arguments, words in {("--round", "3"): "--round=3: is not there", ("--count", "0"): "--count=0"}.items():
         refused = home.call("samples", str(run), *arguments)
         assert refused.code == 2 and words in refused.err
     assert "is no run directory" in home.call("samples", str(tmp_path)).err

@@ -171,6 +171,10 @@ def test_bad_settings(home: Project, text: str, words: str) -> None:
         ("https://hush@host", "https://***@host"),
         ("postgresql+psycopg2://me:hush@host/db", "postgresql+psycopg2://***@host/db"),
         ("https://host/x?token=hush", "https://host/x?***"),
+        ("https://host/x?api-version=1&sig=hush", "https://host/x?***"),
+        ("https://host/x?accessToken=hush", "https://host/x?***"),
+        ("mysql://host/db?passwd=hush", "mysql://host/db?***"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dhush", "mssql+pyodbc:///?***"),
     ],
 )
 def test_secrets_of_addresses(address: str, shown: str) -> None:
@@ -179,7 +183,11 @@ def test_secrets_of_addresses(address: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "http://host:5000", "sqlite:///a@b.db", "postgresql://me@host/db", "file:///x"]
+    "address",
+    [
+        *("", "http://host:5000", "sqlite:///a@b.db", "postgresql://me@host/db", "file:///x"),
+        *("postgresql://host/db?application_name=monkey", "http://host/?design=x&max_tokens=9"),
+    ],
 )
 def test_addresses_without_secrets(address: str) -> None:
     assert not has_secret(address)

@@ -274,6 +274,7 @@ def test_prompts_are_recorded_as_parents(trained: Trained, tmp_path: Path, keep:
             Inputs({}),
             tmp_path / scratch,
             Runtime(1),
+            account=tmp_path / "account.json",
         )
 
     table, _ = recipe.generate(request("a"))
@@ -302,7 +303,7 @@ def test_previous_prompts_come_from_the_last_round(trained: Trained, tmp_path: P
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     inputs = Inputs({PREVIOUS: (tmp_path / "kept.parquet",)})
-    request = Request(trained.domain, 2, 0, trained.llama, trained.data, inputs, scratch, Runtime(1))
+    request = Request(trained.domain, 2, 0, trained.llama, trained.data, inputs, scratch, Runtime(1), account=scratch)
     table, _ = recipe.generate(request)
     assert table["parents"].to_pylist() == [[previous["id"][0].as_py()]] * 3
     codec = load_codec(trained.data / "tokenizer")

@@ -25,11 +25,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from genloss.backends.spending import Budget, Ledger
+from genloss.backends.spending import Budget, Ledger, ask
 from genloss.core.errors import UserError, require
 from genloss.core.files import write_atomic
+from genloss.core.places import has_secret
 
 if TYPE_CHECKING:
     from genloss.core.contracts import Experiment
@@ -41,7 +42,6 @@ PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP: worth another try
 SPENT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
 CHAT = "/chat/completions"
 OURS = ("model", "messages", "temperature", "top_p", "n")  # of a request; no `options`
-SECRET = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)  # in the name of a part of a query
 TEXTS = ("text", "output_text")  # of the parts of a content
 DAY = 86_400.0
 BYTES = 3  # of a token, where a server does not count them
@@ -81,13 +81,14 @@ class Endpoint:
     budget: Budget = field(default_factory=Budget)  # no part of the arm's identity: it can be raised
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.url)
-        known = address.scheme in ("http", "https") and bool(address.hostname)
+        require(not has_secret(self.url), "url", None, "without a secret; name an environment variable in key")
+        try:
+            address = urlsplit(self.url)
+            known = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+        except ValueError:
+            known = False
         require(known, "url", self.url, "http://... or https://...")
-        require("@" not in address.netloc, "url", None, "without a password; name an environment variable in key")
         require(re.fullmatch(r"[A-Za-z_]\w*", self.key) is not None, "key", None, "the name of an environment variable")
-        for name, _ in parse_qsl(address.query, keep_blank_values=True):
-            require(not SECRET.search(name), "url", None, "without a secret; name an environment variable in key")
         cold, top = self.temperature, self.top_p
         require(cold is None or cold >= 0, "temperature", cold, "at least 0, or null: not sent")
         require(top is None or 0 < top <= 1, "top_p", top, "in (0, 1], or null: not sent")
@@ -200,11 +201,10 @@ class Endpoint:
 
         body: dict[str, Any] = {"model": self.model, "messages": messages}
         body |= {k: v for k, v in (("temperature", self.temperature), ("top_p", self.top_p)) if v is not None}
-        for ledger in self.ledgers:
-            try:
-                ledger.ask()
-            except UserError as error:
-                raise error.under("budget") from None
+        try:
+            ask(self.ledgers)
+        except UserError as error:
+            raise error.under("budget") from None
         limit = min(time.monotonic() + self.timeout, self.end)
         try:
             with requests.post(
@@ -216,8 +216,10 @@ class Endpoint:
                 allow_redirects=False,
                 headers={"Accept-Encoding": "identity"},
             ) as reply:
-                content = self.content(reply, limit)
-        except requests.Timeout:
+                content = self.content(reply, limit, messages)
+        except requests.Timeout as error:
+            if isinstance(error, requests.ReadTimeout):  # the request is there, and nothing of its reply
+                self.pay(b"", messages)
             raise Passing("timeout") from None
         except (requests.RequestException, OSError) as error:
             raise Passing(type(error).__name__) from None
@@ -225,10 +227,13 @@ class Endpoint:
             if type(error).__module__.startswith("urllib3"):
                 raise Passing(type(error).__name__) from None
             raise
+        return chat_text(content, os.environ.get(self.key, ""))
+
+    def pay(self, content: bytes, messages: Messages) -> None:
+        """Count what a reply has cost, or the part of it that was received."""
         sent, written = tokens_of(content, messages)
         for ledger in self.ledgers:
             ledger.pay(sent, written)
-        return chat_text(content)
 
     def address(self) -> str:
         """Where a conversation is posted to."""
@@ -236,32 +241,28 @@ class Endpoint:
         path = known.path.rstrip("/")
         return known._replace(path=path if path.endswith(CHAT) else path + CHAT, fragment="").geturl()
 
-    def content(self, reply: Any, limit: float) -> bytes:
-        """The body of a reply of requests, read until time.monotonic() = limit; raises what an error of HTTP means."""
-        content = self.body(reply, limit)
-        status = reply.status_code
+    def content(self, reply: Any, limit: float, messages: Messages) -> bytes:
+        """The body of a reply of requests, read until time.monotonic() = limit, and paid for, also where it is cut off;
+        raises what an error of HTTP means."""
+        content, status = b"", reply.status_code
+        try:
+            while piece := reply.raw.read1(LARGEST):
+                content += piece
+                if len(content) > LARGEST:
+                    raise Passing(f"more than {LARGEST} bytes")
+                if time.monotonic() > limit:  # the timeout of the library is that of one piece
+                    raise Passing("timeout")
+        finally:
+            if status == 200:
+                self.pay(content, messages)
         if status == 200:
             return content
-        code, words = complaint(content)
+        code, words = complaint(content, os.environ.get(self.key, ""))
         if status in PASSING and code not in SPENT:
             raise Passing(f"HTTP {status}", wait_of(reply.headers))
-        key = os.environ.get(self.key)
-        said = (
-            f" ({words.replace(key, '***') if key else words})" if words and status != 401 else ""
-        )  # 401 may quote it
+        said = f" ({words})" if words and status != 401 else ""  # 401 may quote a part of the key
         hint = f"; put the key into the variable {self.key}" if status in (401, 403) else ""
         raise self.stopped(f"answers HTTP {status}{said}{hint}")
-
-    @staticmethod
-    def body(reply: Any, limit: float) -> bytes:
-        content = b""
-        while piece := reply.raw.read1(LARGEST):
-            content += piece
-            if len(content) > LARGEST:
-                raise Passing(f"more than {LARGEST} bytes")
-            if time.monotonic() > limit:  # the timeout of the library is that of one piece
-                raise Passing("timeout")
-        return content
 
     def sign(self, prepared: Any) -> Any:
         """The key, as an `auth` of requests: a header of ours would give way to the user's netrc."""
@@ -295,8 +296,8 @@ def wait_of(headers: Mapping[str, str]) -> float:
     return min(max(0.0, seconds), DAY)
 
 
-def complaint(content: bytes) -> tuple[str, str]:
-    """(code, words) of a server's error, the words on one line and short: they are untrusted."""
+def complaint(content: bytes, key: str = "") -> tuple[str, str]:
+    """(code, words) of a server's error, the words on one line, short and without the key: they are untrusted."""
     text = content.decode(errors="replace")
     code = ""
     try:
@@ -308,16 +309,17 @@ def complaint(content: bytes) -> tuple[str, str]:
         text = found if isinstance(found, str) else json.dumps(found)
     except (ValueError, AttributeError, RecursionError, TypeError):
         pass
+    text = text.replace(key, "***") if key else text  # before it is cut: a part of a key is one, too
     return code, " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())[:200]
 
 
-def chat_text(content: bytes) -> str:
+def chat_text(content: bytes, key: str = "") -> str:
     """The text of a chat completion, or of a stream of them, without thoughts; '' if the model said nothing. Raises
-    Passing if it is none."""
+    Passing if it is none, whose words do not show the key."""
     try:
         parts = [said for chunk in chunks(content) for said in contents(chunk)]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        _, words = complaint(content)
+        _, words = complaint(content, key)
         raise Passing(f"no chat completion{f' ({words})' if words else ''}") from None
     return without_thoughts("".join(parts))
 

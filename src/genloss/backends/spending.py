@@ -1,14 +1,16 @@
 """What requests to a server may cost, and what they have cost (genloss.backends.endpoint).
 
     ledger = Ledger(Path("spent.json"), Limits(requests=100), Budget(), "round")
-    ledger.ask()                        # before a request; UserError once the limit is reached
+    ask([ledger])                       # before a request; UserError once the limit is reached
     ledger.pay(sent=120, written=80)    # tokens, when its reply is there
 
 A ledger is a file: it outlives a kill, and the processes of a sweep share one."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,8 @@ LAST = 100  # problems of which the share that is refused is taken
 
 @dataclass
 class Limits:
-    """null: no limit. Requests are never exceeded; tokens and money by the replies that are on their way, at most."""
+    """null: no limit. Requests are never exceeded; tokens and money by the replies that are on their way, at most.
+    Without the server's count, as where a reply is cut off, tokens are estimated by the length of what was received."""
 
     requests: int | None = None  # that are sent, those that fail included
     tokens: int | None = None  # sent and written
@@ -70,27 +73,42 @@ class Ledger:
         money = counts["sent"] * self.budget.price_sent + counts["written"] * self.budget.price_written
         return {**counts, "money": money / 1e6}
 
-    def ask(self) -> None:
-        """Count a request that is to be sent; UserError, whose key is relative to the budget, if it may not be."""
-        self._add(requests=1, check=True)
-
     def pay(self, sent: int, written: int) -> None:
         """Count the tokens of a reply."""
-        self._add(sent=sent, written=written)
+        with self.held():
+            self.add(sent=sent, written=written)
 
-    def _add(self, requests: int = 0, sent: int = 0, written: int = 0, check: bool = False) -> None:
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else counts meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path.with_name(f".{self.path.name}.lock")):
-            spent = self.spent()
-            if check:
-                self._check(spent)
-            more = {"requests": requests, "sent": sent, "written": written}
-            write_atomic(self.path, json.dumps({key: spent[key] + n for key, n in more.items()}), durable=False)
+            yield
 
-    def _check(self, spent: dict[str, float]) -> None:
+    def add(self, requests: int = 0, sent: int = 0, written: int = 0) -> None:
+        """Count, while it is held."""
+        spent = self.spent()
+        more = {"requests": requests, "sent": sent, "written": written}
+        write_atomic(self.path, json.dumps({key: spent[key] + n for key, n in more.items()}), durable=False)
+
+    def check(self) -> None:
+        """UserError, whose key is relative to the budget, if nothing is left."""
+        spent = self.spent()
         there = {"requests": spent["requests"], "tokens": spent["sent"] + spent["written"], "money": spent["money"]}
         for key, amount in there.items():
             limit = getattr(self.limits, key)
             if limit is not None and amount >= limit:
                 why = f"is spent ({amount:g}); what was received is kept: raise it, and the same command goes on"
                 raise UserError(f"{self.name}.{key}", limit, why)
+
+
+def ask(ledgers: Sequence[Ledger]) -> None:
+    """Count a request that is to be sent in all of these ledgers, or in none: UserError, whose key is relative to the
+    budget, if one of them is spent."""
+    with contextlib.ExitStack() as held:
+        for ledger in ledgers:
+            held.enter_context(ledger.held())
+        for ledger in ledgers:
+            ledger.check()
+        for ledger in ledgers:
+            ledger.add(requests=1)

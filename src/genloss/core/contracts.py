@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core.errors import UserError, one_of, require
+from genloss.core.limits import LIMITS, check_limits
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,7 +39,6 @@ STRATEGIES = (
     "deepspeed_stage_3_offload",
 )
 STARTS = ("base", "previous")
-COLDEST = 1e-6  # temperature
 
 ROUND0 = "round0"  # the model of round 0, the frozen reference model
 LAST = "last"  # model n-1
@@ -211,15 +211,15 @@ class Decoding:
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        warm = f"greater than 0, and at least {COLDEST} since logits are divided by it; bias=0 is greedy decoding"
-        require(self.temperature >= COLDEST, "temperature", self.temperature, warm)
+        coldest = LIMITS["temperature"][0]
+        warm = f"at least {coldest}, since logits are divided by it; bias=0 is greedy decoding"
+        require(self.temperature >= coldest, "temperature", self.temperature, warm)
         require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: off)")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
         require(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1) (0: off)")
-        bounded = 0.01 <= self.repetition_penalty <= 100
-        require(bounded, "repetition_penalty", self.repetition_penalty, "in [0.01, 100] (1: off)")
         require(0 <= self.bias <= 1, "bias", self.bias, "in [0, 1] (1: faithful sampling, 0: greedy)")
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+        check_limits(self)
 
     @property
     def prefix(self) -> int:

@@ -41,6 +41,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "threads": (1, 1024),
     "tokens": (1, 10**13),
     "lr": (LEAST, 1e6),
+    "step_size": (LEAST, 1e6),
     "group": (2, 10**5),
     "prompts": (1, 10**6),
     "passes": (1, 10**4),
@@ -50,8 +51,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     "chunk": (1, 10**6),
     "max_tokens": (1, 10**6),
     "prompt_tokens": (1, 10**6),
-    "temperature": (0, 1000),
-    "repetition_penalty": (0.001, 1000),
+    "temperature": (1e-6, 1000),  # logits are divided by it
+    "Endpoint.temperature": (0, 1000),  # only sent
+    "repetition_penalty": (0.01, 100),
     "truncation": (0, 100),
     "exponent": (0, 100),
     "c": (0.001, 100),
@@ -65,9 +67,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "dimension": (1, 10**4),
     "length": (1, 10**6),
 }
-# Where 0 is no method, or another one, these are the least values that end in time: a normal number is drawn until it
-# lies within the truncation
-LEAST_OF = {"temperature": 0.001, "truncation": 0.01}
+LEAST_OF = {"truncation": 0.01}  # 0 is off; a normal number is drawn until it lies within it, and that is to end
 
 
 def check_limits(plugin: Any) -> None:
@@ -75,17 +75,23 @@ def check_limits(plugin: Any) -> None:
     if not type(plugin).__module__.startswith("genloss."):
         return
     for f in dataclasses.fields(plugin):
-        check_limit(f.name, getattr(plugin, f.name))
+        check_limit(f.name, getattr(plugin, f.name), type(plugin).__name__)
 
 
-def check_limit(name: str, value: Any) -> None:
-    """Refuse `name=value`, or a list of which one is such a number."""
+def check_limit(name: str, value: Any, owner: str = "") -> None:
+    """Refuse `name=value` of the class `owner`, or a list of which one is such a number."""
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
-        low, high = LIMITS.get(name, WHOLE if isinstance(number, int) else REAL)
+        general = LIMITS.get(name, WHOLE if isinstance(number, int) else REAL)
+        low, high = LIMITS.get(f"{owner}.{name}", general)
         least = LEAST_OF.get(name, LEAST)
         if not math.isfinite(number) or not low <= number <= high:
-            raise UserError(name, number, f"must lie in [{low:g}, {high:g}]")
-        if 0 < abs(number) < least:
+            raise UserError(name, number, f"must lie in [{shown(low)}, {shown(high)}]")
+        if 0 < abs(number) < least:  # so 0 is in the range
             raise UserError(name, number, f"must be 0, or {least:g} and more")
+
+
+def shown(bound: float) -> str:
+    """A bound as it is written; whole numbers have all their digits."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"

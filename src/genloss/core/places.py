@@ -119,20 +119,23 @@ def check_saved(name: str, key: str, files: Sequence[str] = ("config.json",)) ->
         raise UserError(key, name, f"{why}, and what is on a hub is hub:NAME")
 
 
-SECRET = re.compile(r"pass|pwd|token|secret|key", re.IGNORECASE)
+SECRETS = {"password", "passwd", "passphrase", "pass", "pwd", "sslpassword", "secret", "token", "accesstoken"}
+SECRETS |= {"key", "apikey", "accesskey", "sig", "signature", "sas"}  # words in the names of a query
 
 
 def has_secret(address: str) -> bool:
-    """Whether an address holds a password or a token: before its host, or in its query. A server of the web has no
-    user without one; a database may."""
-    from urllib.parse import urlsplit
+    """Whether an address holds a password or a token: before its host, or in its query, by the names there (api-key,
+    accessToken, odbc_connect=...PWD=). A server of the web has no user without one; a database may."""
+    from urllib.parse import unquote, urlsplit
 
     try:
         parts = urlsplit(address)
     except ValueError:
         return "@" in address
+    names = " ".join(re.findall(r"([^&;=]+)=", unquote(parts.query)))
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", names).lower()
     web = parts.scheme in ("http", "https")
-    return bool(parts.password or (web and "@" in parts.netloc) or SECRET.search(parts.query))
+    return bool(parts.password or (web and "@" in parts.netloc) or SECRETS & set(re.split(r"[^a-z0-9]+", words)))
 
 
 def conf_dir() -> Path:

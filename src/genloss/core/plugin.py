@@ -82,18 +82,14 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
         schema = OmegaConf.structured(cls, flags={"readonly": False})
         for name, value in values.items():
             kind = OmegaConf.get_type(schema, name)
-            if dataclasses.is_dataclass(kind) or nodes[name].default_factory is dict:
+            if dataclasses.is_dataclass(kind):
+                fill(kind, value, name)  # alone first, for the full key of its errors
+            elif nodes[name].default_factory is dict:
                 mapping(value, name)
             if kind is bool and not isinstance(value, bool):
                 raise UserError(name, shown(value), "must be true or false")  # OmegaConf takes 5 for true
         node = OmegaConf.merge(schema, OmegaConf.create(dict(values)))
         assert isinstance(node, DictConfig)
-        for f in dataclasses.fields(cls):  # type: ignore[arg-type]
-            if dataclasses.is_dataclass(OmegaConf.get_type(node, f.name)):
-                try:  # a nested dataclass alone first, for the full key of its errors
-                    check_limits(OmegaConf.to_object(node[f.name]))
-                except UserError as error:
-                    raise error.under(f.name) from None
         made = OmegaConf.to_object(node)
         check_limits(made)
     except UserError as error:

@@ -21,7 +21,6 @@ from genloss.core.words import words
 from genloss.curate import Context, Decision, RecordCurator, decision
 
 RECALL = 0.99  # of the pairs whose similarity is the threshold, the least share that is compared
-MOST = 4096  # permutations
 
 
 def _real(context: Context) -> Iterator[str]:
@@ -66,11 +65,11 @@ class Near(RecordCurator):
     needs = (Texts,)
 
     def __post_init__(self) -> None:
-        require(0 < self.threshold <= 1, "threshold", self.threshold, "in (0, 1]")
+        require(0.002 <= self.threshold <= 1, "threshold", self.threshold, "in [0.002, 1]")
         require(self.ngram >= 1, "ngram", self.ngram, "at least 1")
-        enough = max(16, math.ceil(math.log(1 - RECALL) / math.log1p(-self.threshold))) if self.threshold < 1 else 16
-        why = f"from {enough}, which find {RECALL:.0%} of the pairs at threshold={self.threshold}, to {MOST}"
-        require(enough <= self.permutations <= MOST, "permutations", self.permutations, why)
+        enough = math.ceil(math.log(1 - RECALL) / math.log1p(-self.threshold)) if self.threshold < 1 else 1
+        why = f"at least {enough}, which find {RECALL:.0%} of the pairs at threshold={self.threshold}"
+        require(self.permutations >= enough, "permutations", self.permutations, why)
 
     def _shingles(self, text: str) -> list[bytes]:
         said = words(normal(text))

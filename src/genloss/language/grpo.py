@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from genloss.core.capabilities import Responds
-from genloss.core.contracts import COLDEST, Experiment, Fit, Plugin, Runtime
+from genloss.core.contracts import Experiment, Fit, Plugin, Runtime
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.plugin import build, plain
-from genloss.language.trainer import FASTEST, Supervised
+from genloss.language.trainer import Supervised
 
 SCALE = ("std", "none")
 
@@ -77,10 +77,7 @@ class Grpo(Supervised):
         for key in ("updates", "prompts", "passes"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         require(self.group >= 2, "group", self.group, "at least 2: a response is compared with the others of its group")
-        bounded = f"greater than 0, and at most {FASTEST:g}"
-        require(0 < self.step_size <= FASTEST, "step_size", self.step_size, bounded)
         require(self.clip_ratio > 0, "clip_ratio", self.clip_ratio, "greater than 0")
-        require(self.temperature >= COLDEST, "temperature", self.temperature, f"at least {COLDEST}")
         require(self.kl >= 0, "kl", self.kl, "at least 0 (0: off)")
         one_of("scale", self.scale, SCALE)
         self.reward_function: Reward = build(plain(self.reward), Reward, "reward")

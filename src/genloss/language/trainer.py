@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 DIVERGED = ("end", "go_on")
-FASTEST = 1e30  # learning rate: near the largest number of single precision the optimisers raise errors
 BROUGHT = ("callbacks", "logger")  # fields that are nodes of the user's own Lightning classes
 
 
@@ -66,7 +65,6 @@ class Supervised(Trainer):
         for key in ("steps", "batch", "accumulate", "threads", "validate_every", "validation_rows"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         require(self.tokens is None or self.tokens >= 1, "tokens", self.tokens, "at least 1 token")
-        require(0 < self.lr <= FASTEST, "lr", self.lr, f"greater than 0, and at most {FASTEST:g}")
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "a share of the steps in [0, 1]")
         require(0 <= self.final_lr <= 1, "final_lr", self.final_lr, "a share of lr in [0, 1]")
         for key in ("beta1", "beta2"):

@@ -62,8 +62,8 @@ from genloss.language.tokenizer import load_codec
 if TYPE_CHECKING:
     from genloss.language.trainer import Supervised
 
+PARENT = "GENLOSS_PARENT"  # variable: which process has started one that trains
 # Variables by which a cluster tells processes who they are: of this process, and not of those that it starts.
-PARENT = "GENLOSS_PARENT"  # which process has started one that trains
 RANKS = ("RANK", "LOCAL_RANK", "GROUP_", "NODE_", "WORLD_SIZE", "MASTER_", "SLURM_", "TORCHELASTIC_", "JSM_", "LSB_")
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # inputs, targets, weights: [rows, context] each

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from genloss.core import records
 from genloss.core.errors import UserError
 
-OWN = ("id", "origin", "generation", "parents", "recipe", "score", "reason")  # columns that are no payload
+OWN = ("id", "origin", "generation", "parents", "recipe", "score", "reason", records.FINISH, "document")  # no payload
+TOLD = ("reason", "score", records.FINISH)  # before the text
 LONGEST = 2000  # characters of a text that are shown
 
 
@@ -33,14 +34,13 @@ def _shown(path: Path, count: int) -> list[str]:
     if not names:
         return []
     size = min(count, pq.read_metadata(path).num_rows)
-    known = [name for name in ("id", "score", "reason", *names) if name in schema.names]
+    known = [name for name in ("id", *TOLD, *names) if name in schema.names]
     lines = []
     for row in records.read(path, known, (0, size)).to_pylist():
         said = [row["id"][:8], "real" if path.name == "train.parquet" else path.stem]
-        said += [f"{name} {row[name]}" for name in ("reason", "score") if row.get(name) not in (None, "", "kept")]
-        texts = [printable(str(row[name])[:LONGEST]) for name in names if row[name]]
-        labelled = texts if len(names) == 1 else [f"{k}: {t}" for k, t in zip(names, texts, strict=False)]
-        lines.append("\n".join([f"-- {', '.join(said)}", *labelled]))
+        said += [f"{name} {row[name]}" for name in TOLD if row.get(name) not in (None, "", "kept")]
+        texts = [(f"{k}: " if len(names) > 1 else "") + printable(row[k][:LONGEST]) for k in names if row[k]]
+        lines.append("\n".join([f"-- {', '.join(said)}", *texts]))
     return lines
 
 

@@ -70,7 +70,7 @@ class Endpoint(endpoint.Endpoint, Teacher):
         """In the order in which the replies come. A reply is on the disk before the next one is asked for, and is
         removed when the recipe has dealt with it."""
         if asks[0].attempt == 0:
-            self.begin(request.scratch, request.account or request.scratch / "sweep.json")
+            self.begin(request.scratch, request.account)
         position = {ask.number: i for i, ask in enumerate(asks)}
         asked = {ask.number: messages(ask) for ask in asks}
         try:
