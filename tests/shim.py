@@ -18,12 +18,14 @@ import errno
 import os
 import re
 import signal
+import sqlite3
 import sys
 import time
 import zlib
 from pathlib import Path
 from typing import Any
 
+CONNECT = sqlite3.dbapi2.connect
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 STATEMENT = re.compile(r"\s*(INSERT INTO|UPDATE|DELETE FROM|CREATE TABLE|COMMIT)\s*(\S*)", re.IGNORECASE)
 RANDOM = (  # parts of names that differ from run to run
@@ -54,7 +56,9 @@ def install() -> None:
         real = time.time
         time.time = lambda: real() + shift
     if "GENLOSS_FAULT" in os.environ:
-        sys.addaudithook(Shim())
+        made = Shim()
+        sys.addaudithook(made)
+        sqlite3.dbapi2.connect = made.connect  # type: ignore[assignment]
 
 
 class Shim:
@@ -66,7 +70,7 @@ class Shim:
         self.points, self.armed = Path(os.environ["GENLOSS_POINTS"]), os.environ["GENLOSS_ARMED"]
         self.known: set[str] = set()
         self.busy = False  # what follows is the shim's own doing
-        self.database, self.commits = "", 0
+        self.commits = 0
 
     def __call__(self, event: str, details: tuple[Any, ...]) -> None:
         if self.busy:
@@ -77,11 +81,14 @@ class Shim:
                 self._file(event, details)
             finally:
                 self.busy = False
-        elif event == "sqlite3.connect":
-            self.database = str(details[0])
-        elif event == "sqlite3.connect/handle" and self.database.startswith(self.root):
-            name = os.path.basename(self.database)
-            details[0].set_trace_callback(lambda statement: self._statement(name, statement))
+
+    def connect(self, database: Any, *options: Any, **more: Any) -> sqlite3.Connection:
+        """sqlite3.connect, whose connection tells of every statement."""
+        made = CONNECT(database, *options, **more)
+        if str(database).startswith(self.root):
+            name = os.path.basename(str(database))
+            made.set_trace_callback(lambda statement: self._statement(name, statement))
+        return made
 
     def _file(self, event: str, details: tuple[Any, ...]) -> None:
         path, writes, flags = details[0], True, 0
