@@ -1,4 +1,4 @@
-"""A fault at a point that can be named: what a process is about to do to a file of its project, or to MLflow's database.
+"""A fault at a point that has a name: what a process is about to do to a file of its project or to MLflow's database.
 
 A process whose environment has GENLOSS_FAULT calls `install`; every process that it starts does the same, by the
 `sitecustomize` that `folder` writes. The fault comes at the first point that GENLOSS_POINTS does not list yet, which is
@@ -67,7 +67,7 @@ class Shim:
         self.where = re.compile(os.environ.get("GENLOSS_WHERE", ""))
         self.share = int(os.environ.get("GENLOSS_SHARE", 1))
         self.root = os.environ["GENLOSS_PROJECT"]
-        self.points, self.armed = Path(os.environ["GENLOSS_POINTS"]), os.environ["GENLOSS_ARMED"]
+        self.points, self.armed = Path(os.environ["GENLOSS_POINTS"]), Path(os.environ["GENLOSS_ARMED"])
         self.known: set[str] = set()
         self.busy = False  # what follows is the shim's own doing
         self.commits = 0
@@ -86,7 +86,7 @@ class Shim:
         """sqlite3.connect, whose connection tells of every statement."""
         made = CONNECT(database, *options, **more)
         if str(database).startswith(self.root):
-            name = os.path.basename(str(database))
+            name = Path(database).name
             made.set_trace_callback(lambda statement: self._statement(name, statement))
         return made
 
@@ -102,9 +102,9 @@ class Shim:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
         at = details[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1  # a folder's descriptor, as rmtree
-        base = os.readlink(f"/proc/self/fd/{at}") if isinstance(at, int) and at > 0 else os.getcwd()
-        place = os.path.normpath(os.path.join(base, os.fsdecode(path)))
-        if not place.startswith(self.root + os.sep) or os.path.isdir(place) and event == "open":
+        base = Path(f"/proc/self/fd/{at}").readlink() if isinstance(at, int) and at > 0 else Path.cwd()
+        place = os.path.normpath(base / os.fsdecode(path))
+        if not place.startswith(self.root + os.sep) or (event == "open" and Path(place).is_dir()):
             return
         what = event.removeprefix("os.") if event != "open" else "write" if writes else "read"
         if not self._due(f"{what} {named(os.path.relpath(place, self.root))}"):
@@ -138,7 +138,7 @@ class Shim:
         try:
             if point in self.known:
                 return False
-            os.unlink(self.armed)  # of several processes one succeeds
+            self.armed.unlink()  # of several processes one succeeds
         except FileNotFoundError:
             return False
         finally:

@@ -169,6 +169,7 @@ class Store:
                     done = self._compute(work, key)
                     self.computed += 1
                     return done
+        shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)  # of one who was killed when it was entered
         self.reused += 1
         return done
 

@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-DAY = 86400.0  # seconds
 MOST_ARMS = 10_000
 
 
@@ -120,9 +118,12 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
 @contextlib.contextmanager
 def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
     """Live progress of arms; yields the folder of their states."""
+    import psutil
+
     states = folder or project_root() / ".genloss" / "progress" / str(os.getpid())
-    for left in states.parent.glob("[0-9]*") if folder is None else ():  # of runs that were killed
-        if time.time() - left.stat().st_mtime > DAY:
+    for left in states.parent.iterdir() if folder is None and states.parent.is_dir() else ():
+        # of runs that were killed; one on another machine writes its state again
+        if left.name.isdigit() and not psutil.pid_exists(int(left.name)):
             shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(states, ignore_errors=True)
     try:
