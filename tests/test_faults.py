@@ -210,7 +210,7 @@ def arms(home: Project) -> dict[str, dict[str, str]]:
 def files(home: Project) -> set[str]:
     """Every file of a project, but for those with which DVC, SQLite and locks are at work."""
     names = {shim.named(str(p.relative_to(home.root))) for p in home.root.rglob("*") if p.is_file()}
-    return {name for name in names if not re.search(r"/\.dvc/tmp/|/locks/|/\.running/|\.dvc/cache/runs/", name)}
+    return {name for name in names if not re.search(r"/\.dvc/tmp/|/locks/|/\.running/|\.dvc/cache/(runs|files/md5/..)/", name)}
 
 
 def shown(home: Project) -> Counter[tuple[str, str]]:
@@ -438,10 +438,9 @@ def test_a_full_disk_and_one_that_is_read_only(calm: Victim, wild: Victim, disk:
         shutil.rmtree(here)
     here.symlink_to(disk)
     for room in (0, 8, 16, 32):  # kB
-        with (disk / "ballast").open("wb") as file, contextlib.suppress(OSError):
+        with (disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(b"0" * 4096)
-                file.flush()
         os.truncate(disk / "ballast", max(0, (disk / "ballast").stat().st_size - room * 1024))
         refused(wild, place)
     (disk / "ballast").unlink()

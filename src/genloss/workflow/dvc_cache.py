@@ -49,7 +49,7 @@ def commit(folder: Path) -> None:
     write_summary(folder)
     said = ""
     for _ in range(TRIES):
-        for path in (p for out in OUTPUTS for p in (folder / out).rglob("*") if p.is_file()):
+        for path in (folder / SUMMARY, *(p for out in OUTPUTS for p in (folder / out).rglob("*") if p.is_file())):
             cache.holds(md5(path), path)
         # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
         done = subprocess.run(COMMIT, cwd=folder, capture_output=True, text=True, check=False)
