@@ -208,9 +208,12 @@ def arms(home: Project) -> dict[str, dict[str, str]]:
 
 
 def files(home: Project) -> set[str]:
-    """Every file of a project, but for those with which DVC, SQLite and locks are at work."""
+    """Every file of a project, but for those with which DVC and locks are at work, and those written aside: nobody
+    keeps them, and they go after an hour (tests/test_store.py)."""
     names = {shim.named(str(p.relative_to(home.root))) for p in home.root.rglob("*") if p.is_file()}
-    return {name for name in names if not re.search(r"/\.dvc/tmp/|/locks/|/\.running/|\.dvc/cache/(runs|files/md5/..)/", name)}
+    kept = re.compile(r"runs/[^/]+/(data|rounds|report)/|\.genloss/store/")
+    others = re.compile(r".*/\.dvc/tmp/|.*/locks/|.*/\.running/|\.dvc/cache/(runs/|files/md5/(../|TMP))")
+    return {name for name in names if not others.match(name) and (kept.match(name) or not name.endswith(".PID"))}
 
 
 def shown(home: Project) -> Counter[tuple[str, str]]:

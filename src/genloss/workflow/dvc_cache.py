@@ -40,10 +40,10 @@ TRIES = 3  # it failed once in some hundred parallel commits, why is not known (
 
 def commit(folder: Path) -> None:
     """Put every file of a finished run into the DVC cache and write its dvc.lock; nothing if that was done."""
+    sweep(folder)
     if committed(folder):
         return
     cache = Cache()
-    sweep(folder)
     write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
     write_report([(folder.name, folder)], folder / "report")
     write_summary(folder)

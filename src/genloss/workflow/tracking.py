@@ -30,7 +30,7 @@ from urllib.parse import quote, unquote
 from omegaconf import DictConfig
 
 from genloss.core.errors import UserError
-from genloss.core.files import link
+from genloss.core.files import link, sweep
 from genloss.core.hashes import sha256_text, tree_hash
 from genloss.core.places import in_project, is_project, load_params, project_root, without_secrets
 from genloss.core.plugin import flatten
@@ -424,7 +424,9 @@ class Run:
         uri = self.run.info.artifact_uri
         local = artifacts(self.client.tracking_uri)
         if local and uri.startswith("mlflow-artifacts:/"):
-            link(path, local / unquote(uri.removeprefix("mlflow-artifacts:")).strip("/") / folder / path.name)
+            home = local / unquote(uri.removeprefix("mlflow-artifacts:")).strip("/") / folder
+            link(path, home / path.name)
+            sweep(home)
         else:
             self.client.log_artifact(self.run_id, str(path), folder or None)
 
