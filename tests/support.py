@@ -142,7 +142,7 @@ def forked(home: Project, action: Callable[[], object], log: Path | None = None)
         with (log or home.root.parent / "child.log").open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # not pytest's
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # not pytest's
         os.environ.update(home.env)
         os.chdir(home.root)
         try:

@@ -179,7 +179,9 @@ class Victim:
 
             from genloss import cli
 
-            sys.exit(dvc_main(list(words[1:])) if words[0] == "dvc" else cli.main(list(words[1:])))
+            if words[0] == "dvc":
+                sys.exit(dvc_main(list(words[1:])))
+            cli.main(list(words[1:]))
 
         return ended(self.home, act)
 
