@@ -460,6 +460,8 @@ def test_a_full_disk_and_one_that_is_read_only(calm: Victim, wild: Victim, disk:
     refused(wild, place)
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     wild.ok()
+    here.unlink()
+    shutil.copytree(disk, here)  # `files` follows no links
     same(wild, calm)
 
 

@@ -254,9 +254,7 @@ class Tracker:
         self.hold = contextlib.ExitStack()
 
     def __enter__(self) -> Tracker:
-        if self.enabled:
-            self.hold.enter_context(held(arm_id(self.cfg)))
-            self._try(self._begin)
+        self._try(self._begin)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -276,6 +274,7 @@ class Tracker:
             self.enabled = False
 
     def _begin(self) -> None:
+        self.hold.enter_context(held(arm_id(self.cfg)))
         if self.sweep is None:
             killed_of(self.cfg)
         self.view = View.of(self.folder, self.cfg, self.sweep, self.name)
@@ -313,10 +312,11 @@ def following(folder: Path, cfg: DictConfig) -> Iterator[None]:
         return
 
     def begin() -> None:
+        hold.enter_context(held(sweep_id(folder)))
         killed_of(cfg)
         SweepView.of(folder, cfg).begin()
 
-    with held(sweep_id(folder)):
+    with contextlib.ExitStack() as hold:
         attempt(f"sweep {folder.name}", begin)
         try:
             yield
