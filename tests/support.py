@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,6 +130,31 @@ class Project:
     def stages(self) -> Counter:
         """How many stages of each kind the store holds."""
         return Counter(path.parent.name for path in self.store.glob("stages/*/*.json"))
+
+
+def forked(home: Project, action: Callable[[], object], log: Path | None = None) -> int:
+    """Fork a process that does something in `home` as a command does, its output in a file; returns its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    with contextlib.suppress(BaseException):
+        with (log or home.root.parent / "child.log").open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # not pytest's
+        os.environ.update(home.env)
+        os.chdir(home.root)
+        try:
+            action()
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def arms(overrides: Sequence[str], params: Mapping[str, str] | None = None) -> list[DictConfig]:

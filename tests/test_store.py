@@ -101,6 +101,24 @@ def test_a_stage_is_computed_once_and_its_files_are_blobs(tmp_path: Path) -> Non
         assert store.blob(digest).stat().st_mode & 0o222 == 0
 
 
+@pytest.mark.parametrize("at", ["os.replace", "shutil.rmtree"])
+def test_a_kill_when_a_stage_is_entered_leaves_nothing(tmp_path: Path, at: str) -> None:
+    """Before its record is renamed, and before its scratch folder is deleted."""
+    program = f"""
+import os, pathlib, shutil, sys
+from genloss.core import store
+def execute(out, scratch):
+    (scratch / "part").touch()
+    {at} = lambda *places, **more: os._exit(9)
+    return {{}}
+store.Store(pathlib.Path(sys.argv[1])).get(store.Work("demo", {{}}, {{}}, 0, {{}}, {{}}, execute))
+"""
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 9
+    Store(tmp_path).get(Work("demo", {}, {}, 0, {}, {}, lambda out, scratch: {}))
+    assert [p.name.endswith(".json") for p in tmp_path.rglob("*") if p.is_file() and p.parent.name != "locks"] == [True]
+    assert not list((tmp_path / "scratch").iterdir())
+
+
 def test_a_failure_leaves_no_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
@@ -236,8 +254,10 @@ def test_a_kill_leaves_nothing_where_dvc_looks(tmp_path: Path, how: str) -> None
         assert subprocess.run([sys.executable, str(program), how, str(run / name)], check=False).returncode == 9
     left = [p for p in run.rglob("*") if p.is_file() and p.name != "params.yaml"]
     assert {str(p.relative_to(run).parent) for p in left} == {".genloss/tmp", "elsewhere"} and len(left) == 4
+    dvcs = run / "rounds/01/.GUYdmWsTbh2EsYnIvA_t-g.tmp"
+    dvcs.touch()
     sweep(run)
-    assert all(p.is_file() for p in left)  # who wrote them may be at work
+    assert all(p.is_file() for p in left) and not dvcs.exists()  # who wrote ours may be at work
     for path in left[:-1]:
         path.unlink()
     with pytest.MonkeyPatch.context() as patch:

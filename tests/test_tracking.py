@@ -157,6 +157,16 @@ def test_who_runs_is_running(home: Project) -> None:
         assert all(len(found) == len(set(found)) for found in points(home, run).values())
 
 
+def test_a_view_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
+    """Not even the lock of who runs; a read-only disk says the same."""
+    home = Project.make(tmp_path / "project")
+    (home.root / "mlruns").write_text("a file where a folder should be")
+    result = home.ok("run", *TINY, "tracking=mlflow")
+    assert "genloss: warning: MLflow does not take arm" in result.err and result.err.count("warning") == 1
+    result = home.ok("run", "-m", *TINY, "tracking=mlflow", "seed=0,1")
+    assert "genloss: warning: MLflow does not take sweep" in result.err
+
+
 def test_each_sweep_shows_all_of_its_arms(home: Project) -> None:
     alone = home.ok("run", *TINY, "seed=1").folder
     first = home.ok("run", "-m", *TINY, "seed=0,1").folder

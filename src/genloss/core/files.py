@@ -15,6 +15,7 @@ from pathlib import Path
 
 OUTPUTS = ("data", "rounds", "report")  # folders of a run that DVC keeps
 LEFT = re.compile(r"\..+\.\d+(-\d+)?")  # names of what `aside_of` names
+DVCS = re.compile(r"\.[\w-]{22}\.tmp")  # of DVC's temporary files, which it would take for parts of an output
 OLD = 3600.0  # seconds after which no writer is at work on it
 
 
@@ -32,18 +33,21 @@ def aside_of(path: Path) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what kills have left of writing aside, below `folder`."""
+    """Delete what kills have left of writing aside, below `folder`; ours when nobody is at work on it."""
     for path in folder.rglob(".*"):
         with contextlib.suppress(FileNotFoundError):
-            if LEFT.fullmatch(path.name) and path.is_file() and time.time() - path.stat().st_ctime > OLD:
+            ours = LEFT.fullmatch(path.name) and time.time() - path.stat().st_ctime > OLD
+            if (ours or DVCS.fullmatch(path.name)) and path.is_file():
                 path.unlink()
 
 
-def write_atomic(path: Path, text: str, durable: bool = True, mode: int | None = None) -> None:
+def write_atomic(
+    path: Path, text: str, durable: bool = True, mode: int | None = None, aside: Path | None = None
+) -> None:
     """Write aside, flush to disk, rename: readers see the old file or the new one, never a part. mode: who may read
-    it, if that is not what a new file of this user has."""
+    it, if that is not what a new file of this user has. aside: where it is written, if that is known."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(path)
+    aside = aside or aside_of(path)
     with aside.open("w", encoding="utf-8") as file:
         if mode is not None:
             os.fchmod(file.fileno(), mode)

@@ -169,6 +169,7 @@ class Store:
                     done = self._compute(work, key)
                     self.computed += 1
                     return done
+        shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)  # of one who was killed when it was entered
         self.reused += 1
         return done
 
@@ -185,7 +186,7 @@ class Store:
             raise UserError(f"{work.stage}.{name}", number, "is no finite number; nothing was stored")
         files = {str(path.relative_to(out)): self.add_file(path) for path in sorted(out.rglob("*")) if path.is_file()}
         done = Done(key, files, result, round(seconds, 3))
-        write_atomic(self._record(work, key), canonical(done.to_json()))
+        write_atomic(self._record(work, key), canonical(done.to_json()), aside=scratch / "record")
         shutil.rmtree(scratch, ignore_errors=True)
         release_memory()
         return done

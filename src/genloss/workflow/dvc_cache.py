@@ -43,16 +43,16 @@ TRIES = 3  # it failed once in some hundred parallel commits, why is not known (
 
 def commit(folder: Path) -> None:
     """Put every file of a finished run into the DVC cache and write its dvc.lock; nothing if that was done."""
+    sweep(folder)
     if committed(folder):
         return
     cache = Cache()
-    sweep(folder)
     write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
     write_report([(folder.name, folder)], folder / "report")
     write_summary(folder)
     said = ""
     for _ in range(TRIES):
-        for path in (p for out in OUTPUTS for p in (folder / out).rglob("*") if p.is_file()):
+        for path in (folder / SUMMARY, *(p for out in OUTPUTS for p in (folder / out).rglob("*") if p.is_file())):
             cache.holds(md5(path), path)
         # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
         done = subprocess.run(COMMIT, cwd=folder, capture_output=True, text=True, check=False)

@@ -32,7 +32,7 @@ from urllib.parse import quote, unquote
 from omegaconf import DictConfig
 
 from genloss.core.errors import UserError, one_line
-from genloss.core.files import link, locked
+from genloss.core.files import link, locked, sweep
 from genloss.core.hashes import sha256_text, tree_hash
 from genloss.core.places import in_project, is_project, load_params, project_root
 from genloss.core.plugin import flatten
@@ -289,9 +289,7 @@ class Tracker:
         self.hold = contextlib.ExitStack()
 
     def __enter__(self) -> Tracker:
-        if self.enabled:
-            self.hold.enter_context(held(arm_id(self.cfg)))
-            self._try(self._begin)
+        self._try(self._begin)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -312,6 +310,7 @@ class Tracker:
             self.enabled = False
 
     def _begin(self) -> None:
+        self.hold.enter_context(held(arm_id(self.cfg)))
         if self.sweep is None:
             killed_of(self.cfg)
         self.view = View.of(self.folder, self.cfg, self.sweep, self.name)
@@ -349,10 +348,11 @@ def following(folder: Path, cfg: DictConfig) -> Iterator[None]:
         return
 
     def begin() -> None:
+        hold.enter_context(held(sweep_id(folder)))
         killed_of(cfg)
         SweepView.of(folder, cfg).begin()
 
-    with held(sweep_id(folder)):
+    with contextlib.ExitStack() as hold:
         attempt(f"sweep {folder.name}", begin)
         try:
             yield
@@ -465,7 +465,9 @@ class Run:
         uri = self.run.info.artifact_uri
         local = artifacts(self.client.tracking_uri)
         if local and uri.startswith("mlflow-artifacts:/"):
-            link(path, local / unquote(uri.removeprefix("mlflow-artifacts:")).strip("/") / folder / path.name)
+            home = local / unquote(uri.removeprefix("mlflow-artifacts:")).strip("/") / folder
+            link(path, home / path.name)
+            sweep(home)
         else:
             self.client.log_artifact(self.run_id, str(path), folder or None)
 
