@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +69,35 @@ print("alive")
 """
     done = home.spawn("python", "-c", code)
     assert done.code == 0 and done.out.splitlines()[-3:] == ["Stopped", "Stopped", "alive"], done.err + done.out
+
+
+MINE = """
+from dataclasses import dataclass
+from genloss.curate import PointCurator
+
+@dataclass
+class All(PointCurator):
+    def decide_points(self, points, left, context):
+        return left
+"""
+
+
+def test_each_call_finds_its_project_and_leaves_nothing(tmp_path: Any) -> None:
+    """Code that genloss.yaml names, and a store that is relative to the project."""
+    small = ["domain=gaussian", "size=20", "rounds=1", "domain.chains=10", "tracking=none"]
+    homes = [Project.make(tmp_path / name, GENLOSS_PROJECT="", GENLOSS_STORE="shelf") for name in ("a", "b")]
+    for home in homes:
+        name = f"lab_of_{home.root.name}"
+        (home.root / "code").mkdir()
+        (home.root / "code" / f"{name}.py").write_text(MINE)
+        (home.root / "genloss.yaml").write_text("python: [code]\n")
+        own = [*small, f"+curation.mine={{_target_: {name}.All}}"]
+        with home.here():
+            before = dict(os.environ), list(sys.path)
+            assert genloss.compose(own).curation.mine._target_ == f"{name}.All"
+            assert (dict(os.environ), sys.path) == before
+            assert genloss.run(own).parent == home.root / "runs"
+            assert (dict(os.environ), sys.path) == before and (home.root / "shelf" / "stages").is_dir()
+            with pytest.raises(UserError, match="has run nothing"):  # though it prints `run: /nowhere`
+                genloss.run([*small, "+recipe.run=/nowhere", "--cfg", "job", "-p", "recipe"])
+            assert (dict(os.environ), sys.path) == before

@@ -29,12 +29,9 @@ __version__ = "0.1.0"
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The resolved config that `genloss run OVERRIDES` would run, checked; UserError says what does not fit."""
-    from genloss.experiment import Experiment
-    from genloss.workflow.compose import compose as composed
+    from genloss.workflow.notebook import compose as composed
 
-    cfg = composed(overrides)
-    Experiment(cfg)
-    return cfg
+    return composed(overrides)
 
 
 def run(overrides: Sequence[str] = ()) -> Path:

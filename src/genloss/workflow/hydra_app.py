@@ -75,7 +75,7 @@ def job(cfg: DictConfig) -> float | None:
 
     from genloss.workflow.arm import headline, run_arm
     from genloss.workflow.compose import resolve
-    from genloss.workflow.sweep import live, run_in_sweep, sweep_of
+    from genloss.workflow.sweep import live, name_folder, run_in_sweep, sweep_of
 
     if os.environ.get(MAIN) == str(os.getppid()):  # a worker; on another machine nobody watches
         end_with(os.getppid())
@@ -98,5 +98,5 @@ def job(cfg: DictConfig) -> float | None:
         from genloss.observatory.tables import numbers
 
         print(f"{numbers(rounds_of(folder), shown(folder / 'params.yaml'))}\n")
-    print(f"run: {folder}")
+    name_folder("run", folder)
     return headline(folder)

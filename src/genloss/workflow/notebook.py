@@ -3,68 +3,73 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from genloss.core.errors import UserError
-from genloss.core.places import load_params
+from genloss.core.places import load_params, settle
+from genloss.experiment import Experiment
 from genloss.observatory.results import rounds_of
+from genloss.workflow.compose import compose as composed
 from genloss.workflow.identity import varied
-from genloss.workflow.sweep import true_arms
+from genloss.workflow.sweep import NAMED, true_arms
 
 if TYPE_CHECKING:
     import pandas as pd
+    from omegaconf import DictConfig
 
 
-class Tee(io.StringIO):
-    """Passes on what is written, and keeps it."""
+@contextlib.contextmanager
+def settled(folder: Path | None = None) -> Iterator[None]:
+    """In the project of `folder` or of the working directory, as a command is; the next call may be of another one."""
+    environment, path, argv = dict(os.environ), list(sys.path), sys.argv
+    try:
+        settle(folder)
+        yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        sys.path[:], sys.argv = path, argv
 
-    def __init__(self, onward: Any):
-        super().__init__()
-        self.onward = onward
 
-    def write(self, text: str) -> int:
-        self.onward.write(text)
-        return super().write(text)
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The config that `genloss run OVERRIDES` would run, checked."""
+    with settled():
+        cfg = composed(overrides)
+        Experiment(cfg)
+        return cfg
 
 
 def run(overrides: Sequence[str]) -> Path:
-    """As `genloss run OVERRIDES`; returns the folder that it prints."""
+    """As `genloss run OVERRIDES`; returns the folder that its last line names."""
     from genloss.workflow.hydra_app import hydra_main
 
-    printed, argv, code = Tee(sys.stdout), sys.argv, 0
-    before = {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR", "GENLOSS_PROJECT")}
-    try:
-        with contextlib.redirect_stdout(printed):
+    NAMED.clear()
+    code = 0
+    with settled():
+        try:
             code = hydra_main(list(overrides))
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    finally:
-        sys.argv = argv
-        for name, value in before.items():  # the next call may be of another project
-            os.environ.pop(name, None)
-            os.environ |= {} if value is None else {name: value}
-    said = [
-        line.partition(": ")[2] for line in printed.getvalue().splitlines() if line.startswith(("run: ", "sweep: "))
-    ]
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
     if code:
         raise UserError(
             "run", " ".join(overrides), "arms failed, as standard error says; the same call tries them again"
         )
-    if not said:
+    if not NAMED:
         raise UserError("run", " ".join(overrides), "has run nothing (--help, --cfg and the like are for the shell)")
-    return Path(said[-1])
+    return NAMED[-1]
 
 
 def load(folders: Sequence[Path]) -> pd.DataFrame:
     """One row an arm and round: arm, a column for each key in which the arms differ, round, every metric."""
     import pandas as pd
 
-    arms = [arm for folder in folders for arm in true_arms(folder)]
+    with settled(next(iter(folders), None)):
+        arms = [arm for folder in folders for arm in true_arms(folder)]
     configs = [load_params(arm / "params.yaml") for _, arm in arms]
     groups, values = varied(configs) if configs else ({}, {})
     rows = []

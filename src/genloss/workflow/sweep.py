@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 
 MOST_ARMS = 10_000
+NAMED: list[Path] = []  # what this process has named as its last line
 
 
 def expand(parser: OverridesParser, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
@@ -208,6 +209,12 @@ def true_arms(folder: Path) -> list[Arm]:
     return found
 
 
+def name_folder(kind: str, folder: Path) -> None:
+    """The last line of a command."""
+    print(f"{kind}: {folder}")
+    NAMED.append(folder)
+
+
 def finish_sweep(folder: Path) -> int:
     """Table, figure, failures, and the folder as the last line."""
     from genloss.observatory.report import next_commands, write_report
@@ -227,5 +234,5 @@ def finish_sweep(folder: Path) -> int:
             f"genloss: {len(failed)} of {len(entries)} arms failed; the same command tries them again",
             file=sys.stderr,
         )
-    print(f"sweep: {folder}")
+    name_folder("sweep", folder)
     return 1 if failed else 0
