@@ -80,7 +80,7 @@ BAD = {
         for uri in WRONG
     },
     "no control": (["~control"], ["control: is missing"]),
-    "size taken away": (["~size"], ["size: is missing"]),
+    "size taken away": (["~size"], ["recipe.n: ", "'size' not found"]),
     "no experiment": (["tracking=mlflow", "tracking.experiment=' '"], ["tracking.experiment=' '", "a name"]),
     "misspelt key": (["sizes=10"], ["sizes", "did you mean size?"]),
     "misspelt nested key": (["recipe.temprature=1"], ["recipe.temprature", "did you mean temperature?"]),
