@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Callback
 
 from genloss.core import records
-from genloss.core.contracts import Fit, Runtime
+from genloss.core.contracts import STRATEGIES, Fit, Runtime
 from genloss.core.errors import UserError
 from genloss.core.hashes import sha256_file
 from genloss.core.machine import check_devices
@@ -25,6 +25,7 @@ from genloss.language.scoring import losses
 from genloss.language.trainer import PRECISIONS, Supervised
 from genloss.language.training import CausalLM, train
 from genloss.workflow.compose import compose
+from support import Project
 
 
 class Stop(Callback):
@@ -428,6 +429,21 @@ def test_a_round_that_diverges_is_kept_and_goes_on_if_told_to(main, project: Pat
     assert json.loads((arm / "rounds/01/metrics.json").read_text())["diverged"] == step
     assert "diverged" not in json.loads((arm / "rounds/02/metrics.json").read_text())
     assert manifests(arm)[1]["stages"]["train"] == trained
+
+
+def test_a_training_on_two_devices_that_diverges_is_one_line(tmp_path: Path, tiny: list[str]) -> None:
+    home = Project.make(tmp_path / "project")
+    wild = ["rounds=1", "trainer.lr=1e6", "runtime.devices=2", "runtime.strategy=ddp"]
+    result = home.spawn("genloss", "run", *tiny, *wild)
+    lines = [line for line in result.err.splitlines() if line.startswith("genloss: ") and "warning: " not in line]
+    assert result.code == 2 and len(lines) == 1 and "Traceback" not in result.err, result.err
+    assert "the training diverged: from step" in result.err
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name.startswith("ddp")])
+def test_every_strategy_of_a_cpu_trains(fit, strategy: str) -> None:
+    folder, result = fit("a", trainer=Supervised(steps=2, batch=4), runtime=Runtime(strategy=strategy))
+    assert result["steps"] == 2 and 4 < result["loss"] < 7 and (folder / "model" / "model.safetensors").is_file()
 
 
 def test_the_model_of_a_diverged_training_gave_the_last_loss(fit) -> None:

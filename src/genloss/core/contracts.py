@@ -27,7 +27,6 @@ Report = Callable[[float, float, str], None]  # report(done, total, unit): progr
 STRATEGIES = (
     "auto",
     "ddp",
-    "ddp_spawn",
     "ddp_find_unused_parameters_true",
     "fsdp",
     "fsdp_cpu_offload",
