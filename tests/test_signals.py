@@ -129,7 +129,7 @@ def test_a_round_by_dvc(tmp_path: Path, tiny: list[str], monkeypatch: pytest.Mon
         stopped(home, signal.SIGTERM, training, "round", "0")
         psutil.wait_procs(forks, timeout=30)
         assert forks and not [one for one in forks if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-        assert server.poll() is None
+        assert server.poll() is None and home.stages()["train"] == 0
     finally:
         server.kill()
         server.wait()
