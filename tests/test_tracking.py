@@ -219,7 +219,7 @@ def test_a_what_if_is_a_run_of_its_own(home: Project) -> None:
     home.ok("report", str(new))
     home.ok("report", str(sweep))
     [run] = [run for run in runs(home) if run.info.run_id not in before]
-    assert run.info.run_name == "gaussian-replace-none-s0 recipe.n=30 rounds=1 size=20"
+    assert run.info.run_name == "gaussian-replace-none-s0 n=30 rounds=1 size=20"
     assert run.info.status == "FINISHED"
     assert run.data.tags["genloss.what_if"] == f"runs/{arm.name} recipe.n=30"
     assert run.data.tags[tracking.DIR] == f"runs/{new.name}"
