@@ -229,6 +229,7 @@ def test_what_cannot_be_measured_is_refused_before_any_arm_runs(project: Path, m
     for wrong, why in (
         (replace(STUDY, sweeps=(two,)), r"seed=\[0, 1\]: are too few for 'replacing loses more'; run at least 3"),
         (replace(STUDY, panels=(nothing,)), "selects no arm"),
+        (replace(STUDY, sweeps=((*STUDY.sweeps[0], "domain.chains=1"),)), "domain.chains=1: must be at least 2"),
         (replace(STUDY, name="shumailov_gausian"), "experiment=shumailov_gausian: unknown; did you mean"),
     ):
         with pytest.raises(UserError, match=why):

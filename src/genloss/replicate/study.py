@@ -111,7 +111,8 @@ class Planned(Arms):
 
 
 def _accept(cfg: DictConfig) -> None:
-    """Refuse an arm that would be; a run that it names may be one that an earlier sweep of the study makes."""
+    """Refuse an arm that would be; a run that it names may be one that an earlier sweep of the study makes, and what
+    would be checked after that is not."""
     with contextlib.suppress(NotThere):
         Experiment(cfg)
 
