@@ -30,7 +30,7 @@ CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mk
 STATEMENT = re.compile(r"\s*(INSERT INTO|UPDATE|DELETE FROM|CREATE TABLE|COMMIT)\s*(\S*)", re.IGNORECASE)
 RANDOM = (  # parts of names that differ from run to run
     (re.compile(r"\.\d+(-\d+)?$"), ".PID"),
-    (re.compile(r"(?<=/progress/)\d+(?=/|$)"), "PID"),
+    (re.compile(r"(?<=/progress/)[^/]*-\d+(?=/|$)"), "HOST-PID"),
     (re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])"), "RUN"),
     (re.compile(r"\.?[\w-]{22}\.tmp"), "TMP"),
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.dvc import dvc_yaml, own_data
-from genloss.workflow.dvc_cache import COMMIT, committed, md5, restored
+from genloss.workflow.dvc_cache import commit, committed, md5, restored
 from genloss.workflow.dvc_config import cache_dir, configure
-from support import REPOSITORY, Project, hashes
+from support import REPOSITORY, Project, forked, hashes
 
 
 def plain_project(root: Path, **env: str) -> Project:
@@ -462,27 +463,21 @@ def test_experiments_in_a_clone(base: tuple[Project, Path], tmp_path: Path, tiny
 
 
 def test_parallel_commits_share_a_cache(base: tuple[Project, Path], tmp_path: Path) -> None:
-    """24 at a time, the number that failed most often when arms were stages of one DVC project."""
+    """24 at a time, the number that failed most often when arms were stages of one DVC project. All commit the same
+    files: DVC's way of putting them into the cache left one in ninety runs with an empty one."""
     home = Project.make(tmp_path / "project")
-    folders = []
-    for i in range(24):
-        folder = home.root / "runs" / f"arm-{i}"
+    folders = [home.root / "runs" / f"arm-{i}" for i in range(24)]
+    for folder in folders:
         shutil.copytree(base[1], folder, ignore=shutil.ignore_patterns(".dvc", "dvc.lock"))
-        (folder / "rounds/03/rejected.parquet").unlink()
-        (folder / "rounds/03/rejected.parquet").write_text(str(i))
-        folders.append(folder)
     with home.here():
         for folder in folders:
             configure(folder)
-            (folder / "dvc.yaml").write_text(dvc_yaml(folder / "params.yaml", code=False))
         began = time.monotonic()
-        with ThreadPoolExecutor(len(folders)) as pool:
-            codes = list(pool.map(lambda f: home.spawn(*COMMIT, cwd=f).code, folders))
-        assert codes == [0] * len(folders)
+        pids = [forked(home, partial(commit, folder)) for folder in folders]
+        assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * len(pids), (tmp_path / "child.log").read_text()
         print(f"{len(folders)} commits in {time.monotonic() - began:.1f} s")
-        assert all(committed(folder) for folder in folders)
+        assert all(committed(folder) and not restored(folder) for folder in folders)
     shared = [(folder / "rounds/01/generated.parquet").stat().st_ino for folder in folders]
-    assert len(set(shared)) <= 2  # one copy in the cache, linked to by every arm (a race may leave another)
+    assert len(set(shared)) == 1  # one copy in the cache, linked to by every arm
     for folder in folders[:2]:
-        assert yaml.safe_load((folder / "dvc.lock").read_text())["stages"]["round@03"]["outs"]
         assert "up to date" in home.dvc("status", cwd=folder)

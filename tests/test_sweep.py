@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
+from genloss.observatory.results import sweep_entries
 from genloss.workflow.arm import headline
 from genloss.workflow.sweep import expand
 from support import REPOSITORY, Project
@@ -121,6 +122,8 @@ def test_a_sweep_of_another_shape_is_one_line(home: Project, tmp_path: Path) -> 
             said.code == 2
             and said.err == f"genloss: {tmp_path}: is no sweep, or a damaged one; run its command again\n"
         )
+    note.write_text('{"name": "a", "state": "finished", "dir": "."}')
+    assert sweep_entries(tmp_path)[0]["error"] is None
 
 
 def test_hydras_own_sweeper(home: Project) -> None:

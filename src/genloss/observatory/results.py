@@ -64,7 +64,7 @@ def sweep_entries(folder: Path) -> list[dict[str, Any]]:
         notes = [json.loads((folder / "arms" / f"{a}.json").read_text()) for a in order]
         if not all(isinstance(note[key], str) for note in notes for key in ("name", "state", "dir")):
             raise ValueError
-        return notes
+        return [{"error": None} | note for note in notes]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(str(folder), None, "is no sweep, or a damaged one; run its command again") from None
 

@@ -6,7 +6,8 @@ push`, `dvc pull`, `dvc metrics show` work in it.
 
 DVC takes any read-only object of the right name for the content. One that a kill has left empty, or a disk has damaged,
 would replace the good file of a run at `dvc commit`. So every object that an arm's dvc.lock names is read once when the
-arm is committed, and one that is wrong is deleted; DVC then writes it from the run's file.
+arm is committed, and one that is wrong is replaced by the run's file. DVC finds all files there: it would put them
+there by opening each object to see whether the disk can clone it, and commits of other arms would meet it empty.
 
 Run directory, store and cache hold hard links to one file where the file system allows it: a bit that flips on the disk
 flips in all three. The manifest's sha256 tells, and the stage is computed again.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,7 +40,7 @@ from genloss.workflow.dvc_config import cache_dir
 COMMIT = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force"]
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as quick, where it is built
-TRIES = 3  # it failed once in some hundred parallel commits, why is not known (docs/decisions.md); and to heal
+TRIES = 3  # to heal
 
 
 def commit(folder: Path) -> None:
@@ -53,7 +55,7 @@ def commit(folder: Path) -> None:
     said = ""
     for _ in range(TRIES):
         for path in (folder / SUMMARY, *(p for out in OUTPUTS for p in (folder / out).rglob("*") if p.is_file())):
-            cache.holds(md5(path), path)
+            cache.put(path)
         # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
         done = subprocess.run(COMMIT, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -116,6 +118,21 @@ class Cache:
         listed = json.loads(found.read_bytes()) if name.endswith(".dir") else []
         held = [self.holds(entry["md5"], path / entry["relpath"]) for entry in listed]
         return all(held)
+
+    def put(self, path: Path) -> None:
+        """Have the content of a file under its name, at once or not at all."""
+        name = md5(path)
+        if self.holds(name, path):
+            return
+        found = self.root / name[:2] / name[2:]
+        found.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, found)
+        except FileExistsError:  # another arm's commit was quicker
+            return
+        except OSError:  # another file system
+            link(path, found)
+        found.chmod(0o444)
 
 
 def md5(path: Path) -> str:
