@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test replicate bench clean
+.PHONY: setup demo test replicate fuzz faults bench clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,14 @@ test: setup
 replicate: setup
 	$(BIN)/genloss replicate
 	$(BIN)/python -m pytest -m replicate -v -rP
+
+# every key of every option with values that nobody means
+fuzz: setup
+	$(BIN)/python -m pytest -m fuzz
+
+# a kill, an error or damage wherever a command can meet it; GENLOSS_SHARE=10 takes every tenth point
+faults: setup
+	$(BIN)/python -m pytest -m faults -n 0 -s
 
 # one after the other: a busy machine makes any figure worthless
 bench: setup

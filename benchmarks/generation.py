@@ -32,7 +32,7 @@ def ours(decoding: Decoding, data: Path, model: Path, workers: int, folder: Path
         scratch = folder / f"{decoding.chunk}-{workers}-{repeat}"
         request = Sampling(model, data, RECORDS, repeat, decoding, None, scratch, runtime)
         began = time.perf_counter()
-        tokens = sum(count for _, count in sample(request))
+        tokens = sum(made.tokens for made in sample(request))
         best = max(best, tokens / (time.perf_counter() - began))
     return best
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genloss.core.contracts import Fit
@@ -128,6 +132,31 @@ class Project:
         return Counter(path.parent.name for path in self.store.glob("stages/*/*.json"))
 
 
+def forked(home: Project, action: Callable[[], object], log: Path | None = None) -> int:
+    """Fork a process that does something in `home` as a command does, its output in a file; returns its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    with contextlib.suppress(BaseException):
+        with (log or home.root.parent / "child.log").open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # not pytest's
+        os.environ.update(home.env)
+        os.chdir(home.root)
+        try:
+            action()
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 def arms(overrides: Sequence[str], params: Mapping[str, str] | None = None) -> list[DictConfig]:
     """The configs of a sweep's arms, without running it. params: hydra.sweeper.params."""
     return [compose(job) for job in expand(OverridesParser.create(), params or {}, overrides)]
@@ -190,3 +219,67 @@ def documented() -> re.Pattern[str]:
 def undocumented(names: Iterable[str]) -> list[str]:
     """Names of metrics.json that docs/metrics.md does not define."""
     return [name for name in names if not documented().fullmatch(name)]
+
+
+# -- a chat endpoint ---------------------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """A chat endpoint; `behave(number of the request, its body)` says what comes back: text, or (status, bytes), and
+    headers if there are any."""
+
+    daemon_threads = True
+
+    def __init__(self, behave: Callable[[int, dict[str, Any]], Any]):
+        self.behave, self.lock = behave, threading.Lock()
+        self.bodies: list[Any] = []
+        self.headers: list[Any] = []
+        self.given = 0  # replies with content
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that are gone are what these tests are about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            number = len(self.server.bodies)
+            self.server.bodies.append(body)
+            self.server.headers.append(dict(self.headers))
+        said = self.server.behave(number, body)
+        if callable(said):
+            said(self)
+            return
+        if isinstance(said, str):
+            self.server.given += 1
+            said = 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": said}}]}).encode()
+        self.send_response(said[0])
+        self.send_header("Content-Length", str(len(said[1])))
+        for name, value in (said[2] if len(said) > 2 else {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(said[1])
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving(behave: Callable[[int, dict[str, Any]], Any]) -> Iterator[Server]:
+    server = Server(behave)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

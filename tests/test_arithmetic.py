@@ -58,6 +58,14 @@ def test_what_is_no_expression(text: str) -> None:
     assert read(text) is None
 
 
+@pytest.mark.parametrize("text", ["٣+٤", "3+٤", "３+４", "3+4²"])
+def test_digits_of_other_scripts_are_no_problem_no_step_and_no_answer(text: str) -> None:
+    """Python reads them as numbers: such a problem would pass as a new one."""
+    assert read(text) is None and expression(f"{text}:") is None and Arithmetic().solve(f"{text}:") is None
+    assert read_steps(f"{text}=7") is None and read_steps("3+4=٧") is None
+    assert not Arithmetic().verify([text, "3+4=٧", "٧"], ["7"] * 3).parsed.any()
+
+
 def test_problems_obey_their_knobs() -> None:
     task = Arithmetic(operations=[2, 4], operand=5, bound=30)
     made = task.problems(0)

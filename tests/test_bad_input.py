@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import REPOSITORY
+from genloss.core.errors import UserError
+from genloss.workflow.compose import compose
 
 
 def check_line(outcome, *words: str) -> str:
     """Exit code 2, and one line with these words."""
     assert outcome.code == 2, (outcome.code, outcome.err)
-    lines = [line for line in outcome.err.splitlines() if ": round " not in line]  # progress of stages that finished
+    passed = (": round ", "genloss: warning: ")  # progress of stages that finished
+    lines = [line for line in outcome.err.splitlines() if not any(part in line for part in passed)]
     assert len(lines) == 1, outcome.err
     assert lines[0].startswith("genloss: ") and "Traceback" not in outcome.err
     for word in words:
@@ -40,12 +44,44 @@ def trainings(project: Path) -> int:
 
 # -- refused before any work ---------------------------------------------------------------------------------------
 
+WRONG = ["http:", "http://", "http://a b", "https://h:port", "http://h:0", "sqlite:", "sqlite:x", "sqlite:///"]
+WRONG += ["postgresql:", "mysql://", "file:", "banana://h"]
+POINTS = ["domain=gaussian", "recipe=draw"]
+TUTOR = ["domain=reasoning", "recipe=llm2llm", "recipe/teacher=endpoint", "recipe.teacher.model=m"]
 BAD = {
     # overrides -> words of the one line
     "unknown corpus": (["domain/corpus=stou"], ["domain/corpus", "stou", "did you mean sotu?"]),
     "unknown mixing": (["mixing=acumulate"], ["mixing", "acumulate", "did you mean accumulate?"]),
     "unknown curation": (["curation=dedupe"], ["curation", "dedupe", "did you mean dedup?"]),
     "unknown model": (["model=lama"], ["model", "lama", "did you mean llama?"]),
+    "name that leaves runs/": (["mixing.name=../../evil"], ["mixing.name='../../evil'", "must be a name"]),
+    "name with a folder": (["domain.name=a/b"], ["domain.name='a/b'", "must be a name"]),
+    "name of nothing": (["domain.name="], ["domain.name=''", "must be a name"]),
+    "no name": (["~mixing.name"], ["mixing.name=null", "must be a name"]),
+    "name of two lines": (['recipe.name="a\nb"'], ["recipe.name='a\\nb'", "must be a name"]),
+    "name of a round": (["+schedule.1.mixing.name=.."], ["schedule.1.mixing.name='..'", "must be a name"]),
+    "password of a server": (
+        ["tracking=mlflow", "tracking.uri=http://me:hush@host"],
+        ["tracking.uri: must be without"],
+    ),
+    "token of a server": (["tracking=mlflow", "tracking.uri=https://hush@host/x"], ["MLFLOW_TRACKING_TOKEN"]),
+    "password of a database": (
+        ["tracking=mlflow", "tracking.uri=mysql://me:hush@h/d"],
+        ["tracking.uri: must be without"],
+    ),
+    "password in a query": (["tracking=mlflow", "tracking.uri='mysql://h/d?password=hush'"], ["tracking.uri: must"]),
+    "password in what is no override": (["tracking.uri:http://me:hush@host"], ["is no override"]),
+    "password and a sign of Hydra's": (
+        ["tracking.uri=http://me:hush@h/d?token=hush"],
+        ["holds signs that Hydra reads"],
+    ),
+    **{
+        f"address {uri}": (["tracking=mlflow", f"tracking.uri='{uri}'"], [f"tracking.uri={uri}", "must be"])
+        for uri in WRONG
+    },
+    "no control": (["~control"], ["control: is missing"]),
+    "size taken away": (["~size"], ["recipe.n: ", "'size' not found"]),
+    "no experiment": (["tracking=mlflow", "tracking.experiment=' '"], ["tracking.experiment=' '", "a name"]),
     "misspelt key": (["sizes=10"], ["sizes", "did you mean size?"]),
     "misspelt nested key": (["recipe.temprature=1"], ["recipe.temprature", "did you mean temperature?"]),
     "misspelt deep key": (["mixing.real.number=1"], ["mixing.real.number", "known: kind, n"]),
@@ -70,7 +106,7 @@ BAD = {
     "fraction below zero": (["mixing=replace_keep", "mixing.value=-0.1"], ["mixing.value=-0.1", "[0, 1]"]),
     "share above one": (["mixing=replace_keep", "mixing.value=10"], ["mixing.value=10", "[0, 1]"]),
     "top_p": (["recipe.top_p=0"], ["recipe.top_p=0", "(0, 1]"]),
-    "temperature": (["recipe.temperature=0"], ["recipe.temperature=0", "greater than 0", "bias=0"]),
+    "temperature": (["recipe.temperature=0"], ["recipe.temperature=0", "at least 1e-06", "bias=0"]),
     "counts with value": (["mixing.value=0.5"], ["mixing.value=0.5", "by=counts"]),
     "fraction without value": (["mixing=replace_keep", "mixing.value=null"], ["mixing.value", "by=fraction"]),
     "fixed without n": (["mixing.budget.kind=fixed"], ["mixing.budget.n", "kind=fixed"]),
@@ -112,7 +148,7 @@ BAD = {
     "schedule of one value": (["+schedule.1=5"], ["schedule.1=5", "schedule.1.KEY"]),
     "schedule with a bad value": (
         ["+schedule.2.recipe.temperature=-1"],
-        ["schedule.2.recipe.temperature=-1", "greater than 0"],
+        ["schedule.2.recipe.temperature=-1", "at least 1e-06"],
     ),
     "schedule of no number": (["+schedule.one.recipe.temperature=0.7"], ["schedule.one", "number of a round, 1 to 2"]),
     "schedule that is a number": (["schedule=5"], ["schedule=5", "keys below it"]),
@@ -160,6 +196,58 @@ BAD = {
     "plug-in of a plug-in as a number": (["domain.corpus=5"], ["domain.corpus=5", "keys below it"]),
     "key below what is no key": (["recipe.foo.bar=1"], ["recipe.foo", "no such key", "known: _target_"]),
     "rounds of dvc": (["dvc.rounds=3"], ["dvc.rounds", "leave it out"]),
+    "rounds without end": (["rounds=100000"], ["rounds=100000", "[0, 10000]"]),
+    "a batch of no machine": (["trainer.batch=1000000000000"], ["trainer.batch=1000000000000", "[1, 1000000]"]),
+    "threads of no machine": (["trainer.threads=1000000"], ["trainer.threads=1000000", "[1, 1024]"]),
+    "a spread below nothing": (["model.initial_std=-1"], ["model.initial_std=-1", "lie in"]),
+    "a temperature that is none": (["recipe.temperature=1e-320"], ["recipe.temperature=1e-320", "at least 1e-06"]),
+    "a budget below nothing": (["mixing.budget.n=-1"], ["mixing.budget.n=-1"]),
+    "devices of no machine": (["runtime.devices=1000000"], ["runtime.devices=1000000", "[1, 4096]"]),
+    "permutations without end": (
+        ["curation=near_dedup", "curation.near_dedup.permutations=10000000"],
+        ["curation.near_dedup.permutations=10000000", "[16, 4096]"],
+    ),
+    "threshold that no permutations find": (
+        ["curation=near_dedup", "curation.near_dedup.threshold=0.001"],
+        ["curation.near_dedup.threshold=0.001", "[0.002, 1]"],
+    ),
+    "a rate of no training": (["trainer.lr=1e31"], ["trainer.lr=1e+31", "[1e-12, 1e+06]"]),
+    "no rate": (["trainer.lr=0"], ["trainer.lr=0", "[1e-12, 1e+06]"]),
+    "a penalty of no model": (["recipe.repetition_penalty=0"], ["recipe.repetition_penalty=0", "[0.01, 100]"]),
+    "a truncation without end": (
+        [*POINTS, "recipe.truncation=1e-3"],
+        ["recipe.truncation=0.001", "must be 0, or 0.01 and more"],
+    ),
+    "a temperature below the least": (
+        [*POINTS, "recipe.temperature=1e-7"],
+        ["recipe.temperature=1e-07", "[1e-06, 1000]"],
+    ),
+    "a seed of no machine": (
+        ["domain.split_seed=9223372036854775808"],
+        ["domain.split_seed", "[0, 9223372036854775807]"],
+    ),
+    "a budget of no machine": (
+        [*TUTOR, "recipe.teacher.budget.round.requests=1000000000000000"],
+        ["recipe.teacher.budget.round.requests=1000000000000000", "[0, 1000000000]"],
+    ),
+    "a budget of nothing": (
+        [*TUTOR, "recipe.teacher.budget.round.requests=-1"],
+        ["recipe.teacher.budget.round.requests=-1", "more than 0"],
+    ),
+    "a misspelt budget": (
+        [*TUTOR, "+recipe.teacher.budget.round.request=1"],
+        ["recipe.teacher.budget.round.request", "did you mean requests?"],
+    ),
+    "money without prices": (
+        [*TUTOR, "recipe.teacher.budget.sweep.money=1"],
+        ["recipe.teacher.budget.sweep.money=1.0", "price_sent"],
+    ),
+    "a column that no record has": (
+        ["curation=novelty", "curation.novelty.column=banana"],
+        ["curation.novelty.column=banana", "text"],
+    ),
+    "target with a dot before it": (["recipe._target_=.x"], ["recipe._target_=.x", "package.module.Class"]),
+    "a character that no path has": (['domain.tokenizer="a\0b"'], ["domain.tokenizer=a", "control characters"]),
     "infinite": (["recipe.temperature=inf"], ["recipe.temperature=inf", "finite"]),
     "infinite share": (["mixing=prev_ratio", "mixing.value=inf"], ["mixing.value=inf", "finite"]),
     "no number in a part": (["mixing.budget.power=nan"], ["mixing.budget.power=nan", "finite"]),
@@ -167,6 +255,7 @@ BAD = {
     "infinite in a list": (["+metrics.x={_target_: x, at: [1, inf]}"], ["metrics.x.at.1=inf", "finite"]),
     "unknown key of tracking": (["+tracking.urll=x"], ["tracking.urll=x", "did you mean uri?"]),
     "tracking neither true nor false": (["tracking.enabled=5"], ["tracking.enabled=5", "true or false"]),
+    "tracking nowhere": (["tracking.uri=banana"], ["tracking.uri=banana", "http, https, sqlite"]),
     "switch neither true nor false": (["recipe.keep_prompt=5"], ["recipe.keep_prompt=5", "true or false"]),
     "prompt tokens without prompts": (
         ["recipe.prompt_tokens=8"],
@@ -195,16 +284,46 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_config(main, project: Path, tiny: list[str], case: str) -> None:
     overrides, words = BAD[case]
-    check_line(main("run", *tiny_without(tiny, overrides), *overrides), *words)
+    assert "hush" not in check_line(main("run", *tiny_without(tiny, overrides), *overrides), *words)
     assert trainings(project) == 0
     assert not (project / "runs").exists()
 
 
 def tiny_without(tiny: list[str], overrides: list[str]) -> list[str]:
     """TINY without what these overrides choose otherwise (Hydra refuses to choose a group twice)."""
+    if any(o.startswith("domain=") for o in overrides):  # the rest of TINY is about texts
+        tiny = [t for t in tiny if t.partition("=")[0] in ("size", "rounds", "tracking")]
     if any(o.startswith("domain/corpus=") for o in overrides):
-        return [t for t in tiny if not t.startswith(("domain/corpus", "domain.corpus"))]
-    return tiny
+        tiny = [t for t in tiny if not t.startswith(("domain/corpus", "domain.corpus"))]
+    return [t for t in tiny if t != "tracking=none"] if "tracking=mlflow" in overrides else tiny
+
+
+@pytest.mark.parametrize(
+    ("override", "quoted"),
+    [
+        ("domain.corpus.path=~/texts", 'domain.corpus.path="~/texts"'),
+        ("domain.corpus.path=a=b", 'domain.corpus.path="a=b"'),
+        ("domain.corpus.path=my(texts", 'domain.corpus.path="my(texts"'),
+        ("domain.corpus.path=a#b", 'domain.corpus.path="a#b"'),
+        ("domain.corpus.path=Übung", 'domain.corpus.path="Übung"'),
+        ("++domain.corpus.path=(", '++domain.corpus.path="("'),
+        ("domain.corpus.path=it's", 'domain.corpus.path="it\'s"'),
+        ('domain.corpus.path=5" disk', "domain.corpus.path='5\" disk'"),
+    ],
+)
+def test_a_value_that_needs_quotes(override: str, quoted: str) -> None:
+    """The remedy is an override that works."""
+    with pytest.raises(UserError) as error:
+        compose(["domain/corpus=folder", override])
+    assert "quote the value" in str(error.value) and str(error.value).endswith(shlex.quote(quoted))
+    path = compose(["domain/corpus=folder", quoted]).domain.corpus.path
+    assert path == override.partition("=")[2]
+
+
+@pytest.mark.parametrize("override", ["domain.corpus.path", "a b=c"])
+def test_what_is_no_override(override: str) -> None:
+    with pytest.raises(UserError, match="write key=value"):
+        compose([override])
 
 
 def test_bad_arm_of_a_sweep_is_refused_before_the_good_ones_run(main, project: Path, tiny: list[str]) -> None:
@@ -230,6 +349,16 @@ def test_what_the_schedule_would_do_in_a_late_round_is_checked_first(main, proje
         (["compose", "mixing=[replace,accumulate]"], ["mixing=[replace,accumulate]", "takes one option"]),
         (["run", "-m", "mixing=[replace,accumulate],fresh"], ["mixing=[replace,accumulate]", "takes one option"]),
         (["run", "-m", "model=llama,5"], ["model=5", "no name of an option"]),
+        (["run", "domain=reasoning", "domain.tasks=banana"], ["domain.tasks=banana", "keys below it"]),
+        (["golden", "inf"], ["budget=inf", "[0, 1e+09]"]),
+        (["golden", "9", "--rounds", "1000000"], ["--rounds=1000000"]),
+        (["compose", "~control"], ["control: is missing"]),
+        (["ui", "--port", "-1"], ["--port=-1", "65535"]),
+        (["run", "domain=gaussian", "domain.chains=10000000", "size=1000000"], ["domain.chains=10000000", "at most"]),
+        (["ui", "--tracking-uri", "banana"], ["--tracking-uri=banana", "must be"]),
+        (["ui", "--tracking-uri", "http://me:hush@host"], ["--tracking-uri: must be without a password"]),
+        (["report", "nowhere", "--tracking-uri", "sqlite:"], ["--tracking-uri=sqlite:", "sqlite:///FILE"]),
+        (["replicate", "--jobs", "many"], ["--jobs=many", "whole number"]),
     ],
 )
 def test_bad_verbs_and_folders(main, arguments: list[str], words: list[str]) -> None:
@@ -274,6 +403,7 @@ def test_an_arm_that_is_named_twice_is_one(main, project: Path) -> None:
     [
         ("x.txt", b"", ["x.txt", "is empty", "remove it"]),
         ("x.txt", b"  \n \n", ["x.txt", "is empty"]),
+        ("x.txt", "UTF-16 without a mark of its order".encode("utf-16-le"), ["x.txt", "NUL", "UTF-16"]),
         ("x.txt", b"caf\xe9 au lait " * 20, ["x.txt", "not UTF-8 (byte 3)", "iconv"]),
     ],
 )
@@ -298,7 +428,7 @@ def test_bad_text_file(main, project, tiny, corpus, name: str, content: bytes, w
             ["domain.corpus.column=boody"],
             ["domain.corpus.column=boody", "did you mean body?"],
         ),
-        ("x.jsonl", b'{"body": "text"\n', [], ["domain.corpus.path", "x.jsonl", "cannot be read"]),
+        ("x.jsonl", b'{"body": "text"\n', [], ["domain.corpus.path", "x.jsonl, line 1", "no JSON"]),
         ("x.jsonl", b"", [], ["domain.corpus.path", "x.jsonl", "empty"]),
         ("x.parquet", b"PAR1 and nothing else", [], ["domain.corpus.path", "x.parquet", "Parquet"]),
         ("x.csv", b"body\ntext\n", [], ["domain.corpus.path", "x.csv", ".parquet"]),

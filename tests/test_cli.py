@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from genloss.cli import VERBS
+from genloss.cli import VERBS, remedy
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.experiment import Experiment
-from genloss.workflow.compose import compose
+from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import names_of
 from support import REPOSITORY, Project, arms
 
@@ -33,6 +35,24 @@ def run(home: Project, tiny: list[str]) -> Path:
 
 
 # -- help, completion, what it prints ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "says", "store"),
+    [
+        (errno.ENOSPC, None, "free space", True),  # of a write, which does not say where
+        (errno.ENOSPC, "blobs/ab/c", "free space", True),
+        (errno.EACCES, "../../conf/config.yaml", "allow this user", False),
+        (errno.EROFS, "../../runs/x", "can be written", False),
+        (errno.EIO, "../../runs/x", "see whether that file", False),
+    ],
+)
+def test_an_error_of_a_disk_names_what_it_is_about(
+    home: Project, code: int, name: str | None, says: str, store: bool
+) -> None:
+    with home.here():
+        said = remedy(OSError(code, os.strerror(code), name and os.path.normpath(home.store / name)))
+    assert says in said and ("GENLOSS_STORE" in said) == store and "\n" not in said
 
 
 def test_help(home: Project) -> None:
@@ -141,11 +161,35 @@ def test_verify(home: Project, tiny: list[str], tmp_path: Path) -> None:
     victim.write_bytes(data)
     result = home.call("verify", str(tampered))
     assert result.code == 1 and "round 1 train model/model.safetensors: was edited" in result.out
+    left = tmp_path / "left"
+    shutil.copytree(run, left)
+    (left / "rounds/01/model/.model.safetensors.123").touch()
+    result = home.call("verify", str(left), "--round", "1")
+    assert result.code == 1 and ".model.safetensors.123 is of no stage; delete it" in result.out
+    for name, code in {"metrics.json": 1, "manifest.json": 2}.items():
+        edited = tmp_path / name
+        shutil.copytree(run, edited)
+        path = edited / "rounds/01" / name
+        text = path.read_text()
+        number = re.search(r'"heldout_bits_per_byte": (\d+\.\d+)', text)
+        assert number is not None
+        path.write_text(text.replace(number[1], number[1][:-1] + str(9 - int(number[1][-1]))))
+        result = home.call("verify", str(edited))
+        said = result.out if code == 1 else result.err
+        assert result.code == code and f"{path}: is damaged" in said, said
     other = tmp_path / "other"  # the files are those of the manifest, but not what its config computes
     shutil.copytree(run, other)
     (other / "params.yaml").write_text((other / "params.yaml").read_text().replace("seed: 0\n", "seed: 5\n"))
     result = home.call("verify", str(other))
     assert result.code == 1 and "differ" in result.out
+
+
+def test_verify_without_rounds(home: Project, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(to_yaml(compose([])))
+    for arguments in ([], ["--round", "1"]):
+        outcome = home.call("verify", str(tmp_path), *arguments)
+        assert outcome.code == 2 and outcome.err.count("\n") == 1
+        assert "holds no round: there is nothing to compare with; run it first" in outcome.err
 
 
 def test_trace(home: Project, tiny: list[str]) -> None:
@@ -248,7 +292,7 @@ NEEDS = {
         }.items()
     },
     "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
-    "model/pretrained": ["model.path=some/model", "domain.tokenizer=some/model"],
+    "model/pretrained": ["model.path=hub:some/model", "domain.tokenizer=hub:some/model"],
 }
 
 
@@ -318,6 +362,10 @@ def test_module_is_the_command(home: Project) -> None:
             [f"{m} start={s}" for m in ("replace", "accumulate") for s in ("base", "previous")],
         ),
         (["domain=gaussian"], ["gaussian-replace-none-s0"]),
+        (  # how many records a mixing takes follows from the size, also where only one of two mixings says so
+            ["domain=gaussian", "mixing=replace,accumulate_subsample", "size=50,200"],
+            [f"{m} size={n}" for m in ("replace", "accumulate_subsample") for n in (50, 200)],
+        ),
     ],
 )
 def test_arms_are_named_by_what_was_chosen(overrides: list[str], names: list[str]) -> None:

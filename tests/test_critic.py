@@ -457,7 +457,7 @@ def test_what_is_kept_of_a_rejected_response() -> None:
     from genloss.generate import Request
     from genloss.systems.shepherd.refine import Refine
 
-    request = Request(Experiment(compose(SOLVER)).domain, 1, 0, Path(), Path(), Inputs({}), Path())
+    request = Request(Experiment(compose(SOLVER)).domain, 1, 0, Path(), Path(), Inputs({}), Path(), account=Path())
     responses = ["a;b;c", "a;b;c", "a;b;c", "a", "a;b"]
     said = [
         Said(False, 1, "order", "x"),

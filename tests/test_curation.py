@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from genloss.curate import Context, Curator, Decision, curate
 from genloss.curate.choose import Random, TopFraction
 from genloss.curate.duplicates import Deduplicate, Near
 from genloss.curate.perplexity import Perplexity
-from genloss.curate.rules import Rules, repeated_share
+from genloss.curate.rules import Complete, Rules, repeated_share
+from genloss.experiment import Experiment
 from genloss.language.scoring import losses
+from genloss.workflow.compose import compose
 from support import REPOSITORY
 
 
@@ -81,6 +84,17 @@ def test_repeated_share_by_hand() -> None:
     assert repeated_share("a b", 3) == 0 and repeated_share("", 3) == 0
 
 
+@pytest.mark.parametrize("said", [["我们", "昨天", "下午", "一起", "散步"], ["ฉัน", "รัก", "เธอ", "มาก", "กว่า"]])
+def test_rules_in_scripts_without_spaces(context: Context, said: list[str]) -> None:
+    """A text would be one word there, which never repeats itself and is never too frequent."""
+    once = "".join(said)
+    cases = {once: "kept", once * 2: "rules: repetitive", once + said[0][0] * 9: "rules: one word"}
+    rules = Rules(min_characters=1, max_repeated=0.2)
+    assert run({"rules": rules}, list(cases), context)[2] == list(cases.values())
+    n = len(once)  # of the n-grams of both, those that begin in the second are there already
+    assert repeated_share(once * 2, 3) == pytest.approx((n - 2) / (2 * n - 2))
+
+
 def test_exact_duplicates(context: Context, trained: Trained) -> None:
     real = records.read(trained.data / "train.parquet")["text"][0].as_py()
     texts = ["One record.", "one   RECORD.", "Another.", f" {real.upper()}", "Another."]
@@ -117,6 +131,39 @@ def test_near_duplicates(context: Context) -> None:
         "kept",
         "near: near copy",
     ]
+
+
+@pytest.mark.parametrize(("threshold", "permutations"), [(0.7, 128), (0.9, 16), (0.3, 128)])
+def test_near_duplicates_are_those_of_the_exact_similarity(
+    context: Context, threshold: float, permutations: int
+) -> None:
+    """Of pairs below the threshold none is dropped, of those at it nearly all, and copies always."""
+    rng = np.random.default_rng(0)
+    size, texts, similar = 100, [], []
+    for pair in range(200):
+        common = int(rng.integers(size // 10, size + 1))
+        base = range(pair * 1000, pair * 1000 + size)
+        other = range(pair * 1000 + 500, pair * 1000 + 500 + size - common)
+        texts += [words(base), words([*base[:common], *other])]
+        similar.append(common / (2 * size - common))
+    _, _, reasons = run({"near": Near(ngram=1, threshold=threshold, permutations=permutations)}, texts, context)
+    assert set(reasons[::2]) == {"kept"}
+    dropped = np.array([reason != "kept" for reason in reasons[1::2]])
+    above = np.array(similar) >= threshold
+    assert not dropped[~above].any()
+    assert dropped[above].mean() > 0.97 and dropped[np.array(similar) == 1].all()
+
+
+def test_near_duplicates_without_spaces(context: Context) -> None:
+    base = "我们昨天下午一起去城里的公园散步，看见了许多人在湖边唱歌。"
+    _, _, reasons = run({"near": Near(ngram=2)}, [base, base.replace("昨天", "今天"), base[::-1]], context)
+    assert reasons == ["kept", "near: near copy", "kept"]
+
+
+@pytest.mark.parametrize(("threshold", "permutations"), [(0.1, 16), (0.01, 128)])
+def test_too_few_permutations(threshold: float, permutations: int) -> None:
+    with pytest.raises(UserError, match=r"permutations.*must be at least"):
+        Near(threshold=threshold, permutations=permutations)
 
 
 def test_near_duplicates_of_real_data(context: Context, trained: Trained) -> None:
@@ -242,13 +289,32 @@ def test_a_curator_of_ones_own_that_miscounts_is_a_bug_and_not_bad_data(context:
 
 
 def test_a_run_keeps_every_generated_record(main, project: Path, tiny) -> None:
-    outcome = main("run", *tiny, "rounds=1", "curation=[dedup,random]", "control=random")
+    outcome = main("run", *tiny, "rounds=1", "curation=[complete,dedup,random]", "control=random")
     assert outcome.code == 0, outcome.err
     folder = outcome.folder / "rounds" / "01"
     made, kept, rejected = (records.read(folder / f"{k}.parquet") for k in ("generated", "kept", "rejected"))
     assert sorted(made["id"].to_pylist()) == sorted(kept["id"].to_pylist() + rejected["id"].to_pylist())
     assert kept.column_names == [*made.column_names, "score", "reason"]
-    assert len(kept) == 24 and set(rejected["reason"].to_pylist()) == {"control: random"}
+    assert set(rejected["reason"].to_pylist()) == {"control: random"}
+    finish = made["finish"].to_pylist()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["generate/cut_off"] == finish.count("length") and len(kept) <= finish.count("end")
+
+
+def test_cut_off_records_can_be_dropped(context: Context) -> None:
+    made = records.with_finish(table(["a", "b", "c"]), ["end", "length", "end"])
+    curated = curate(made, {"complete": Complete()}, "none", context)
+    assert curated.kept["text"].to_pylist() == ["a", "c"] and curated.reasons == {"complete: cut off": 1, "kept": 2}
+    assert records.with_finish(table(["a"]), ["end"])["id"] == table(["a"])["id"]
+    llm2llm = [
+        "domain=reasoning",
+        "domain/tasks=arithmetic",
+        "recipe=llm2llm",
+        "mixing=accumulate",
+        "curation=complete",
+    ]
+    with pytest.raises(UserError, match=r"curation.complete.*: needs a recipe that says how records ended; LLM2LLM"):
+        Experiment(compose([*llm2llm, "curation=complete"]))
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "conf/curation").glob("*.yaml")), ids=lambda path: path.stem)

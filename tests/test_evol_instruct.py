@@ -360,7 +360,7 @@ def test_a_parent_whose_problem_was_not_kept_is_evolved_again(ran: Loop) -> None
     domain = ran.experiment.domain
     kept = ran.run_dir.round(1) / "kept.parquet"
     model, scratch = ran.run_dir.round(1) / "model", ran.run_dir.root / "scratch"
-    request = Request(domain, 2, 0, model, ran.run_dir.data, Inputs({HISTORY: (kept,)}), scratch)
+    request = Request(domain, 2, 0, model, ran.run_dir.data, Inputs({HISTORY: (kept,)}), scratch, account=scratch)
     recipe = ran.experiment.recipe
     assert isinstance(recipe, EvolInstruct)
     pool = recipe.pool(request)
@@ -386,7 +386,7 @@ def test_exact_labels_are_the_worked_solutions(ran: Loop, tmp_path: Path) -> Non
         )
     )
     model = ran.run_dir.round(0) / "model"
-    request = Request(x.domain, 1, 3, model, ran.run_dir.data, Inputs({HISTORY: ()}), tmp_path)
+    request = Request(x.domain, 1, 3, model, ran.run_dir.data, Inputs({HISTORY: ()}), tmp_path, account=tmp_path)
     table, result = x.recipe.generate(request)
     assert able(x.domain, Verifies).verify(table).right.all()
     for row in table.to_pylist():
@@ -447,7 +447,7 @@ def test_other_domains_are_refused() -> None:
 def test_an_evolver_that_never_succeeds_says_so(ran: Loop, tmp_path: Path) -> None:
     x = Experiment(compose([*TINY, "recipe.most=1", "recipe.noise=0", "recipe.operators=[reasoning]"]))
     model = ran.run_dir.round(0) / "model"
-    request = Request(x.domain, 1, 3, model, ran.run_dir.data, Inputs({HISTORY: ()}), tmp_path)
+    request = Request(x.domain, 1, 3, model, ran.run_dir.data, Inputs({HISTORY: ()}), tmp_path, account=tmp_path)
     with pytest.raises(
         UserError, match=r"evolved none of 60 problems in round 1 \(\{'beyond': 60\}\); raise recipe.most"
     ):

@@ -200,6 +200,18 @@ def test_round_0_is_supervised_also_from_a_schooled_base(tmp_path: Path, monkeyp
     assert found["steps"] == 2 and "reward_last" in found
 
 
+def test_a_policy_that_diverges_is_kept(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
+    """Up to the last step with numbers; a policy without any cannot be sampled from."""
+    x, data, start = solver
+    job, found = fit(x, data, start, tmp_path / "a", step_size=1e20, updates=4)
+    assert found["diverged"] == found["steps"] + 1 and len(rewards(job)) == found["steps"]
+    assert np.isfinite(found["loss"]) and np.isfinite(rewards(job)).all()
+    assert all(bool(p.isfinite().all()) for p in load(job.out / "model").parameters())
+    error = job.trainer.ended(found)
+    assert error is not None and str(error).startswith("trainer.step_size=1e+20: the training diverged")
+    assert replace(able(x.trainer, Grpo), diverged="go_on").ended(found) is None
+
+
 def test_no_reward_no_change(solver: tuple[Experiment, Path, Path], tmp_path: Path) -> None:
     """Where every response has r = 0 there is no advantage, and where the policy is the reference there is no
     penalty."""

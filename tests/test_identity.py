@@ -6,15 +6,25 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
 
 import genloss
+from genloss.core.errors import UserError
+from genloss.core.places import load_params
 from genloss.core.plugin import named
+from genloss.experiment import Experiment
 from genloss.workflow.compose import compose
-from genloss.workflow.identity import arm_id, arm_identity
+from genloss.workflow.identity import arm_id, arm_identity, label
+
+COMPOSED = compose(["domain=reasoning", "curation=dedup", "metrics=[accuracy]"])
 
 
 def test_a_class_that_moves_renames_no_arm() -> None:
@@ -78,3 +88,62 @@ def test_no_two_options_of_a_group_share_a_name() -> None:
     for base, classes in heirs.items():
         names = sorted(cls.__name__ for cls in classes)
         assert len(set(names)) == len(names), (base, names)
+
+
+NAMED = ("domain", "mixing", "recipe")
+CHAINS = {"curation": "curation.dedup", "metrics": "metrics.accuracy", "domain.tasks": "domain.tasks.chain_sum"}
+NAMES = ("..", "../../evil", "a/b", "a\n", "", "a b", "C" * 64, "C" * 65)
+
+
+@settings(max_examples=50)
+@given(st.sampled_from(NAMES) | st.text(max_size=9), st.sampled_from([*NAMED, *CHAINS]))
+def test_a_name_is_one_part_of_a_path_or_it_is_refused(name: str, group: str) -> None:
+    """Each name that becomes a folder, a column or a tag: `name` of a group, and the keys of chains."""
+    cfg = COMPOSED.copy()
+    if group in NAMED:
+        cfg[group].name = name
+    else:
+        OmegaConf.select(cfg, group)[name] = OmegaConf.select(cfg, CHAINS[group])
+    assert _stays(cfg, name)
+
+
+def _stays(cfg: DictConfig, name: str) -> bool:
+    """Whether the name was refused, or cannot lead anywhere else."""
+    try:
+        Experiment(cfg)
+    except UserError as error:
+        return "must be a name" in str(error) and "\n" not in str(error)
+    folder = Path("runs") / label(cfg)
+    return re.fullmatch(r"[\w.-]+", name, re.ASCII) is not None and folder.parts == ("runs", label(cfg))
+
+
+def test_a_long_chain_has_a_folder() -> None:
+    cfg = COMPOSED.copy()
+    cfg.curation = {f"{'long' * 10}{i}": cfg.curation.dedup for i in range(9)}
+    assert len(f"{label(cfg)}-{arm_id(cfg)}") < 200
+
+
+def test_a_schedule_of_several_rounds_is_that_of_each() -> None:
+    several = compose(
+        ["rounds=4", "++schedule.from2.recipe={temperature: 0.7, top_k: 9}", "++schedule.3.recipe.top_k=5"]
+    )
+    single = compose(
+        ["rounds=4", *(f"++schedule.{n}.recipe={{temperature: 0.7, top_k: {5 if n == 3 else 9}}}" for n in (2, 3, 4))]
+    )
+    assert arm_id(several) == arm_id(single) and several.dvc == single.dvc
+    two = compose(
+        ["rounds=4", "++schedule.from1to2.recipe.temperature=0.7", "++schedule.from2to4.recipe.temperature=0.5"]
+    )
+    assert {n: o.recipe.temperature for n, o in two.schedule.items()} == {"1": 0.7, "2": 0.5, "3": 0.5, "4": 0.5}
+    for wrong in ("from0to2", "from3to2", "from3to5", "from", "from2to"):
+        with pytest.raises(UserError, match=rf"schedule.{wrong}: must be .* from2to4"):
+            Experiment(compose(["rounds=4", f"++schedule.{wrong}.recipe.temperature=0.7"]))
+
+
+def test_a_range_that_dvc_composed_is_read_as_its_rounds(tmp_path: Path) -> None:
+    """`dvc exp run -S` writes params.yaml itself."""
+    cfg = compose(["rounds=3", "++schedule.from2to3.recipe.temperature=0.7"])
+    raw = compose(["rounds=3", "++schedule.from2to3.recipe.temperature=0.7"], raw=True)
+    path = tmp_path / "params.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.masked_copy(raw, [str(k) for k in raw if k != "hydra"]), resolve=True))
+    assert arm_id(load_params(path)) == arm_id(cfg) and load_params(path).dvc == cfg.dvc

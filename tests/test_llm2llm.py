@@ -12,9 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import pyarrow as pa
 import pytest
 
 from genloss.backends.endpoint import Endpoint as ChatEndpoint
+from genloss.backends.endpoint import chat_text
 from genloss.core import records
 from genloss.core.capabilities import able
 from genloss.core.contracts import HISTORY, Decoding, Fit, Inputs, Runtime
@@ -41,9 +40,11 @@ from genloss.loop import Loop
 from genloss.stages import GENERATE
 from genloss.systems.llm2llm.recipe import LLM2LLM
 from genloss.systems.llm2llm.teachers import Ask, Teacher
-from genloss.systems.llm2llm.teachers.endpoint import RULES, first_list
+from genloss.systems.llm2llm.teachers.endpoint import RULES, final_list
 from genloss.systems.llm2llm.teachers.model import Written
 from genloss.workflow.compose import compose
+from genloss.workflow.identity import arm_id
+from support import Handler, Project, serving
 
 TINY = [
     "domain=reasoning",
@@ -186,7 +187,17 @@ class Class:
     def request(self, scratch: Path, x: Experiment | None = None) -> Request:
         x = x or Experiment(compose(TINY))
         nothing_before = Inputs({HISTORY: ()})
-        return Request(x.domain, 1, 7, self.model, self.data, nothing_before, scratch, Runtime(workers=2))
+        return Request(
+            x.domain,
+            1,
+            7,
+            self.model,
+            self.data,
+            nothing_before,
+            scratch,
+            Runtime(workers=2),
+            account=scratch / "account.json",
+        )
 
 
 @pytest.fixture(scope="module")
@@ -391,64 +402,6 @@ def test_what_a_model_writes_is_read_by_the_template() -> None:
 # -- teachers: an endpoint ---------------------------------------------------------------------------------------------
 
 
-class Server(ThreadingHTTPServer):
-    """A chat endpoint; `behave(number of the request, its body)` says what comes back: text, or (status, bytes)."""
-
-    daemon_threads = True
-
-    def __init__(self, behave: Callable[[int, dict[str, Any]], Any]):
-        self.behave, self.lock = behave, threading.Lock()
-        self.bodies: list[Any] = []
-        self.headers: list[Any] = []
-        self.given = 0  # replies with content
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that are gone are what these tests are about."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            number = len(self.server.bodies)
-            self.server.bodies.append(body)
-            self.server.headers.append(dict(self.headers))
-        said = self.server.behave(number, body)
-        if callable(said):
-            said(self)
-            return
-        if isinstance(said, str):
-            self.server.given += 1
-            said = 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": said}}]}).encode()
-        self.send_response(said[0])
-        self.send_header("Content-Length", str(len(said[1])))
-        self.end_headers()
-        self.wfile.write(said[1])
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
-@contextmanager
-def serving(behave: Callable[[int, dict[str, Any]], Any]) -> Iterator[Server]:
-    server = Server(behave)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -481,7 +434,7 @@ def test_an_endpoint_is_asked_as_in_the_paper(group: Class, tmp_path: Path, monk
     }  # and nothing of what the student said
     body = server.bodies[0]
     assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
-    assert body["messages"][0]["content"] == RULES and first_list(body["messages"][2]["content"])
+    assert body["messages"][0]["content"] == RULES and final_list(body["messages"][2]["content"])
     assert (body["model"], body["temperature"], body["top_p"], body["seed"]) == ("m", 1.0, 1.0, 3)
     assert {h["Authorization"] for h in server.headers} == {"Bearer secret-12345"}
     for file in [*tmp_path.rglob("*")]:
@@ -657,6 +610,82 @@ def test_the_same_item_forever_ends_and_can_be_resumed(group: Class, tmp_path: P
     assert len(table) == n and len(server.bodies) == n + 2 * (n - 1)
 
 
+DRAFT, ANSWER = (f'[{{"problem": "{a}+1+2:", "answer": "{b}"}}]' for a, b in ((5, 0), (6, 9)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"<think>{DRAFT}</think>{ANSWER}",
+        f"<think>\n{DRAFT} or {DRAFT}\n</think>\n\nHere:\n```json\n{ANSWER}\n```",
+        f"{DRAFT}</think>{ANSWER}",  # some templates put <think> into the prompt
+        f"<think>one <think>two</think> {DRAFT}</think> {ANSWER}",
+        f"<think>{DRAFT}</think>{ANSWER}<think>{DRAFT}</think>",
+        f"<Thinking>{DRAFT}</Thinking>{ANSWER}",
+        f"<seed:think>{DRAFT}</seed:think>{ANSWER}",
+        f"[THINK]{DRAFT}[/THINK]{ANSWER}",
+        f"◁think▷{DRAFT}◁/think▷{ANSWER}",
+        f"<|START_THINKING|>{DRAFT}<|END_THINKING|>{ANSWER}",
+        f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}<|return|>",
+        f"First try: {DRAFT}. No, 5+1+2 is 8. {ANSWER}",
+        f"{ANSWER} []",
+        f"{ANSWER}<think>{DRAFT}",  # cut off
+    ],
+)
+def test_drafts_are_no_answers(said: str) -> None:
+    text = chat_text(json.dumps({"choices": [{"message": {"content": said}}]}).encode())
+    assert final_list(text) == json.loads(ANSWER)
+
+
+@pytest.mark.parametrize("said", [f"<think>{DRAFT}", f"<think>{DRAFT}</think>", f"{DRAFT}</think>"])
+def test_a_thought_without_an_answer_is_unparseable(group: Class, tmp_path: Path, said: str) -> None:
+    with serving(lambda number, body: said if number < len(group.wrong) else good(number)) as server:
+        table, counts = group.round(tmp_path, *ENDPOINT, f"recipe.teacher.url={server.url}")
+    assert counts["rejected_unparseable"] == len(table) == len(group.wrong)
+    assert "5+1+2:" not in table.column("prompt").to_pylist()
+
+
+def test_a_teacher_of_nonsense_is_stopped(group: Class, tmp_path: Path) -> None:
+    with serving(lambda number, body: "I would rather not.") as server:
+        options = [*ENDPOINT, f"recipe.teacher.url={server.url}", "recipe.attempts=100"]
+        with pytest.raises(UserError, match=r"budget.refused=0.95: 100 of the last 100 .* \(100 unparseable\)"):
+            group.round(tmp_path, *options)
+    assert 100 <= len(server.bodies) <= 104
+
+
+def test_a_budget_that_is_raised_goes_on(group: Class, tmp_path: Path) -> None:
+    n = len(group.wrong)
+    with serving(good) as server:
+        options = [*ENDPOINT, f"recipe.teacher.url={server.url}"]
+        with pytest.raises(UserError, match=r"^recipe.teacher.budget.round.requests=3: is spent \(3\)"):
+            group.round(tmp_path, *options, "recipe.teacher.budget.round.requests=3")
+        assert len(server.bodies) == 3
+        table, counts = group.round(tmp_path, *options, f"recipe.teacher.budget.round.requests={n}")
+    assert len(table) == len(server.bodies) == counts["requests"] == n and counts["tokens_sent"] > n
+    assert "money" not in counts
+    poor, rich = (
+        Experiment(compose([*TINY, *options, f"recipe.teacher.budget.sweep.requests={limit}"])).cfg for limit in (1, 2)
+    )
+    assert arm_id(poor) == arm_id(rich)
+
+
+def test_arms_of_a_sweep_share_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four requests an arm, and six for both."""
+    for name in ("commit", "committed"):  # takes seconds, and DVC is not asked
+        monkeypatch.setattr(f"genloss.workflow.arm.{name}", lambda folder: True)
+    home = Project.make(tmp_path / "project")
+    small = [*TINY, "size=4", "rounds=1", "trainer.steps=2", "recipe.errors=all"]
+    with serving(good) as server:
+        command = ["run", "-m", *small, *ENDPOINT, f"recipe.teacher.url={server.url}", "seed=0,1"]
+        result = home.call(*command, "recipe.teacher.budget.sweep.requests=6")
+        assert result.code == 1 and "1 of 2 arms failed" in result.err and len(server.bodies) == 6
+        assert "recipe.teacher.budget.sweep.requests=6: is spent (6)" in result.err
+        [account] = home.root.glob("runs/**/spent.json")
+        assert (account.parent / "sweep.json").is_file() and json.loads(account.read_text())["requests"] == 6
+        home.ok(*command, "recipe.teacher.budget.sweep.requests=8")
+        assert len(server.bodies) == 8 and json.loads(account.read_text())["requests"] == 8
+
+
 def test_a_wrong_label_of_an_endpoint_is_measured(group: Class, tmp_path: Path) -> None:
     def behave(number: int, body: dict[str, Any]) -> str:
         return json.dumps([{"problem": f"{number}+1+2:", "answer": number + 3 + number % 2}])
@@ -677,7 +706,8 @@ from genloss.generate import Request
 data, model, scratch, *overrides = sys.argv[1:]
 x = Experiment(compose(overrides))
 nothing_before = Inputs({HISTORY: ()})
-request = Request(x.domain, 1, 7, Path(model), Path(data), nothing_before, Path(scratch), Runtime(workers=1))
+scratch, runtime = Path(scratch), Runtime(workers=1)
+request = Request(x.domain, 1, 7, Path(model), Path(data), nothing_before, scratch, runtime, account=scratch / "a.json")
 x.recipe.generate(request)
 """
 

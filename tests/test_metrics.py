@@ -83,6 +83,21 @@ def test_words() -> None:
     assert words("Größe, étude") == ["größe", "étude"]
 
 
+@pytest.mark.parametrize(("a", "b"), [("一", "二"), ("ก", "ข")])
+def test_words_in_scripts_without_spaces(tmp_path: Path, a: str, b: str) -> None:
+    """Each character is one: a text that was one word would be all distinct, and unlike any other."""
+    assert words(f"{a}{b}。{a} x") == [a, b, a, "x"]
+    text = a + b + a + b
+    found = Diversity(max_n=2).measure(evidence(tmp_path, ["x"], ["a b c d", "e f g h"], [text, text]))
+    assert found["distinct_1"] == pytest.approx(2 / 8) and found["distinct_2"] == pytest.approx(2 / 6)
+    assert found["entropy_1"] == pytest.approx(1 + 1 / (2 * 8) / math.log(2))
+    seen = evidence(tmp_path, [f"{a}{b}{b}", a], ["u", "v"], [f"{b}{b}", b])
+    assert RareWords().measure(seen)["coverage_d1"] == 0 and RareWords().measure(seen)["coverage_d2"] == 1
+    assert Repetition(ngram=2).measure(seen)["repetition"] == 0
+    assert Repetition(ngram=1).measure(seen)["repetition"] == pytest.approx(1 / 4)
+    assert Overlap(ngram=2).measure(seen)["overlap_2gram"] == pytest.approx(1 / 2)
+
+
 def test_overlap_by_hand(tmp_path: Path) -> None:
     real = [" ".join(f"r{i}" for i in range(20)), "short real"]
     inside = " ".join(f"r{i}" for i in range(3, 16))  # exactly 13 real words in a row

@@ -17,7 +17,7 @@ from genloss.core import records
 from genloss.core.contracts import HISTORY, Inputs
 from genloss.core.errors import UserError
 from genloss.curate import Context
-from genloss.curate.novelty import Alphabet, Novelty, nearest, rouge_l
+from genloss.curate.novelty import Alphabet, Novelty, nearest, rouge_l, tokens
 from genloss.experiment import Experiment
 from genloss.workflow.compose import compose
 
@@ -28,7 +28,7 @@ absl.logging.get_absl_handler().python_handler.stream = Path(os.devnull).open("w
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 DOMAIN = Experiment(compose([])).domain
 TEXTS = st.lists(
-    st.lists(st.sampled_from(["a", "B", "c", "d-e", "é", "", "7"]), max_size=12).map(" ".join), min_size=1, max_size=8
+    st.lists(st.sampled_from(["a", "B", "c", "d-e", "f_g", "", "7"]), max_size=12).map(" ".join), min_size=1, max_size=8
 )
 
 
@@ -89,3 +89,36 @@ def test_exactly_the_threshold_is_kept(tmp_path: Path) -> None:
 def test_bad_threshold(threshold: float) -> None:
     with pytest.raises(UserError, match="threshold"):
         Novelty(threshold=threshold)
+
+
+SCRIPTS = (
+    "我们昨天去公园散步。",
+    "مرحبا بالعالم الجميل",
+    "Мы вчера гуляли в парке",
+    "हम कल पार्क में टहलने गए",
+    "วันนี้อากาศดีมาก",
+    "3+4*2:",
+)
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_words_are_those_of_any_script(tmp_path: Path, text: str) -> None:
+    other = "一二三四五 один два ثلاثة एक สอง 7*7"
+    said = Novelty().decide(table([text, other, text, text]), context(tmp_path, ["x"], ["y"]))
+    assert said.keep.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("3-4-2:", "3+4*2:", False),
+        ("3-(4-2):", "(3-4)-2:", False),
+        ("3 × 4 − 2", "3*4-2", True),
+        ("٣+٤:", "3+4:", True),
+        ("३ * (-४)", "3*(-4)", True),
+        ("cafe\u0301", "café", True),
+        ("a well-known, (old) and/or new = true", "a well known old and or new true", True),
+    ],
+)
+def test_operators_count_beside_numbers_and_digits_are_digits(a: str, b: str, same: bool) -> None:
+    assert (tokens(a) == tokens(b)) == same

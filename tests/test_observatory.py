@@ -7,14 +7,17 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from genloss.core import records
 from genloss.core.files import write_atomic
 from genloss.experiment import Experiment
 from genloss.language.curve import write_curve
 from genloss.observatory.report import next_commands, report
-from genloss.observatory.results import rounds_of, turned
+from genloss.observatory.results import arms_of, measured, rounds_of, turned
 from genloss.workflow.compose import compose, to_yaml
+from genloss.workflow.dvc_cache import committed
 from support import REPOSITORY, Project, arms
 
 
@@ -39,12 +42,39 @@ def test_a_loss_that_turns_is_told(arm: Path, tmp_path: Path, capsys: pytest.Cap
     curve(mine, {2: 3.0, 4: 3.5})
     said = turned(mine, rounds_of(mine))
     assert "3.000 at step 2, 3.500 at the last" in said and "64 real records" in said and "size" in said
-    report([mine], None, None)
+    report([mine], arms_of(mine), None, None)
     assert said in capsys.readouterr().out and said in (mine / "report/report.md").read_text()
 
     metrics = mine / "rounds/00/metrics.json"
+    (mine / "rounds/00/manifest.json").unlink()  # which has its hash
     metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"train_real_fraction": 0.9}))
     assert turned(mine, rounds_of(mine)) == ""  # what a model wrote turns for other reasons
+
+
+def test_a_run_without_its_headline_metric_is_reported_and_committed(tmp_path: Path, tiny: list[str]) -> None:
+    home = Project.make(tmp_path / "project")
+    folder = home.ok("run", *tiny, "rounds=0", "metrics=[diversity]").folder
+    assert committed_in(home, folder)
+    assert "heldout" not in (folder / "report/report.md").read_text()
+    again = home.call("report", str(folder), "--metric", "heldout_bits_per_byte")
+    assert again.code == 2 and "unknown; " in again.err
+    assert measured(folder / "params.yaml", [("a", {0: {"train_records": 1.0, "distinct_2": 0.5}})])[0] == "distinct_2"
+
+
+def test_a_runs_report_is_the_same_wherever_it_is_made(arm: Path, tmp_path: Path) -> None:
+    """`dvc exp run --temp` runs in a folder of any name, and its outputs are compared with the workspace's."""
+    for name in ("a", "b"):
+        shutil.copytree(arm, tmp_path / name)
+        report([tmp_path / name], arms_of(tmp_path / name), None, tmp_path / name / "report")
+    for path in ("report/rounds.csv", "report/report.md", "summary.json"):
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    summary = json.loads((arm / "summary.json").read_text())
+    assert list(summary) == ["round", "heldout_bits_per_byte"] and summary["round"] == 0
+
+
+def committed_in(home: Project, folder: Path) -> bool:
+    with home.here():
+        return committed(folder)
 
 
 @pytest.mark.parametrize("domain", sorted(path.stem for path in (REPOSITORY / "conf/domain").glob("*.yaml")))
@@ -57,3 +87,27 @@ def test_a_sweep_proposes_what_its_domain_can_run(tmp_path: Path, domain: str) -
     assert len(proposed) == 4 and {cfg.domain.name for cfg in proposed} == {domain}
     for cfg in proposed:
         Experiment(cfg)
+
+
+def test_samples_are_read_as_text(tmp_path: Path) -> None:
+    """Both kept and rejected ones; what a terminal would obey is not printed."""
+    home, run = Project.make(tmp_path / "project"), tmp_path / "run"
+    for name, texts in {"kept": ["one", "\x1b[31mtwo\u202e\nlines"], "rejected": ["three"]}.items():
+        table = records.make_table({"text": texts}, origin=records.SYNTHETIC, generation=1, recipe="sample")
+        if name == "rejected":
+            table = table.append_column("reason", pa.array(["too short"])).append_column("score", pa.array([0.5]))
+        records.write(table, run / f"rounds/01/{name}.parquet")
+    write_atomic(run / "rounds/01/manifest.json", "{}")
+    said = home.ok("samples", str(run), "--round", "1", "--count", "2").out
+    assert re.sub(r"[0-9a-f]{8}", "ID", said) == (
+        "-- ID, kept\none\n\n-- ID, kept\n�[31mtwo�\nlines\n\n-- ID, rejected, reason too short, score 0.5\nthree\n"
+    )
+    assert home.ok("samples", str(run)).out == said
+    table = pa.table({"id": ["a" * 32], "prompt": ["2+2?"], "response": [""], "answer": ["4"], "finish": ["length"]})
+    records.write(table.append_column("document", pa.array(["x.txt"])), run / "rounds/02/kept.parquet")
+    write_atomic(run / "rounds/02/manifest.json", "{}")
+    assert home.ok("samples", str(run)).out == "-- aaaaaaaa, kept, finish length\nprompt: 2+2?\nanswer: 4\n"
+    for arguments, words in {("--round", "3"): "--round=3: is not there", ("--count", "0"): "--count=0"}.items():
+        refused = home.call("samples", str(run), *arguments)
+        assert refused.code == 2 and words in refused.err
+    assert "is no run directory" in home.call("samples", str(tmp_path)).err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from genloss.core import records
 from genloss.language.model import load
 from genloss.language.packing import IGNORE, Rows, fit
 from genloss.language.scoring import losses
-from genloss.language.tokenizer import load_codec
+from genloss.language.tokenizer import END, Codec, load_codec
 
 
 @given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 40))
@@ -140,3 +141,13 @@ def test_the_trained_model_prefers_its_language(trained) -> None:
     backwards = [t[::-1] for t in held_out]
     (a, n), (b, m) = (losses(trained.llama, trained.data, t, trained.context) for t in (held_out, backwards))
     assert a.sum() / n.sum() + 0.5 < b.sum() / m.sum()
+
+
+def test_ids_of_a_tokenizer_may_have_gaps(tmp_path: Path) -> None:
+    """The model needs a row for the largest id, whatever the number of tokens."""
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"a": 0, "b": 700, END: 900}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}))
+    codec = Codec(tmp_path)
+    assert (codec.size, codec.end, codec.encode(["b"])) == (901, 900, [[700]])

@@ -5,15 +5,16 @@ that uses the option."""
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from genloss.core.contracts import silent
-from genloss.core.errors import UserError
-from genloss.core.plugin import plain
+from genloss.core.contracts import Runtime, silent
+from genloss.core.errors import UserError, one_of
+from genloss.core.plugin import flatten, plain
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
@@ -228,3 +229,80 @@ def test_the_trainer_of_another_domain_is_refused() -> None:
 def test_what_does_not_fit_names_the_domains_that_do(overrides: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         Experiment(compose(overrides))
+
+
+# -- every value of every choice ---------------------------------------------------------------------------------------
+
+
+def choices(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, list[str]]]:
+    """{key in the config: (class, names)} of every option that takes one of some names, as the plug-ins check it."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    asked: list[tuple[Any, str, list[str]]] = []
+
+    def heard(key: str, value: Any, names: Any) -> None:
+        one_of(key, value, names)
+        asked.append((sys._getframe(1).f_locals.get("self"), key, list(names)))
+
+    Experiment(cfg)  # loads what would otherwise import the listener
+    with monkeypatch.context() as patch:
+        for module in [m for name, m in sys.modules.items() if name.startswith("genloss.")]:
+            if getattr(module, "one_of", None) is one_of and not module.__name__.endswith("errors"):
+                patch.setattr(module, "one_of", heard)
+        Experiment(cfg)
+    nodes = {k.removesuffix("._target_"): v for k, v in flatten(plain(cfg)) if k.endswith("._target_")}
+    for plugin, name, names in asked:
+        where = [key for key, target in nodes.items() if target.rpartition(".")[2] == type(plugin).__name__]
+        for key in ["runtime"] if isinstance(plugin, Runtime) else where:
+            found[f"{key}.{name}"] = (type(plugin).__name__, [n for n in names if " " not in n])
+    for key, _ in flatten(plain(cfg)):
+        above, _, name = key.rpartition(".")
+        if above in nodes and name in WORDS:
+            found[key] = (nodes[above].rpartition(".")[2], WORDS[name])
+    return found
+
+
+# What a value asks for by its own words
+ASKS: dict[str, dict[str, Any]] = {
+    "recipe.prompts=real": {"recipe.prompt_tokens": 4},
+    "recipe.prompts=previous": {"recipe.prompt_tokens": 4},
+    "domain.distribution=given": {"domain.probabilities": [0.5, 0.5]},
+}
+# Words that an option takes beside a path or a number, so that they are in no list
+WORDS = {"judge": ["round0", "last"], "tokenizer": ["bpe"]}
+# Refused, or of another machine or another run: tests/test_training.py, tests/test_grpo.py, tests/test_critic.py
+NOT_HERE = ("runtime.strategy", "runtime.accelerator", "Grpo.start=base", "ResponseReward.factors=critic")
+
+
+# metrics and recipe/teacher have no such words; mixing: tests/test_mixing.py; runtime.strategy: tests/test_training.py
+@pytest.mark.parametrize("group", ["domain", "model", "trainer", "recipe", "curation"])
+def test_every_value_of_a_choice_runs(
+    group: str, tiny: list[str], tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one domain at least, if any takes it: a documented value that is refused in all of them is none."""
+    ran: dict[str, str] = {}
+    for domain in ("text", *SMALL):
+        for option in [domain] if group == "domain" else options(group):
+            try:
+                cfg = config(domain, f"{group}={option}", tiny)
+                known = choices(cfg, monkeypatch)
+            except UserError:
+                continue
+            for key, (cls, names) in known.items():
+                if not key.startswith(node_of(cfg, group, option)) or key in NOT_HERE:
+                    continue
+                for value in names:
+                    named_so = f"{cls}.{key.rpartition('.')[2]}={value}"
+                    if named_so in NOT_HERE or ran.get(named_so, "").startswith("ran"):
+                        continue
+                    new = cfg.copy()
+                    OmegaConf.update(new, key, [value] if OmegaConf.is_list(OmegaConf.select(cfg, key)) else value)
+                    for asked, of_it in ASKS.get(f"{key}={value}", ASKS.get(key, {})).items():
+                        OmegaConf.update(new, asked, of_it)
+                    try:
+                        x = Experiment(new)
+                        Loop(x, RunDir(tmp_path / str(len(ran)) / domain / option / value, store)).run()
+                        ran[named_so] = f"ran in {domain}"
+                    except UserError as error:  # a tiny model makes nothing that a selector could keep: see `tried`
+                        ran[named_so] = "ran, and " * ("kept none" in str(error)) + str(error)
+    print(*ran.items(), sep="\n")
+    assert not {k: v for k, v in ran.items() if not v.startswith("ran")}

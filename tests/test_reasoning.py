@@ -23,11 +23,13 @@ from genloss.curate import Context, curate, rates
 from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.checks import expressions, integers, spectra, texts
 from genloss.domains.reasoning.schooled import Schooled
+from genloss.domains.reasoning.tasks import Gym
 from genloss.experiment import Experiment
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
 from genloss.loop import Loop
 from genloss.workflow.compose import compose
+from support import REPOSITORY
 
 TINY = [
     "domain=reasoning",
@@ -470,6 +472,18 @@ def test_any_saved_causal_language_model_solves_problems(kind: str, solver: tupl
     ("overrides", "words"),
     [
         (["domain.tasks.gcd.family=gdc"], ["domain.tasks.gcd.family=gdc", "gcd"]),
+        *(
+            (
+                [f"+domain.tasks.x={{_target_: {GYM}, family: {family}, compare: {compare}}}"],
+                [f"domain.tasks.x.compare={compare}", f"does not fit {family}", "of 60 exact answers", "text"],
+            )
+            for family, compare in (
+                ("coin_flip", "integer"),
+                ("ransom_note", "expression"),
+                ("time_intervals", "expression"),
+                ("family_relationships", "expression"),
+            )
+        ),
         (["domain.tasks.gcd.parameters.min_value=999"], ["domain.tasks.gcd.parameters", "max_value"]),
         (["+domain.tasks.gcd.parameters.seed=1"], ["parameters.seed", "absent"]),
         (["domain.tasks.gcd.compare=eval"], ["compare=eval", "integer"]),
@@ -520,3 +534,30 @@ def test_a_context_that_is_too_short_is_refused(tmp_path: Path) -> None:
     x = Experiment(compose([*TINY, "domain.context=8"]))
     with pytest.raises(UserError, match=r"domain.context=8: must be at least 1\d tokens"):
         x.domain.prepare(tmp_path)
+
+
+def test_the_difficulty_of_a_family_may_be_a_number() -> None:
+    made = Gym("gsm_symbolic").problems(0)
+    assert len(made) == 1000 and all(isinstance(p.difficulty, str) for p in made)
+
+
+def test_what_a_family_cannot_make_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its own code raises."""
+    import reasoning_gym
+
+    class Broken:
+        def __getitem__(self, i: int) -> Any:
+            raise IndexError("two\nlines")
+
+    monkeypatch.setattr(reasoning_gym, "create_dataset", lambda *_, **__: Broken())
+    with pytest.raises(UserError, match=r"family=gcd: cannot make problem 0 .*IndexError: two lines"):
+        Gym("gcd").problems(0)
+
+
+def test_the_table_of_families_is_true() -> None:
+    """A few lines of it; `python benchmarks/families.py` makes all."""
+    lines = (REPOSITORY / "docs" / "families.md").read_text().splitlines()
+    table = {cells[0].strip(): cells[1:4] for line in lines if len(cells := line.strip("|").split("|")) == 5}
+    for name in ("aiw", "coin_flip", "ransom_note", "chain_sum"):
+        unfit = [len(Gym(name).unfit(c)) for c in ("integer", "text", "expression")]
+        assert [60 - int(cell) for cell in table[name]] == unfit

@@ -33,7 +33,7 @@ def texts(
     model, runtime = trained.models[arch], Runtime(workers=workers)
     request = Sampling(model, trained.data, n, seed, options(**values), None, scratch, runtime)
     scratch.mkdir(exist_ok=True)
-    return [t for some, _ in sample(request) for t in some]
+    return [t for some in sample(request) for t in some.texts]
 
 
 # -- the same records, however they are computed -------------------------------------------------------------------
@@ -247,6 +247,18 @@ def test_records_stay_within_max_tokens(trained: Trained, tmp_path: Path) -> Non
         assert count == sum(min(longest, len(row) + 1) for row in ids)
 
 
+def test_how_records_end(trained: Trained, tmp_path: Path) -> None:
+    """The model said so, or they were cut off: the finish that the ids show, also after a kill."""
+    codec, decoding = load_codec(trained.data / "tokenizer"), options(max_tokens=24, chunk=64)
+    u = torch.from_numpy(uniforms(5, 0, 64, 24))
+    ids, _ = sample_chunk(load(trained.llama), codec, u, None, decoding)
+    finish = ["length" if len(row) == 24 else "end" for row in ids]
+    assert {"length", "end"} == set(finish)
+    for _ in range(2):
+        (made,) = sample(Sampling(trained.llama, trained.data, 60, 5, decoding, None, tmp_path, Runtime(workers=1)))
+        assert made.finish == finish[:60] and len(made.texts) == 60
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_prompts_are_recorded_as_parents(trained: Trained, tmp_path: Path, keep: bool) -> None:
     recipe = Sample(n=70, max_tokens=40, chunk=16, prompts="real", prompt_tokens=6, keep_prompt=keep)
@@ -262,6 +274,7 @@ def test_prompts_are_recorded_as_parents(trained: Trained, tmp_path: Path, keep:
             Inputs({}),
             tmp_path / scratch,
             Runtime(1),
+            account=tmp_path / "account.json",
         )
 
     table, _ = recipe.generate(request("a"))
@@ -290,7 +303,7 @@ def test_previous_prompts_come_from_the_last_round(trained: Trained, tmp_path: P
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     inputs = Inputs({PREVIOUS: (tmp_path / "kept.parquet",)})
-    request = Request(trained.domain, 2, 0, trained.llama, trained.data, inputs, scratch, Runtime(1))
+    request = Request(trained.domain, 2, 0, trained.llama, trained.data, inputs, scratch, Runtime(1), account=scratch)
     table, _ = recipe.generate(request)
     assert table["parents"].to_pylist() == [[previous["id"][0].as_py()]] * 3
     codec = load_codec(trained.data / "tokenizer")

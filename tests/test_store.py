@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 
 from genloss.core.errors import UserError
-from genloss.core.files import link, write_atomic
+from genloss.core.files import link, sweep, write_atomic
 from genloss.core.hashes import canonical, sha256_file, sha256_text, tree_hash
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store, Work
+from genloss.observatory.results import metrics_of
 
 Execute = Callable[[Path, Path], dict[str, Any]]
 
@@ -99,6 +101,24 @@ def test_a_stage_is_computed_once_and_its_files_are_blobs(tmp_path: Path) -> Non
         assert store.blob(digest).stat().st_mode & 0o222 == 0
 
 
+@pytest.mark.parametrize("at", ["os.replace", "shutil.rmtree"])
+def test_a_kill_when_a_stage_is_entered_leaves_nothing(tmp_path: Path, at: str) -> None:
+    """Before its record is renamed, and before its scratch folder is deleted."""
+    program = f"""
+import os, pathlib, shutil, sys
+from genloss.core import store
+def execute(out, scratch):
+    (scratch / "part").touch()
+    {at} = lambda *places, **more: os._exit(9)
+    return {{}}
+store.Store(pathlib.Path(sys.argv[1])).get(store.Work("demo", {{}}, {{}}, 0, {{}}, {{}}, execute))
+"""
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 9
+    Store(tmp_path).get(Work("demo", {}, {}, 0, {}, {}, lambda out, scratch: {}))
+    assert [p.name.endswith(".json") for p in tmp_path.rglob("*") if p.is_file() and p.parent.name != "locks"] == [True]
+    assert not list((tmp_path / "scratch").iterdir())
+
+
 def test_a_failure_leaves_no_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
@@ -148,6 +168,42 @@ def test_a_damaged_record_is_one_line_whose_remedy_works(tmp_path: Path, content
     assert store.get(work()).files == before.files
 
 
+def test_one_digit_of_a_result_is_damage(tmp_path: Path) -> None:
+    """In the store's record and in the manifest; records without a hash are of older versions."""
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    results = work(lambda out, scratch: {"loss": 2.3434, "by": {2: 1, 10: 2}}, stage="evaluate")
+    assert run.ensure(results, 1).result["loss"] == 2.3434
+    assert run.ensure(results, 1).result == {"loss": 2.3434, "by": {"2": 1, "10": 2}}
+    [record] = (tmp_path / "store/stages").rglob("*.json")
+    for path in (run.manifest_path("evaluate", 1), record):
+        text = path.read_text()
+        path.write_text(text.replace("2.3434", "2.3435"))
+        with pytest.raises(UserError, match="is damaged; delete it and run again") as caught:
+            run.ensure(results, 1)
+        assert caught.value.key == str(path)
+        path.unlink()
+        run.ensure(results, 1)
+        assert "2.3434" in path.read_text()
+    digest = json.loads(record.read_text())["sha256"]
+    record.write_text(record.read_text().replace(f',"sha256":"{digest}"', ""))
+    assert run.store.lookup(results, results.key) is not None
+
+
+def test_metrics_are_those_of_the_manifest(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    run.ensure(work(stage="evaluate"), 1)
+    run.write_metrics(1, '{"loss": 2.5}')
+    assert metrics_of(run.round(1)) == {"loss": 2.5}
+    for bad in ('{"loss": 2.4}', "", "[]", "{"):
+        (run.round(1) / "metrics.json").write_text(bad)
+        with pytest.raises(UserError, match="is damaged or was edited"):
+            metrics_of(run.round(1))
+        run.write_metrics(1, '{"loss": 2.5}')
+        assert metrics_of(run.round(1)) == {"loss": 2.5}
+    run.write_metrics(1, '{"loss": 2.6}')
+    assert metrics_of(run.round(1)) == {"loss": 2.6}
+
+
 def test_a_damaged_blob_is_one_line_whose_remedy_works(tmp_path: Path) -> None:
     store = Store(tmp_path)
     done = store.get(work())
@@ -178,6 +234,50 @@ def test_write_atomic_and_link(tmp_path: Path) -> None:
     assert (tmp_path / "y" / "b.txt").samefile(path)
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.txt", "b.txt"]
     assert tree_hash({"a": "1", "b": "2"}) == tree_hash({"b": "2", "a": "1"}) != tree_hash({"a": "2", "b": "1"})
+
+
+KILLED = """
+import os, sys, pathlib
+from genloss.core import files
+os.replace = lambda *places: os._exit(9)
+target = pathlib.Path(sys.argv[2])
+files.write_atomic(target, "x") if sys.argv[1] == "write" else files.link(pathlib.Path(__file__), target)
+"""
+
+
+@pytest.mark.parametrize("how", ["write", "link"])
+def test_a_kill_leaves_nothing_where_dvc_looks(tmp_path: Path, how: str) -> None:
+    program, run = tmp_path / "program.py", tmp_path / "run"
+    program.write_text(KILLED)
+    write_atomic(run / "params.yaml", "")
+    for name in ("rounds/01/train/mix.json", "data/train.parquet", "report/rounds.csv", "elsewhere/x"):
+        assert subprocess.run([sys.executable, str(program), how, str(run / name)], check=False).returncode == 9
+    left = [p for p in run.rglob("*") if p.is_file() and p.name != "params.yaml"]
+    assert {str(p.relative_to(run).parent) for p in left} == {".genloss/tmp", "elsewhere"} and len(left) == 4
+    dvcs = run / "rounds/01/.GUYdmWsTbh2EsYnIvA_t-g.tmp"
+    dvcs.touch()
+    sweep(run)
+    assert all(p.is_file() for p in left) and not dvcs.exists()  # who wrote ours may be at work
+    for path in left[:-1]:
+        path.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genloss.core.files.OLD", -1.0)
+        write_atomic(run / "rounds/.gitignore", "")
+        sweep(run)
+    assert sorted(p.name for p in run.rglob("*") if p.is_file()) == [".gitignore", "params.yaml"]
+
+
+def test_a_worker_ends_with_its_parent() -> None:
+    child = "import os, time; from genloss.core.machine import end_with; end_with(os.getppid()); "
+    child += "print('works', flush=True); time.sleep(600)"
+    starter = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    parent = subprocess.Popen([sys.executable, "-c", starter, child], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None and parent.stdout.readline() == "works\n"
+    began = time.monotonic()
+    parent.kill()
+    assert parent.stdout.read() == ""  # its other end is held by the worker alone
+    parent.wait()
+    assert time.monotonic() - began < 300
 
 
 # -- run directories -----------------------------------------------------------------------------------------------
@@ -243,3 +343,17 @@ def test_edited_and_missing_files(tmp_path: Path) -> None:
     assert path.read_text() == "a" and run.store.computed == 1
     with pytest.raises(UserError, match="stage train of round 1 is not there"):
         run.hash_of("train", 1, "")
+
+
+@pytest.mark.parametrize("name", ["../../notes.txt", "/etc/notes.txt", "sub/../../notes.txt"])
+def test_files_of_a_strangers_manifest_stay_in_its_folder(tmp_path: Path, name: str) -> None:
+    """A stage that is computed anew unlinks what its old entry names."""
+    mine = tmp_path / "notes.txt"
+    mine.write_text("mine")
+    run = RunDir(tmp_path / "runs" / "arm", Store(tmp_path / "store"))
+    run.ensure(work(stage="mix"), 0)
+    manifest = run.manifest_path("mix", 0)
+    manifest.write_text(manifest.read_text().replace("a.txt", name))
+    with pytest.raises(UserError, match="is damaged"):
+        run.ensure(work(stage="mix", config={"x": 2}), 0)
+    assert mine.read_text() == "mine"

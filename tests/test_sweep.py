@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
+from genloss.observatory.results import sweep_entries
 from genloss.workflow.arm import headline
 from genloss.workflow.sweep import expand
 from support import REPOSITORY, Project
@@ -52,6 +53,13 @@ def test_expanding() -> None:
     assert of() == [[]]
     with pytest.raises(UserError, match=r"a=interval\(0,1\)"):
         of("a=interval(0,1)")
+    for endless in ("range(0,1000000000)", "shuffle(range(0,1000000000))", "range(0,1,0)", "range(0,1,1e-9)"):
+        with pytest.raises(UserError, match="too many"):
+            of(f"a={endless}")
+    with pytest.raises(UserError, match="no values"):
+        of("a=range(5,5)")
+    with pytest.raises(UserError, match="1000000 arms"):
+        of("a=range(0,1000)", "b=range(0,1000)")
 
 
 # -- launchers -----------------------------------------------------------------------------------------------------
@@ -66,7 +74,7 @@ def test_a_sweep_with_any_launcher(home: Project, launcher: list[str]) -> None:
     assert names(result.folder) == ["replace", "accumulate"]
     assert {"report.md", "rounds.csv", "rounds.png"} <= {p.name for p in result.folder.iterdir()}
     assert not (result.folder / "progress").exists()
-    assert "genloss ui" in result.out and "2 arms" in result.err
+    assert f"genloss ui runs/{result.folder.name} " in result.out and "2 arms" in result.err
     models = {p: p.stat().st_mtime_ns for p in home.root.glob("runs/*/rounds/*/model/*")}
     again = home.ok(*command)  # finished arms are skipped
     assert again.folder == result.folder and models
@@ -88,6 +96,36 @@ def test_an_arm_that_fails_in_a_worker(home: Project) -> None:
     assert names(home.ok(*command).folder) == ["seed 0", "seed 1"]
 
 
+def test_a_report_of_an_interrupted_sweep(home: Project) -> None:
+    sweep = home.ok("run", "-m", *TINY, "size=33", "seed=0,1", "tracking=mlflow").folder
+    order = json.loads((sweep / "sweep.json").read_text())["arms"]
+    note = sweep / "arms" / f"{order[1]}.json"
+    entry = json.loads(note.read_text())
+    shutil.rmtree(sweep / entry["dir"])
+    note.write_text(json.dumps(entry | {"state": "waiting"}))  # as a kill before its first round leaves it
+    result = home.ok("report", str(sweep))
+    assert "seed 0" in result.out and "seed 1" not in result.out and "warning" not in result.err
+
+
+def test_a_sweep_of_another_shape_is_one_line(home: Project, tmp_path: Path) -> None:
+    (tmp_path / "arms").mkdir()
+    note = tmp_path / "arms" / "a.json"
+    for sweep, arm in [
+        *((text, "{}") for text in ("[]", "5", "null", "{}", '{"arms": 5}', '{"arms": [["a"]]}', '{"arms": ["b"]}')),
+        *(('{"arms": ["a"]}', text) for text in ("[]", "5", "{}", '{"name": "a", "state": "finished"}')),
+        ('{"arms": ["a"]}', '{"name": "a", "state": "finished", "dir": 3}'),
+    ]:
+        (tmp_path / "sweep.json").write_text(sweep)
+        note.write_text(arm)
+        said = home.call("report", str(tmp_path))
+        assert (
+            said.code == 2
+            and said.err == f"genloss: {tmp_path}: is no sweep, or a damaged one; run its command again\n"
+        )
+    note.write_text('{"name": "a", "state": "finished", "dir": "."}')
+    assert sweep_entries(tmp_path)[0]["error"] is None
+
+
 def test_hydras_own_sweeper(home: Project) -> None:
     before = set(home.root.glob("runs/*"))
     for launcher in ([], JOBLIB):
@@ -98,6 +136,26 @@ def test_hydras_own_sweeper(home: Project) -> None:
         assert set(home.root.glob("runs/*")) - before == set(runs)  # arms, and no sweep of ours
     bad = home.call("run", "-m", *TINY, "seed=40,-1", "hydra/sweeper=basic")
     assert bad.code == 2 and bad.err.splitlines()[-1] == "genloss: seed=-1: must be at least 0"
+
+
+def test_a_report_leaves_out_an_arm_that_is_another(home: Project) -> None:
+    """Under its old name nobody would see that the numbers are not those of the sweep."""
+    command = ["run", "-m", *TINY, "size=23", "mixing=replace,accumulate"]
+    sweep = home.ok(*command).folder
+    arm = next((home.root / "runs").glob(f"gaussian-replace-*{_arm(sweep, 0)}"))
+    params = (arm / "params.yaml").read_text()
+    (arm / "params.yaml").write_text(params.replace("size: 23", "size: 24"))
+    result = home.ok("report", str(sweep))
+    assert "replace: is left out" in result.err and str(arm) in result.err
+    assert "\naccumulate " in result.out and "\nreplace " not in result.out
+    again = home.call(*command)
+    assert again.code == 1 and "belongs to another config" in again.err and "\nreplace " not in again.out
+    sweep.joinpath("sweep.json").write_text(sweep.joinpath("sweep.json").read_text().replace('"scheme"', '"older"'))
+    assert "\nreplace " in home.ok("report", str(sweep)).out  # of arms that were named otherwise nobody knows
+
+
+def _arm(sweep: Path, i: int) -> str:
+    return str(json.loads((sweep / "sweep.json").read_text())["arms"][i])
 
 
 # -- what Hydra offers ---------------------------------------------------------------------------------------------
@@ -147,7 +205,7 @@ def test_an_experiment_that_is_a_sweep(home: Project) -> None:
         other = home.ok(*command, "mixing=fresh", "seed=51,52")  # in place of the experiment's
         assert names(other.folder) == ["seed 51", "seed 52"]
         one = home.ok(*command, "hydra.mode=RUN")
-        assert one.out == f"run: {one.folder}\n"
+        assert one.out.splitlines()[-1] == f"run: {one.folder}" and "\ndiversity  " in one.out
     finally:
         path.unlink()
 
@@ -177,6 +235,7 @@ def test_a_job_returns_its_headline(home: Project, tmp_path: Path) -> None:
     home.ok("run", "-m", *TINY, "seed=70,71", keep, "hydra/sweeper=basic")
     assert Keep.returned[1:3] == Keep.returned[3:5] and Keep.returned[1] == Keep.returned[0] != Keep.returned[2]
     assert headline(tmp_path) is None  # no round
+    (one / "rounds/01/manifest.json").unlink()  # which has the hash of the numbers
     (one / "rounds/01/metrics.json").write_text('{"other": 1.0}')
     assert headline(one) is None
 
@@ -220,6 +279,40 @@ def test_start_is_light(home: Project) -> None:
         "print([m for m in heavy if m in sys.modules])"
     )
     assert home.spawn("python", "-c", code).out.splitlines()[-1] == "[]"
+
+
+def test_a_finished_sweep_is_found_so(tmp_path: Path) -> None:
+    """Nothing is launched, and nothing heavy imported; what is damaged or missing is found as ever."""
+    home = Project.make(tmp_path / "project")
+    command = ["run", "-m", *TINY, "tracking=mlflow", "mixing=replace,accumulate"]
+    home.ok(*command)
+    sweep = home.ok(*command).folder
+    code = (
+        f"import sys; from genloss.cli import main\ntry: main({command})\nexcept SystemExit as e: assert not e.code\n"
+        "print([m for m in ('torch', 'mlflow', 'matplotlib', 'scipy.stats') if m in sys.modules])"
+    )
+    found = home.spawn("python", "-c", code)
+    assert found.out.splitlines()[-1] == "[]", found.err
+    assert found.out.splitlines()[:-1] == home.ok(*command).out.splitlines()  # table, next commands, folder
+    arm = next(home.root.glob("runs/gaussian-accumulate-*"))
+    figure, table = sweep / "rounds.png", sweep / "report.md"
+    drawn = figure.stat().st_mtime_ns
+    home.ok(*command)
+    assert figure.stat().st_mtime_ns == drawn
+    table.write_text("of an interrupted sweep")
+    home.ok(*command)
+    assert figure.stat().st_mtime_ns > drawn and "accumulate" in table.read_text()
+
+    lost = arm / "rounds/01/metrics.json"
+    text = lost.read_text()
+    lost.unlink()
+    home.ok(*command)
+    assert lost.read_text() == text
+    broken = next((arm / "rounds/01/model").iterdir())
+    broken.chmod(0o644)
+    broken.write_bytes(b"x" + broken.read_bytes())
+    said = home.call(*command)
+    assert said.code == 1 and "is damaged" in said.err and "accumulate" in said.err
 
 
 def test_only_the_public_interface_of_hydra_is_used() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +19,7 @@ from genloss.core.errors import UserError
 from genloss.core.records import normal
 from genloss.domains.text import SHARES, Text, passages, unwrapped
 from genloss.experiment import Experiment
-from genloss.language.corpus import Folder, Sotu, Table
+from genloss.language.corpus import Corpus, Datasets, Folder, Sotu, Table
 from genloss.language.tokenizer import Codec, load_codec
 from genloss.workflow.compose import compose
 
@@ -76,6 +79,43 @@ def test_passages_by_hand() -> None:
     assert list(passages("one two three four\nfive\n\nsix seven", 9, 5)) == ["one two", "three", "six seven"]
     assert list(passages("a  a", 3, 2)) == ["a a"]  # a run of spaces does not make a passage too short
     assert list(passages("x" * 25, 10, 5)) == ["x" * 10, "x" * 10, "x" * 5]
+
+
+class Counted(str):
+    """A line that counts the characters that are copied out of it, and out of the copies."""
+
+    copied = 0
+
+    def __getitem__(self, at: Any) -> Counted:
+        part = Counted(super().__getitem__(at))
+        Counted.copied += len(part)
+        return part
+
+
+def test_a_long_line_is_not_copied_for_each_passage(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Counted("some words of a line " * 5000)
+    monkeypatch.setattr("genloss.domains.text.unwrapped", lambda text: [text])
+    assert len(list(passages(line, 80, 20))) > 1000 and 0 < Counted.copied < 4 * len(line)
+
+
+def plainly(text: str, longest: int, shortest: int) -> Iterator[str]:
+    """Passages, with a copy of the rest of the line for each."""
+    for line in unwrapped(text):
+        while len(line) > longest:
+            at = line.rfind(" ", shortest, longest + 1)
+            at = at if at > 0 else longest
+            if len(line[:at].strip()) < shortest:
+                line = " ".join(line.split())
+                continue
+            yield line[:at].strip()
+            line = line[at:].strip()
+        if len(line) >= shortest:
+            yield line
+
+
+@given(st.text(alphabet="ab \n\t\u3000é", max_size=400), st.integers(1, 20), st.integers(1, 60))
+def test_passages_are_those_of_a_plain_loop(text: str, shortest: int, more: int) -> None:
+    assert list(passages(text, shortest + more, shortest)) == list(plainly(text, shortest + more, shortest))
 
 
 # -- splits --------------------------------------------------------------------------------------------------------
@@ -230,3 +270,126 @@ def test_a_saved_tokenizer_is_used_as_it_is(corpus: Path, trained, tmp_path: Pat
     mine, theirs = Codec(tmp_path / "tokenizer"), Codec(trained.data / "tokenizer")
     assert mine.encode(["The old garden."]) == theirs.encode(["The old garden."])
     assert (mine.begin, mine.end, mine.size) == (theirs.begin, theirs.end, theirs.size)
+
+
+# -- corpora as people have them -----------------------------------------------------------------------------------
+
+
+def texts(corpus: Corpus) -> list[str]:
+    return [text for _, text in corpus.documents()]
+
+
+def test_nothing_but_the_column_of_a_row_has_to_make_sense(tmp_path: Path) -> None:
+    """What a reader of tables refuses: other fields change their type, a row of megabytes, a key twice, halves of
+    surrogate pairs; and a BOM, empty lines, null, a row without the column."""
+    rows = [
+        '\ufeff{"text": "one", "meta": {"id": "a"}}',
+        '{"text": "two", "meta": {"id": 5}}',
+        '{"meta": [], "text": "three"}',
+        "",
+        json.dumps({"text": "four " * 600_000}),
+        '{"text": "x", "text": "five"}',
+        '{"text": "s\\ud83dix \\ud83d\\ude00"}',
+        '{"text": null}',
+        '{"other": 7}',
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    table = Table(path=str(tmp_path / "x.jsonl"))
+    table.check(None)  # type: ignore[arg-type]  # it asks nothing of the experiment
+    assert texts(table) == ["one", "two", "three", "four " * 600_000, "five", "s\ufffdix \U0001f600", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"text": "un', ["line 3", "no JSON"]),
+        (b'{"text": "caf\xe9"}', ["line 3", "no JSON"]),
+        (b"[" * 100_000, ["line 3", "no JSON"]),
+        (b"1" * 5000, ["line 3", "no JSON"]),
+        (b'["text"]', ["line 3", "list, no object"]),
+        (b'{"text": [{"role": "user", "content": "chat"}]}', ["domain.corpus.column=text", "holds list", "line 3"]),
+        (b'{"text": "a\\u0000b"}', ["line 3", "NUL"]),
+    ],
+)
+def test_the_line_that_is_bad_is_named(tmp_path: Path, line: bytes, words: list[str]) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "a"}\n\n' + line + b'\n{"text": "b"}\n')
+    with pytest.raises(UserError) as refused:
+        Table(path=str(tmp_path / "x.jsonl")).check(None)  # type: ignore[arg-type]
+    assert all(word in str(refused.value) for word in words), refused.value
+
+
+def test_a_parquet_column_that_is_no_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [["a", "chat"]], "body": ["b"]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="column=text: holds list in"):
+        Table(path=str(tmp_path / "x.parquet")).check(None)  # type: ignore[arg-type]
+    assert texts(Table(path=str(tmp_path / "x.parquet"), column="body")) == ["b"]
+
+
+def test_a_data_set_of_conversations_is_refused_by_its_column(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}], "text": "hi"}\n')
+    assert texts(Datasets(path=str(tmp_path))) == ["hi"]
+    with pytest.raises(UserError, match="column=messages: holds list"):
+        texts(Datasets(path=str(tmp_path), column="messages"))
+
+
+def test_files_as_they_are_found(tmp_path: Path) -> None:
+    """A byte order mark is no text, and a name need not be UTF-8."""
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone")
+    (tmp_path / os.fsdecode(b"b\xff.txt")).write_text("two")
+    corpus = Folder(path=str(tmp_path))
+    corpus.check(None)  # type: ignore[arg-type]
+    assert list(corpus.documents()) == [("a.txt", "one"), ("b\\xff.txt", "two")]
+    assert len(corpus.fingerprint()) == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pattern": "**x.txt"}, "pattern='\\*\\*x.txt': is no pattern"),
+        ({"pattern": ""}, "holds no"),
+        ({"pattern": "/*.txt"}, "is no pattern"),
+        ({"pattern": "../*.txt"}, "holds no"),
+        ({"path": ""}, "names nothing"),
+        ({"path": " "}, "names nothing"),
+    ],
+)
+def test_bad_paths_and_patterns(tmp_path: Path, options: dict[str, str], words: str) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "below").mkdir()
+    with pytest.raises(UserError, match=words):
+        Folder(**{"path": str(tmp_path / "below"), **options}).check(None)  # type: ignore[arg-type]
+
+
+def test_passages_that_do_not_fit_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(8):
+        days = [f"第{i}天{j}我们一起去城里的公园散步，看见了许多人在湖边唱歌。" for j in range(9)]
+        (tmp_path / f"{i}.txt").write_text("\n".join(days), encoding="utf-8")
+    result = text_domain(tmp_path, vocabulary=257, context=32).prepare(tmp_path / "data")
+    assert result["cut"] == result["train"] > 0
+    assert f"{result['cut']} of {result['train']} passages are longer than domain.context=32" in capsys.readouterr().err
+    result = text_domain(tmp_path, vocabulary=257, context=256).prepare(tmp_path / "more")
+    assert result["cut"] == 0 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "datasets"])
+def test_a_column_within_a_column(tmp_path: Path, kind: str) -> None:
+    rows = [{"doc": {"body": "one", "meta": {"id": 1}}, "doc.flat": "a"}, {"doc": {"body": None}, "doc.flat": "b"}]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    path = tmp_path / ("data/x.jsonl" if kind == "datasets" else f"x.{kind}")
+    path.parent.mkdir(exist_ok=True)
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text(lines)
+
+    def made(column: str) -> Corpus:
+        place = str(path.parent if kind == "datasets" else path)
+        return Datasets(path=place, column=column) if kind == "datasets" else Table(path=place, column=column)
+
+    assert texts(made("doc.body")) == ["one", ""]
+    assert texts(made("doc.flat")) == ["a", "b"]  # a name with a dot in it
+    for wrong in ("doc.title", "doc.body.x", "body"):
+        with pytest.raises(UserError, match=f"column={wrong}: no such column"):
+            texts(made(wrong))
+    with pytest.raises(UserError, match=r"column=doc.meta: holds dict .*not text"):
+        texts(made("doc.meta"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +15,17 @@ import torch
 from lightning.pytorch import Callback
 
 from genloss.core import records
-from genloss.core.contracts import Fit, Runtime
+from genloss.core.contracts import STRATEGIES, Fit, Runtime
 from genloss.core.errors import UserError
 from genloss.core.hashes import sha256_file
 from genloss.core.machine import check_devices
 from genloss.experiment import Experiment
 from genloss.language.model import Scratch, load
 from genloss.language.scoring import losses
-from genloss.language.trainer import Supervised
+from genloss.language.trainer import PRECISIONS, Supervised
 from genloss.language.training import CausalLM, train
 from genloss.workflow.compose import compose
+from support import Project
 
 
 class Stop(Callback):
@@ -269,6 +271,17 @@ def test_loggers_and_callbacks_change_no_byte(fit, tmp_path: Path) -> None:
     assert len([r for r in rows if r["validation_loss"]]) == 2
 
 
+def test_a_path_of_a_logger_starts_at_the_project(fit, project: Path, tmp_path: Path, monkeypatch) -> None:
+    """Wherever the stage runs: DVC runs it in the arm's folder."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    best = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "mine/best"}
+    logger = {"csv": CSV["csv"] | {"save_dir": "mine/logs"}}
+    fit("a", trainer=Supervised(steps=4, batch=4, validate_every=2, logger=logger, callbacks={"best": best}))
+    assert list((project / "mine/logs").rglob("metrics.csv")) and list((project / "mine/best").glob("*.ckpt"))
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize("logger", [{}, CSV])
 def test_checkpoints_of_a_callback_lie_beside_the_model(fit, logger: dict[str, Any]) -> None:
     best = {
@@ -391,13 +404,78 @@ def manifests(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("rounds/*/manifest.json"))]
 
 
-def test_a_training_that_diverges_says_what_to_lower(main, project: Path, tiny: list[str]) -> None:
-    outcome = main("run", *tiny, "+schedule.1.trainer.lr=1e9")
-    lines = [line for line in outcome.err.splitlines() if line.startswith("genloss: ")]
+def test_a_round_that_diverges_is_kept_and_goes_on_if_told_to(main, project: Path, tiny: list[str]) -> None:
+    wild = [*tiny, "rounds=2", "+schedule.1.trainer.lr=1e6", "trainer.validate_every=2"]
+    outcome = main("run", *wild)
+    lines = [line for line in outcome.err.splitlines() if line.startswith("genloss: ") and "warning: " not in line]
     assert outcome.code == 2 and len(lines) == 1
-    start = "genloss: schedule.1.trainer.lr=1000000000.0: the training diverged: from step "
-    assert lines[0].startswith(start) and "its loss is nan; lower it" in lines[0]
-    assert main("run", *tiny, "+schedule.1.trainer.lr=1e-3").code == 0
+    start = "genloss: schedule.1.trainer.lr=1000000.0: the training diverged: from step "
+    assert lines[0].startswith(start) and "the round is kept" in lines[0] and "trainer.diverged=go_on" in lines[0]
+    (arm,) = (project / "runs").glob("text-*")
+    kept = manifests(arm)
+    metrics = json.loads((arm / "rounds/01/metrics.json").read_text())
+    step = int(metrics["diverged"])
+    assert step > 1 and f"from step {step} on" in lines[0] and len(kept) == 2
+    trained = kept[1]["stages"]["train"]
+    assert trained["result"]["diverged"] == step and trained["result"]["steps"] == step - 2
+    with (arm / "rounds/01/training.csv").open() as file:
+        curve = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+    assert len(curve) == step - 1 and all(math.isfinite(loss) for loss in curve)
+    assert all(bool(p.isfinite().all()) for p in load(arm / "rounds/01/model").parameters())
+    again = main("run", *wild)  # finds it, and does not train it again
+    assert again.code == 2 and manifests(arm)[1]["stages"]["train"] == trained
+    on = main("run", *wild, "trainer.diverged=go_on")
+    assert on.code == 0 and on.folder == arm
+    assert json.loads((arm / "rounds/01/metrics.json").read_text())["diverged"] == step
+    assert "diverged" not in json.loads((arm / "rounds/02/metrics.json").read_text())
+    assert manifests(arm)[1]["stages"]["train"] == trained
+
+
+def test_a_training_on_two_devices_that_diverges_is_one_line(tmp_path: Path, tiny: list[str]) -> None:
+    home = Project.make(tmp_path / "project")
+    wild = ["rounds=1", "trainer.lr=1e6", "runtime.devices=2", "runtime.strategy=ddp"]
+    result = home.spawn("genloss", "run", *tiny, *wild)
+    lines = [line for line in result.err.splitlines() if line.startswith("genloss: ") and "warning: " not in line]
+    assert result.code == 2 and len(lines) == 1 and "Traceback" not in result.err, result.err
+    assert "the training diverged: from step" in result.err
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name.startswith("ddp")])
+def test_every_strategy_of_a_cpu_trains(fit, strategy: str) -> None:
+    folder, result = fit("a", trainer=Supervised(steps=2, batch=4), runtime=Runtime(strategy=strategy))
+    assert result["steps"] == 2 and 4 < result["loss"] < 7 and (folder / "model" / "model.safetensors").is_file()
+
+
+def test_the_model_of_a_diverged_training_gave_the_last_loss(fit) -> None:
+    """It is the model of as many steps as were sound, whatever the length of the training."""
+    wild = Supervised(steps=6, batch=4, lr=1e9)
+    folder, result = fit("a", trainer=wild)
+    _, again = fit("b", trainer=wild)
+    assert result == again and digest(folder) == digest(folder.with_name("b"))
+    assert 1 <= result["diverged"] <= 6 and result["steps"] == max(0, result["diverged"] - 2)
+    assert not [p for p in folder.rglob("*") if p.is_file() and p.name.startswith(".")]
+
+
+JOBS = {
+    "slurm": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "x", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"},
+    "torchelastic": {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1"},
+    "lsf": {"LSB_JOBID": "1", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_SIZE": "4"},
+}
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_the_variables_of_a_job_are_no_orders(fit, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    a, _ = fit("a")
+    for name, value in JOBS[kind].items():
+        monkeypatch.setenv(name, value)
+    b, _ = fit("b")
+    assert digest(a) == digest(b)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_trains_with_clipping(fit, precision: str) -> None:
+    folder, result = fit("a", trainer=Supervised(steps=3, batch=4, precision=precision))
+    assert result["steps"] == 3 and "diverged" not in result and (folder / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

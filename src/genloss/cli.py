@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from typing import Any, NamedTuple
 
 from genloss import __version__
 from genloss.core.errors import UserError, nearest
+from genloss.core.places import settle
+from genloss.core.signals import Stopped, stoppable
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
 Call = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -44,7 +48,35 @@ def verb(name: str, text: str, *arguments: Argument) -> Callable[[Call], Call]:
     return enter
 
 
+def between(name: str, low: float, high: float, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """Reads a number of an argument; UserError if it lies outside of the range."""
+
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            raise UserError(name, text, f"must be a {'whole ' * (kind is int)}number in [{low:g}, {high:g}]")
+        return number
+
+    return read
+
+
 DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
+
+
+def address_of(args: argparse.Namespace) -> str | None:
+    """--tracking-uri, by the rules of tracking.uri."""
+    from genloss.experiment import Tracking
+
+    try:
+        return Tracking(uri=args.tracking_uri).uri
+    except UserError as error:
+        raise UserError("--tracking-uri", error.value, error.remedy) from None
+
+
+TRACKING = argument("--tracking-uri", metavar="URI", help="MLflow's address (default: what the runs, or conf/, say)")
 
 
 @verb(
@@ -52,7 +84,7 @@ DIR = argument("dir", type=Path, metavar="DIR", help="run directory")
     "write params.yaml from conf/ and overrides, for `dvc repro`",
     argument("overrides", nargs="*", help="Hydra overrides, for example rounds=8 mixing=accumulate"),
     argument("--check", action="store_true", help="write nothing; exit with 1 if params.yaml is not current"),
-    argument("--dir", type=Path, help="change the params.yaml of this run directory instead, by values alone"),
+    argument("--dir", type=Path, help="what if? an arm beside this run directory that differs in values"),
     argument("--config-dir", type=Path, help="a folder of options beside conf/, as `genloss run` takes it"),
 )
 def _compose(args: argparse.Namespace) -> int:
@@ -87,14 +119,55 @@ def _round(args: argparse.Namespace) -> int:
     argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories or sweeps"),
     argument("--metric", help="what the table and the figure show (default: the domain's own)"),
     argument("--out", type=Path, help="folder for report.md, rounds.csv and the figure"),
+    TRACKING,
 )
 def _report(args: argparse.Namespace) -> int:
+    uri = address_of(args)
     from genloss.observatory.report import report
+    from genloss.workflow.sweep import true_arms
     from genloss.workflow.tracking import rebuild_all
 
-    code = report(args.dirs, args.metric, args.out)
-    rebuild_all(args.dirs)
+    found = [(folder, true_arms(folder)) for folder in args.dirs]
+    code = report(args.dirs, [arm for _, arms in found for arm in arms], args.metric, args.out)
+    rebuild_all(found, uri)
     return code
+
+
+@verb(
+    "push",
+    "send the data of a sweep's arms, or of one, to the DVC remote",
+    argument("dir", type=Path, metavar="DIR", help="a sweep or a run directory"),
+    argument("--remote", help="which of DVC's remotes (default: DVC's default)"),
+)
+def _push(args: argparse.Namespace) -> int:
+    from genloss.workflow.share import push
+
+    return push(args.dir, args.remote)
+
+
+@verb(
+    "pull",
+    "fetch the data of a sweep's arms, or of one, from the DVC remote",
+    argument("dir", type=Path, metavar="DIR", help="a sweep or a run directory, as Git has it"),
+    argument("--remote", help="which of DVC's remotes (default: DVC's default)"),
+)
+def _pull(args: argparse.Namespace) -> int:
+    from genloss.workflow.share import pull
+
+    return pull(args.dir, args.remote)
+
+
+@verb(
+    "samples",
+    "records of a round, to be read",
+    DIR,
+    argument("--round", type=int, help="which round (default: the last one)"),
+    argument("--count", type=int, default=5, help="of kept and of rejected ones (default: 5)"),
+)
+def _samples(args: argparse.Namespace) -> int:
+    from genloss.observatory.samples import show
+
+    return show(args.dir, args.round, args.count)
 
 
 @verb(
@@ -116,7 +189,7 @@ def _trace(args: argparse.Namespace) -> int:
     argument("--list", action="store_true", help="name the cases and run nothing"),
     argument("--write", action="store_true", help="write docs/scoreboard.md, not .genloss/replicate/"),
     argument("--fresh", action="store_true", help="compute again what earlier calls have computed"),
-    argument("--jobs", type=int, default=2, help="arms at a time (default: 2)"),
+    argument("--jobs", type=between("--jobs", 1, 1024), default=2, help="arms at a time (default: 2)"),
 )
 def _replicate(args: argparse.Namespace) -> int:
     from genloss.replicate import listing, replicate
@@ -142,10 +215,20 @@ def _verify(args: argparse.Namespace) -> int:
 @verb(
     "golden",
     "the best split of a budget between real and synthetic records, and its loss weights",
-    argument("budget", type=float, help="what the records of a round may cost"),
-    argument("--cost-real", type=float, default=1.0, help="of one fresh real record (default: 1)"),
-    argument("--cost-synthetic", type=float, default=1.0, help="of one record of the last model (default: 1)"),
-    argument("--rounds", type=int, default=20),
+    argument("budget", type=between("budget", 0, 1e9, float), help="what the records of a round may cost"),
+    argument(
+        "--cost-real",
+        type=between("--cost-real", 1e-6, 1e9, float),
+        default=1.0,
+        help="of one fresh real record (default: 1)",
+    ),
+    argument(
+        "--cost-synthetic",
+        type=between("--cost-synthetic", 1e-6, 1e9, float),
+        default=1.0,
+        help="of one record of the last model (default: 1)",
+    ),
+    argument("--rounds", type=between("--rounds", 1, 200), default=20),
 )
 def _golden(args: argparse.Namespace) -> int:
     from genloss.theory.golden import golden
@@ -155,15 +238,16 @@ def _golden(args: argparse.Namespace) -> int:
 
 @verb(
     "ui",
-    "open MLflow on the project's runs",
-    argument("--port", default="5000"),
+    "open MLflow on the project's runs, or on those of one sweep or arm",
+    argument("dir", type=Path, nargs="?", metavar="DIR", help="a sweep or a run directory"),
+    argument("--port", type=between("--port", 1, 65535), default=5000),
     argument("--host", default="127.0.0.1"),
+    TRACKING,
 )
 def _ui(args: argparse.Namespace) -> int:
-    from genloss.workflow.tracking import store_uri
+    from genloss.workflow.ui import ui
 
-    server = ["mlflow", "ui", "--backend-store-uri", store_uri(None), "--host", args.host, "--port", args.port]
-    os.execv(sys.executable, [sys.executable, "-m", *server])
+    return ui(args.dir, address_of(args), args.host, args.port)
 
 
 def dispatch(name: str, rest: list[str]) -> int:
@@ -184,7 +268,9 @@ def dispatch(name: str, rest: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"genloss {name}", description=VERBS[name].text)
     for names, options in VERBS[name].arguments:
         parser.add_argument(*names, **options)
-    return VERBS[name].call(parser.parse_args(rest))
+    args = parser.parse_args(rest)
+    settle(next((folder for folder in (getattr(args, "dir", None), *getattr(args, "dirs", ())) if folder), None))
+    return VERBS[name].call(args)
 
 
 COMPLETION = ("-sc", "--shell-completion", "--shell_completion")  # flags of Hydra, by which a shell asks
@@ -218,36 +304,61 @@ def help_text() -> str:
     )
 
 
+def remedy(error: OSError) -> str:
+    """What a user can do about a file that cannot be read or written. A write that fails does not say of which file;
+    most are the store's."""
+    from genloss.core.places import store_root
+
+    first = {
+        errno.ENOSPC: "free space",
+        errno.EDQUOT: "free space",
+        errno.EROFS: "it must be on a disk that can be written",
+        errno.EACCES: "allow this user to read and write it",
+        errno.EPERM: "allow this user to read and write it",
+        errno.EMFILE: "allow more open files (ulimit -n)",
+    }.get(error.errno or 0, "see whether that file and its disk can be read and written")
+    store = store_root()
+    ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(store)
+    other = f", or move the store, {store}, with GENLOSS_STORE" if ours else ""
+    return f"{first}{other}; the same command then goes on from here"
+
+
+def command(arguments: list[str]) -> int:
+    """What the first word says; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"genloss {__version__}")
+        return 0
+    if arguments[0] in COMPLETION:
+        return complete(arguments)
+    return dispatch(arguments[0], arguments[1:])
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done; 1 some arms failed, `verify` found a difference, or a result did not replicate;
-    2 bad input; 130 interrupted; 141 whoever read the output has closed it (`genloss --help | head`)."""
+    2 bad input; 128 + n stopped by signal n (130: Ctrl-C, 143: SIGTERM); 141 whoever read the output has closed it
+    (`genloss --help | head`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(help_text())
-            code = 0
-        elif arguments[0] in ("-V", "--version"):
-            print(f"genloss {__version__}")
-            code = 0
-        elif arguments[0] in COMPLETION:
-            code = complete(arguments)
-        else:
-            code = dispatch(arguments[0], arguments[1:])
-        sys.stdout.flush()
+        with stoppable():
+            code = command(arguments)
+            sys.stdout.flush()
     except UserError as error:
         print(f"genloss: {error}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("genloss: interrupted; the same command goes on from here", file=sys.stderr)
-        code = 130
+    except (Stopped, KeyboardInterrupt) as error:
+        stopped = error if isinstance(error, Stopped) else Stopped()
+        print(stopped, file=sys.stderr)
+        code = stopped.code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
         code = 141
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        remedy = "free space or name another place with GENLOSS_STORE; the same command then goes on from here"
-        print(f"genloss: {error.filename or 'disk'}: {error.strerror}; {remedy}", file=sys.stderr)
+        print(f"genloss: {error.filename or 'disk'}: {error.strerror}; {remedy(error)}", file=sys.stderr)
         code = 2
     sys.stderr.flush()
     if code:

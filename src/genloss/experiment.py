@@ -13,26 +13,34 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from genloss.core import contracts
 from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
-from genloss.core.errors import UserError, nearest, require
-from genloss.core.places import conf_dir, options
-from genloss.core.plugin import build, fill, locate, mapping, no_numbers, plain, shown
+from genloss.core.errors import UserError, check_name, nearest, require
+from genloss.core.limits import check_limit
+from genloss.core.places import has_secret, option_files, options
+from genloss.core.plugin import build, fill, flatten, locate, mapping, no_numbers, plain, shown
 from genloss.curate import Curator
 from genloss.evaluate import Metric
 from genloss.generate import Recipe
 from genloss.mix import Mixing, Regime
 
 # Keys that change how a run is carried out, never what it computes; dots lead into a group.
-OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger")
+OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger", "trainer.diverged", "recipe.teacher.budget")
 # What a config must have, each with keys of its own; conf/ has a group of options for each.
 GROUPS = ("domain", "model", "recipe", "curation", "mixing", "trainer", "metrics", "tracking")
+NAMED = ("domain", "mixing", "recipe")  # those with a `name`, which folders, columns and tags carry
 # What one round can have of its own; the rest is that of the whole run: its real data, its size, its seed.
 SCHEDULED = ("model", "recipe", "curation", "control", "mixing", "trainer", "metrics", "runtime")
+# Where MLflow can be: schemes of `tracking.uri`
+WEB = ("http", "https")
+TRACKED = (*WEB, "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
+UNWRITTEN = ("runtime", "dvc", "schedule")  # may be absent: what runs of before have not written, or follows
 KEYS = (
     "size",
     "rounds",
@@ -50,6 +58,33 @@ KEYS = (
 )
 
 
+NO_SECRET = (
+    "without a password or token, since it is written to params.yaml; a server of MLflow takes it from "
+    "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN, a database from a file (~/.pgpass)"
+)
+
+
+def check_address(uri: str) -> None:
+    """Refuse what cannot be an address of MLflow (UserError with the key `uri`)."""
+    scheme, sign, rest = uri.partition(":")
+    kind = scheme.partition("+")[0]
+    require(kind in TRACKED, "uri", uri, f"null or of {', '.join(TRACKED)}")
+    if kind == "databricks":  # or databricks://PROFILE
+        return
+    if kind in ("sqlite", "file"):
+        named = rest.removeprefix("///" if kind == "sqlite" else "//")
+        full = bool(named.strip("/ ")) and (kind == "file" or named != rest)
+        require(full, "uri", uri, "sqlite:///FILE" if kind == "sqlite" else "file:FOLDER")
+        return
+    try:
+        parts = urlsplit(uri)
+        there = bool(parts.hostname or (parts.path.strip("/") and kind not in WEB)) and parts.port != 0
+    except ValueError:  # of a port
+        there = False
+    ok = sign and rest.startswith("//") and there and not any(c.isspace() for c in uri)
+    require(bool(ok), "uri", uri, f"{scheme}://HOST, with :PORT perhaps")
+
+
 @dataclass
 class Tracking:
     """The schema of the node `tracking`, which genloss.workflow.tracking reads."""
@@ -57,6 +92,12 @@ class Tracking:
     enabled: bool = True
     uri: str | None = None
     experiment: str = "genloss"
+
+    def __post_init__(self) -> None:
+        require(not has_secret(self.uri or ""), "uri", None, NO_SECRET)
+        if self.uri is not None:
+            check_address(self.uri)
+        require(bool(self.experiment.strip()), "experiment", repr(self.experiment), "a name")
 
 
 class Experiment(contracts.Experiment):
@@ -150,8 +191,14 @@ class Experiment(contracts.Experiment):
 
     def _at(self, n: int) -> DictConfig:
         """The config of round `n`."""
-        cfg = OmegaConf.merge(self._unscheduled, self._schedule[n])
-        assert isinstance(cfg, DictConfig)
+        cfg = self._unscheduled
+        for key, value in self._schedule[n].items():
+            try:
+                merged = OmegaConf.merge(cfg, {key: value})
+            except OmegaConfBaseException:
+                raise UserError(key, shown(value), "is of another shape than the config has there") from None
+            assert isinstance(merged, DictConfig)
+            cfg = merged
         return cfg
 
     def different(self) -> list[int]:
@@ -183,20 +230,36 @@ def check_shape(cfg: DictConfig) -> None:
     for key in GROUPS:
         if key not in cfg:
             raise UserError(key, None, f"is missing; choose {key}=NAME of {', '.join(sorted(options(key)))}")
-        mapping(plain(cfg[key]), key)
+    for key in KEYS:
+        if key not in cfg and key not in UNWRITTEN:
+            raise UserError(key, None, "is missing; leave it as conf/config.yaml has it, or give it a value")
+    for key in GROUPS:
+        node = mapping(plain(cfg[key]), key)
+        if key in NAMED:
+            check_name(f"{key}.name", node.get("name"))
+        if key in ("curation", "metrics"):
+            for name in node:
+                check_name(key, name)
     for key, number in no_numbers(plain(cfg)):
         raise UserError(key, number, "must be a finite number")
+    for key, text in flatten(plain(cfg)):
+        odd = isinstance(text, str) and any(not (c.isprintable() or c in "\n\t") for c in text)
+        require(not odd, key, text, "text without control characters")
     for key in ("size", "rounds", "seed"):
         whole = isinstance(cfg.get(key), int) and not isinstance(cfg.get(key), bool)
         require(whole, key, cfg.get(key), "a whole number")
     require(cfg.rounds >= 0, "rounds", cfg.rounds, "at least 0 (round 0 trains on real data and always runs)")
     require(cfg.size >= 1, "size", cfg.size, "at least 1 record")
     require(cfg.seed >= 0, "seed", cfg.seed, "at least 0")
+    for key in ("size", "rounds", "seed"):
+        check_limit(key, cfg[key])
     require(cfg.control in ("none", "random"), "control", cfg.control, "none or random")
     schedule = {} if cfg.get("schedule") is None else mapping(plain(cfg.schedule), "schedule")
     for n, overrides in schedule.items():
         ok = str(n).isdigit() and 1 <= int(n) <= cfg.rounds
-        require(ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}")
+        require(
+            ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}, or of several, as from2to4 or from3"
+        )
         if not isinstance(overrides, Mapping | None):
             raise UserError(
                 f"schedule.{n}", overrides, f"is one value; name what changes, as in schedule.{n}.KEY=VALUE"
@@ -228,9 +291,9 @@ def lacking(domain: Domain, capability: type) -> str:
 def known_domains() -> Mapping[str, type[Domain]]:
     """The options of conf/domain/ with their classes."""
     found: dict[str, type[Domain]] = {}
-    for path in sorted((conf_dir() / "domain").glob("*.yaml")):
+    for path in option_files("domain"):
         config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         node = config.get("domain", config)
         if "_target_" in node:
-            found[path.stem] = locate(node["_target_"], Domain, f"conf/domain/{path.name}")
+            found.setdefault(path.stem, locate(node["_target_"], Domain, f"conf/domain/{path.name}"))
     return found

@@ -56,7 +56,10 @@ class Loop:
             self.do(GENERATE, n)
             self.do(CURATE, n)
         self.do(MIX, n)
-        self.do(TRAIN, n)
+        trained = self.do(TRAIN, n)
+        if error := self.experiment.at_round(n).trainer.ended(trained.result):
+            self.summary.write(n)
+            raise self.experiment.placed(error, n)
         self.do(EVALUATE, n)
         return self.summary.write(n)
 
@@ -70,6 +73,8 @@ class Loop:
                 )
             except UserError as error:
                 raise self.experiment.placed(error, n) from None
+            if stage is TRAIN:
+                self.progress.loss = done.result.get("loss")
             if stage is TRAIN and computed == self.run_dir.store.computed and (missed := x.trainer.missed()):
                 self.progress.note(f"round {n} train: was finished before, so {missed}")
             return done

@@ -18,20 +18,20 @@ from typing import Any, ClassVar, NamedTuple
 
 from genloss.core import code, records
 from genloss.core.contracts import HISTORY, KEPT, LAST, PREVIOUS, ROUND0, Domain, Fit, Inputs, Plugin, Report
-from genloss.core.plugin import named, plain
+from genloss.core.plugin import named, plain, without
 from genloss.core.rundir import RunDir
 from genloss.core.seeds import seed_of
 from genloss.core.store import Work
 from genloss.curate import Context
 from genloss.curate import write as write_curated
 from genloss.evaluate import Evidence, evaluate
-from genloss.experiment import Experiment, whole
+from genloss.experiment import OPERATIONAL, Experiment, whole
 from genloss.generate import Request
 from genloss.mix.shards import mix
 
 # Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their
 # code is not in its key.
-BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "classes", "needs", "at_most"})
+BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "classes", "needs", "at_most", "ended"})
 NOT_CALLED = BEFORE_WORK | {
     "prepare",
     "curate",
@@ -196,7 +196,7 @@ class Generate(Stage):
         return [x.recipe, x.domain]
 
     def config(self, job: Job) -> dict[str, Any]:
-        recipe = named(plain(job.x.cfg.recipe))
+        recipe = named(without(plain(job.x.cfg), OPERATIONAL)["recipe"])
         return {"recipe": recipe, "domain": job.x.domain.config("generate"), "round": job.n}
 
     def reads(self, job: Job) -> dict[str, Artifact]:
@@ -214,6 +214,7 @@ class Generate(Stage):
             scratch=scratch,
             runtime=x.runtime,
             report=job.report,
+            account=job.run.account,
         )
         table, result = x.recipe.generate(request)
         records.write(table, out / "generated.parquet")

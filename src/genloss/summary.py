@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from genloss.core import records
-from genloss.core.files import write_atomic
 from genloss.core.rundir import STAGES, RunDir
 from genloss.core.store import Done
 from genloss.experiment import Experiment
@@ -28,10 +27,7 @@ class Summary:
         metrics: dict[str, float] = {**measured, **counted(done), **timed(done, n)}
         metrics |= {f"theory/{name}": value for name, value in self._expected(n, metrics).items()}
         metrics = {k: float(v) for k, v in sorted(metrics.items()) if math.isfinite(v)}
-        path = self.run.round(n) / "metrics.json"
-        text = json.dumps(metrics, indent=1) + "\n"
-        if not path.is_file() or path.read_text() != text:
-            write_atomic(path, text)
+        self.run.write_metrics(n, json.dumps(metrics, indent=1) + "\n")
         return metrics
 
     def _expected(self, n: int, measured: Mapping[str, float]) -> dict[str, float]:
@@ -68,6 +64,8 @@ def counted(done: Mapping[str, Done]) -> dict[str, float]:
             if s["origin"] == records.SYNTHETIC:
                 found[f"train_generation_{s['generation']:02d}"] = s["realised"]
         found["train_real_fraction"] = found["train_real"] / max(1, found["train_records"])
+    if "train" in done and "diverged" in done["train"].result:
+        found["diverged"] = done["train"].result["diverged"]
     return found
 
 

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
+
+from genloss.core.limits import LIMITS
 
 
 def unroll(rounds: Any, schedule: Any = None) -> DictConfig:
     """{"01": {"prev": "00", "overrides": {...}}, ...} for rounds 1..`rounds`."""
+    from genloss.core.schedule import each_round
+
     plan = OmegaConf.to_container(schedule, resolve=True) if OmegaConf.is_config(schedule) else (schedule or {})
-    # what is no number is left to the check of genloss.experiment, which names it
-    overrides = {int(k): v for k, v in plan.items() if str(k).isdigit()} if isinstance(plan, dict) else {}
-    count = rounds if isinstance(rounds, int) else 0
+    count = rounds if isinstance(rounds, int) and rounds <= LIMITS["rounds"][1] else 0
+    plan = each_round(plan, count) if isinstance(plan, dict) else {}
+    # what is no number, or too large, is left to the check of genloss.experiment, which names it
+    overrides = {int(k): v for k, v in plan.items() if str(k).isdigit()}
     return OmegaConf.create(
         {f"{n:02d}": {"prev": f"{n - 1:02d}", "overrides": overrides.get(n, {})} for n in range(1, count + 1)}
     )
@@ -33,5 +40,30 @@ def golden(real: Any = 1, synthetic: Any = 1) -> float:
     return weight(float(real), float(synthetic))
 
 
+def project() -> str:
+    """The project's root."""
+    from genloss.core.places import project_root
+
+    return str(project_root())
+
+
+class MoreOptions(SearchPathPlugin):
+    """Puts the folders of options that the project's genloss.yaml names behind its conf/, for `genloss run`, its help
+    and completion, `genloss compose` and `dvc exp run -S` alike."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        from genloss.core.errors import UserError
+        from genloss.core.places import conf_dir, more_conf_dirs
+
+        try:
+            ours = str(conf_dir())
+        except UserError:  # there is none: another Hydra application
+            return
+        main = {item.path.removeprefix("file://") for item in search_path.get_path() if item.provider == "main"}
+        for folder in more_conf_dirs() if ours in main else ():
+            search_path.append("genloss.yaml", f"file://{folder}")
+
+
+OmegaConf.register_new_resolver("genloss.project", project, replace=True)
 OmegaConf.register_new_resolver("genloss.unroll", unroll, replace=True)
 OmegaConf.register_new_resolver("genloss.golden", golden, replace=True)

@@ -8,11 +8,14 @@ Hydra imports this module at each start, also inside `dvc exp run -S`: what a sw
 It is not in sys.modules while Hydra imports it, so a dataclass here cannot have annotations that are text (no `from
 __future__`)."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -49,11 +52,13 @@ class GenlossSweeper(Sweeper):
         from hydra.core.override_parser.types import Quote, QuotedString
         from hydra.core.plugins import Plugins
 
-        from genloss.workflow.sweep import distinct, expand, finish_sweep, live, prepare_sweep
+        from genloss.workflow.sweep import distinct, expand, finish_sweep, left_to_do, live, prepare_sweep, show
 
         context, config, task_function = self.hydra_context, self.config, self.task_function
         assert context is not None and config is not None
         jobs = expand(OverridesParser.create(context.config_loader), self.params, arguments)
+        if len(jobs) > 50:  # a tenth of a second each
+            print(f"genloss: {len(jobs)} arms are composed and checked first", file=sys.stderr, flush=True)
         jobs, configs = distinct(jobs, [composed(context, config, job) for job in jobs])
         folder = prepare_sweep(configs, chosen_folder(config))
         config.hydra.sweep.dir = str(folder)
@@ -63,11 +68,19 @@ class GenlossSweeper(Sweeper):
         self.launcher = launcher
         # an override reaches every worker, wherever the launcher starts it
         where = f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
-        with live(folder / "progress", configs):
-            returns = launcher.launch([[*job, where] for job in jobs], initial_job_idx=0)
-        for done in returns:
-            _ = done.return_value  # raises what is no failure of an arm but a bug
-        if finish_sweep(folder):
+        returns: Sequence[JobReturn] = []
+        left = left_to_do(folder, jobs, configs)
+        with show(folder, configs[0], left):
+            with live(folder / "progress", configs):
+                try:
+                    returns = launcher.launch([[*job, where] for job in left], initial_job_idx=0) if left else []
+                except BrokenExecutor:  # the arms that it had are among those that never ended
+                    said = "genloss: a worker was killed, for want of memory perhaps; take fewer at a time"
+                    print(said, file=sys.stderr)
+            for done in returns:
+                _ = done.return_value  # raises what is no failure of an arm but a bug
+            code = finish_sweep(folder)
+        if code:
             raise SystemExit(1)
         return returns
 

@@ -35,8 +35,9 @@ class Local(Backend):
         from genloss.language.sampling import sample  # torch and transformers take seconds to load
 
         if not prompts:
-            return Replies([], 0)
+            return Replies([], 0, [])
         texts: list[str] = []
+        finish: list[str] = []
         tokens = 0
         with tempfile.TemporaryDirectory() if scratch is None else nullcontext(scratch) as folder:
             request = Sampling(
@@ -50,7 +51,8 @@ class Local(Backend):
                 runtime=self.runtime,
                 report=report,
             )
-            for some, count in sample(request):
-                texts += some
-                tokens += count
-        return Replies(texts, tokens)
+            for some in sample(request):
+                texts += some.texts
+                tokens += some.tokens
+                finish += some.finish
+        return Replies(texts, tokens, finish)

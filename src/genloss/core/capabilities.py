@@ -46,7 +46,8 @@ class Documents(Texts):
 
     @abstractmethod
     def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order."""
+        """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order. A column `finish`
+        says how each record ended (genloss.core.records.ENDED or CUT)."""
 
 
 class Scores(ABC):
@@ -72,7 +73,7 @@ class Responds(ABC):
 class Tokenized(ABC):
     """records that are read by a tokenizer"""
 
-    tokenizer: str  # bpe: one that is trained on the real data; else the folder or hub name of a saved one
+    tokenizer: str  # bpe: one that is trained on the real data; else the folder, or hub:NAME, of a saved one
     context: int  # longest record of its models, in tokens
 
 
@@ -92,6 +93,10 @@ class Points(ABC):
     """records that are points of many chains (genloss.domains.lab)"""
 
     chains: int  # independent repetitions
+
+
+class Finishes:
+    """Of a recipe: it says how each record ended, in a column `finish`."""
 
 
 class Repeats(ABC):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.errors import one_of, require
+from genloss.core.errors import UserError, one_of, require
+from genloss.core.limits import LIMITS, check_limits
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,7 +27,6 @@ Report = Callable[[float, float, str], None]  # report(done, total, unit): progr
 STRATEGIES = (
     "auto",
     "ddp",
-    "ddp_spawn",
     "ddp_find_unused_parameters_true",
     "fsdp",
     "fsdp_cpu_offload",
@@ -162,6 +162,10 @@ class Trainer(Plugin):
         """What does not happen if a training is found finished, though a user may wait for it; '' if nothing."""
         return ""
 
+    def ended(self, result: Mapping[str, Any]) -> UserError | None:
+        """Why the arm ends with the training that returned `result`: it diverged, say. None: it goes on."""
+        return None
+
     @abstractmethod
     def train(self, fit: Fit) -> dict[str, Any]:
         """Train a model; write `model/` and `training.csv` to `fit.out`. Returns small results, `tokens` (or points)
@@ -206,14 +210,15 @@ class Decoding:
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        require(self.temperature > 0, "temperature", self.temperature, "greater than 0; bias=0 is greedy decoding")
+        coldest = LIMITS["temperature"][0]
+        warm = f"at least {coldest}, since logits are divided by it; bias=0 is greedy decoding"
+        require(self.temperature >= coldest, "temperature", self.temperature, warm)
         require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0: off)")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
         require(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1) (0: off)")
-        positive = self.repetition_penalty > 0
-        require(positive, "repetition_penalty", self.repetition_penalty, "greater than 0 (1: off)")
         require(0 <= self.bias <= 1, "bias", self.bias, "in [0, 1] (1: faithful sampling, 0: greedy)")
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+        check_limits(self)
 
     @property
     def prefix(self) -> int:
@@ -239,6 +244,7 @@ class Sampling:
 class Replies(NamedTuple):
     texts: list[str]  # one a prompt, in their order
     tokens: int  # that were sampled for them
+    finish: list[str]  # how each ended: genloss.core.records.ENDED or CUT
 
 
 class Backend(ABC):

@@ -6,6 +6,7 @@ A message names the key (or file), the value, and the remedy, in that order, and
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +20,8 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         shown = "" if self.value is None else f"={self.value}"
-        return " ".join(f"{self.key}{shown}: {self.remedy}".split())
+        line = without_secrets(" ".join(f"{self.key}{shown}: {self.remedy}".split()))
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)  # no codes for the terminal
 
     def under(self, prefix: str) -> UserError:
         """The same error, with the key placed below `prefix` in the config."""
@@ -34,6 +36,33 @@ def require(condition: bool, key: str, value: Any, allowed: str) -> None:
     """Refuse `key=value` unless `condition` holds; `allowed` says what is allowed."""
     if not condition:
         raise UserError(key, value, f"must be {allowed}")
+
+
+def without_secrets(text: str) -> str:
+    """Text without what addresses in it have before their hosts and in their queries."""
+    return re.sub(r"(://[^\s'\")?]*)\?[^\s'\")]+", r"\1?***", re.sub(r"://[^\s/]*@", "://***@", text))
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error of a library says, or its kind where it says nothing."""
+    return without_secrets(" ".join(str(error).split())) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first, or its kind where it says nothing."""
+    lines = (line.strip() for line in without_secrets(str(error)).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def check_name(key: str, name: Any) -> None:
+    """The one rule for what becomes a folder's name, a column or a tag: short, and the same on every file system and
+    server."""
+    ok = NAME.fullmatch(str(name)) and isinstance(name, str | int | float)
+    allowed = "a name: a letter or digit, then at most 63 letters, digits, '_', '-' and '.'"
+    require(bool(ok), key, repr(name) if isinstance(name, str) else "null" if name is None else name, allowed)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -6,16 +6,51 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+OUTPUTS = ("data", "rounds", "report")  # folders of a run that DVC keeps
+LEFT = re.compile(r"\..+\.\d+(-\d+)?")  # names of what `aside_of` names
+DVCS = re.compile(r"\.[\w-]{22}\.tmp")  # of DVC's temporary files, which it would take for parts of an output
+OLD = 3600.0  # seconds after which no writer is at work on it
 
-def write_atomic(path: Path, text: str, durable: bool = True) -> None:
-    """Write aside, flush to disk, rename: readers see the old file or the new one, never a part."""
+
+def aside_of(path: Path) -> Path:
+    """Where a file is written that is then renamed to `path`: beside it, but for what DVC keeps. A kill would leave it
+    there to be pushed; such files go to .genloss/tmp of the run."""
+    home, name = path.parent, f".{path.name}.{os.getpid()}-{threading.get_ident()}"
+    for folder in path.parents:
+        if folder.name in OUTPUTS and (folder.parent / "params.yaml").is_file():
+            outside = folder.parent / ".genloss" / "tmp"
+            outside.mkdir(parents=True, exist_ok=True)
+            if outside.stat().st_dev == home.stat().st_dev:
+                return outside / name
+    return home / name
+
+
+def sweep(folder: Path) -> None:
+    """Delete what kills have left of writing aside, below `folder`; ours when nobody is at work on it."""
+    for path in folder.rglob(".*"):
+        with contextlib.suppress(FileNotFoundError):
+            ours = LEFT.fullmatch(path.name) and time.time() - path.stat().st_ctime > OLD
+            if (ours or DVCS.fullmatch(path.name)) and path.is_file():
+                path.unlink()
+
+
+def write_atomic(
+    path: Path, text: str, durable: bool = True, mode: int | None = None, aside: Path | None = None
+) -> None:
+    """Write aside, flush to disk, rename: readers see the old file or the new one, never a part. mode: who may read
+    it, if that is not what a new file of this user has. aside: where it is written, if that is known."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = aside or aside_of(path)
     with aside.open("w", encoding="utf-8") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         file.write(text)
         if durable:
             file.flush()
@@ -23,10 +58,16 @@ def write_atomic(path: Path, text: str, durable: bool = True) -> None:
     os.replace(aside, path)
 
 
+def keep(path: Path, text: str) -> None:
+    """`write_atomic`; a file that says so already stays as it is, with its time."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text)
+
+
 def link(source: Path, target: Path) -> None:
     """Put `source` at `target`, replacing what is there: a hard link, or a copy across file systems."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    aside = aside_of(target)
     aside.unlink(missing_ok=True)
     try:
         os.link(source, aside)

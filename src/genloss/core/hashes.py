@@ -16,7 +16,7 @@ def canonical(value: Any) -> str:
 
 
 def sha256_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()  # a file's name may not be UTF-8
 
 
 _hashes: dict[tuple[int, int, int, int], str] = {}

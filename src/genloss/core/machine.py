@@ -1,10 +1,14 @@
-"""The machine: its cores, and the memory of long processes, which is one heap and is given back when a stage ends."""
+"""The machine: its cores, workers that end with their parent, and the memory of long processes, which is one heap and
+is given back when a stage ends."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import os
+import signal
+import threading
+import time
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -18,6 +22,19 @@ if TYPE_CHECKING:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def end_with(parent: int) -> None:
+    """End this process when `parent`, which has started it, is gone, however that died: a worker of a sweep would go on
+    for minutes, and a training on several devices for hours."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check_devices(runtime: Runtime) -> None:

@@ -20,7 +20,8 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from genloss.core.errors import UserError, nearest
+from genloss.core.errors import UserError, first_line, nearest
+from genloss.core.limits import check_limits
 
 T = TypeVar("T")
 
@@ -29,6 +30,8 @@ def imported(target: Any, base: type[T], key: str, origin: str = "") -> type[T]:
     """The class that `target` (a dotted path) names; it must be a subclass of `base`. origin: whose `base` it is, for
     the error."""
     module_name, _, name = str(target).rpartition(".")
+    if not all(part.isidentifier() for part in str(target).split(".")):  # a leading dot, say, which import resolves
+        raise UserError(f"{key}._target_", shown(target), "names no class; write package.module.Class")
     try:
         cls = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -69,8 +72,9 @@ def shown(value: Any) -> Any:
 
 
 def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
-    """A dataclass from plain values, checked against the types of its fields."""
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    """A dataclass from plain values, checked against the types of its fields and the ranges of its numbers."""
+    nodes = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    names = list(nodes)
     for name in mapping(values, key):
         if name not in names:
             raise UserError(f"{key}.{name}", values[name], f"unknown option; {nearest(str(name), names)}")
@@ -79,24 +83,21 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
         for name, value in values.items():
             kind = OmegaConf.get_type(schema, name)
             if dataclasses.is_dataclass(kind):
+                fill(kind, value, name)  # alone first, for the full key of its errors
+            elif nodes[name].default_factory is dict:
                 mapping(value, name)
             if kind is bool and not isinstance(value, bool):
                 raise UserError(name, shown(value), "must be true or false")  # OmegaConf takes 5 for true
         node = OmegaConf.merge(schema, OmegaConf.create(dict(values)))
         assert isinstance(node, DictConfig)
-        for f in dataclasses.fields(cls):  # type: ignore[arg-type]
-            if dataclasses.is_dataclass(OmegaConf.get_type(node, f.name)):
-                try:  # a nested dataclass alone first, for the full key of its errors
-                    OmegaConf.to_object(node[f.name])
-                except UserError as error:
-                    raise error.under(f.name) from None
         made = OmegaConf.to_object(node)
+        check_limits(made)
     except UserError as error:
         raise error.under(key) from None
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or "?"
         value = OmegaConf.select(OmegaConf.create(dict(values)), str(name)) if name != "?" else None
-        raise UserError(f"{key}.{name}", value, str(error).splitlines()[0]) from None
+        raise UserError(f"{key}.{name}", value, first_line(error)) from None
     assert isinstance(made, cls)
     return made
 
@@ -129,6 +130,20 @@ def named(config: Any) -> Any:
 
 def _name(target: Any) -> Any:
     return target.rpartition(".")[2] if isinstance(target, str) and target.startswith("genloss.") else target
+
+
+def without(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Plain config from which `keys` are taken (dots lead into a group), and groups that they alone stood in."""
+    for key in keys:
+        first, _, rest = key.partition(".")
+        node = config.get(first)
+        if not rest:
+            config.pop(first, None)
+        elif isinstance(node, dict) and node:
+            without(node, [rest])
+            if not node:
+                del config[first]
+    return config
 
 
 def no_numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:

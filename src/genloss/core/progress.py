@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
@@ -18,9 +19,15 @@ from typing import Any
 
 from genloss.core.files import write_atomic
 
+ROOM = 67  # columns of the table beside the arm's name
 EVERY = 0.2  # seconds between two writes of a state
 LINE = 30.0  # seconds between two plain lines inside a stage
 ENDED = ("finished", "failed")
+
+
+def drawn() -> bool:
+    """Whether a table can be drawn: on a terminal that can move its cursor."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown", "")
 
 
 class Progress:
@@ -28,7 +35,9 @@ class Progress:
 
     def __init__(self, arm: str, rounds: int, state: Path | None = None, lines: bool = True):
         self.arm, self.rounds, self.state, self.lines = arm, rounds, state, lines
-        self.began = time.time()
+        self.loss: float | None = None  # of the last training
+        self._rounds: list[float] = []  # seconds of the rounds in which something was computed
+        self._began, self._number, self._worked = time.time(), -1, False  # of the round that runs
         self._now: dict[str, Any] = {}
         self._written = 0.0
 
@@ -39,13 +48,16 @@ class Progress:
     @contextlib.contextmanager
     def stage(self, n: int, stage: str) -> Iterator[Callable[..., None]]:
         began = printed = time.perf_counter()
+        if n != self._number:
+            self._rounds += [time.time() - self._began] if self._worked else []
+            self._began, self._number, self._worked = time.time(), n, False
         self._now = {"round": n, "stage": stage, "waiting": False}
         self._write(force=True)
         worked = False
 
         def report(done: float, total: float, unit: str) -> None:
             nonlocal worked, printed
-            worked = True
+            worked = self._worked = True
             seconds = max(1e-9, time.perf_counter() - began)
             self._now |= {
                 "done": done,
@@ -63,7 +75,8 @@ class Progress:
         if worked and self.lines:
             now = self._now
             seconds = time.perf_counter() - began
-            self._line(f"round {n}/{self.rounds} {stage}: {now['total']:.0f} {now['unit']} in {seconds:.1f} s")
+            loss = f", loss {self.loss:.3f}" if stage == "train" and self.loss is not None else ""
+            self._line(f"round {n}/{self.rounds} {stage}: {now['total']:.0f} {now['unit']} in {seconds:.1f} s{loss}")
 
     def waiting(self) -> None:
         """Another arm is computing the stage that this one needs."""
@@ -87,9 +100,14 @@ class Progress:
         with contextlib.suppress(OSError):  # progress is never a reason to fail
             write_atomic(
                 self.state,
-                json.dumps({"arm": self.arm, "rounds": self.rounds, "began": self.began, **self._now}),
+                json.dumps({"arm": self.arm, "rounds": self.rounds, **self._pace(), **self._now}),
                 False,
             )
+
+    def _pace(self) -> dict[str, Any]:
+        """When this round began, how long the ones before it took (seconds), and the last loss."""
+        pace = sum(self._rounds) / len(self._rounds) if self._rounds else None
+        return {"began": self._began, "pace": pace, "loss": self.loss}
 
     def _line(self, text: str) -> None:
         print(f"{self.arm}: {text}", file=sys.stderr, flush=True)
@@ -104,7 +122,7 @@ class Live:
         self._thread = threading.Thread(target=self._draw, daemon=True)
 
     def __enter__(self) -> Live:
-        if sys.stderr.isatty():
+        if drawn():
             self._thread.start()
         return self
 
@@ -117,9 +135,10 @@ class Live:
         from rich.console import Console
         from rich.live import Live as RichLive
 
-        with RichLive(console=Console(stderr=True), refresh_per_second=4, transient=True) as screen:
+        console = Console(stderr=True)
+        with RichLive(console=console, refresh_per_second=4, transient=True) as screen:
             while not self._stop.wait(0.25):
-                screen.update(self.table())
+                screen.update(self.table(console.width))
 
     def states(self) -> list[dict[str, Any]]:
         found = []
@@ -128,48 +147,73 @@ class Live:
                 found.append(json.loads(path.read_text()))
         return found
 
-    def table(self) -> Any:
+    def table(self, width: int) -> Any:
+        """The arms, in `width` columns."""
         from rich.box import SIMPLE_HEAD
         from rich.markup import escape
-        from rich.progress_bar import ProgressBar
         from rich.table import Table
 
         states = sorted(self.states(), key=lambda s: s.get("stage") in ENDED)  # a small screen cuts off what has ended
         if not states:
             return "starting ..."
         over = sum(s.get("stage") in ENDED for s in states)
-        title = f"{over} of {self.total} arms have ended" if self.total > 1 else None
+        left = all_left(states, self.total)
+        title = f"{over} of {self.total} arms have ended" + (f", {clock(left)} left" if left else "")
         table = Table(
-            title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+            title=title if self.total > 1 else None,
+            title_justify="left",
+            title_style="",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
         )
-        for name in ("arm", "round", "stage", "", "rate", "left", "arm left"):
-            right = name in ("round", "rate", "left", "arm left")
+        for name in ("arm", "round", "stage", "", "loss", "rate", "left", "arm left"):
+            right = name not in ("arm", "stage")
             least = 8 if name == "stage" else None  # so that the columns do not jump
             table.add_column(name, justify="right" if right else "left", no_wrap=True, min_width=least)
         for s in states:
-            total = s.get("total") or 1  # "waits": another arm computes the stage that this one needs
-            bar = ProgressBar(total=total, completed=s.get("done", 0), width=12) if "done" in s else ""
-            stage = "waits" if s.get("waiting") else s.get("stage", "")
-            rate = f"{s['rate']:.0f} {s['unit']}/s" if "rate" in s else ""
             table.add_row(
-                escape(s["arm"]),
+                escape(cut(s["arm"], max(9, width - ROOM))),
                 f"{s.get('round', 0)}/{s['rounds']}",
-                stage,
-                bar,
-                rate,
+                "waits" if s.get("waiting") else s.get("stage", ""),  # for another arm, which computes what it needs
+                f"{100 * s['done'] / (s.get('total') or 1):.0f}%" if "done" in s else "",
+                "" if s.get("loss") is None else f"{s['loss']:.3f}",
+                f"{s['rate']:.0f} {s['unit']}/s" if "rate" in s else "",
                 clock(s.get("left")),
                 clock(arm_left(s)),
             )
         return table
 
 
+def cut(name: str, room: int) -> str:
+    """A name in at most `room` characters; it is its beginning and its end (the seed) that tell arms apart."""
+    half = (room - 1) // 2
+    return name if len(name) <= room else f"{name[: room - 1 - half]}…{name[-half:]}"
+
+
 def arm_left(state: dict[str, Any]) -> float | None:
-    """Seconds that an arm still needs, if its coming rounds take as long as its past ones; None before the first."""
-    done = state.get("round", 0)
-    if done < 1 or state.get("stage") in ENDED:
+    """Seconds that an arm still needs, if its coming rounds take as long as those that it has computed; at least what
+    its stage needs. None before the first, and after the last."""
+    pace = state.get("pace")
+    if pace is None or state.get("stage") in ENDED:
         return None
-    return (time.time() - state["began"]) / done * (state["rounds"] + 1 - done)
+    this = max(0.0, state.get("left", 0.0), pace - (time.time() - state["began"]))
+    return this + pace * (state["rounds"] - state["round"])
+
+
+def all_left(states: list[dict[str, Any]], total: int) -> float | None:
+    """Seconds that the arms of a sweep still need, if those that have not begun take as long as those that run, and as
+    many run at a time."""
+    running = [s for s in states if arm_left(s) is not None]
+    if not running:
+        return None
+    whole = sum(s["pace"] * (s["rounds"] + 1) for s in running) / len(running)
+    return max(arm_left(s) or 0.0 for s in running) + (total - len(states)) * whole / len(running)
 
 
 def clock(seconds: float | None) -> str:
-    return "" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """minutes:seconds, or hours:minutes:seconds."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -2,7 +2,8 @@
 
 Columns of every table: `id` (content-derived), the payload (`text` for the text domain), `origin` (real or
 synthetic), `generation` (0 for real, n if made by model n-1), `parents` (ids that it was made from), `recipe`.
-Curated tables add `score` and `reason`.
+Those that a model sampled have `finish`: end, or length where they were cut off. Curated tables add `score` and
+`reason`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import pyarrow.parquet as pq
 from genloss.core.errors import UserError
 
 REAL, SYNTHETIC = "real", "synthetic"
+FINISH = "finish"  # column of generated records: how they ended
+ENDED, CUT = "end", "length"  # the model said so; the limit was reached
 GROUP = 128  # rows of arrays that are read together
 
 
@@ -63,6 +66,11 @@ def make_table(
             "recipe": pa.array([recipe] * n, pa.string()),
         }
     )
+
+
+def with_finish(table: pa.Table, finish: Sequence[str]) -> pa.Table:
+    """Records with how each ended, which is no part of their ids."""
+    return table.append_column(FINISH, pa.array(finish, pa.string()))
 
 
 def _contents(column: pa.Array | pa.ChunkedArray) -> list[bytes]:

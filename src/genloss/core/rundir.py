@@ -14,12 +14,13 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from genloss.core.errors import UserError
-from genloss.core.files import link, write_atomic
-from genloss.core.hashes import sha256_file, tree_hash, version
+from genloss.core.files import keep, link, write_atomic
+from genloss.core.hashes import sha256_file, sha256_text, tree_hash, version
 from genloss.core.store import Done, Store, Work
 
 STAGES = (
@@ -37,12 +38,21 @@ def round_name(n: int) -> str:
     return f"{n:02d}"
 
 
+@lru_cache(maxsize=64)  # each stage asks for those of its round and of the one before
+def _manifest(text: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(text)
+    for entry in manifest["stages"].values():
+        Done.from_json(entry)
+    return manifest
+
+
 class RunDir:
     """Paths and manifests of one run, and the one way in which a stage's files get there (`ensure`)."""
 
-    def __init__(self, root: Path, store: Store):
+    def __init__(self, root: Path, store: Store, sweep: Path | None = None):
         self.root = root.resolve()
         self.store = store
+        self.account = (sweep or self.root) / "spent.json"  # what paid requests have cost, all arms together
 
     def round(self, n: int) -> Path:
         return self.root / "rounds" / round_name(n)
@@ -63,10 +73,7 @@ class RunDir:
         """The manifest that holds `stage` of round `n`; empty if there is none yet."""
         path = self.manifest_path(stage, n)
         try:
-            manifest = json.loads(path.read_text())
-            for entry in manifest["stages"].values():
-                Done.from_json(entry)
-            return manifest
+            return _manifest(path.read_text())
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or not what _enter wrote
@@ -74,8 +81,7 @@ class RunDir:
 
     def _enter(self, work: Work, n: int, done: Done) -> None:
         manifest = self.manifest(work.stage, n)
-        stages = manifest.get("stages", {})
-        stages[work.stage] = {**work.identity(), **done.to_json()}
+        stages = {**manifest.get("stages", {}), work.stage: {**work.identity(), **done.to_json()}}
         manifest = {
             "round": n,
             "machine": platform.machine(),
@@ -85,6 +91,16 @@ class RunDir:
             "stages": {name: stages[name] for name in STAGES if name in stages},
         }
         write_atomic(self.manifest_path(work.stage, n), json.dumps(manifest, indent=1))
+
+    def write_metrics(self, n: int, text: str) -> None:
+        """Write metrics.json of a round, and its sha256 into the manifest; what says the same stays as it is."""
+        path, manifest = self.round(n) / "metrics.json", self.manifest("evaluate", n)
+        if manifest and manifest.get("metrics") != sha256_text(text):
+            path.unlink(missing_ok=True)  # a kill leaves no numbers that are not the manifest's
+            write_atomic(
+                self.manifest_path("evaluate", n), json.dumps(manifest | {"metrics": sha256_text(text)}, indent=1)
+            )
+        keep(path, text)
 
     def done(self, stage: str, n: int) -> Done | None:
         """What the manifest says of a stage, whether or not its key is still current."""

@@ -31,6 +31,10 @@ from genloss.core.machine import _one_heap, release_memory
 from genloss.core.plugin import no_numbers
 
 
+def _hash(value: Any) -> str:
+    return sha256_text(canonical(json.loads(canonical(value))))  # as it is read again: keys are text
+
+
 @dataclass(frozen=True)
 class Done:
     """What a finished stage left: its key, its files (relative name -> sha256) and its small results."""
@@ -41,11 +45,20 @@ class Done:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        return {"key": self.key, "files": self.files, "result": self.result, "seconds": self.seconds}
+        said = {"key": self.key, "files": self.files, "result": self.result, "seconds": self.seconds}
+        return {**said, "sha256": _hash(said)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Done:
-        return cls(value["key"], value["files"], value["result"], value["seconds"])
+        """KeyError, TypeError or ValueError if it is not what `to_json` wrote: a digit of a result is data too, and a
+        run directory may be a stranger's. Records of before 2026-11-27 have no hash."""
+        said = {name: value[name] for name in ("key", "files", "result", "seconds")}
+        if value.get("sha256", _hash(said)) != _hash(said):
+            raise ValueError("its sha256 differs")
+        for name in said["files"]:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{name} lies outside of its folder")
+        return cls(**said)
 
 
 @dataclass(frozen=True)
@@ -156,6 +169,7 @@ class Store:
                     done = self._compute(work, key)
                     self.computed += 1
                     return done
+        shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)  # of one who was killed when it was entered
         self.reused += 1
         return done
 
@@ -172,7 +186,14 @@ class Store:
             raise UserError(f"{work.stage}.{name}", number, "is no finite number; nothing was stored")
         files = {str(path.relative_to(out)): self.add_file(path) for path in sorted(out.rglob("*")) if path.is_file()}
         done = Done(key, files, result, round(seconds, 3))
-        write_atomic(self._record(work, key), canonical(done.to_json()))
+        write_atomic(self._record(work, key), canonical(done.to_json()), aside=scratch / "record")
         shutil.rmtree(scratch, ignore_errors=True)
         release_memory()
         return done
+
+
+class Kept(Store):
+    """Computes nothing and restores nothing: for who only asks whether all is there."""
+
+    def get(self, work: Work, *, waiting: Callable[[], None] | None = None) -> Done:
+        raise UserError(work.stage, None, "is not there")

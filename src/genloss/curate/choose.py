@@ -16,6 +16,7 @@ from genloss.core.capabilities import Repeats, Texts, able
 from genloss.core.contracts import Experiment
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.seeds import generator
+from genloss.core.words import words
 from genloss.curate import Context, Decision, PointCurator, Rated, RecordCurator, decision
 
 
@@ -97,5 +98,5 @@ class TopFraction(RecordCurator):
         if self.score == "length":
             score = np.array([len(t.encode()) for t in texts], dtype=float)
         else:
-            score = np.array([len(set(t.split())) / max(1, len(t.split())) for t in texts])
+            score = np.array([len(set(said)) / max(1, len(said)) for said in map(words, texts)])
         return decision(top(score, kept_of(self.fraction, len(table))), score, f"low {self.score}")

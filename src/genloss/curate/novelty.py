@@ -4,37 +4,50 @@ arXiv 2212.10560, section 2.2: above 0.7; LLM2LLM, Lee et al. 2024, arXiv 2403.1
     genloss run curation=novelty
     genloss run domain=reasoning curation=novelty curation.novelty.threshold=0.95
 
-Tokens and F-measure are those of the `rouge-score` library without stemming, to the last bit, so that its decisions at
-a threshold are ours; the longest common subsequences are computed bit by bit in parallel by RapidFuzz
-(benchmarks/novelty.py)."""
+F-measure and, of English, tokens are those of the `rouge-score` library without stemming, to the last bit, so that its
+decisions at a threshold are ours. That library knows ASCII alone: here letters and digits of all scripts count, and the
+operators beside numbers, without which 3-4-2 is 3+4*2. The longest common subsequences are computed bit by bit in
+parallel by RapidFuzz (benchmarks/novelty.py)."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import regex
 
 from genloss.core import records
 from genloss.core.capabilities import Texts
-from genloss.core.contracts import HISTORY
+from genloss.core.contracts import HISTORY, Experiment
 from genloss.core.errors import require
 from genloss.core.machine import cores
+from genloss.core.words import spaced
 from genloss.curate import Context, Decision, RecordCurator, decision
 
 BLOCK = 256  # records that are compared together
 WIDE = 1 << 14  # others that they are compared with at a time
 ROUNDING = 1e-6  # more than float32 can be off
 SURROGATES = range(0xD800, 0xE000)  # no characters
-NOT_TOKEN = re.compile(r"[^a-z0-9]+")
+OPERATOR = "[-+*/^=<>≤≥≠]"
+RUN = rf"(?:[()]\s?)*{OPERATOR}(?:\s?[()]|\s?{OPERATOR})*"  # with the parentheses at its sides
+TOKEN = regex.compile(rf"[\p{{L}}\p{{M}}\p{{N}}]+|(?<=[0-9]\s?){RUN}|{RUN}(?=\s?[0-9])")
+SAME = str.maketrans("−×·÷", "-**/")  # the operators of print
 
 
 def tokens(text: str) -> list[str]:
-    """As rouge-score: lower case, runs of ASCII letters and digits."""
-    return NOT_TOKEN.sub(" ", text.lower()).split()
+    """Lower case; runs of letters and digits, and where a script writes no spaces each character; each operator of a
+    run that stands beside a digit, with its parentheses. Digits of any script are those of ASCII."""
+    text = text.lower()
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).translate(SAME)
+        text = spaced(re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text))
+    found = TOKEN.findall(text)
+    return [part for token in found for part in ([token] if token[0].isalnum() else token.replace(" ", ""))]
 
 
 @dataclass
@@ -105,6 +118,11 @@ class Novelty(RecordCurator):
         require(
             0 <= self.threshold <= 1, "threshold", self.threshold, "in [0, 1] (1: only what is beyond a copy, nothing)"
         )
+
+    def check(self, experiment: Experiment) -> None:
+        columns = experiment.domain.payload
+        known = self.column in ("", *columns)
+        require(known, "column", self.column, f"empty or one of {', '.join(columns)}")
 
     def reads(self) -> tuple[str, ...]:
         return (HISTORY,) if self.earlier else ()

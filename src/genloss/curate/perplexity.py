@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core.capabilities import Scores, able
-from genloss.core.contracts import LAST, ROUND0
+from genloss.core.contracts import LAST, ROUND0, Experiment
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.hashes import folder_hash
+from genloss.core.places import in_project
 from genloss.curate import Context, Decision, RecordCurator, decision
 from genloss.curate.choose import kept_of, top
 
@@ -36,17 +37,27 @@ class Perplexity(RecordCurator):
     def __post_init__(self) -> None:
         one_of("keep", self.keep, ("low", "high", "middle"))
         require(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
-        if self.judge not in OWN and not Path(self.judge).is_dir():
-            raise UserError("judge", self.judge, "must be round0, last, or a folder with a saved model")
 
     def reads(self) -> tuple[str, ...]:
         return (self.judge,) if self.judge in OWN else ()
 
     def fingerprint(self) -> str:
-        return "" if self.judge in OWN else folder_hash(Path(self.judge))
+        return "" if self.judge in OWN else folder_hash(self._folder())
+
+    def check(self, experiment: Experiment) -> None:
+        if self.judge not in OWN:
+            self._folder()
+
+    def _folder(self) -> Path:
+        """Of the judge, a saved model."""
+        folder = in_project(self.judge, "judge")
+        if not (folder / "config.json").is_file():
+            allowed = "must be round0, last, or a folder with a saved model; a relative path starts at the project"
+            raise UserError("judge", self.judge, allowed)
+        return folder
 
     def decide(self, table: pa.Table, context: Context) -> Decision:
-        model = context.inputs[self.judge] if self.judge in OWN else Path(self.judge)
+        model = context.inputs[self.judge] if self.judge in OWN else self._folder()
         scores = able(context.domain, Scores)
         nats, tokens = scores.losses(model, context.data, table, context.runtime, context.report)
         loss = nats / np.maximum(tokens, 1)

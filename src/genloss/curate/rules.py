@@ -2,6 +2,7 @@
 
 genloss run curation=rules
 genloss run curation=rules curation.rules.max_repeated=0.2
+genloss run curation=[complete,rules]
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.capabilities import Texts, able
-from genloss.core.errors import require
+from genloss.core import records
+from genloss.core.capabilities import Finishes, Texts, able
+from genloss.core.contracts import Experiment
+from genloss.core.errors import UserError, require
+from genloss.core.words import words
 from genloss.curate import Context, Decision, RecordCurator, decision
 
 
 def repeated_share(text: str, n: int) -> float:
     """Share of a text's word n-grams that are not the first of their kind (0: all distinct)."""
-    words = text.split()
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    said = words(text)
+    grams = [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -65,7 +69,23 @@ class Rules(RecordCurator):
         broken = sum(c == "�" or (ord(c) < 32 and c not in "\t\n\r") for c in text)
         if broken > self.max_broken * len(text):
             return "broken characters"
-        words = text.lower().split()
-        if len(words) >= 10 and Counter(words).most_common(1)[0][1] > self.max_top_word * len(words):
+        said = words(text.lower())
+        if len(said) >= 10 and Counter(said).most_common(1)[0][1] > self.max_top_word * len(said):
             return "one word"
         return "repetitive" if repeated > self.max_repeated else ""
+
+
+@dataclass
+class Complete(RecordCurator):
+    """Drop records that were cut off at the recipe's longest: what the model would have said next is not there."""
+
+    needs = (Texts,)
+
+    def check(self, experiment: Experiment) -> None:
+        if not isinstance(experiment.recipe, Finishes):
+            recipe = type(experiment.recipe).__name__
+            raise UserError("_target_", "Complete", f"needs a recipe that says how records ended; {recipe} does not")
+
+    def decide(self, table: pa.Table, context: Context) -> Decision:
+        finish = np.asarray(table.column(records.FINISH).to_pylist(), dtype=object)
+        return decision(finish != records.CUT, reason="cut off")

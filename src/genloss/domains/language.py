@@ -6,11 +6,15 @@ from abc import abstractmethod
 from pathlib import Path
 
 from genloss.core.capabilities import Scores, Texts, Tokenized
+from genloss.core.contracts import Experiment
 from genloss.core.hashes import folder_hash
+from genloss.core.places import check_saved, in_project, on_hub
 from genloss.domains import RecordDomain
 from genloss.language.model import TextModel
-from genloss.language.tokenizer import use_saved
+from genloss.language.tokenizer import TOKENIZER_FILES, use_saved
 from genloss.language.trainer import Supervised
+
+OWN = "bpe"  # a tokenizer that is trained on the real data
 
 
 class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
@@ -20,16 +24,19 @@ class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
     models = (TextModel,)
     trainers = (Supervised,)
 
+    def check(self, experiment: Experiment) -> None:
+        if self.tokenizer != OWN:
+            check_saved(self.tokenizer, "tokenizer", TOKENIZER_FILES)
+
     def fingerprint(self) -> str:
-        saved = Path(self.tokenizer)
-        return folder_hash(saved) if self.tokenizer != "bpe" and saved.is_dir() else ""
+        return "" if self.tokenizer == OWN or on_hub(self.tokenizer) else folder_hash(in_project(self.tokenizer))
 
     @abstractmethod
     def train_tokenizer(self, texts: list[str], out: Path) -> None:
         """Train the domain's own tokenizer on the texts of the training split."""
 
     def make_tokenizer(self, texts: list[str], out: Path) -> None:
-        if self.tokenizer == "bpe":
+        if self.tokenizer == OWN:
             self.train_tokenizer(texts, out)
         else:
-            use_saved(self.tokenizer, out)
+            use_saved(self.tokenizer, out, "domain.tokenizer")

@@ -1,28 +1,30 @@
 """Diversity of a set of texts, at equal sample size for generated and real records.
 
-Words are maximal runs of letters, digits and apostrophes, lower-cased; n-grams do not cross records.
+Words are maximal runs of letters with their marks, digits and apostrophes, lower-cased; in scripts that write no
+spaces (core/words.py) each character is one. N-grams do not cross records.
 """
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import regex
 
 from genloss.core.errors import require
 from genloss.core.seeds import generator
+from genloss.core.words import spaced
 from genloss.curate.rules import repeated_share
 from genloss.evaluate import Evidence, SampleMetric
 
-WORD = re.compile(r"[\w']+")
+WORD = regex.compile(r"[\p{L}\p{M}\p{N}_']+")
 
 
 def words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
+    return WORD.findall(spaced(text.lower()))
 
 
 def ngrams(lists: list[list[str]], n: int) -> Counter[tuple[str, ...]]:

@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core.contracts import Experiment, Plugin
-from genloss.core.errors import UserError
+from genloss.core.errors import UserError, first_line
 from genloss.core.hashes import sha256_file
-from genloss.core.places import project_root
+from genloss.core.places import in_project
 from genloss.core.plugin import build
 from genloss.evaluate import Evidence, SampleMetric
 
@@ -81,16 +81,15 @@ class Grammar(Checker):
         except ImportError:
             raise UserError("path", self.path, "needs Lark; pip install 'genloss[grammar]'") from None
         try:
-            return lark.Lark((project_root() / self.path).read_text(encoding="utf-8"))
+            return lark.Lark(in_project(self.path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, lark.exceptions.LarkError) as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError("path", self.path, f"is no grammar of Lark ({said})") from None
+            raise UserError("path", self.path, f"is no grammar of Lark ({first_line(error)})") from None
 
     def check(self, experiment: Experiment) -> None:
         assert self._parser
 
     def fingerprint(self) -> str:
-        return sha256_file(project_root() / self.path)
+        return sha256_file(in_project(self.path))
 
     def valid(self, texts: Sequence[str]) -> np.ndarray:
         import lark

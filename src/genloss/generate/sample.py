@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.capabilities import Documents, able
+from genloss.core.capabilities import Documents, Finishes, able
 from genloss.core.contracts import PREVIOUS, Decoding, Experiment, Sampling
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.plugin import without_effect
@@ -25,7 +25,7 @@ PROMPTS = ("none", "real", "previous")
 
 
 @dataclass
-class Sample(Recipe):
+class Sample(Recipe, Finishes):
     """Ancestral sampling. The options from `temperature` to `bias` are those of `Decoding`, which says in which order
     they act."""
 
@@ -92,10 +92,12 @@ class Sample(Recipe):
             tokens += count
             for key, values in payload.items():
                 columns.setdefault(key, []).extend(values)
+        finish = columns.pop(records.FINISH)
         table = records.make_table(
             columns, origin=records.SYNTHETIC, generation=request.round, recipe=self.name, parents=parents
         )
-        return table, {"tokens": tokens}
+        counts = {"cut_off": finish.count(records.CUT)}
+        return records.with_finish(table, finish), {"tokens": tokens, "counts": counts}
 
     def _prompts(self, request: Request) -> tuple[list[str] | None, list[list[str]] | None]:
         if self.prompts == "none":

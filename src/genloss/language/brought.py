@@ -19,7 +19,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from genloss.core.errors import UserError
+from genloss.core.errors import UserError, one_line
+from genloss.core.places import in_project
 from genloss.core.plugin import imported
 
 if TYPE_CHECKING:
@@ -98,14 +99,17 @@ def in_one_line(trainer: Supervised) -> Iterator[None]:
         if not (meant and (trainer.callbacks or trainer.logger)):
             raise
         keys = [f"trainer.{key}" for key in BASES if getattr(trainer, key)]
-        raise UserError(" or ".join(keys), None, " ".join(str(error).split())) from None
+        raise UserError(" or ".join(keys), None, one_line(error)) from None
 
 
 def _folders(cls: type, node: Mapping[str, Any], out: Path, logs: Path) -> dict[str, str]:
-    """Where a node writes that does not say it; Lightning would take the first logger's folder for checkpoints."""
+    """Where a node writes: a path of the config, from the project on like any other, or what it does not say.
+    Lightning would take the first logger's folder for checkpoints."""
     named = {"save_dir": logs} if issubclass(cls, Logger) else {"dirpath": out / "checkpoints"}
-    wanted = issubclass(cls, (Logger, Checkpoint)) and inspect.signature(cls).parameters
-    return {k: str(path) for k, path in named.items() if wanted and k in wanted and node.get(k) is None}
+    wanted = inspect.signature(cls).parameters if issubclass(cls, (Logger, Checkpoint)) else {}
+    said = {k: node.get(k) for k in named if k in wanted}
+    local = {k: path for k, path in said.items() if path is None or "://" not in str(path)}
+    return {k: str(named[k] if path is None else in_project(str(path), k)) for k, path in local.items()}
 
 
 def _made(key: str, name: str, node: dict[str, Any], out: Path, logs: Path) -> Any:

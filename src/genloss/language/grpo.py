@@ -77,8 +77,7 @@ class Grpo(Supervised):
         for key in ("updates", "prompts", "passes"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         require(self.group >= 2, "group", self.group, "at least 2: a response is compared with the others of its group")
-        for key in ("step_size", "clip_ratio", "temperature"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "greater than 0")
+        require(self.clip_ratio > 0, "clip_ratio", self.clip_ratio, "greater than 0")
         require(self.kl >= 0, "kl", self.kl, "at least 0 (0: off)")
         one_of("scale", self.scale, SCALE)
         self.reward_function: Reward = build(plain(self.reward), Reward, "reward")
@@ -101,3 +100,7 @@ class Grpo(Supervised):
         from genloss.language.reinforcement import Reinforcement  # torch takes seconds to load
 
         return Reinforcement(self, fit).run()
+
+    def ended(self, result: Mapping[str, Any]) -> UserError | None:
+        rate = "lr" if "loss" in result and "kl" not in result else "step_size"  # of round 0, of those after it
+        return None if self.diverged == "go_on" else self._diverged(rate, result)

@@ -7,14 +7,15 @@ genloss run model=pretrained model.path=my/model domain.tokenizer=my/model recip
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from genloss.core.capabilities import Tokenized, able
 from genloss.core.contracts import Experiment, Model, Runtime
-from genloss.core.errors import UserError, one_of, require
+from genloss.core.errors import UserError, first_line, one_of, require
 from genloss.core.hashes import folder_hash
+from genloss.core.places import check_saved, in_project, on_hub
 
 
 class TextModel(Model):
@@ -49,6 +50,22 @@ class Scratch(TextModel):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads={self.heads}")
         require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
+
+    def check(self, experiment: Experiment) -> None:
+        """Whether transformers takes the options: it knows their names, and a model can be made (without memory)."""
+        if not self.options:  # else its import costs seconds
+            return
+        import torch
+
+        try:
+            with torch.device("meta"):
+                config = self.fresh(vocabulary=300, begin=0, end=0, context=64, seed=0).config
+        except Exception as error:  # whatever the library says of them
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError("options", self.options, f"is refused by transformers ({said[-1].strip()})") from None
+        known = {f.name for f in fields(config)} | set(config.attribute_map) | {"rope_theta", "rope_scaling"}
+        for name in self.options:
+            one_of("options", name, known)
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         import torch
@@ -94,7 +111,7 @@ class Scratch(TextModel):
 
 @dataclass
 class Pretrained(TextModel):
-    """Any saved `AutoModelForCausalLM`, a folder or a hub name. Safetensors only, no remote code; every cold start
+    """Any saved `AutoModelForCausalLM`, a folder or hub:NAME. Safetensors only, no remote code; every cold start
     begins from it. Its tokenizer must be the domain's: set domain.tokenizer to the same path."""
 
     path: str = "???"
@@ -104,13 +121,11 @@ class Pretrained(TextModel):
         one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
     def fingerprint(self) -> str:
-        return folder_hash(Path(self.path)) if Path(self.path).is_dir() else ""
+        return "" if on_hub(self.path) else folder_hash(in_project(self.path))
 
     def check(self, experiment: Experiment) -> None:
         domain = able(experiment.domain, Tokenized)
-        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
-        if looks_local and not (Path(self.path) / "config.json").is_file():
-            raise UserError("path", self.path, "holds no saved model (no config.json)")
+        check_saved(self.path, "path")
         if domain.tokenizer == "bpe":
             raise UserError(
                 "domain.tokenizer",
@@ -126,10 +141,13 @@ class Pretrained(TextModel):
         torch.manual_seed(seed)
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                self.path, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, self.dtype)
+                on_hub(self.path) or in_project(self.path),
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=getattr(torch, self.dtype),
             )
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-            raise UserError("model.path", self.path, f"cannot be loaded ({str(error).splitlines()[0]})") from None
+            raise UserError("model.path", self.path, f"cannot be loaded ({first_line(error)})") from None
         if model.config.get_text_config().vocab_size < vocabulary:
             raise UserError(
                 "domain.tokenizer", None, f"has {vocabulary} tokens, more than the model at {self.path} knows"
@@ -153,9 +171,7 @@ def load(folder: Path) -> Any:
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-        raise UserError(
-            str(folder), None, f"cannot be loaded ({str(error).splitlines()[0]}); delete it and run again"
-        ) from None
+        raise UserError(str(folder), None, f"cannot be loaded ({first_line(error)}); delete it and run again") from None
     return model.eval()
 
 

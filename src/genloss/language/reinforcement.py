@@ -19,7 +19,7 @@ from genloss.core.contracts import Decoding, Fit
 from genloss.core.seeds import generator, seed_of, uniforms
 from genloss.language.curve import write_curve
 from genloss.language.model import device_of, load, save
-from genloss.language.sampling import sample_chunk
+from genloss.language.sampling import NoProbabilities, sample_chunk
 from genloss.language.tokenizer import Codec, load_codec
 
 # -- the objective -----------------------------------------------------------------------------------------------------
@@ -133,25 +133,43 @@ class Reinforcement:
 
     def run(self) -> dict[str, Any]:
         """Write `model/` and `training.csv` (with reward and kl) to `fit.out`; returns means over the first and last
-        tenth of steps."""
+        tenth of steps. A step whose loss, samples or weights are no numbers is the last, `diverged`, and the model is
+        that of the last step before."""
         updates = self.trainer.updates
         curve = np.zeros((updates, 3))  # loss, reward, divergence
+        lost, earlier = 0, None
         for step in range(updates):
-            curve[step] = self.step(step)
+            before = {name: value.clone() for name, value in self.policy.state_dict().items()}
+            try:
+                curve[step] = self.step(step)
+                good = bool(np.isfinite(curve[step]).all())
+            except NoProbabilities:
+                good = False
+            if not (good and all(bool(p.detach().isfinite().all()) for p in self.policy.parameters())):
+                # back to the weights of the last step whose numbers were some: of this one, or of the one before
+                self.policy.load_state_dict(before if good or earlier is None else earlier)
+                lost = step + 1
+                updates, curve = step, curve[:step]
+                break
+            earlier = before
             self.fit.report(step + 1, updates, "updates")
         save(self.policy.cpu(), self.fit.out / "model")
         rate = self.trainer.step_size
         rows = [(i + 1, loss, rate, "", reward, kl) for i, (loss, reward, kl) in enumerate(curve.tolist())]
         write_curve(self.fit.out, ("step", "loss", "lr", "validation_loss", "reward", "kl"), rows)
         share = max(1, updates // 10)
+        measured = {
+            "loss": curve[-1:, 0],
+            "reward_first": curve[:share, 1],
+            "reward_last": curve[-share:, 1],
+            "kl": curve[-share:, 2],
+        }
         return {
             "steps": updates,
             "tokens": self.tokens,
-            "loss": float(curve[-1, 0]),
-            "reward_first": float(curve[:share, 1].mean()),
-            "reward_last": float(curve[-share:, 1].mean()),
-            "kl": float(curve[-share:, 2].mean()),
+            **{name: float(values.mean()) for name, values in measured.items() if len(values)},
             "parameters": sum(p.numel() for p in self.policy.parameters()),
+            **({"diverged": lost} if lost else {}),
         }
 
     def step(self, number: int) -> tuple[float, float, float]:

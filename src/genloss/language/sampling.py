@@ -18,15 +18,21 @@ from typing import Any
 
 import torch
 
-from genloss.core.contracts import Decoding, Sampling
+from genloss.core.contracts import Decoding, Replies, Sampling
+from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.core.machine import cores
+from genloss.core.records import CUT, ENDED
 from genloss.core.seeds import uniforms
 from genloss.language.decode import new_cache, stepper
 from genloss.language.model import device_of, load
 from genloss.language.tokenizer import Codec, load_codec
 
 LEAVE = 0.75  # rows that have ended leave the batch when fewer than this share are still going
+
+
+class NoProbabilities(UserError):
+    """Of a model whose numbers are none."""
 
 
 def adjust(logits: torch.Tensor, options: Decoding, seen: torch.Tensor | None) -> torch.Tensor:
@@ -51,13 +57,16 @@ def adjust(logits: torch.Tensor, options: Decoding, seen: torch.Tensor | None) -
 
 def draw(p: torch.Tensor, u: torch.Tensor, bias: float) -> torch.Tensor:
     """Tokens [rows] by inverse CDF: the first whose cumulative probability exceeds u. p [rows, vocabulary] >= 0 need
-    not sum to one. With probability 1 - `bias` the mode instead, decided by the same u."""
+    not sum to one. With probability 1 - `bias` the mode instead, decided by the same u. UserError where p is no
+    number."""
     mode = None
     if bias < 1:
         mode = p.argmax(dim=-1)
         faithful = u >= 1 - bias
         u = torch.where(faithful, (u - (1 - bias)) / max(bias, 1e-12), u).clamp(0, 1 - 1e-12)
     total = p.cumsum(dim=-1, dtype=torch.float64)
+    if not bool(total[:, -1].isfinite().all()):  # else the last token would be drawn, in silence
+        raise NoProbabilities("model", None, "gives probabilities that are no numbers; its training has diverged")
     token = torch.searchsorted(total, u[:, None] * total[:, -1:], right=True)[:, 0]
     last = p.shape[-1] - 1 - (p.flip(-1) > 0).int().argmax(dim=-1) if bool((token > p.shape[-1] - 1).any()) else None
     token = token if last is None else torch.minimum(token, last)
@@ -121,8 +130,9 @@ def sample_chunk(
     return [row[:n].tolist() for row, n in zip(ids, length.tolist(), strict=True)], count
 
 
-def sample(request: Sampling) -> Iterator[tuple[list[str], int]]:
-    """Yield (texts, tokens sampled) chunk by chunk, in order. Finished chunks are kept in `request.scratch`."""
+def sample(request: Sampling) -> Iterator[Replies]:
+    """Yield texts, tokens sampled and how each text ended, chunk by chunk, in order. Finished chunks are kept in
+    `request.scratch`."""
     options, codec = request.decoding, load_codec(request.data / "tokenizer")
     device = device_of(request.runtime)
     torch.set_num_threads(1)
@@ -135,11 +145,11 @@ def sample(request: Sampling) -> Iterator[tuple[list[str], int]]:
     chunks = -(-request.n // options.chunk)
     workers = 1 if device == "cuda" else min(chunks, request.runtime.workers or cores())
 
-    def make(number: int) -> tuple[list[str], int]:
+    def make(number: int) -> Replies:
         kept = request.scratch / f"chunk-{number:06d}.json"
         if kept.is_file():
             stored = json.loads(kept.read_text())
-            return stored["texts"], stored["tokens"]
+            return Replies(stored["texts"], stored["tokens"], stored["finish"])
         # the last chunk is computed whole and cut, so that asking for more records changes none of the first ones
         u = torch.from_numpy(uniforms(request.seed, number, options.chunk, options.max_tokens))
         own = None
@@ -147,15 +157,17 @@ def sample(request: Sampling) -> Iterator[tuple[list[str], int]]:
             own = prompts[number * options.chunk : (number + 1) * options.chunk]
             own = own + [own[-1]] * (options.chunk - len(own))
         ids, tokens = sample_chunk(model, codec, u, own, options)
+        finish = [CUT if len(row) == options.max_tokens else ENDED for row in ids]
         if own is not None and not options.keep_prompt:
             ids = [row[len(prompt) :] for row, prompt in zip(ids, own, strict=True)]
         texts = codec.decode(ids)[: request.n - number * options.chunk]
-        write_atomic(kept, json.dumps({"texts": texts, "tokens": tokens}))
-        return texts, tokens
+        made = Replies(texts, tokens, finish[: len(texts)])
+        write_atomic(kept, json.dumps(made._asdict()))
+        return made
 
     done = 0
     with ThreadPoolExecutor(workers) as pool:
-        for texts, tokens in pool.map(make, range(chunks)):
-            done += len(texts)
+        for made in pool.map(make, range(chunks)):
+            done += len(made.texts)
             request.report(done, request.n, "records")
-            yield texts, tokens
+            yield made

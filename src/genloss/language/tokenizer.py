@@ -7,8 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from genloss.core.errors import UserError
+from genloss.core.errors import UserError, first_line
+from genloss.core.places import in_project, on_hub
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")  # one of them is there
 END = "<|endoftext|>"  # begins and ends every record
 
 
@@ -41,19 +43,22 @@ def train_bpe(texts: list[str], vocabulary: int, context: int, out: Path, *, dig
     (out / "tokenizer_config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
 
 
-def use_saved(name: str, out: Path) -> None:
-    """Copy a saved Hugging Face tokenizer (a folder or a hub name) into the run."""
+def use_saved(name: str, out: Path, key: str) -> None:
+    """Copy a saved Hugging Face tokenizer (a folder, or hub:NAME) into the run; no code of it is run. key: what an
+    error calls it."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    bare = on_hub(name, key)
+    source = bare or str(in_project(name, key))
     # with a tokenizer.json it is that: the class of the model beside it may put a pre-tokenizer of its own in its
     # place (Qwen2)
-    known: Any = PreTrainedTokenizerFast if (Path(name) / "tokenizer.json").is_file() else AutoTokenizer
+    known: Any = PreTrainedTokenizerFast if not bare and (Path(source) / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        tokenizer = known.from_pretrained(name)
+        tokenizer = known.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-        raise UserError("domain.tokenizer", name, f"cannot be loaded ({str(error).splitlines()[0]})") from None
+        raise UserError(key, name, f"cannot be loaded ({first_line(error)})") from None
     if tokenizer.eos_token_id is None:
-        raise UserError("domain.tokenizer", name, "has no end-of-text token; records could not end")
+        raise UserError(key, name, "has no end-of-text token; records could not end")
     tokenizer.save_pretrained(out)
 
 
@@ -75,7 +80,7 @@ class Codec:
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.end: int = ids[token("eos_token") or END]
         self.begin: int = ids.get(token("bos_token") or "", self.end)
-        self.size: int = self._tokenizer.get_vocab_size()
+        self.size: int = max(ids.values()) + 1  # there may be gaps between the ids
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids without `begin` and `end`. A text that spells a special token is encoded as that token's characters

@@ -8,7 +8,6 @@ in milliseconds). The training itself is genloss.language.training.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from genloss.language.training import CausalLM, PackedData
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+DIVERGED = ("end", "go_on")
 BROUGHT = ("callbacks", "logger")  # fields that are nodes of the user's own Lightning classes
 
 
@@ -57,14 +57,14 @@ class Supervised(Trainer):
     validation_rows: int = 64
     callbacks: dict[str, Any] = field(default_factory=dict)  # name: {_target_: any lightning.pytorch.Callback, ...}
     logger: dict[str, Any] = field(default_factory=dict)  # name: {_target_: any lightning.pytorch.loggers.Logger, ...}
-    operational = ("logger",)
+    diverged: str = "end"  # where the loss is no number any more. end: the arm ends with that round; go_on: it does not
+    operational = ("logger", "diverged")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("steps", "batch", "accumulate", "threads", "validate_every", "validation_rows"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         require(self.tokens is None or self.tokens >= 1, "tokens", self.tokens, "at least 1 token")
-        require(self.lr > 0, "lr", self.lr, "greater than 0")
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "a share of the steps in [0, 1]")
         require(0 <= self.final_lr <= 1, "final_lr", self.final_lr, "a share of lr in [0, 1]")
         for key in ("beta1", "beta2"):
@@ -74,6 +74,7 @@ class Supervised(Trainer):
         divides = self.batch % self.accumulate == 0
         require(divides, "accumulate", self.accumulate, f"a divisor of batch={self.batch}")
         one_of("precision", self.precision, PRECISIONS)
+        one_of("diverged", self.diverged, DIVERGED)
         for key in BROUGHT:
             for name, node in getattr(self, key).items():
                 if not (isinstance(node, dict) and node.get("_target_")):
@@ -117,17 +118,21 @@ class Supervised(Trainer):
 
     def train(self, fit: Fit) -> dict[str, Any]:
         """Train `fit.model`; write `model/` and `training.csv` to `fit.out`. Returns steps, tokens, loss and
-        parameters. UserError if the loss ends as no number."""
+        parameters. Where the loss becomes no number, `diverged` is the step, and all else is that of the last step at
+        which it was one."""
         from genloss.language.training import train
 
-        found = train(fit)
-        if not math.isfinite(found["loss"]):
-            with (fit.out / "training.csv").open(encoding="utf-8") as file:
-                lost = (row["step"] for row in csv.DictReader(file) if not math.isfinite(float(row["loss"])))
-                step = next(lost, "the last")
-            why = f"the training diverged: from step {step} on its loss is {found['loss']}; lower it"
-            raise UserError("trainer.lr", self.lr, why)
-        return found
+        return train(fit)
+
+    def ended(self, result: Mapping[str, Any]) -> UserError | None:
+        return None if self.diverged == "go_on" else self._diverged("lr", result)
+
+    def _diverged(self, rate: str, result: Mapping[str, Any]) -> UserError | None:
+        if "diverged" not in result:
+            return None
+        why = f"the training diverged: from step {result['diverged']} on its loss is no number"
+        remedy = "lower it, or go on from the model before that step with trainer.diverged=go_on"
+        return UserError(f"trainer.{rate}", getattr(self, rate), f"{why}; the round is kept; {remedy}")
 
     def module(self, fit: Fit) -> CausalLM:
         """The LightningModule that is trained."""

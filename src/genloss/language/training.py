@@ -29,6 +29,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -42,12 +43,15 @@ import lightning.pytorch as lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
 
 from genloss.core.contracts import Fit, Runtime, Trainer
 from genloss.core.errors import UserError
+from genloss.core.machine import end_with
+from genloss.core.places import settle
 from genloss.core.plugin import build
 from genloss.language.brought import brought, in_one_line
 from genloss.language.curve import write_curve
@@ -58,17 +62,24 @@ from genloss.language.tokenizer import load_codec
 if TYPE_CHECKING:
     from genloss.language.trainer import Supervised
 
+PARENT = "GENLOSS_PARENT"  # variable: which process has started one that trains
+# Variables by which a cluster tells processes who they are: of this process, and not of those that it starts.
+RANKS = ("RANK", "LOCAL_RANK", "GROUP_", "NODE_", "WORLD_SIZE", "MASTER_", "SLURM_", "TORCHELASTIC_", "JSM_", "LSB_")
+
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # inputs, targets, weights: [rows, context] each
 
 
 def train(fit: Fit) -> dict[str, Any]:
     """Train one model; write `model/` and `training.csv` to `fit.out`. Returns the steps that were taken, the tokens of
-    context that they saw, the loss of the last one and the number of parameters. UserError if a process of several
-    devices fails."""
+    context that they saw, the loss of the last one and the number of parameters; `diverged`, as Supervised.train says.
+    UserError if a process of several devices fails, or if their training diverges."""
     fit = dataclasses.replace(fit, start=fit.start or fit.model.base(fit))
-    runtime = fit.runtime
-    alone = runtime.devices == 1 and runtime.num_nodes == 1 and runtime.strategy == "auto"
-    return train_here(fit) if alone else train_apart(fit)
+    return train_here(fit) if alone(fit.runtime) else train_apart(fit)
+
+
+def alone(runtime: Runtime) -> bool:
+    """Whether this process trains by itself."""
+    return runtime.devices == 1 and runtime.num_nodes == 1 and runtime.strategy == "auto"
 
 
 # -- what is trained ---------------------------------------------------------------------------------------------------
@@ -131,6 +142,8 @@ class CausalLM(lightning.LightningModule):
         total, count = (torch.stack(part).sum() for part in zip(*self._sums, strict=True))
         self._sums.clear()
         self.validation[self.global_step] = float(total / count)
+        if alone(self.fit.runtime) and lost_at(self, self.global_step):
+            self.trainer.should_stop = True
         if self.listened:
             self.log("validation_loss", total / count, sync_dist=True)
 
@@ -214,41 +227,74 @@ def train_here(fit: Fit) -> dict[str, Any]:
     options = options_of(fit)
     torch.set_num_threads(options.threads)
     with in_one_line(options):
-        engine = engine_of(fit)
-        for logger in engine.loggers:
-            logger.log_hyperparams(dataclasses.asdict(options) | {"seed": fit.seed})
-        torch.manual_seed(fit.seed)  # for what a subclass adds to the model
-        module, data = options.module(fit), options.batches(fit)
-        torch.manual_seed(fit.seed)
-        engine.fit(module, datamodule=data)
-    state = engine.strategy.lightning_module_state_dict()  # gathers the shards of FSDP: every process takes part
+        engine, module = fitted(fit)
     done = engine.global_step
     if done == 0:
         raise UserError("trainer.callbacks", None, "ended the training before its first step")
+    lost = lost_at(module, done)
+    if lost:
+        if not alone(fit.runtime):
+            why = f"the training diverged: from step {lost} on its loss is no number; lower it"
+            raise UserError("trainer.lr", options.lr, why)
+        # the weights that gave the last loss that was a number, by the same steps again: to keep copies of the weights
+        # would cost every training
+        done, curve = max(0, lost - 2), module.curve
+        quiet_fit = dataclasses.replace(fit, trainer=dataclasses.replace(options, logger={}))
+        with in_one_line(options):
+            engine, module = fitted(quiet_fit, done)  # of 0 steps: nothing but the beginning
+        module.curve = curve
+    state = engine.strategy.lightning_module_state_dict()  # gathers the shards of FSDP: every process takes part
+    known = lost - 1 if lost else done  # losses
     if engine.is_global_zero:
-        write(module, state, done)
-    return {
+        write(module, state, known)
+    result = {
         "steps": done,
         "tokens": done * options.batch * fit.options["context"],
-        "loss": float(module.curve[done - 1]),
+        "loss": float(module.curve[known - 1]) if known else None,
         "parameters": sum(p.numel() for p in module.model.parameters()),
     }
+    return result | ({"diverged": lost} if lost else {})
 
 
-def engine_of(fit: Fit) -> lightning.Trainer:
-    """Lightning's own trainer for this training. Of a Lightning user's habits only those are on that were asked for: no
-    logger, checkpoint, bar or summary but by `trainer.callbacks` and `trainer.logger`."""
+def fitted(fit: Fit, steps: int | None = None) -> tuple[lightning.Trainer, CausalLM]:
+    """A training of all its steps, or of the first `steps` of them."""
+    options = options_of(fit)
+    engine = engine_of(fit, steps)
+    for logger in engine.loggers:
+        logger.log_hyperparams(dataclasses.asdict(options) | {"seed": fit.seed})
+    torch.manual_seed(fit.seed)  # for what a subclass adds to the model
+    module, data = options.module(fit), options.batches(fit)
+    torch.manual_seed(fit.seed)
+    engine.fit(module, datamodule=data)
+    return engine, module
+
+
+def lost_at(module: CausalLM, done: int) -> int:
+    """The first of `done` steps whose loss was no number; the step after the last, if that broke the weights; else
+    0."""
+    lost = (~module.curve[:done].isfinite()).nonzero()
+    if len(lost):
+        return int(lost[0]) + 1
+    sound = all(bool(p.detach().isfinite().all()) for p in module.model.parameters())
+    return 0 if sound else done + 1
+
+
+def engine_of(fit: Fit, first: int | None = None) -> lightning.Trainer:
+    """Lightning's own trainer for this training, or for its `first` steps. Of a Lightning user's habits only those are
+    on that were asked for: no logger, checkpoint, bar or summary but by `trainer.callbacks` and `trainer.logger`."""
     options, runtime = options_of(fit), fit.runtime
     steps = options.budget(fit.options["context"])
     accelerator = {"cuda": "gpu"}.get(runtime.accelerator, runtime.accelerator)
     precision: Any = options.precision  # one of PRECISIONS, which Lightning spells as a type
     callbacks, loggers = brought(options, fit)
     return lightning.Trainer(
-        max_steps=steps,
+        max_steps=steps if first is None else first,
         accelerator=accelerator,
         devices=runtime.devices,
         strategy=runtime.strategy,
         num_nodes=runtime.num_nodes,
+        # on one node Lightning starts the processes; it would take a job's variables (SLURM_NTASKS) for orders
+        plugins=[LightningEnvironment()] if runtime.num_nodes == 1 else None,
         precision=precision,
         gradient_clip_val=options.clip or None,
         accumulate_grad_batches=options.accumulate,
@@ -276,7 +322,7 @@ def write(module: CausalLM, state: dict[str, Any], done: int) -> None:
         (step + 1, loss, options.rate(step, module.steps) * options.lr, "")
         for step, loss in enumerate(module.curve[:done].tolist())
     ]
-    rows += [(step, "", "", loss) for step, loss in module.validation.items()]
+    rows += [(step, "", "", loss) for step, loss in module.validation.items() if math.isfinite(loss)]
     write_curve(out, ("step", "loss", "lr", "validation_loss"), rows)
 
 
@@ -295,7 +341,9 @@ def train_apart(fit: Fit) -> dict[str, Any]:
     """As `train`, in a process a device, which Lightning starts; they find the modules that this process finds."""
     job, result = fit.out / "job.json", fit.out / "result.json"
     job.write_text(json.dumps(to_json(fit)), encoding="utf-8")
-    known = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    known = {k: v for k, v in os.environ.items() if fit.runtime.num_nodes > 1 or not k.startswith(RANKS)}
+    known[PARENT] = str(os.getpid())
+    known["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run([sys.executable, "-m", __name__, str(job)], stdout=sys.stderr, env=known, check=False)
     if done.returncode != 0 or not result.is_file():
         raise UserError(
@@ -346,7 +394,11 @@ def from_json(value: dict[str, Any]) -> Fit:
 
 
 def main(path: Path) -> None:
-    """One process of several: train what `train_apart` wrote; the first leaves the result."""
+    """One process of several: train what `train_apart` wrote; the first leaves the result. It ends with who started
+    it, genloss or the first of them."""
+    end_with(int(os.environ[PARENT]))
+    os.environ[PARENT] = str(os.getpid())
+    settle()
     fit = from_json(json.loads(path.read_text()))
     try:
         result = train_here(fit)

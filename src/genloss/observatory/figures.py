@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genloss.core.files import aside_of
 from genloss.observatory.compare import Arms, Panel, interval
 from genloss.observatory.results import Read, Rounds
 
@@ -76,8 +77,8 @@ def drawing(
         try:
             yield figure, axes
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{os.getpid()}-{path.name}")
-            figure.savefig(aside, dpi=150, metadata={"Software": None})
+            aside = aside_of(path)
+            figure.savefig(aside, dpi=150, format=path.suffix[1:], metadata={"Software": None})
         finally:
             plt.close(figure)
     os.replace(aside, path)

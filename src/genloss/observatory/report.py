@@ -6,6 +6,7 @@ genloss report runs/text-replace-* --metric distinct_2  # any metric, any runs
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,39 +14,49 @@ from pathlib import Path
 from genloss.core.capabilities import Texts
 from genloss.core.contracts import Domain
 from genloss.core.errors import UserError
-from genloss.core.files import write_atomic
+from genloss.core.files import keep
 from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
 from genloss.observatory.figures import PANELS, rounds_figure
-from genloss.observatory.results import Arm, arms_of, read, shown, sweep_entries, turned
+from genloss.observatory.results import Arm, measured, read, rounds_of, sweep_entries, turned
 from genloss.observatory.tables import rounds_csv, table
 
+SUMMARY = "summary.json"
 
-def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None) -> str:
+
+def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None, redraw: bool = True) -> str:
     """Write rounds.csv, report.md and rounds.png to `out`; returns the table as text.
 
-    metric: of the table and the first panel; None: the headline of the first arm's domain. Arms without a finished
-    round are left out; UserError if there is no other.
+    metric: of the table and the first panel; None: the headline of the first arm's domain, if it was measured. redraw:
+    whether a figure of the same numbers is drawn again. Arms without a finished round are left out; UserError if there
+    is no other.
     """
     found = [(folder, run) for (_, folder), run in zip(arms, read(arms), strict=True) if run[1]]
     if not found:
         raise UserError(str(out), None, "no finished round to report on")
     runs = [run for _, run in found]
-    panels = shown(found[0][0] / "params.yaml")
+    panels = measured(found[0][0] / "params.yaml", runs)
     metric = metric or panels[0]
     said = {name: turned(folder, rounds) for folder, (name, rounds) in found}
     warnings = "".join(f"\n\nwarning: {name}: {why}" for name, why in said.items() if why)
     text = table(runs, metric) + warnings
-    write_atomic(out / "rounds.csv", rounds_csv(runs))
+    numbers, words, figure = (out / name for name in ("rounds.csv", "report.md", "rounds.png"))
     shown_table = table(runs, metric, markdown=True) + warnings
-    write_atomic(out / "report.md", f"# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
-    rounds_figure(runs, out / "rounds.png", [metric, *(m for m in panels if m != metric)][:PANELS])
+    keep(numbers, rounds_csv(runs))
+    keep(words, f"# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
+    drawn = figure.is_file() and figure.stat().st_mtime >= max(p.stat().st_mtime for p in (numbers, words))
+    if redraw or not drawn:
+        rounds_figure(runs, figure, [metric, *(m for m in panels if m != metric)][:PANELS])
     return f"{metric}\n\n{text}"
 
 
-def report_sweep(folder: Path) -> str:
-    """Write the report of a sweep into its folder; returns its table."""
-    return write_report(arms_of(folder), folder)
+def write_summary(folder: Path) -> None:
+    """Write summary.json of a run, which DVC compares: what its domain is about, after the last round; no times."""
+    rounds = rounds_of(folder)
+    last = max(rounds)
+    about = [name for name in measured(folder / "params.yaml", [("run", rounds)]) if name in rounds[last]]
+    text = json.dumps({"round": last} | {name: rounds[last][name] for name in about[:PANELS]}, indent=1) + "\n"
+    keep(folder / SUMMARY, text)
 
 
 def next_commands(folder: Path) -> str:
@@ -63,22 +74,26 @@ def next_commands(folder: Path) -> str:
     prefix = "" if os.environ.get("VIRTUAL_ENV") or not (root / ".venv").is_dir() else ". .venv/bin/activate; "
     return (
         f"\nfigure: {folder / 'rounds.png'}\n\nnext:\n"
-        f"  {prefix}genloss ui                                  # compare the arms round by round in MLflow\n"
+        f"  {prefix}genloss ui {short(folder)}     # compare the arms round by round in MLflow\n"
         f"  {prefix}cd {short(arm)} && dvc repro     # reproduce an arm ({finished['name']})\n"
         f"  {prefix}genloss run -m {sweep}   # an ablation of your own"
     )
 
 
-def report(folders: Sequence[Path], metric: str | None, out: Path | None) -> int:
-    """`genloss report`: one report of all arms of `folders` (run directories or sweeps), printed and written.
+def report(folders: Sequence[Path], arms: Sequence[Arm], metric: str | None, out: Path | None) -> int:
+    """`genloss report`: one report of the arms of `folders` (run directories or sweeps), printed and written.
 
     out: None: a sweep's own folder; below a single run directory, report/; else report/ beside the runs (that of the
     project is an output of its DVC pipeline).
     """
-    arms = [arm for folder in folders for arm in arms_of(folder)]
     target = out or (folders[0].resolve() if len(folders) == 1 else project_root() / "runs" / "report")
     if out is None and len(folders) == 1 and not (target / "sweep.json").is_file():
         target = target / "report"
+    own = len(arms) == 1 and (target.resolve().parent == arms[0][1])
+    if own and arms[0][1].parent.name != "runs":  # the same wherever it is made: DVC runs copies of the project
+        arms = [("run", arms[0][1])]
     print(write_report(arms, target, metric))
+    if own:
+        write_summary(arms[0][1])
     print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png")
     return 0

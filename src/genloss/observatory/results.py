@@ -15,6 +15,7 @@ from typing import Any
 
 from genloss.core.contracts import Domain
 from genloss.core.errors import UserError
+from genloss.core.hashes import sha256_text
 from genloss.core.places import load_params
 from genloss.core.plugin import locate
 
@@ -33,11 +34,22 @@ def rounds_of(folder: Path) -> Rounds:
     for path in sorted((folder / "rounds").glob("[0-9]*/metrics.json")):
         if last is not None and int(path.parent.name) > last:
             continue
-        try:
-            found[int(path.parent.name)] = json.loads(path.read_text())
-        except ValueError:
-            raise UserError(str(path), None, "is damaged; delete it and run again (nothing computed is lost)") from None
+        found[int(path.parent.name)] = metrics_of(path.parent)
     return found
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    """The numbers of one finished round. UserError if they are not those that its manifest was written with."""
+    path, manifest = folder / "metrics.json", folder / "manifest.json"
+    try:
+        text = path.read_text()
+        entered = json.loads(manifest.read_text()).get("metrics") if manifest.is_file() else None
+        if entered not in (None, sha256_text(text)):  # None: of before 2026-11-27
+            raise ValueError
+        return dict(json.loads(text))
+    except (ValueError, TypeError, AttributeError):
+        remedy = "is damaged or was edited; delete it and run again (nothing computed is lost)"
+        raise UserError(str(path), None, remedy) from None
 
 
 def read(arms: Sequence[Arm]) -> list[Read]:
@@ -49,8 +61,11 @@ def sweep_entries(folder: Path) -> list[dict[str, Any]]:
     """The arms of a sweep, in their order: name, state, dir (relative to the sweep), error."""
     try:
         order = json.loads((folder / "sweep.json").read_text())["arms"]
-        return [json.loads((folder / "arms" / f"{a}.json").read_text()) for a in order]
-    except (OSError, ValueError, KeyError):
+        notes = [json.loads((folder / "arms" / f"{a}.json").read_text()) for a in order]
+        if not all(isinstance(note[key], str) for note in notes for key in ("name", "state", "dir")):
+            raise ValueError
+        return [{"error": None} | note for note in notes]
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(str(folder), None, "is no sweep, or a damaged one; run its command again") from None
 
 
@@ -68,6 +83,16 @@ def shown(params: Path) -> list[str]:
     """The metrics that the domain of a run is about, the most important one first."""
     domain = locate(str(load_params(params).domain._target_), Domain, "domain")
     return [domain.headline, *domain.panels]
+
+
+COUNTS = ("n_", "train_", "dropped/", "generate/", "seconds/", "tokens_per_second/", "theory/")
+
+
+def measured(params: Path, runs: Sequence[Read]) -> list[str]:
+    """Those of `shown` that an arm has; else, in a run without them, what it has: metrics before counts."""
+    known = {name for _, rounds in runs for values in rounds.values() for name in values}
+    about = [name for name in shown(params) if name in known]
+    return about or sorted(known, key=lambda name: (name.startswith(COUNTS), name))
 
 
 def turned(folder: Path, rounds: Rounds) -> str:

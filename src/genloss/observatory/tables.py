@@ -12,7 +12,7 @@ import io
 from collections.abc import Collection, Sequence
 
 from genloss.core.errors import UserError, nearest
-from genloss.observatory.results import Read
+from genloss.observatory.results import Read, Rounds
 
 COLUMNS = 10  # rounds that a table shows
 
@@ -32,13 +32,23 @@ def table(runs: Sequence[Read], metric: str, markdown: bool = False) -> str:
         raise UserError("metric", metric, f"unknown; {nearest(metric, known)}")
     shown = columns(max((n for _, rounds in runs for n in rounds), default=0))
     head = ["arm", *(f"round {n}" for n in shown), "change"]
-    body = []
-    for name, rounds in runs:
-        values = [rounds.get(n, {}).get(metric) for n in shown]
-        present = [v for v in values if v is not None]
-        change = f"{present[-1] - present[0]:+.3f}" if len(present) > 1 else ""
-        body.append([name, *("" if v is None else f"{v:.3f}" for v in values), change])
+    body = [_row(name, rounds, metric, shown) for name, rounds in runs]
     return (piped if markdown else aligned)(head, body, range(1, len(head)))
+
+
+def _row(name: str, rounds: Rounds, metric: str, shown: Sequence[int]) -> list[str]:
+    values = [rounds.get(n, {}).get(metric) for n in shown]
+    present = [v for v in values if v is not None]
+    change = f"{present[-1] - present[0]:+.3f}" if len(present) > 1 else ""
+    return [name, *("" if v is None else f"{v:.3f}" for v in values), change]
+
+
+def numbers(rounds: Rounds, metrics: Sequence[str]) -> str:
+    """One arm: metric by round, and the change from the first round shown to the last; without what it has not."""
+    shown = columns(max(rounds, default=0))
+    body = [_row(m, rounds, m, shown) for m in metrics if any(m in found for found in rounds.values())]
+    head = ["", *(f"round {n}" for n in shown), "change"]
+    return aligned(head, body, range(1, len(head)))
 
 
 def aligned(head: Sequence[str], body: Sequence[Sequence[str]], right: Collection[int]) -> str:

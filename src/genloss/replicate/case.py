@@ -12,7 +12,6 @@ the number of every chain from finished `Results`; the scoreboard takes their me
 from __future__ import annotations
 
 import functools
-import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from genloss.core.places import load_params
 from genloss.domains.lab import Lab, Parameters, load
 from genloss.experiment import Experiment
+from genloss.observatory.results import metrics_of
 
 CLAIM = "claim"  # must hold
 WRONG = "wrong"  # another regime's prediction, or a misread paper: must not hold, or the check has no power
@@ -67,8 +67,7 @@ class Results:
 
     def metrics(self, arm: str, n: int) -> dict[str, float]:
         if (arm, n) not in self._metrics:
-            path = self.folders[arm] / "rounds" / f"{n:02d}" / "metrics.json"
-            self._metrics[arm, n] = json.loads(path.read_text())
+            self._metrics[arm, n] = metrics_of(self.folders[arm] / "rounds" / f"{n:02d}")
         return self._metrics[arm, n]
 
     def theory(self, arm: str, n: int, name: str) -> float:

@@ -24,6 +24,7 @@ from statistics import NormalDist
 
 from genloss.core.errors import UserError, nearest
 from genloss.core.files import write_atomic
+from genloss.core.machine import end_with
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
@@ -129,7 +130,7 @@ def one_by_one(work: Sequence[Work], jobs: int) -> Iterator[tuple[Work, Ran]]:
 def side_by_side(work: Sequence[Work], jobs: int) -> Iterator[tuple[Work, Ran]]:
     """In processes of one thread each, as they end. If one fails, those that have not begun never do."""
     context = multiprocessing.get_context("spawn")
-    with one_thread(), ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with one_thread(), ProcessPoolExecutor(jobs, context, end_with, (os.getpid(),)) as pool:
         futures = {pool.submit(run_arm, *item): item for item in work}
         try:
             for future in as_completed(futures):

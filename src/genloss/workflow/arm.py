@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,24 +11,28 @@ from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.core.places import load_params, project_root, store_root
 from genloss.core.plugin import plain
-from genloss.core.progress import Progress
+from genloss.core.progress import Progress, drawn
 from genloss.core.rundir import RunDir
-from genloss.core.store import Store
-from genloss.experiment import Experiment
+from genloss.core.store import Kept, Store
+from genloss.experiment import Experiment, whole
 from genloss.loop import Loop
 from genloss.observatory.results import rounds_of, shown
+from genloss.stages import ALL
 from genloss.workflow.compose import to_yaml
+from genloss.workflow.dvc_cache import commit, committed
+from genloss.workflow.dvc_config import configure
 from genloss.workflow.identity import arm_id, differences, label
 from genloss.workflow.params import rounds_for_dvc
+from genloss.workflow.shown import Shown
 
 
 def arm_dir(cfg: DictConfig) -> Path:
     return project_root() / "runs" / f"{label(cfg)}-{arm_id(cfg)}"
 
 
-def open_run(folder: Path, cfg: DictConfig) -> RunDir:
+def open_run(folder: Path, cfg: DictConfig, sweep: Path | None = None) -> RunDir:
     """The run directory of `cfg`; a folder that holds another config is refused."""
-    run = RunDir(folder, Store(store_root()))
+    run = RunDir(folder, Store(store_root()), sweep)
     params = folder / "params.yaml"
     if params.is_file():
         there = load_params(params)
@@ -40,36 +43,70 @@ def open_run(folder: Path, cfg: DictConfig) -> RunDir:
                 None,
                 f"belongs to another config (it differs in {keys}); use another folder or delete it",
             )
-    else:
-        write_atomic(params, to_yaml(cfg))
+        if to_yaml(there) == to_yaml(cfg):
+            return run
+    write_atomic(params, to_yaml(cfg))  # also how it runs, which is no part of what it is: where MLflow is, say
     return run
+
+
+def refuse_other_data(run: RunDir, experiment: Experiment) -> None:
+    """Refuse to go on with an arm whose files outside of the run, a corpus say, have changed since: a name would stand
+    for two results. DVC, which is asked to follow changes, runs such rounds again."""
+    for n in sorted({*experiment.different(), 1}):
+        x, stages = experiment.at_round(n), run.manifest("train", n).get("stages", {})
+        keys = {id(part): key for key, plugin in x.plugins() for part in whole(plugin)}
+        for stage in (stage for stage in ALL if stage.name in stages):
+            then = stages[stage.name]["config"].get("files", [])
+            parts = [part for plugin in stage.plugins(x) for part in whole(plugin)]
+            now = [(part, text) for part in parts if (text := part.fingerprint())]
+            if [text for _, text in now] != then:
+                key = next((keys.get(id(part)) for part, text in now if text not in then), None)
+                remedy = "put them back, or move or delete that folder for an arm of the new ones"
+                why = f"its files have changed since {run.root} was made from them; {remedy}"
+                raise experiment.placed(UserError(key or stage.name, None, why), n)
 
 
 def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None, sweep: Path | None = None) -> Path:
     """Run one arm to its end, or find that it is finished; returns its folder."""
-    from genloss.workflow import dvc as versioning
     from genloss.workflow import tracking as track
 
     experiment = Experiment(cfg)
     folder = arm_dir(cfg)
-    run = open_run(folder, cfg)
+    run = open_run(folder, cfg, sweep)
+    refuse_other_data(run, experiment)
+    configure(folder)  # always: a remote may be new
     progress = Progress(
         name or label(cfg),
         experiment.rounds,
         states / f"{arm_id(cfg)}.json" if states else None,
-        lines=not sys.stderr.isatty(),
+        lines=not drawn(),
     )
-    loop = Loop(experiment, run, progress)
-    tracker = track.Tracker(folder, cfg, sweep)
     try:
-        loop.run(after_round=tracker.round)
-        versioning.commit(folder)
-        tracker.finish()
+        with track.Tracker(folder, cfg, sweep, name) as tracker:
+            Loop(experiment, run, progress).run(after_round=tracker.round)
+            commit(folder)
     except BaseException:
         progress.end("failed")
         raise
     progress.end("finished")
     return folder
+
+
+def finished(cfg: DictConfig, name: str, sweep: Path, shown: Shown) -> bool:
+    """Whether nothing is left to do for an arm of a sweep: every stage is there under its key and undamaged, DVC holds
+    it and MLflow shows it. What is wrong with it, running it says."""
+    folder = arm_dir(cfg)
+    params = folder / "params.yaml"
+    if not params.is_file() or params.read_text(encoding="utf-8") != to_yaml(cfg):
+        return False
+    experiment, run = Experiment(cfg), RunDir(folder, Kept(store_root()))
+    try:
+        refuse_other_data(run, experiment)
+        Loop(experiment, run).run()
+        configure(folder)  # a remote may be new
+        return committed(folder) and shown.arm(folder, cfg, sweep, name)
+    except (UserError, OSError):
+        return False
 
 
 def headline(folder: Path) -> float | None:

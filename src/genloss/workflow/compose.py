@@ -6,6 +6,7 @@ value is refused; `arm_id(cfg)` is the identity of an arm: the hash of its resol
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from genloss.core.errors import UserError, nearest
-from genloss.core.places import conf_dir, options
+from genloss.core.errors import UserError, first_line, nearest
+from genloss.core.places import conf_dir, is_group, options
 from genloss.core.plugin import shown
+from genloss.core.schedule import each_round
 
 CHAINS = ("curation", "metrics", "domain/tasks")  # groups of which several options are chosen: group=[a,b]
 
@@ -41,8 +43,20 @@ def hydra_error(error: Exception, overrides: Sequence[str] = (), there: DictConf
         key, _, value = text.split("Error merging override ")[1].partition("=")
         return UserError(key.lstrip("+"), value, f"is of another shape than {key.lstrip('+')} is; see --cfg job")
     if type(error).__name__ == "OverrideParseException" and override:
-        return UserError(str(override), None, f"is no override ({lines[0]}); write key=value")
+        wrong = UserError(str(override), None, f"is no override ({lines[0]}); write key=value")
+        return _unquoted(str(override)) or wrong
     return UserError("config", None, text)
+
+
+def _unquoted(override: str) -> UserError | None:
+    """What to say of an override that is one as soon as its value is quoted."""
+    key, sign, value = override.partition("=")
+    quoted = (f"{key}={quote}{value}{quote}" for quote in "\"'" if quote not in value)
+    found = next((text for text in quoted if sign and value and _parsed(text) is not None), None)
+    if found is None:
+        return None
+    why = "holds signs that Hydra reads as its own; quote the value, and all of it for the shell"
+    return UserError(key, value, f"{why}: {shlex.quote(found)}")
 
 
 def _no_such_key(key: str, inside: bool, overrides: Sequence[str], there: DictConfig | None) -> UserError:
@@ -84,7 +98,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
             continue
         group, value = override.key_or_group, override.value()
         check_underived(group)
-        if override.is_sweep_override() or override.is_delete() or not (conf_dir() / group).is_dir():
+        if override.is_sweep_override() or override.is_delete() or not is_group(group):
             continue
         names = value if isinstance(value, list) else [value]
         if isinstance(value, list) and group not in CHAINS:
@@ -99,7 +113,7 @@ def _siblings(key: str, overrides: Sequence[str], there: DictConfig | None) -> l
     """The names that exist beside `key`, in the groups that were chosen; None if nothing holds any there."""
     try:
         parent = key.rpartition(".")[0]
-        chosen = [o for o in overrides if (conf_dir() / o.partition("=")[0]).is_dir() and "," not in o]
+        chosen = [o for o in overrides if is_group(o.partition("=")[0]) and "," not in o]
         config = compose(chosen, raw=True) if there is None else there
         node = OmegaConf.select(config, parent) if parent else config
         return [str(k) for k in node] if isinstance(node, DictConfig) else None
@@ -144,8 +158,10 @@ def resolve(cfg: DictConfig) -> DictConfig:
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
-        raise UserError(str(key), None, str(error).splitlines()[0]) from None
+        raise UserError(str(key), None, first_line(error)) from None
     assert isinstance(container, dict)
+    if isinstance(container["schedule"], dict) and isinstance(container.get("rounds"), int):
+        container["schedule"] = each_round(container["schedule"], container["rounds"])
     return OmegaConf.create(container)
 
 

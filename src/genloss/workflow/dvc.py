@@ -1,79 +1,103 @@
-"""DVC: every arm's folder is a DVC project of its own that shares the project's cache.
-
-Parallel jobs that write into one DVC project collide on its locks; projects of their own do not (docs/decisions.md).
-`commit` puts an arm's files into the cache and writes dvc.lock, so that `dvc repro` there has nothing to do, and `dvc
-push`, `dvc pull`, `dvc metrics show` work in it. The project root has the same dvc.yaml, for the default experiment.
-"""
+"""DVC's pipeline of a run: dvc.yaml, made from the stages and from params.yaml."""
 
 from __future__ import annotations
 
-import configparser
-import contextlib
-import hashlib
 import importlib.util
-import json
 import os
 import re
-import subprocess
-import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from genloss.core.errors import UserError
-from genloss.core.files import link, write_atomic
-from genloss.core.places import project_root, store_root
+from genloss.core.files import OUTPUTS
+from genloss.core.places import in_project, load_params, on_hub, project_root
+from genloss.core.plugin import flatten, plain
 from genloss.core.source import is_project
-from genloss.core.store import Store
 from genloss.experiment import KEYS, OPERATIONAL
-from genloss.observatory.report import write_report
+from genloss.observatory.report import SUMMARY
 from genloss.observatory.results import shown
 from genloss.stages import ALL, DATA, MIX, TRAIN
 
 # What a round's result depends on: everything but how it is carried out, and not the number of rounds, so that adding a
 # round leaves the ones before it as they are.
 PARAMS = [key for key in KEYS if key not in (*OPERATIONAL, "rounds", "schedule")]
-# --wait-for-lock: the commit of a run that was killed goes on without that run
-COMMIT = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force"]
+
+
+def parameters(cfg: Mapping[str, Any]) -> list[str]:
+    """PARAMS for DVC: of a group with keys that are no part of an arm, its other keys."""
+
+    def parts(key: str, node: Any) -> list[str]:
+        if key in OPERATIONAL:
+            return []
+        if not isinstance(node, Mapping) or not any(other.startswith(f"{key}.") for other in OPERATIONAL):
+            return [key]
+        return [part for name, value in node.items() for part in parts(f"{key}.{name}", value)]
+
+    return [part for key in PARAMS for part in parts(key, cfg.get(key))]
 
 
 def outputs(n: int, folder: str) -> list[str]:
     """What the stages of round 0, or of a later one, write; `folder` is the round's."""
     stages = [s for s in ALL if s.first <= n and not (s is DATA and n > 0)]
     written = [path if s is DATA else f"{folder}/{path}" for s in stages for path in s.writes]
-    return [*written, f"{folder}/manifest.json"]
+    return [*written, f"{folder}/metrics.json", f"{folder}/manifest.json"]
 
 
 def dvc_yaml(params: Path, code: bool) -> str:
-    """The pipeline of the run with these params: one stage a round, unrolled through foreach. `code`: also rerun when
-    source of the project changes, genloss's or the user's."""
-    source = ["src/genloss", *own_packages(params)] if code else []
+    """The pipeline of the run with these params: one stage a round, unrolled through foreach. Rounds run again when the
+    user's data change, and with `code` when source of the project does, genloss's or the user's."""
+    source = [*(["src/genloss", *own_packages(params)] if code else []), *own_data(params)]
+    # in the root `dvc exp run -S trainer=NAME` may bring other keys than this file would name
+    depends = PARAMS if code else parameters(plain(load_params(params)))
     before = [
         f"rounds/${{item.prev}}/{name}" for name in (*MIX.writes, TRAIN.writes[0])
     ]  # what was trained on, and the model
     first = {
         "cmd": "genloss round 0",
         **({"deps": source} if source else {}),
-        "params": PARAMS,
+        "params": depends,
         "outs": outputs(0, "rounds/00"),
-        "metrics": ["rounds/00/metrics.json"],
     }
     later = {
         "foreach": "${dvc.rounds}",
         "do": {
             "cmd": "genloss round ${key}",
             "deps": [*source, *DATA.writes, *before],
-            "params": [*PARAMS, "dvc.rounds.${key}"],
+            "params": [*depends, "dvc.rounds.${key}"],
             "outs": outputs(1, "rounds/${key}"),
-            "metrics": ["rounds/${key}/metrics.json"],
         },
     }
-    last = {"cmd": "genloss report . --out report", "deps": ["rounds"], "params": ["rounds"], "outs": ["report"]}
+    last = {
+        "cmd": "genloss report . --out report",
+        "deps": ["rounds"],
+        "params": ["rounds"],
+        "outs": ["report"],
+        "metrics": [SUMMARY],  # of many hundred numbers those that a table of experiments has room for
+    }
     head = "# Written by `genloss compose`. One stage a round; "
     head += "`dvc repro` runs what changed, from the first such round on.\n"
     plots = [{name: {"x": "round", "y": {"report/rounds.csv": name}, "x_label": "round"}} for name in shown(params)]
     stages = {"round-0": first, "round": later, "report": last}
     return head + yaml.safe_dump({"stages": stages, "plots": plots}, sort_keys=False, width=110)
+
+
+def own_data(params: Path) -> list[str]:
+    """The files and folders outside of the run that its config names by `path`, `tokenizer` or `judge`: a corpus, a
+    saved model, a grammar. Relative to the folder of `params` if the project has them. Another arm is none: its
+    name says what it is."""
+    home, project, found = params.resolve().parent, project_root(), set()
+    for key, value in flatten(plain(load_params(params))):
+        if key.rpartition(".")[2] not in ("path", "tokenizer", "judge") or not isinstance(value, str):
+            continue
+        if not value or on_hub(value, key):
+            continue
+        place = in_project(value, key).resolve()
+        ours = place.is_relative_to(home) and place.relative_to(home).parts[:1] in [(out,) for out in OUTPUTS]
+        if place.exists() and place != project and not ours and not (place / "params.yaml").is_file():
+            found.add(os.path.relpath(place, home) if place.is_relative_to(project) else str(place))
+    return sorted(found)
 
 
 def own_packages(params: Path) -> list[str]:
@@ -89,91 +113,3 @@ def own_packages(params: Path) -> list[str]:
         places = [Path(p).resolve() for p in spec.submodule_search_locations or [spec.origin or ""]]
         found |= {place.relative_to(root).as_posix() for place in places if place.is_relative_to(root)}
     return sorted(found)
-
-
-def configure(folder: Path) -> None:
-    """Make `folder` a DVC project without Git that uses the project's cache and remotes."""
-    config = configparser.ConfigParser()
-    config["core"] = {"no_scm": "true", "analytics": "false", "autostage": "false"}
-    cache = cache_dir()
-    config["cache"] = {"dir": os.path.relpath(cache, folder / ".dvc"), "type": "reflink,hardlink,copy"}
-    shared = configparser.ConfigParser()
-    for name in ("config", "config.local"):
-        with contextlib.suppress(configparser.Error):
-            shared.read(project_root() / ".dvc" / name)
-    for section in shared.sections():
-        if section.strip("'").startswith("remote "):
-            config[section] = dict(shared[section])
-            url = config[section].get("url", "")
-            if url and "://" not in url and not Path(url).is_absolute():
-                config[section]["url"] = os.path.relpath(project_root() / ".dvc" / url, folder / ".dvc")
-    if shared.has_option("core", "remote"):
-        config["core"]["remote"] = shared["core"]["remote"]
-    lines = []
-    for section in config.sections():
-        lines += [f"[{section}]", *(f"    {k} = {v}" for k, v in config[section].items())]
-    write_atomic(folder / ".dvc" / "config", "\n".join(lines) + "\n")
-    (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
-
-
-def cache_dir() -> Path:
-    """The project's DVC cache, as its config says."""
-    config = configparser.ConfigParser()
-    for name in ("config", "config.local"):
-        with contextlib.suppress(configparser.Error):
-            config.read(project_root() / ".dvc" / name)
-    named = config.get("cache", "dir", fallback=None)
-    return (project_root() / ".dvc" / (named or "cache")).resolve()
-
-
-def committed(folder: Path) -> bool:
-    """Whether dvc.lock is that of the finished rounds which are there: their manifests name every other file's
-    content."""
-    try:
-        stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
-        locked = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
-        current = (folder / "dvc.yaml").read_text() == dvc_yaml(folder / "params.yaml", code=False)
-    except (OSError, TypeError, KeyError, yaml.YAMLError):
-        return False
-    there = [*folder.glob("rounds/*/manifest.json"), *folder.glob("rounds/*/metrics.json")]
-    return current and all(
-        locked.get(path.relative_to(folder).as_posix()) == hashlib.md5(path.read_bytes()).hexdigest() for path in there
-    )
-
-
-def commit(folder: Path) -> None:
-    """Put every file of a finished run into the DVC cache and write its dvc.lock; nothing if that was done."""
-    configure(folder)  # always: a remote may be new
-    if committed(folder):
-        return
-    write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
-    write_report([(folder.name, folder)], folder / "report")
-    # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
-    for _ in range(2):  # it failed once in some hundred parallel commits, why is not known (docs/decisions.md)
-        done = subprocess.run(COMMIT, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            break
-    else:
-        lines = (done.stdout + done.stderr).strip().splitlines() or ["no message"]
-        said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-        raise UserError(
-            str(folder),
-            None,
-            f"DVC cannot commit it ({said}); the results are there, run again to commit them",
-        )
-    share(folder)
-
-
-def share(folder: Path) -> None:
-    """Let the store's blobs be DVC's files: DVC replaces what it commits by links to its cache, which would leave every
-    byte on disk twice."""
-    store = Store(store_root())
-    for manifest in folder.glob("rounds/*/manifest.json"):
-        for stage, entry in json.loads(manifest.read_text())["stages"].items():
-            for name, digest in entry["files"].items():
-                path, blob = (folder / "data" if stage == "data" else manifest.parent) / name, store.blob(digest)
-                if not (path.is_file() and blob.is_file()) or path.samefile(blob):
-                    continue
-                here, there = path.stat(), blob.stat()
-                if here.st_dev == there.st_dev and here.st_size == there.st_size:
-                    link(path, blob)

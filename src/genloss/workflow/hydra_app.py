@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genloss.core.errors import UserError
-from genloss.core.places import conf_dir
+from genloss.core.machine import end_with
+from genloss.core.places import conf_dir, settle
+from genloss.core.signals import stoppable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 FLAGS = ("Only one of --run", "The --resolve flag")  # how Hydra's ValueErrors about its flags begin
+
+
+MAIN = "GENLOSS_MAIN"  # the process that the user has started, for the workers of a launcher
 
 
 class Refused(BaseException):
@@ -38,8 +44,10 @@ def hydra_main(arguments: list[str]) -> int:
 
     from genloss.workflow.compose import check_overrides, hydra_error
 
+    settle()  # before hydra.job.chdir may change the working directory
     overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
     sys.argv = ["genloss", *arguments]
+    os.environ[MAIN] = str(os.getpid())
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)
     try:
@@ -67,12 +75,16 @@ def job(cfg: DictConfig) -> float | None:
 
     from genloss.workflow.arm import headline, run_arm
     from genloss.workflow.compose import resolve
-    from genloss.workflow.sweep import live, run_in_sweep, sweep_of
+    from genloss.workflow.sweep import live, name_folder, run_in_sweep, sweep_of
 
+    if os.environ.get(MAIN) == str(os.getppid()):  # a worker; on another machine nobody watches
+        end_with(os.getppid())
     hydra = HydraConfig.get()
+    settle(Path(hydra.runtime.cwd))  # on another machine, perhaps
     sweep = sweep_of(hydra)
     if sweep is not None:
-        return run_in_sweep(resolve(cfg), sweep)
+        with stoppable(ends=os.environ.get(MAIN) != str(os.getpid())):  # a worker has not come by `main`
+            return run_in_sweep(resolve(cfg), sweep)
     try:
         resolved = resolve(cfg)
         with live(None, [resolved]) as states:
@@ -81,5 +93,10 @@ def job(cfg: DictConfig) -> float | None:
         if hydra.mode == RunMode.RUN:
             raise Refused(error) from None
         raise
-    print(f"run: {folder}")
+    if hydra.mode == RunMode.RUN:
+        from genloss.observatory.results import rounds_of, shown
+        from genloss.observatory.tables import numbers
+
+        print(f"{numbers(rounds_of(folder), shown(folder / 'params.yaml'))}\n")
+    name_folder("run", folder)
     return headline(folder)

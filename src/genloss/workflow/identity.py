@@ -8,29 +8,24 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from genloss.core.errors import UserError
 from genloss.core.hashes import canonical, sha256_text
-from genloss.core.plugin import flatten, named, plain
+from genloss.core.plugin import flatten, named, plain, without
 from genloss.experiment import OPERATIONAL
+
+LABEL = 150  # characters of a label: a folder's name has at most 255, its hash included
+TITLE = 120  # characters of a title
 
 
 def arm_identity(cfg: DictConfig) -> dict[str, Any]:
     """What an arm is: its config as plain values, options by name, without the keys that change no result."""
     identity: dict[str, Any] = plain(cfg)
-    rounds = {n: _without_operational(overrides or {}) for n, overrides in (identity.pop("schedule", {}) or {}).items()}
+    rounds = {n: without(overrides or {}, OPERATIONAL) for n, overrides in (identity.pop("schedule", {}) or {}).items()}
     schedule = {str(n): overrides for n, overrides in rounds.items() if overrides}
-    return named({**_without_operational(identity), "schedule": schedule})
+    return named({**without(identity, OPERATIONAL), "schedule": schedule})
 
 
-def _without_operational(config: dict[str, Any]) -> dict[str, Any]:
-    """The same without the keys that change no result, and without a group that they alone stood in."""
-    for key in OPERATIONAL:
-        group, _, last = key.rpartition(".")
-        node = config.get(group) if group else config
-        if isinstance(node, dict) and last in node:
-            del node[last]
-            if group and not node:
-                del config[group]
-    return config
+SCHEME = 2  # of `arm_identity`; goes up when the same config gets another name
 
 
 def arm_id(cfg: DictConfig) -> str:
@@ -40,11 +35,48 @@ def arm_id(cfg: DictConfig) -> str:
 
 def label(cfg: DictConfig) -> str:
     """A readable name for an arm's folder: domain, regime, curation, seed. The hash is what identifies it."""
-    curation = "+".join(str(k) for k in cfg.curation) or "none"
-    parts = [cfg.domain.name, cfg.mixing.name, curation, f"s{cfg.seed}"]
+    parts = [cfg.domain.name, cfg.mixing.name, option(cfg, "curation"), f"s{cfg.seed}"]
     if cfg.control != "none":
         parts.insert(3, f"{cfg.control}-control")
-    return "-".join(str(p) for p in parts)
+    return "-".join(str(p) for p in parts)[:LABEL]
+
+
+def option(cfg: DictConfig, group: str) -> str:
+    """The option of a group, as a word: "replace", "dedup+rules", "none"."""
+    node = OmegaConf.select(cfg, group)
+    if group in CHAINS:
+        return "+".join(map(str, node or {})) or "none"
+    found = [str(node[key]) for key in CHOICES if node is not None and node.get(key) is not None]
+    return found[0].rpartition(".")[2] if found else "none"
+
+
+LABELLED = ("domain.name", "mixing", "curation", "control", "seed")  # what a label says
+
+
+def title(cfg: DictConfig) -> str:
+    """What a run is called that stands among others of its project: its label, and what differs from the defaults of
+    its domain."""
+    from genloss.workflow.compose import compose
+
+    try:
+        usual = compose([f"domain={cfg.domain.name}"])
+    except UserError:  # a domain of the user's that is no option
+        return label(cfg)
+    before, after = differences([usual, cfg])
+    whole = {(canonical(before[k]), canonical(after[k])) for k in ("size", "rounds", "seed") if k in after}
+    rest = {
+        key: value
+        for key, value in after.items()
+        if not any(_within(key, known) for known in LABELLED)
+        and not ("." in key and (canonical(before[key]), canonical(value)) in whole)  # follows: n: ${size}
+    }
+    said = [f"{key.rpartition('.')[2]}={_text(value)}" for key, value in rest.items() if value is not None]
+    text = " ".join([label(cfg), *said])
+    return text if len(text) <= TITLE else f"{text[: TITLE - 9]} … {arm_id(cfg)[:6]}"
+
+
+def _text(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def differences(configs: Sequence[DictConfig]) -> list[dict[str, Any]]:
@@ -63,34 +95,44 @@ Column = list[Any]  # one value for each arm
 Columns = dict[str, Column]  # by key, or by group
 
 
-def names_of(configs: Sequence[DictConfig]) -> list[str]:
-    """What tells the arms of a sweep apart, short: the options that were chosen, then the values that differ, then the
-    seed.
+def varied(configs: Sequence[DictConfig]) -> tuple[Columns, Columns]:
+    """In what arms differ: (groups by the option that was chosen, single values by their key). The first groups are
+    mixing and curation, also where only a value below them differs; the last value is the seed.
 
-    A value that follows from a choice, or from the seed (path: runs/critic-*-s${seed}-*), is left out.
+    A value that follows from a choice, from the seed (path: runs/critic-*-s${seed}-*), or from the size (n: ${size}) is
+    left out.
     """
-    varying = differences(configs)
-    values = {key: [arm[key] for arm in varying] for key in varying[0]}
+    differ = differences(configs)
+    values = {key: [arm[key] for arm in differ] for key in differ[0]}
     chosen = _chains(configs)
     chosen |= _options(values, chosen)
     seeds = [cfg.seed for cfg in configs]
-    rest = {key: column for key, column in values.items() if _is_news(key, column, chosen, seeds)}
-    columns = [*_choices(configs, chosen, rest), *_settings(rest)]
-    if "seed" in values:
-        columns.append([f"seed {seed}" for seed in seeds])
+    whole = [values[key] for key in ("size", "rounds") if key in values]
+    rest = {key: column for key, column in values.items() if _is_news(key, column, chosen, seeds, whole)}
+    first = [group for group in FIRST if group in chosen or any(_within(key, group) for key in rest)]
+    groups = {group: [option(cfg, group) for cfg in configs] for group in first}
+    return groups | {k: v for k, v in chosen.items() if k not in FIRST}, rest | (
+        {"seed": seeds} if "seed" in values else {}
+    )
+
+
+def names_of(configs: Sequence[DictConfig]) -> list[str]:
+    """What tells the arms of a sweep apart, short: the options that were chosen, then the values that differ, then the
+    seed."""
+    groups, values = varied(configs)
+    columns = list(groups.values())
+    for key, column in values.items():
+        before = "seed " if key == "seed" else f"{key.rpartition('.')[2]}="
+        columns.append([f"{before}{_text(value)}" for value in column])
     names = [" ".join(parts) for parts in zip(*columns, strict=True)] if columns else [label(cfg) for cfg in configs]
     if len(set(names)) == len(names):
         return names
     return [f"{name} {arm_id(cfg)[:6]}" for name, cfg in zip(names, configs, strict=True)]
 
 
-def _chain(cfg: DictConfig, group: str) -> str:
-    return "+".join(map(str, OmegaConf.select(cfg, group) or {})) or "none"
-
-
 def _chains(configs: Sequence[DictConfig]) -> Columns:
     """The groups of several options in which the arms differ: "dedup+rules"."""
-    columns = {group: [_chain(cfg, group) for cfg in configs] for group in CHAINS}
+    columns = {group: [option(cfg, group) for cfg in configs] for group in CHAINS}
     return {group: column for group, column in columns.items() if len(set(column)) > 1}
 
 
@@ -111,11 +153,12 @@ def _within(key: str, group: str) -> bool:
     return key == group or key.startswith(f"{group}.")
 
 
-def _is_news(key: str, column: Column, chosen: Columns, seeds: Column) -> bool:
-    """Whether a key tells something that neither the seed nor a chosen option of its group tells already."""
+def _is_news(key: str, column: Column, chosen: Columns, seeds: Column, whole: Sequence[Column]) -> bool:
+    """Whether a key tells something that neither the seed, nor size or rounds (`whole`), nor a chosen option of its
+    group tells already."""
     if key == "seed" or any(isinstance(value, dict) for value in column):
         return False
-    if _follows(column, seeds):
+    if _follows(column, seeds) or ("." in key and any(_repeats(column, other) for other in whole)):
         return False
     return not any(
         _within(key, group) and _follows(column, list(zip(options, seeds, strict=True)))
@@ -123,24 +166,12 @@ def _is_news(key: str, column: Column, chosen: Columns, seeds: Column) -> bool:
     )
 
 
+def _repeats(column: Column, other: Column) -> bool:
+    """Whether a key has the value of another one in every arm that has it."""
+    return all(value is None or value == first for value, first in zip(column, other, strict=True))
+
+
 def _follows(column: Column, cause: Column) -> bool:
     """Whether a column is a function of another, one that differs between arms."""
     pairs = {(by, canonical(value)) for by, value in zip(cause, column, strict=True)}
     return 1 < len(set(cause)) == len(pairs)
-
-
-def _choices(configs: Sequence[DictConfig], chosen: Columns, rest: Columns) -> list[Column]:
-    """The columns of options. Mixing and curation come first, and are named also where only a value below them
-    differs."""
-    all_of = {"mixing": [cfg.mixing.name for cfg in configs], "curation": [_chain(cfg, "curation") for cfg in configs]}
-    first = [g for g in FIRST if g in chosen or any(_within(key, g) for key in rest)]
-    return [all_of[group] for group in first] + [column for group, column in chosen.items() if group not in FIRST]
-
-
-def _settings(rest: Columns) -> list[Column]:
-    """The columns of values: "layers=2"."""
-
-    def shown(value: Any) -> str:
-        return "+".join(map(str, value)) if isinstance(value, list) else str(value)
-
-    return [[f"{key.rpartition('.')[2]}={shown(value)}" for value in column] for key, column in rest.items()]

@@ -5,30 +5,39 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import shutil
+import socket
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genloss.core.errors import UserError
+import psutil
+
+from genloss.core.errors import UserError, one_line, without_secrets
 from genloss.core.files import write_atomic
 from genloss.core.hashes import canonical, sha256_text
-from genloss.core.places import project_root
+from genloss.core.places import load_params, project_root
 from genloss.core.progress import Live
+from genloss.core.signals import Stopped
 from genloss.experiment import Experiment
-from genloss.observatory.results import sweep_entries
-from genloss.workflow import tracking
-from genloss.workflow.arm import arm_dir, headline, run_arm
-from genloss.workflow.identity import arm_id, label, names_of
+from genloss.observatory.results import Arm, arms_of, sweep_entries
+from genloss.workflow.arm import arm_dir, finished, headline, run_arm
+from genloss.workflow.identity import SCHEME, arm_id, label, names_of
+from genloss.workflow.shown import Shown
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
+
+
+MOST_ARMS = 10_000
+NAMED: list[Path] = []  # what this process has named as its last line
 
 
 def expand(parser: OverridesParser, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
@@ -42,6 +51,8 @@ def expand(parser: OverridesParser, params: Mapping[str, str], arguments: Sequen
     choices: dict[str, list[str]] = {}  # by key: of two overrides of one key the last one holds
     for override in [o for o in defaults if o.key_or_group not in named] + given:
         choices[override.get_key_element()] = _values(override)
+    if (arms := math.prod(map(len, choices.values()))) > MOST_ARMS:
+        raise UserError("sweep", f"{arms} arms", f"must have at most {MOST_ARMS}; sweep over fewer values")
     return [list(job) for job in itertools.product(*choices.values())]
 
 
@@ -53,7 +64,22 @@ def _values(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
         value = str(override.input_line).partition("=")[2]
         raise UserError(key, value, "has no list of values; write range(...) or a,b,c, or choose another hydra/sweeper")
+    count = _length(override)
+    if not 0 < count <= MOST_ARMS:
+        value = str(override.input_line).partition("=")[2]
+        raise UserError(key, value, f"has {'no values' if count == 0 else 'too many'}; 1 to {MOST_ARMS} make a sweep")
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _length(override: Override) -> float:
+    """How many values an override sweeps over, without listing them: of range(0,1000000000) that would not end."""
+    from hydra.core.override_parser.types import RangeSweep
+
+    value = override.value()
+    if not isinstance(value, RangeSweep):
+        return len(list(override.sweep_string_iterator()))
+    assert value.start is not None and value.stop is not None
+    return max(0, math.ceil((value.stop - value.start) / value.step)) if value.step else math.inf
 
 
 def sweep_dir(configs: Sequence[DictConfig]) -> Path:
@@ -83,21 +109,49 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
         entry |= {
             "state": "failed",
             "dir": os.path.relpath(arm_dir(cfg), sweep),
-            "error": " ".join(str(error).split()),
-            "traceback": None if expected else traceback.format_exc(),
+            "error": one_line(error),
+            "traceback": None if expected else without_secrets(traceback.format_exc()),
         }
+    except Stopped as stopped:
+        entry |= {"state": "interrupted", "dir": os.path.relpath(arm_dir(cfg), sweep), "error": None}
+        write_atomic(note, json.dumps(entry, indent=1))
+        raise stopped
     write_atomic(note, json.dumps(entry, indent=1))
     return found
+
+
+def left_to_do(folder: Path, jobs: Sequence[list[str]], configs: Sequence[DictConfig]) -> list[list[str]]:
+    """The jobs of a sweep whose arms are not finished. They are looked at here: a launcher would compose each of them
+    anew, and perhaps queue for a machine, to find that there is nothing to do."""
+    shown, left = Shown(configs[0]), []
+    for job, cfg, entry in zip(jobs, configs, sweep_entries(folder), strict=True):
+        if not (entry["state"] == "finished" and finished(cfg, entry["name"], folder, shown)):
+            left.append(job)
+    return left
+
+
+def show(folder: Path, cfg: DictConfig, left: Sequence[list[str]]) -> contextlib.AbstractContextManager[None]:
+    """MLflow follows a sweep if there is something to show."""
+    from genloss.workflow.tracking import following
+
+    return following(folder, cfg) if left or not Shown(cfg).sweep(folder) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
     """Live progress of arms; yields the folder of their states."""
-    states = folder or project_root() / ".genloss" / "progress" / str(os.getpid())
+    here = socket.gethostname()
+    states = folder or project_root() / ".genloss" / "progress" / f"{here}-{os.getpid()}"
+    for left in states.parent.glob("*-*") if folder is None else ():  # of runs that were killed
+        host, _, number = left.name.rpartition("-")
+        if host == here and number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(states, ignore_errors=True)
-    with Live(states, len(configs)):
-        yield states
-    shutil.rmtree(states, ignore_errors=True)
+    try:
+        with Live(states, len(configs)):
+            yield states
+    finally:
+        shutil.rmtree(states, ignore_errors=True)
 
 
 def distinct(jobs: Sequence[list[str]], configs: Sequence[DictConfig]) -> tuple[list[list[str]], list[DictConfig]]:
@@ -116,7 +170,6 @@ def prepare_sweep(configs: Sequence[DictConfig], chosen: str | None = None) -> P
 
     chosen: the folder, if the user named one.
     """
-    tracking.prepare(configs[0])  # the database exists before parallel jobs meet
     folder = Path(chosen).resolve() if chosen else sweep_dir(configs)
     for cfg, name in zip(configs, names_of(configs), strict=True):
         note = folder / "arms" / f"{arm_id(cfg)}.json"
@@ -129,19 +182,47 @@ def prepare_sweep(configs: Sequence[DictConfig], chosen: str | None = None) -> P
             }
             write_atomic(note, json.dumps(entry, indent=1))
     order = [arm_id(c) for c in configs]
-    write_atomic(folder / "sweep.json", json.dumps({"arms": order, "command": [*sys.argv[1:]]}, indent=1))
+    write_atomic(
+        folder / "sweep.json", json.dumps({"arms": order, "scheme": SCHEME, "command": sys.argv[1:]}, indent=1)
+    )
     print(f"genloss: {len(configs)} arms; {folder}", file=sys.stderr)
     return folder
 
 
+def true_arms(folder: Path) -> list[Arm]:
+    """The arms of a sweep whose folders hold what the sweep says, or the one of a run directory; a line on standard
+    error names the others. Of a sweep that was made when arms were named otherwise nobody can say."""
+    arms = arms_of(folder)
+    if not (folder / "sweep.json").is_file():
+        return arms
+    sweep = json.loads((folder / "sweep.json").read_text())
+    if sweep.get("scheme") != SCHEME:
+        return arms
+    found = []
+    for identity, (name, arm) in zip(sweep["arms"], arms, strict=True):
+        params = arm / "params.yaml"
+        if params.is_file() and arm_id(load_params(params)) != identity:
+            wrong = f"is left out: {arm} holds another config than the sweep's arm; delete it and run the sweep again"
+            print(f"genloss: {UserError(name, None, wrong)}", file=sys.stderr)
+            continue
+        found.append((name, arm))
+    return found
+
+
+def name_folder(kind: str, folder: Path) -> None:
+    """The last line of a command."""
+    print(f"{kind}: {folder}")
+    NAMED.append(folder)
+
+
 def finish_sweep(folder: Path) -> int:
     """Table, figure, failures, and the folder as the last line."""
-    from genloss.observatory.report import next_commands, report_sweep
+    from genloss.observatory.report import next_commands, write_report
 
     entries = sweep_entries(folder)
     finished = [e for e in entries if e["state"] == "finished"]
     if finished:
-        print(report_sweep(folder))
+        print(write_report(true_arms(folder), folder, redraw=False))
         print(next_commands(folder))
     failed = [e for e in entries if e["state"] != "finished"]
     for entry in failed:
@@ -153,5 +234,5 @@ def finish_sweep(folder: Path) -> int:
             f"genloss: {len(failed)} of {len(entries)} arms failed; the same command tries them again",
             file=sys.stderr,
         )
-    print(f"sweep: {folder}")
+    name_folder("sweep", folder)
     return 1 if failed else 0

@@ -3,7 +3,11 @@
 An arm's metrics are `round/NAME` with step = round, so that the compare page is right with no clicks; its training
 curves are `train/NAME` over all steps of all rounds. Every round's training set is logged as a data set with its
 digest, every model as an external model. Everything is written from files, in batches, and twice is the same as once:
-`genloss report DIR` rebuilds what is missing. A server that is down costs a warning, never a run."""
+`genloss report DIR` writes what is missing. A server that is down costs a warning, never a run.
+
+A run of MLflow is one arm in one sweep: what two sweeps share stands in both. Its state is true: whoever runs an arm
+or a sweep holds a lock that ends with the process (`held`), and what is RUNNING without one was killed (`mark_killed`).
+MLflow only adds points, so a run whose results have changed since is replaced by a new one."""
 
 from __future__ import annotations
 
@@ -13,34 +17,68 @@ import fcntl
 import json
 import logging
 import os
+import shlex
+import socket
+import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from omegaconf import DictConfig
 
-from genloss.core.hashes import tree_hash
-from genloss.core.places import load_params, project_root
+from genloss.core.errors import UserError, one_line
+from genloss.core.files import link, locked, sweep
+from genloss.core.hashes import sha256_text, tree_hash
+from genloss.core.places import in_project, is_project, load_params, project_root
 from genloss.core.plugin import flatten
 from genloss.core.rundir import round_name
-from genloss.observatory.results import arms_of, rounds_of
-from genloss.workflow.identity import arm_id, arm_identity, label
+from genloss.observatory.results import Arm, metrics_of, rounds_of, sweep_entries
+from genloss.observatory.samples import samples
+from genloss.workflow.identity import CHAINS, CHOICES, arm_id, arm_identity, option, title
 
-ARM, SWEEP_TAG = "genloss.arm", "genloss.sweep"
+SQLITE = "sqlite:///"
+ARM, SWEEP, IN_SWEEP, DIR = "genloss.arm", "genloss.sweep", "genloss.in_sweep", "genloss.dir"
+ERROR = "genloss.error"  # why a run is FAILED
+# notes for the next process; MLflow's pages hide what begins with `mlflow.`
+ROUND = "mlflow.genloss.round."  # + number: digest of what was written of a round
+WRITING = "mlflow.genloss.writing"  # rounds being written; after a kill nobody knows which of their points are there
+ORIGINAL = "genloss.name."  # + a name that MLflow takes: the one that it stands for
+NOTE = "mlflow.note.content"
+PROJECT = "genloss.project"  # host and folder of the project that writes a run
 BATCH = 900  # metrics a request; the server's limit is 1000
 PAUSE = 2.0  # seconds between requests of an arm
+KEY, VALUE = 250, 6000  # characters of a name and of a value that MLflow takes
+STATES = {"finished": "FINISHED", "failed": "FAILED"}  # of a sweep's notes; of another one it was killed, or waits
+
+
+# -- where MLflow is -----------------------------------------------------------------------------------------------
 
 
 def store_uri(uri: str | None) -> str:
-    """The tracking address: the config's, else mlruns/mlflow.db of the project (absolute: DVC runs stages
-    elsewhere)."""
-    if uri:
+    """The tracking address: the config's, else mlruns/mlflow.db of the project. A file is absolute, since DVC runs
+    stages elsewhere, and quoted, since the address is a URL."""
+    if uri and uri.startswith("file:") and not uri.startswith("file:/"):
+        return in_project(uri.removeprefix("file:"), "tracking.uri").as_uri()
+    if uri and not uri.startswith(SQLITE):
         return uri
-    folder = project_root() / "mlruns"
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    named = unquote((uri or "").removeprefix(SQLITE)) or "mlruns/mlflow.db"
+    return f"{SQLITE}{quote(str(in_project(named, 'tracking.uri')))}"
+
+
+def database(uri: str) -> Path | None:
+    """The file of a SQLite address; None of another one."""
+    return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
+
+
+def artifacts(uri: str) -> Path | None:
+    """The folder of a SQLite database's artifacts: beside it, so that they move together; None of another address."""
+    file = database(uri)
+    return file and file.parent / "artifacts"
 
 
 @contextlib.contextmanager
@@ -56,216 +94,568 @@ def quiet_mlflow() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Only one process of the project at a time. MLflow looks whether a thing exists and then makes it: two arms that
-    log the data set of their common round 0 together fail on its unique name."""
-    lock = project_root() / "mlruns" / ".lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+def alone(uri: str) -> Iterator[None]:
+    """Only one process at a time: of those that write a database, or of the project's where a server does. MLflow looks
+    whether a thing exists and then makes it: two arms that log the data set of their common round 0 together fail on
+    its unique name."""
+    file = database(uri) or project_root() / "mlruns" / "server"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file.parent / ".lock"):
         yield
 
 
-def client(cfg: DictConfig) -> tuple[Any, str]:
+def connect(uri: str, experiment: str) -> tuple[Any, str]:
     """(MlflowClient, experiment id). Creates the database and the experiment if they are not there, one process at a
     time: two that migrate a fresh SQLite database together leave it broken."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    uri = store_uri(cfg.tracking.uri)
-    with quiet_mlflow(), alone():
+    with quiet_mlflow(), alone(uri):
         from mlflow import MlflowClient
 
-        if uri.startswith("sqlite:///"):
-            _create(Path(uri.removeprefix("sqlite:///")))
+        file = database(uri)
+        if file:
+            _create(file)
         made = MlflowClient(tracking_uri=uri)
-        name = cfg.tracking.experiment
-        experiment = made.get_experiment_by_name(name)
-        if experiment is not None:
-            return made, experiment.experiment_id
-        place = (project_root() / "mlruns" / "artifacts").as_uri() if uri.startswith("sqlite:") else None
-        return made, made.create_experiment(name, artifact_location=place)
+        there = made.get_experiment_by_name(experiment)
+        if there is None:
+            # an address without a place: the artifacts are where `genloss ui` says, beside the database
+            place = "mlflow-artifacts:/" if file else None
+            tags = {"mlflow.experimentKind": "custom_model_development"}  # its pages are those of model training
+            return made, made.create_experiment(experiment, artifact_location=place, tags=tags)
+        if there.lifecycle_stage == "deleted":
+            restore = f"mlflow experiments restore --experiment-id {there.experiment_id}"
+            remedy = f"was deleted in MLflow; choose another, or MLFLOW_TRACKING_URI='{uri}' {restore}"
+            raise UserError("tracking.experiment", experiment, remedy)
+        return made, there.experiment_id
 
 
-def _create(database: Path) -> None:
+def _create(file: Path) -> None:
     """Make a SQLite database aside and rename it: one whose creation was killed is broken for good."""
-    if database.is_file():
+    if file.is_file():
         return
     from mlflow import MlflowClient
 
-    aside = database.with_name(f".{database.name}.new")
-    for left in database.parent.glob(f"{aside.name}*"):  # its journal too, which SQLite would play into the new one
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.new")
+    for left in file.parent.glob(f"{aside.name}*"):  # its journal too, which SQLite would play into the new one
         left.unlink()
-    MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
-    os.replace(aside, database)
+    MlflowClient(tracking_uri=f"{SQLITE}{quote(str(aside))}").search_experiments(max_results=1)
+    os.replace(aside, file)
 
 
-def prepare(cfg: DictConfig) -> None:
-    """Create the store before parallel jobs start."""
-    if cfg.tracking.enabled:
-        attempt(lambda: client(cfg))
-
-
-def attempt(action: Any) -> Any:
-    """Do something with MLflow; what goes wrong there becomes one warning line."""
+def attempt(what: str, action: Callable[[], Any]) -> Any:
+    """Do something with MLflow; what goes wrong there becomes one warning line, and None."""
     try:
         return action()
     except Exception as error:  # a view must not stop the work
-        first = " ".join(str(error).split())[:200]
-        print(
-            f"genloss: warning: MLflow is not reached ({first}); `genloss report DIR` rebuilds the view",
-            file=sys.stderr,
-        )
+        text = one_line(error)[:300]
+        if any(word in str(error) for word in ("Max retries exceeded", "Connection", "timed out", "Timeout")):
+            said = f"is not reached ({text}); when it is there again, `genloss report DIR` writes what it lacks"
+        else:
+            said = f"does not take {what} ({text})"
+        print(f"genloss: warning: MLflow {said}", file=sys.stderr)
         return None
 
 
-class Tracker:
-    """Logs an arm's rounds as they finish. After the first failure it leaves the rest to the next rebuild."""
+# -- who runs ------------------------------------------------------------------------------------------------------
 
-    def __init__(self, folder: Path, cfg: DictConfig, sweep: Path | None):
-        self.folder, self.cfg, self.sweep = folder, cfg, sweep
+
+def _lock(name: str) -> Path:
+    folder = project_root() / "mlruns" / ".running"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / sha256_text(name)[:16]
+
+
+@contextlib.contextmanager
+def held(name: str) -> Iterator[None]:
+    """While this process, or another one, is here, `running(name)` holds. It ends with the process, however that
+    dies."""
+    with _lock(name).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def running(name: str) -> bool:
+    with _lock(name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def here() -> str:
+    return f"{socket.gethostname()}:{project_root()}"
+
+
+def place(folder: Path) -> str:
+    """A folder as MLflow's tags have it: relative to the project, which may move."""
+    return os.path.relpath(folder, project_root())
+
+
+def what_if(folder: Path) -> str:
+    """Of a what-if: the folder that it differs from, and in what."""
+    path = folder / "what_if.json"
+    try:
+        said = json.loads(path.read_text())
+        return " ".join([place((folder / said["of"]).resolve()), *said["overrides"]])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(str(path), None, "is damaged; delete it, and the arm is one like any other") from None
+
+
+def sweep_id(folder: Path) -> str:
+    return safe(folder.name if folder.parent == project_root() / "runs" else place(folder))
+
+
+def manifest_of(folder: Path, n: int) -> tuple[str, dict[str, Any]]:
+    """What made a round, and its digest."""
+    manifest = json.loads((folder / "rounds" / round_name(n) / "manifest.json").read_text())
+    return tree_hash({name: stage["key"] for name, stage in manifest["stages"].items()})[:16], manifest
+
+
+def _arguments(folder: Path) -> list[str]:
+    """What `genloss run` was called with for a sweep."""
+    return list(json.loads((folder / "sweep.json").read_text()).get("command", []))
+
+
+def _sweep_name(folder: Path) -> str:
+    """What a sweep is called in a list of runs: its overrides, since a hash tells nobody what was swept, and its
+    folder."""
+    said = " ".join(word for word in _arguments(folder) if "=" in word and not word.startswith("hydra"))
+    said = said if len(said) <= 80 else f"{said[:79]}…"
+    return f"{said} ({folder.name})".strip()[:KEY]
+
+
+@cache
+def commit(root: Path) -> dict[str, str]:
+    """The project's Git commit as tags, with whether files differ from it; nothing outside of Git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        head = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no") if head else ""
+    except OSError:  # no git
+        return {}
+    return {"mlflow.source.git.commit": head, "genloss.git.changed": str(bool(changed)).lower()} if head else {}
+
+
+# -- what MLflow takes ---------------------------------------------------------------------------------------------
+
+
+def safe(name: str) -> str:
+    """A name that MLflow takes: letters, digits and `_-. /:`, no path upwards, at most 250 characters. What had to be
+    changed ends in a hash, so that two names stay two."""
+    kept = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. /:" else "_" for c in name)
+    kept = "/".join(part for part in kept.split("/") if part not in ("", ".", ".."))
+    if kept == name and len(ORIGINAL + name) <= KEY:
+        return name
+    end = f"-{sha256_text(name)[:8]}"
+    return kept[: KEY - len(end) - len(ORIGINAL)] + end
+
+
+def value(text: Any) -> str:
+    return str(text)[:VALUE]
+
+
+def parameters(cfg: DictConfig) -> dict[str, str]:
+    """The config as MLflow's compare pages show it: every value by its key, an option by the name of its group, and the
+    shortest keys first."""
+    flat = {k: v for k, v in flatten(arm_identity(cfg)) if v not in ({}, [])}
+    says: dict[str, str] = {}  # of a group the key that says which option it is, the plainest one
+    for choice in CHOICES:
+        says |= {k[: -len(choice) - 1]: k for k in flat if k.endswith(f".{choice}")} | says
+    named = {key: group for group, key in says.items()}
+    shown = {named.get(k, k): v for k, v in flat.items()} | {group: option(cfg, group) for group in CHAINS}
+    return {safe(k): value(shown[k]) for k in sorted(shown, key=lambda k: k.count("."))}
+
+
+# -- runs of MLflow ------------------------------------------------------------------------------------------------
+
+
+class Tracker:
+    """Shows an arm while it runs: from its start, round by round as they finish, to how it ended. After the first
+    failure it leaves the rest to `genloss report`."""
+
+    def __init__(self, folder: Path, cfg: DictConfig, sweep: Path | None, name: str | None = None):
+        self.folder, self.cfg, self.sweep, self.name = folder, cfg, sweep, name
         self.enabled = bool(cfg.tracking.enabled)
         self.view: View | None = None
         self.waiting: list[int] = []
         self.last = -PAUSE  # when rounds were logged; the first one is at once
+        self.hold = contextlib.ExitStack()
+
+    def __enter__(self) -> Tracker:
+        self._try(self._begin)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        state = "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
+        why = one_line(error) if error and state == "FAILED" else ""
+        if self.enabled and state != "KILLED":  # who interrupts does not want to wait
+            self._try(self._flush)
+        if self.enabled:
+            self._try(lambda: self._end(state, why))
+        self.hold.close()
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        def done() -> bool:
+            action()
+            return True
+
+        if self.enabled and attempt(f"arm {self.folder.name}", done) is None:
+            self.enabled = False
+
+    def _begin(self) -> None:
+        self.hold.enter_context(held(arm_id(self.cfg)))
+        if self.sweep is None:
+            killed_of(self.cfg)
+        self.view = View.of(self.folder, self.cfg, self.sweep, self.name)
+        self.view.tag(commit(project_root()) if not self.view.logged else {})
+        self.view.state("RUNNING")
 
     def round(self, n: int) -> None:
         """Log round n, or put it off: rounds of milliseconds are logged together. What a kill leaves out the next run
         logs."""
         self.waiting.append(n)
         if time.monotonic() - self.last > PAUSE:
-            self._flush()
+            self._try(self._flush)
 
     def _flush(self) -> None:
-        if not self.enabled or not self.waiting:
-            return
-        if self.view is None:
-            self.view = attempt(lambda: View(self.folder, self.cfg, self.sweep))
-        if self.view is None or attempt(self._log) is None:
-            self.enabled = False
+        if self.view is not None and self.waiting:
+            self.view.rounds(self.waiting)
+            self.view.state("RUNNING")  # a run in place of one whose results have changed
         self.waiting, self.last = [], time.monotonic()
 
-    def _log(self) -> bool:
-        assert self.view is not None
-        with alone():
-            self.view.rounds(self.waiting)
-        return True
-
-    def finish(self) -> None:
-        self._flush()
-        if self.enabled and self.view is not None:
-            attempt(self.view.finish)
+    def _end(self, state: str, why: str) -> None:
+        if self.view is None:
+            return
+        self.view.end(state, why)
+        if state == "FINISHED":  # in the other sweeps that have this arm
+            for run in self.view.others():
+                View(self.folder, self.cfg, self.view.client, self.view.experiment, run).write(state)
 
 
-def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None) -> None:
-    """Write everything that MLflow lacks of a run directory."""
-    tracker = Tracker(folder, cfg, sweep)
-    for n in rounds_of(folder):
-        tracker.round(n)
-    tracker.finish()
+@contextlib.contextmanager
+def following(folder: Path, cfg: DictConfig) -> Iterator[None]:
+    """Shows a sweep while it runs, and at the end what its notes say of its arms. Also says of others that were killed
+    that they were."""
+    if not cfg.tracking.enabled:
+        yield
+        return
+
+    def begin() -> None:
+        hold.enter_context(held(sweep_id(folder)))
+        killed_of(cfg)
+        SweepView.of(folder, cfg).begin()
+
+    with contextlib.ExitStack() as hold:
+        attempt(f"sweep {folder.name}", begin)
+        try:
+            yield
+        finally:
+            attempt(f"sweep {folder.name}", partial(_ended, folder, cfg))
 
 
-def rebuild_all(folders: Sequence[Path]) -> None:
-    """Write everything that MLflow lacks of run directories and sweeps."""
-    for folder in folders:
+def mark_killed(client: Any, experiment: str, uri: str) -> None:
+    """Runs of this project that MLflow believes to be running, and that nobody runs, were killed."""
+    own = database(uri) == database(store_uri(None))
+    with quiet_mlflow():
+        for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+            name = run.data.tags.get(ARM) or run.data.tags.get(SWEEP)
+            if name and (own or run.data.tags.get(PROJECT) == here()) and not running(name):
+                client.set_terminated(run.info.run_id, "KILLED")
+
+
+def killed_of(cfg: DictConfig) -> None:
+    """`mark_killed` where the runs of a config are shown."""
+    uri = store_uri(cfg.tracking.uri)
+    mark_killed(*connect(uri, cfg.tracking.experiment), uri)
+
+
+def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None, entry: Mapping[str, Any] | None = None) -> None:
+    """Write everything that MLflow lacks of a run directory. entry: what its sweep notes of it."""
+    noted = STATES.get(entry["state"]) if entry else None
+    complete = set(rounds_of(folder)) >= set(range(cfg.rounds + 1))
+    state = "RUNNING" if running(arm_id(cfg)) else noted or ("FINISHED" if complete else None)
+    why = entry["error"] if entry and entry["error"] and state == "FAILED" else ""
+
+    def write() -> None:
+        view = View.of(folder, cfg, sweep, entry["name"] if entry else None)
+        for run in [view.run, *([] if sweep else view.others())]:
+            View(folder, cfg, view.client, view.experiment, run).write(state, why)
+
+    if cfg.tracking.enabled:
+        attempt(f"arm {folder.name}", write)
+
+
+def _ended(sweep: Path, cfg: DictConfig) -> None:
+    SweepView.of(sweep, cfg).end()
+
+
+def rebuild_all(folders: Sequence[tuple[Path, Sequence[Arm]]], uri: str | None = None) -> None:
+    """Write everything that MLflow lacks of run directories and sweeps, each with those of its arms that are what they
+    should be; outside of any project there is no view. uri: in place of the address with which they ran last."""
+    if not is_project(project_root()):
+        print("genloss: no project is here or above the run; MLflow's view is not rebuilt", file=sys.stderr)
+        return
+
+    def config(arm: Path) -> DictConfig:
+        cfg = load_params(arm / "params.yaml")
+        if uri:
+            cfg.tracking.uri, cfg.tracking.enabled = uri, True
+        return cfg
+
+    for folder, arms in folders:
+        configs = {name: config(arm) for name, arm in arms if (arm / "params.yaml").is_file()}
+        if not configs:
+            continue
+        first = next(iter(configs.values()))
+        if first.tracking.enabled:
+            attempt("what was killed", partial(killed_of, first))
         sweep = folder.resolve() if (folder / "sweep.json").is_file() else None
-        for _, arm in arms_of(folder):
-            rebuild(arm, load_params(arm / "params.yaml"), sweep)
+        entries = {entry["name"]: entry for entry in sweep_entries(sweep)} if sweep else {}
+        for name, arm in arms:
+            if name in configs:
+                rebuild(arm, configs[name], sweep, entries.get(name))
+        if sweep and first.tracking.enabled and not running(sweep_id(sweep)):
+            attempt(f"sweep {sweep.name}", partial(_ended, sweep, first))
 
 
-class View:
-    """The MLflow run of one arm: found by its tag, or made, below the run of its sweep."""
+class Run:
+    """A run of MLflow."""
 
-    def __init__(self, folder: Path, cfg: DictConfig, sweep: Path | None):
+    def __init__(self, client: Any, experiment: str, run: Any):
+        self.client, self.experiment, self.run = client, experiment, run
+
+    @property
+    def run_id(self) -> str:
+        return str(self.run.info.run_id)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags, those that differ alone."""
+        from mlflow.entities import RunTag
+
+        known = self.run.data.tags
+        new = [RunTag(k, value(v)) for k, v in tags.items() if known.get(k) != value(v)]
+        for at in range(0, len(new), 100):
+            self.client.log_batch(self.run_id, tags=new[at : at + 100])
+        known |= {tag.key: tag.value for tag in new}
+
+    def state(self, state: str, why: str = "") -> None:
+        """RUNNING, or how it ended, and why if it failed; the time of its end stays where the state does."""
+        if self.run.info.status == state:
+            return
+        if why:
+            self.tag({ERROR: why})
+        elif ERROR in self.run.data.tags:
+            self.client.delete_tag(self.run_id, ERROR)
+        with quiet_mlflow():
+            if state == "RUNNING":
+                self.client.update_run(self.run_id, status=state)
+            else:
+                self.client.set_terminated(self.run_id, state)
+        self.run = self.client.get_run(self.run_id)
+
+    def attach(self, path: Path, folder: str = "") -> None:
+        """Put a file among the run's artifacts."""
+        uri = self.run.info.artifact_uri
+        local = artifacts(self.client.tracking_uri)
+        if local and uri.startswith("mlflow-artifacts:/"):
+            home = local / unquote(uri.removeprefix("mlflow-artifacts:")).strip("/") / folder
+            link(path, home / path.name)
+            sweep(home)
+        else:
+            self.client.log_artifact(self.run_id, str(path), folder or None)
+
+
+def found(client: Any, experiment: str, tag: str, name: str) -> list[Any]:
+    """The runs with a tag, the oldest first."""
+    with quiet_mlflow():
+        return list(client.search_runs([experiment], f"tags.`{tag}` = '{name}'", order_by=["attributes.start_time"]))
+
+
+def description(sweep: Path) -> dict[str, str]:
+    """What the run of a sweep says of it: the command and the table."""
+    command = shlex.join(["genloss", "run", *_arguments(sweep)])
+    report = sweep / "report.md"
+    text = report.read_text().partition("\n![")[0].strip() if report.is_file() else ""
+    note = f"`` {command} ``\n\n{text}"  # a block of code would not wrap
+    return {k: value(v) for k, v in {"genloss.command": command, "mlflow.source.name": command, NOTE: note}.items()}
+
+
+class SweepView(Run):
+    """The MLflow run of a sweep, above those of its arms."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, folder: Path, cfg: DictConfig) -> SweepView:
+        client, experiment = connect(store_uri(cfg.tracking.uri), cfg.tracking.experiment)
+        with alone(client.tracking_uri):  # two arms of one sweep make its run once
+            runs = found(client, experiment, SWEEP, sweep_id(folder))
+            tags = {SWEEP: sweep_id(folder), DIR: place(folder), PROJECT: here()}
+            run = runs[0] if runs else client.create_run(experiment, run_name=_sweep_name(folder), tags=tags)
+        made = cls(client, experiment, run)
+        made.folder = folder
+        made.tag(tags)
+        return made
+
+    def begin(self) -> None:
+        self.tag(commit(project_root()))
+        self.tag(description(self.folder))
+        self.state("RUNNING")
+
+    def end(self) -> None:
+        """FINISHED if all arms are, FAILED if one failed, KILLED if one never ended; with table and figure."""
+        entries = sweep_entries(self.folder)
+        states = {STATES.get(entry["state"], "KILLED") for entry in entries}
+        failed = [f"{entry['name']}: {entry['error']}" for entry in entries if entry["state"] == "failed"]
+        self.tag(description(self.folder))
+        for name in ("report.md", "rounds.csv", "rounds.png"):
+            if (self.folder / name).is_file():
+                self.attach(self.folder / name)
+        state = next(s for s in ("KILLED", "FAILED", "FINISHED") if s in states)
+        self.state(state, "; ".join(failed) if state == "FAILED" else "")
+
+
+class View(Run):
+    """The MLflow run of an arm in one sweep, or of one that is in none."""
+
+    def __init__(self, folder: Path, cfg: DictConfig, client: Any, experiment: str, run: Any):
+        super().__init__(client, experiment, run)
         self.folder, self.cfg = folder, cfg
-        self.client, self.experiment = client(cfg)
-        tags = {
-            "genloss.dir": os.path.relpath(folder, project_root()),
-            "regime": cfg.mixing.name,
-            "curation": "+".join(str(k) for k in cfg.curation) or "none",
-            "control": cfg.control,
-            "recipe": cfg.recipe.name,
-            "domain": cfg.domain.name,
-        }
+        self._refresh()
+
+    @classmethod
+    def of(cls, folder: Path, cfg: DictConfig, sweep: Path | None, name: str | None = None) -> View:
+        """Found by its tags, or made, below the run of its sweep; one that is in no sweep yet is taken into it."""
+        client, experiment = connect(store_uri(cfg.tracking.uri), cfg.tracking.experiment)
+        tags = {ARM: arm_id(cfg), DIR: place(folder), PROJECT: here(), "mlflow.source.name": place(folder)}
+        tags |= {"regime": cfg.mixing.name, "curation": option(cfg, "curation"), "control": cfg.control}
+        tags |= {"recipe": cfg.recipe.name, "domain": cfg.domain.name}
         if os.environ.get("DVC_EXP_NAME"):
             tags["dvc.experiment"] = os.environ["DVC_EXP_NAME"]
+        if (folder / "what_if.json").is_file():
+            tags["genloss.what_if"] = what_if(folder)
         if sweep is not None:
-            tags["mlflow.parentRunId"] = self._run(
-                SWEEP_TAG, sweep.name, sweep.name, {"genloss.dir": os.path.relpath(sweep, project_root())}
-            )
-            tags["genloss.in_sweep"] = sweep.name
-        self.run_id = self._run(ARM, arm_id(cfg), label(cfg), tags)
-        self._parameters()
-        known = self.client.get_run(self.run_id)
-        self.logged = {
-            int(k.removeprefix("genloss.round.")): v
-            for k, v in known.data.tags.items()
-            if k.startswith("genloss.round.")
-        }
-        self.models = {model.name: model.model_id for model in self._models()}
-        self.linked = {output.model_id for output in known.outputs.model_outputs} if known.outputs else set()
+            tags["mlflow.parentRunId"] = SweepView.of(sweep, cfg).run_id
+            tags[IN_SWEEP] = sweep_id(sweep)
+        with alone(client.tracking_uri):
+            runs = found(client, experiment, ARM, arm_id(cfg))
+            own = [run for run in runs if run.data.tags.get(IN_SWEEP) == tags.get(IN_SWEEP)]
+            free = [run for run in runs if IN_SWEEP not in run.data.tags] if sweep else runs
+            if own or free:
+                run = (own or free)[0]
+                if name and run.info.run_name != name:
+                    client.update_run(run.info.run_id, name=name)
+            else:
+                run = client.create_run(experiment, run_name=(name or title(cfg))[:KEY], tags=tags)
+        made = cls(folder, cfg, client, experiment, run)
+        if not (sweep is None and IN_SWEEP in run.data.tags):  # or another sweep's
+            made.tag(tags)
+        made._parameters()
+        return made
 
-    def _run(self, tag: str, value: str, name: str, tags: dict[str, str]) -> str:
-        where = f"tags.`{tag}` = '{value}'"
-        with quiet_mlflow(), alone():  # two arms of one sweep make its run once
-            found = self.client.search_runs([self.experiment], where, max_results=1)
-            if not found:
-                return self.client.create_run(self.experiment, run_name=name, tags={tag: value, **tags}).info.run_id
-        run = found[0]
-        for key, text in tags.items():
-            if run.data.tags.get(key) != text:
-                self.client.set_tag(run.info.run_id, key, text)
-        return run.info.run_id
+    def others(self) -> list[Any]:
+        """The runs of the same arm in other sweeps."""
+        return [run for run in found(self.client, self.experiment, ARM, arm_id(self.cfg)) if self.run_id != _id(run)]
+
+    def _refresh(self) -> None:
+        """Read again what MLflow has of this run: another process may have written it."""
+        self.run = self.client.get_run(self.run_id)
+        marks = {k.removeprefix(ROUND): v for k, v in self.run.data.tags.items()}
+        self.logged = {int(n): mark for n, mark in marks.items() if n.isdigit()}
 
     def _models(self) -> list[Any]:
-        where, found, token = f"source_run_id = '{self.run_id}'", [], None
+        where, models, token = f"source_run_id = '{self.run_id}'", [], None
         while True:
             page = self.client.search_logged_models([self.experiment], filter_string=where, page_token=token)
-            found += page
+            models += page
             token = page.token
             if not token:
-                return found
+                return models
 
     def _parameters(self) -> None:
         from mlflow.entities import Param
 
-        have = self.client.get_run(self.run_id).data.params
-        flat = [(k, v) for k, v in flatten(arm_identity(self.cfg)) if k not in have]
-        params = [Param(k, str(v)[:6000]) for k, v in flat]
+        have = self.run.data.params
+        params = [Param(k, v) for k, v in parameters(self.cfg).items() if k not in have]
         for at in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[at : at + 100])
 
-    def rounds(self, numbers: Sequence[int]) -> None:
-        """Log rounds: their metrics, training curves, data sets and models; nothing of a round if that was done."""
-        from mlflow.entities import LoggedModelOutput, Metric, RunTag
+    def _replace(self) -> None:
+        """MLflow forgets no point: a new run takes the place of one whose results have changed, or were written in
+        part."""
+        before = {k: v for k, v in self.run.data.tags.items() if not k.startswith((ROUND, ORIGINAL))}
+        for model in self._models():
+            self.client.delete_logged_model(model.model_id)
+        self.client.delete_run(self.run_id)
+        self.run = self.client.create_run(
+            self.experiment, run_name=self.run.info.run_name, tags=before | {WRITING: ""} | commit(project_root())
+        )
+        self._parameters()
+        self._refresh()
 
-        points, inputs, outputs, marks = [], [], [], {}
-        with quiet_mlflow():
-            for n in numbers:
-                folder = self.folder / "rounds" / round_name(n)
-                manifest = json.loads((folder / "manifest.json").read_text())
-                mark = tree_hash({name: stage["key"] for name, stage in manifest["stages"].items()})[:16]
-                if self.logged.get(n) == mark:
-                    continue
-                metrics = json.loads((folder / "metrics.json").read_text())
-                now = int(folder.joinpath("metrics.json").stat().st_mtime * 1000)
-                points += [Metric(f"round/{k}", v, now, n) for k, v in metrics.items()]
-                points += self._curve(folder / "training.csv", n, now, manifest)
-                data = self._dataset(folder, n, manifest)
-                inputs.append(data)
-                model = self._model(folder, n, manifest, data.dataset.digest)
-                outputs += [] if model in self.linked else [LoggedModelOutput(model, n)]
-                marks[n] = mark
-            for at in range(0, len(points), BATCH):
-                self.client.log_batch(self.run_id, metrics=points[at : at + BATCH])
-            if inputs:
-                self.client.log_inputs(self.run_id, datasets=inputs)
-            if outputs:
-                self.client.log_outputs(self.run_id, models=outputs)
-            if marks:  # last: what a kill interrupts is logged again
-                self.client.log_batch(self.run_id, tags=[RunTag(f"genloss.round.{n}", m) for n, m in marks.items()])
-        self.logged |= marks
-        self.linked |= {output.model_id for output in outputs}
+    def rounds(self, numbers: Sequence[int]) -> None:
+        """Log rounds: their metrics, training curves, data sets, models and samples; nothing of a round if that was
+        done."""
+        with quiet_mlflow(), alone(self.client.tracking_uri):
+            self._refresh()
+            manifests = {n: manifest_of(self.folder, n) for n in numbers}
+            changed = any(self.logged.get(n, mark) != mark for n, (mark, _) in manifests.items())
+            if changed or self.run.data.tags.get(WRITING):
+                self._replace()
+                manifests = {n: manifest_of(self.folder, n) for n in rounds_of(self.folder) if n <= max(numbers)}
+            new = {n: (mark, manifest) for n, (mark, manifest) in manifests.items() if self.logged.get(n) != mark}
+            if not new:
+                return
+            self.tag({WRITING: " ".join(map(str, new))})
+            self._log({n: manifest for n, (_, manifest) in new.items()})
+            self.tag({f"{ROUND}{n}": mark for n, (mark, _) in new.items()} | {WRITING: ""})
+            self.logged |= {n: mark for n, (mark, _) in new.items()}
+
+    def _log(self, manifests: Mapping[int, dict[str, Any]]) -> None:
+        from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric
+
+        points, sets, inputs, outputs = [], [], [], []
+        names: dict[str, str] = {}
+        models = {model.name: model.model_id for model in self._models()}
+        linked = {output.model_id for output in (self.run.outputs.model_outputs if self.run.outputs else [])}
+        for n, manifest in manifests.items():
+            folder = self.folder / "rounds" / round_name(n)
+            now = int(folder.joinpath("metrics.json").stat().st_mtime * 1000)
+            data = self._dataset(folder, n, manifest)
+            model = models.get(f"round-{n}") or self._model(folder, n, manifest, data.dataset)
+            models[f"round-{n}"] = model
+            for name, number in metrics_of(folder).items():
+                key = safe(f"round/{name}")
+                names |= {} if key == f"round/{name}" else {key: f"round/{name}"}
+                points.append(Metric(key, number, now, n, model, data.dataset.name, data.dataset.digest))
+            points += self._curve(folder / "training.csv", n, now, manifest)
+            sets.append(data)
+            inputs += [LoggedModelInput(models[f"round-{n - 1}"])] if f"round-{n - 1}" in models else []
+            outputs += [] if model in linked else [LoggedModelOutput(model, n)]
+            if text := samples(self.folder, n, 8):
+                lines = [textwrap.wrap(line, 110, drop_whitespace=False) for line in text.splitlines()]
+                self._text("\n".join("\n".join(line) for line in lines), f"round {n}.txt")  # its page wraps nothing
+        self.tag({ORIGINAL + key: name for key, name in names.items()})
+        self.client.log_inputs(self.run_id, datasets=sets, models=inputs)
+        for at in range(0, len(points), BATCH):
+            self.client.log_batch(self.run_id, metrics=points[at : at + BATCH])
+        if outputs:
+            self.client.log_outputs(self.run_id, models=outputs)
+
+    def _text(self, text: str, name: str) -> None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="genloss-") as folder:
+            path = Path(folder) / name
+            path.write_text(text, encoding="utf-8")
+            self.attach(path, "samples")
 
     def _curve(self, path: Path, n: int, now: int, manifest: dict[str, Any]) -> list[Any]:
         from mlflow.entities import Metric
@@ -287,46 +677,48 @@ class View:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         mixed = manifest["stages"]["mix"]
-        where = os.path.relpath(folder, project_root())
         dataset = Dataset(
             name=f"round {n} training set",
             digest=tree_hash(mixed["files"])[:36],
             source_type="local",
-            source=json.dumps({"uri": f"{where}/train"}),
-            profile=json.dumps({"shards": mixed["result"]["shards"]})[:16_000_000],
+            source=json.dumps({"uri": f"{place(folder)}/train"}),
+            profile=json.dumps({"round": n, "trains": f"round-{n}", "shards": mixed["result"]["shards"]})[:16_000_000],
         )
-        return DatasetInput(dataset, [InputTag("mlflow.data.context", "training"), InputTag("genloss.round", str(n))])
+        tags = {"mlflow.data.context": "training", "genloss.round": str(n), "genloss.model": f"round-{n}"}
+        return DatasetInput(dataset, [InputTag(k, v) for k, v in tags.items()])
 
-    def _model(self, folder: Path, n: int, manifest: dict[str, Any], digest: str) -> str:
-        """The id of the model of round n, made now if no earlier run made it."""
+    def _model(self, folder: Path, n: int, manifest: dict[str, Any], data: Any) -> str:
+        """The id of a new model of round n."""
         from mlflow.entities import LoggedModelStatus
 
-        name = f"round-{n}"
-        if name in self.models:
-            return self.models[name]
+        tags = {
+            "mlflow.model.isExternal": "true",
+            "genloss.path": f"{place(folder)}/model",
+            "genloss.sha256": tree_hash(manifest["stages"]["train"]["files"]),
+            "genloss.round": str(n),
+            "genloss.dataset": f"{data.name} {data.digest}",
+        }
         model = self.client.create_logged_model(
-            self.experiment,
-            name=name,
-            source_run_id=self.run_id,
-            model_type="external",
-            tags={
-                "mlflow.model.isExternal": "true",
-                "genloss.path": f"{os.path.relpath(folder, project_root())}/model",
-                "genloss.sha256": tree_hash(manifest["stages"]["train"]["files"]),
-                "genloss.round": str(n),
-                "genloss.dataset": digest,
-            },
+            self.experiment, name=f"round-{n}", source_run_id=self.run_id, model_type="external", tags=tags
         )
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        self.models[name] = model.model_id
         return str(model.model_id)
 
-    def finish(self) -> None:
-        with quiet_mlflow():
-            figure = self.folder / "report" / "rounds.png"
-            if figure.is_file():
-                self.client.log_artifact(self.run_id, str(figure))
-            self.client.set_terminated(self.run_id)
-            parent = self.client.get_run(self.run_id).data.tags.get("mlflow.parentRunId")
-            if parent:
-                self.client.set_terminated(parent)
+    def end(self, state: str | None, why: str = "") -> None:
+        """state: None: nobody has noted how it ended, and what did not end was killed."""
+        figure = self.folder / "report" / "rounds.png"
+        if figure.is_file():
+            self.attach(figure)
+        ended = self.run.info.status if self.run.info.status != "RUNNING" else "KILLED"
+        self.state(state or ended, why)
+
+    def write(self, state: str | None, why: str = "") -> None:
+        """Everything that there is of the arm, and how it ended."""
+        numbers = list(rounds_of(self.folder))
+        if numbers:
+            self.rounds(numbers)
+        self.end(state, why)
+
+
+def _id(run: Any) -> str:
+    return str(run.info.run_id)

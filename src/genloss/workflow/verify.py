@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,11 +15,12 @@ from genloss.core.errors import UserError
 from genloss.core.files import link
 from genloss.core.hashes import sha256_file, version
 from genloss.core.places import load_params
-from genloss.core.progress import Progress
+from genloss.core.progress import Progress, drawn
 from genloss.core.rundir import LIBRARIES, STAGES, RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.loop import Loop
+from genloss.observatory.results import metrics_of
 
 
 def environment(run: RunDir) -> list[str]:
@@ -35,25 +35,31 @@ def environment(run: RunDir) -> list[str]:
         "machine": manifest.get("machine"),
         "python": manifest.get("python"),
     }
-    return [f"{k}: {there[k]} then, {here[k]} now" for k in here if there.get(k) != here[k]]
+    return [f"{k}: {there.get(k, 'unknown')} then, {here[k]} now" for k in here if there.get(k) != here[k]]
 
 
 def verify(folder: Path, only: int | None) -> int:
     """Exit code 0 if every file is the same, 1 if not."""
     cfg = load_params(folder / "params.yaml")
+    if "diverged" in cfg.trainer:
+        cfg.trainer.diverged = "go_on"  # a diverged round is compared like any other
     experiment = Experiment(cfg)
     if only is not None and not 0 <= only <= experiment.rounds:
         raise UserError("--round", only, f"must lie in 0..{experiment.rounds}")
     with tempfile.TemporaryDirectory(prefix="genloss-verify-") as name:
         store = Store(Path(name) / "store")
         there, again = RunDir(folder, store), RunDir(Path(name) / "run", store)
+        made = [n for n in range(experiment.rounds + 1) if there.manifest("train", n)]
+        if not made or (only is not None and not set(range(only + 1)) <= set(made)):
+            what = f"round {', '.join(map(str, made))} alone" if made else "no round"
+            raise UserError(str(folder), None, f"holds {what}: there is nothing to compare with; run it first")
         for line in environment(there):
             print(f"environment differs: {line}")
         if only is not None and only > 0:
             for n in range(only):
                 _copy(there.round(n), again.round(n))
             _copy(there.data, again.data)
-        loop = Loop(experiment, again, Progress("verify", experiment.rounds, lines=not sys.stderr.isatty()))
+        loop = Loop(experiment, again, Progress("verify", experiment.rounds, lines=not drawn()))
         rounds = range(experiment.rounds + 1) if only is None else [only]
         if only in (None, 0):
             loop.prepare()
@@ -84,9 +90,27 @@ def verify(folder: Path, only: int | None) -> int:
                 if stage == "evaluate" and numbers:
                     different += 1
                     print(f"round {n} metrics differ: {', '.join(sorted(numbers))}")
+            try:
+                metrics_of(there.round(n))
+            except (UserError, OSError) as error:
+                different += 1
+                print(f"round {n}: {error}")
+            for path in unnamed(there, n):
+                different += 1
+                print(f"round {n}: {path} is of no stage; delete it")
             print(f"round {n}: {'same' if not different else f'{different} differences so far'}", flush=True)
     print(f"verified {checked} files: {'all the same' if not different else f'{different} differ'}")
     return 1 if different else 0
+
+
+def unnamed(run: RunDir, n: int) -> list[Path]:
+    """Files of a round (of round 0: of data/ too) that its manifest does not name; DVC would share them."""
+    named = {run.round(n) / name for name in ("metrics.json", "manifest.json")}
+    folders = [run.round(n), *([run.data] if n == 0 else [])]
+    for stage in STAGES:
+        if done := run.done(stage, n):
+            named |= {run.folder(stage, n) / name for name in done.files}
+    return sorted(p for folder in folders for p in folder.rglob("*") if p.is_file() and p not in named)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -25,6 +25,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from genloss.core.signals import end_children
+
 IDLE = 30.0  # seconds
 PRELOAD = (  # what a round imports
     "torch",
@@ -181,12 +183,14 @@ def _child(link: socket.socket, main: Main) -> None:
 
 
 def _die_with(link: socket.socket) -> None:
-    """End this process when the client's end of the connection closes: what kills the client kills the work."""
+    """End this process, and what it has started, when the client's end of the connection closes: what kills the client
+    kills the work."""
     import threading
 
     def watch() -> None:
         with contextlib.suppress(OSError):
             if link.recv(1) == b"":
+                end_children()
                 os._exit(130)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from genloss.mix import Regime
 
 Parameters = dict[str, np.ndarray]  # of a model; every array begins with the axis of chains
+MOST = 10**10  # points of all chains in a round: 80 GB and more
 BLOCK = 25  # slots that are drawn together, from one random stream
 WIDE = 2000  # chains that are worked on together
 
@@ -189,6 +190,8 @@ class Lab(Domain, Points):
             why = f"fewer than the {needed} real points a chain that all rounds take; 0 makes as many as they need"
             raise UserError("slots", self.slots, why)
         self.slots = self.slots or needed
+        allowed = f"at most {MOST:.0e} / {self.slots}, the real points of each"
+        require(self.chains * self.slots <= MOST, "chains", self.chains, allowed)
 
     def curate(self, table: pa.Table, curators: Mapping[str, Curator], control: str, context: Context) -> Curated:
         return curate_chains(table, curators, control, context)

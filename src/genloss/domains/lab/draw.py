@@ -35,7 +35,6 @@ class Draw(Recipe):
         require(self.n >= 1, "n", self.n, "at least 1 point a round")
         require(0 < self.bias <= 1, "bias", self.bias, "in (0, 1] (1: faithful)")
         require(self.truncation >= 0, "truncation", self.truncation, "at least 0 standard deviations (0: off)")
-        require(self.temperature > 0, "temperature", self.temperature, "greater than 0 (1: off)")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1: off)")
 
     def at_most(self) -> int:

@@ -25,7 +25,7 @@ from genloss.backends.local import Local
 from genloss.core import records
 from genloss.core.capabilities import Responds, Verifies
 from genloss.core.contracts import Backend, Checked, Experiment, Plugin, Report, Runtime, silent
-from genloss.core.errors import UserError, require
+from genloss.core.errors import UserError, check_name, require
 from genloss.core.plugin import build, named, plain
 from genloss.core.seeds import generator, seed_of
 from genloss.curate import rates
@@ -75,6 +75,8 @@ class Reasoning(LanguageDomain, Responds, Verifies):
             {str(name): build(value, Task, f"{key}.{name}") for name, value in plain(known).items()}
             for key, known in (("tasks", self.tasks), ("probes", self.probes))
         )
+        for name in (*self.families, *self.probing):
+            check_name("tasks" if name in self.families else "probes", name)
         for name in self.probing:
             if name in self.families:
                 raise UserError(

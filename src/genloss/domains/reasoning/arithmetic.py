@@ -30,8 +30,8 @@ Tree = int | tuple[str, "Tree", "Tree"]
 PRIORITY = {"+": 1, "-": 1, "*": 2}
 LONGEST = 200  # characters of a text that is read as an expression, which also bounds the depth of the recursion
 ATTEMPTS = 10_000  # draws of one expression
-TOKEN = re.compile(r"\d{1,9}|[-+*()]")
-STEP = re.compile(r"(-?\d{1,9})([-+*])(-?\d{1,9}|\(-\d{1,9}\))=(-?\d{1,9})")
+TOKEN = re.compile(r"[0-9]{1,9}|[-+*()]")
+STEP = re.compile(r"(-?[0-9]{1,9})([-+*])(-?[0-9]{1,9}|\(-[0-9]{1,9}\))=(-?[0-9]{1,9})")
 
 
 class Step(NamedTuple):

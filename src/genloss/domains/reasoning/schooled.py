@@ -91,9 +91,12 @@ class Schooled(Scratch):
         random = Scratch(**{f.name: getattr(self, f.name) for f in fields(Scratch)})
         trainer = Supervised(steps=self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
         seed = seed_of(self.school_seed, "school")
-        trainer.train(
+        result = trainer.train(
             replace(fit, model=random, trainer=trainer, shards=[shard], weights=[1.0], start=None, out=out, seed=seed)
         )
+        if "diverged" in result:
+            why = f"the base's training diverged: from step {result['diverged']} on its loss is no number; lower it"
+            raise UserError("model.lr", self.lr, why)
 
     def problems(self, data: Path) -> pa.Table:
         """`examples` different problems, shared by the families, none of them trained on later or held out."""

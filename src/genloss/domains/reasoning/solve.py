@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.capabilities import Repeats, able
+from genloss.core.capabilities import Finishes, Repeats, able
 from genloss.core.contracts import Decoding, Experiment
 from genloss.core.errors import require
 from genloss.domains.reasoning import Reasoning
@@ -25,7 +25,7 @@ KEPT_COLUMNS = ("answer", "task", "difficulty")  # of a problem, in the record o
 
 
 @dataclass
-class Solve(Recipe, Repeats):
+class Solve(Recipe, Repeats, Finishes):
     """Each round takes the next n problems of the pool, so no two rounds share one, and every arm labels the same."""
 
     name: str = "solve"
@@ -61,17 +61,18 @@ class Solve(Recipe, Repeats):
         pool = records.read(request.data / "prompts.parquet", rows=(first, self.n))
         problems = pool.take(pa.array(np.repeat(np.arange(self.n), self.samples)))
         backend = domain.backend(request.model, request.data, request.runtime)
-        responses, tokens = backend.respond(
+        said = backend.respond(
             problems.column("prompt").to_pylist(),
             self.decoding(domain.context),
             seed=request.seed,
             scratch=request.scratch,
             report=request.report,
         )
-        payload: dict[str, Any] = {"prompt": problems.column("prompt"), "response": responses}
+        payload: dict[str, Any] = {"prompt": problems.column("prompt"), "response": said.texts}
         payload |= {key: problems.column(key) for key in KEPT_COLUMNS}
         parents = [[i] for i in problems.column("id").to_pylist()]
         table = records.make_table(
             payload, origin=records.SYNTHETIC, generation=request.round, recipe=self.name, parents=parents
         )
-        return table, {"tokens": tokens}
+        counts = {"cut_off": said.finish.count(records.CUT)}
+        return records.with_finish(table, said.finish), {"tokens": said.tokens, "counts": counts}

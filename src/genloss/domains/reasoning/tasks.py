@@ -10,9 +10,12 @@ A family is a dataclass derived from `Task`; its name in the config is its name 
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -20,13 +23,14 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core.contracts import Checked, Experiment, Plugin
-from genloss.core.errors import UserError, nearest, one_of, require
+from genloss.core.errors import UserError, nearest, one_line, one_of, require
 from genloss.core.records import normal
 from genloss.core.seeds import generator, seed_of
 from genloss.domains.reasoning import checks
 
 BLOCK = 1000  # problems that are made together
 PATIENCE = 20  # blocks, or problems for each one that is asked for, in search of one like another
+TRIED = 60  # problems whose exact answers a comparison must find right
 WRONG = 20  # problems among which one with another answer is looked for
 COMPARE = ("integer", "text", "expression", "scorer")
 # Families whose own scorer was read and neither evaluates the response nor looks at anything but the answer; any family
@@ -123,26 +127,32 @@ class Gym(Task):
             require(key not in self.parameters, f"parameters.{key}", self.parameters.get(key), "absent: it is set here")
 
     def check(self, experiment: Experiment) -> None:
-        made = self._dataset(0, 1)
-        entry = made[0]
-        answer = pa.array([str(entry["answer"])])
-        if self.compare != "scorer" and not self.verify(answer, answer).right[0]:
-            raise UserError(
-                "compare",
-                self.compare,
-                f"does not fit the answers of {self.family}, such as {str(entry['answer'])[:40]!r}; "
-                f"choose another of {', '.join(COMPARE)}",
-            )
-        if self.compare == "scorer" and self.family not in SCORERS:
-            from reasoning_gym.dataset import ProceduralDataset
+        if self.compare == "scorer" and not self.has_safe_scorer():
+            wrong = f"is not for {self.family}: its scorer was not found safe for text that a model wrote"
+            raise UserError("compare", "scorer", f"{wrong}; {self._fitting()}")
+        if unfit := self.unfit():
+            counted = f"{len(unfit)} of {TRIED} exact answers would be wrong, such as {unfit[0][:40]!r}"
+            raise UserError("compare", self.compare, f"does not fit {self.family}: {counted}; {self._fitting()}")
 
-            if type(made).score_answer is not ProceduralDataset.score_answer:
-                raise UserError(
-                    "compare",
-                    "scorer",
-                    f"is not for {self.family}: its scorer was not found safe for text that a model wrote; "
-                    "use compare=text or integer",
-                )
+    def has_safe_scorer(self) -> bool:
+        from reasoning_gym.dataset import ProceduralDataset
+
+        return self.family in SCORERS or type(self._dataset(0, 1)).score_answer is ProceduralDataset.score_answer
+
+    def unfit(self, compare: str | None = None) -> list[str]:
+        """Of the exact answers to TRIED problems those that this comparison (or another) does not find right: a model
+        could never be right there."""
+        return list(_unfit(self.family, json.dumps(self.parameters, sort_keys=True), compare or self.compare))
+
+    def _fitting(self) -> str:
+        fitting = self.fitting()
+        known = f"choose compare={' or '.join(fitting)}" if fitting else "no comparison does, choose another family"
+        return f"{known} (docs/families.md)"
+
+    def fitting(self) -> list[str]:
+        """The comparisons that find all exact answers right and are safe."""
+        usable = {"scorer": self.has_safe_scorer(), "expression": find_spec("math_verify") is not None}
+        return [c for c in COMPARE if usable.get(c, True) and not self.unfit(c)]
 
     def _dataset(self, seed: int, size: int) -> Any:
         try:
@@ -157,21 +167,36 @@ class Gym(Task):
         except (AssertionError, TypeError, ValueError) as error:
             raise UserError("parameters", self.parameters, f"refused by {self.family} ({error})") from None
 
+    def _made(self, seed: int, n: int) -> list[Problem]:
+        made = self._dataset(seed % 2**31, n)
+        return [self._problem(self._entry(made, i)) for i in range(n)]
+
+    def _entry(self, made: Any, i: int) -> dict[str, Any]:
+        try:
+            return made[i]
+        except Exception as error:  # of many kinds: what a family's own code raises for parameters that it took
+            words = one_line(error)
+            why = f"cannot make problem {i} with these parameters ({type(error).__name__}: {words[:80]})"
+            raise UserError("family", self.family, why) from None
+
     def problems(self, seed: int) -> list[Problem]:
-        made = self._dataset(seed % 2**31, BLOCK)
-        return [self._problem(made[i]) for i in range(BLOCK)]
+        return self._made(seed, BLOCK)
 
     def like(self, parent: Problem, seed: int, n: int) -> list[Problem]:
         tries = PATIENCE * n
         made = self._dataset(seed % 2**31, tries)  # makes a problem when it is asked for it
-        each = (self._problem(made[i]) for i in range(tries))
+        each = (self._problem(self._entry(made, i)) for i in range(tries))
         return list(islice((p for p in each if p.difficulty == parent.difficulty), n))
 
     @staticmethod
     def _problem(entry: dict[str, Any]) -> Problem:
         known = entry.get("metadata", {})
-        named = {k: known[k] for k in known.get("difficulty", {}) if isinstance(known.get(k), (int, float, str))}
-        return Problem(entry["question"], str(entry["answer"]), " ".join(f"{k}={v}" for k, v in named.items()))
+        levels = known.get("difficulty", {})
+        if not isinstance(levels, Mapping):  # gsm_symbolic has a number
+            levels = {"difficulty": levels}
+        named = {k: known[k] for k in levels if isinstance(known.get(k), (int, float, str))}
+        answer = "" if entry["answer"] is None else str(entry["answer"])  # some families leave it to their scorer
+        return Problem(entry["question"], answer, " ".join(f"{k}={v}" for k, v in named.items()))
 
     def verify(self, responses: Any, answers: Any) -> Checked:
         if self.compare == "scorer":
@@ -184,6 +209,20 @@ class Gym(Task):
             return Checked(np.array(right, dtype=bool), parsed)
         compared = {"integer": checks.integers, "text": checks.texts, "expression": checks.expressions}[self.compare]
         return compared(responses, answers)
+
+
+@cache
+def _gold(family: str, parameters: str) -> tuple[str, ...]:
+    """The exact answers to TRIED problems."""
+    return tuple(p.answer for p in Gym(family, json.loads(parameters))._made(0, TRIED))
+
+
+@cache
+def _unfit(family: str, parameters: str, compare: str) -> tuple[str, ...]:
+    """Gym.unfit, once: every round's config is checked."""
+    answers = pa.array(_gold(family, parameters), pa.string())
+    right = Gym(family, json.loads(parameters), compare).verify(answers, answers).right
+    return tuple(a for a, ok in zip(answers.to_pylist(), right, strict=True) if not ok)
 
 
 @dataclass

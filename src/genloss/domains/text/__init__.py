@@ -8,6 +8,7 @@ Documents are split into train, validation, test and prompts; no model ever trai
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +26,10 @@ from genloss.core.records import normal
 from genloss.core.seeds import generator
 from genloss.domains.language import LanguageDomain
 from genloss.language.corpus import Corpus
-from genloss.language.tokenizer import train_bpe
+from genloss.language.tokenizer import load_codec, train_bpe
 
 WIDTHS = (60, 120)  # columns that editors wrap at
+CUT = 0.1  # of the passages may be longer than the context before a warning
 SHARES = ("validation_share", "test_share", "prompts_share")
 
 
@@ -57,16 +59,21 @@ def passages(text: str, longest: int, shortest: int) -> Iterator[str]:
     """Cut a document at the ends of its paragraphs, and longer ones at spaces, into passages of `shortest`..`longest`
     characters."""
     for line in unwrapped(text):
-        while len(line) > longest:
-            at = line.rfind(" ", shortest, longest + 1)
+        start = 0
+        while len(line) - start > longest:
+            window = line[start : start + longest + 1]  # not the rest of the line, which may have megabytes
+            at = window.rfind(" ", shortest)
             at = at if at > 0 else longest
-            if len(line[:at].strip()) < shortest:  # cut in a run of white space, which is worth one space
-                line = " ".join(line.split())
+            passage = window[:at].strip()
+            if len(passage) < shortest:  # cut in a run of white space, which is worth one space
+                line, start = " ".join(line[start:].split()), 0
                 continue
-            yield line[:at].strip()
-            line = line[at:].strip()
-        if len(line) >= shortest:
-            yield line
+            yield passage
+            start += at
+            while start < len(line) and line[start].isspace():
+                start += 1
+        if len(line) - start >= shortest:
+            yield line[start:]
 
 
 @dataclass
@@ -74,7 +81,7 @@ class Text(LanguageDomain, Documents):
     name: str = "text"
     corpus: Any = field(default_factory=dict)
     tokenizer: str = (
-        "bpe"  # bpe: byte-level BPE trained on the real training split; else a folder or hub name of a saved one
+        "bpe"  # bpe: byte-level BPE trained on the real training split; else the folder, or hub:NAME, of a saved one
     )
     vocabulary: int = 512  # size of the trained BPE
     context: int = 128  # longest sequence of the model, in tokens
@@ -167,6 +174,12 @@ class Text(LanguageDomain, Documents):
             records.write(table, out / f"{split}.parquet")
             result[split] = len(mine)
         self.make_tokenizer(splits["train"], out / "tokenizer")
+        lengths = map(len, load_codec(out / "tokenizer").encode(splits["train"]))
+        result["cut"] = sum(length + 1 > self.context for length in lengths)  # with the end of the text
+        if result["cut"] > CUT * result["train"]:
+            what = f"{result['cut']} of {result['train']} passages are longer than domain.context={self.context} tokens"
+            remedy = f"raise it, or domain.vocabulary, or lower domain.max_characters={self.max_characters}"
+            print(f"genloss: warning: {what}, and models see their beginnings alone; {remedy}", file=sys.stderr)
         return result
 
     def train_tokenizer(self, texts: list[str], out: Path) -> None:
@@ -180,8 +193,8 @@ class Text(LanguageDomain, Documents):
     def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list[str]], int]]:
         from genloss.language.sampling import sample
 
-        for texts, tokens in sample(request):
-            yield {"text": texts}, tokens
+        for made in sample(request):
+            yield {"text": made.texts, records.FINISH: made.finish}, made.tokens
 
     def losses(
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent

@@ -29,8 +29,8 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.capabilities import Repeats, able
-from genloss.core.contracts import HISTORY, Decoding, Experiment
+from genloss.core.capabilities import Finishes, Repeats, able
+from genloss.core.contracts import HISTORY, Decoding, Experiment, Replies
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.seeds import generator
 from genloss.domains.reasoning import Reasoning, held_out
@@ -76,7 +76,7 @@ class Evolved(NamedTuple):
 
 
 @dataclass
-class EvolInstruct(Recipe, Repeats):
+class EvolInstruct(Recipe, Repeats, Finishes):
     """Round n takes the latest kept problem of each seed's line (in round 1 the seeds, the first `n` training
     problems), draws one of `operators` uniformly for each, and edits it (arXiv 2304.12244, section 3). A problem that
     `eliminate` strikes out makes no record: its parent is evolved again in the next round, as in the paper; so is the
@@ -227,15 +227,15 @@ class EvolInstruct(Recipe, Repeats):
         rows = [pair for pair in new for _ in range(self.samples)]
         prompts = [e.prompt for _, e in rows]
         trees = [expression(text) for text in prompts]
-        responses, tokens = [solution(t) if t is not None else "" for t in trees], 0
+        said = Replies([solution(t) if t is not None else "" for t in trees], 0, [records.ENDED] * len(trees))
         if self.label == "policy":
             backend = domain.backend(request.model, request.data, request.runtime)
-            responses, tokens = backend.respond(
+            said = backend.respond(
                 prompts, self.decoding(context), seed=request.seed, scratch=request.scratch, report=request.report
             )
         payload: dict[str, Any] = {
             "prompt": prompts,
-            "response": responses,
+            "response": said.texts,
             "answer": [str(exact(t)) if t is not None else "" for t in trees],
             "task": [p.task for p, _ in rows],
             "difficulty": [f"operations={operations(t)}" if t is not None else "" for t in trees],
@@ -249,4 +249,5 @@ class EvolInstruct(Recipe, Repeats):
             recipe=self.name,
             parents=[[p.id] for p, _ in rows],
         )
-        return table, {"tokens": tokens, "counts": counts}
+        counts["cut_off"] = said.finish.count(records.CUT)
+        return records.with_finish(table, said.finish), {"tokens": said.tokens, "counts": counts}

@@ -126,6 +126,7 @@ class LLM2LLM(Recipe):
             "wanted": sum(s.want for s in slots),
             "missing": missing,
             **total(slots),
+            **self.tutor.spent(request),
         }
         made = [(slot, problem) for slot in slots for problem in slot.kept]
         payload = {
@@ -147,7 +148,7 @@ class LLM2LLM(Recipe):
     def examine(self, pool: pa.Table, request: Request) -> tuple[np.ndarray, int]:
         """bool [n]: which problems of the pool model n-1 answers as their labels do; and the tokens that it took."""
         domain = able(request.domain, Reasoning)
-        said, tokens = domain.backend(request.model, request.data, request.runtime).respond(
+        replies = domain.backend(request.model, request.data, request.runtime).respond(
             pool.column("prompt").to_pylist(),
             Decoding(domain.context, bias=0.0, chunk=self.chunk),
             seed=request.seed,
@@ -156,8 +157,8 @@ class LLM2LLM(Recipe):
         )
         tasks, labels = pool.column("task").to_pylist(), pool.column("response").to_pylist()
         gold = [domain.final(task, label) for task, label in zip(tasks, labels, strict=True)]
-        right, _ = domain.verify(pa.table({"task": tasks, "response": said, "answer": gold}))
-        return right, tokens
+        right, _ = domain.verify(pa.table({"task": tasks, "response": replies.texts, "answer": gold}))
+        return right, replies.tokens
 
     def parents(self, pool: pa.Table, right: np.ndarray, seed: int) -> list[Slot]:
         """In the order of the pool."""
@@ -207,8 +208,10 @@ class LLM2LLM(Recipe):
             for i, written in self.tutor.teach(asks, request):
                 slot = slots[asks[i].number]
                 slot.counts["requested"] += asks[i].n
+                fates: list[str] = []
                 for problem in written[: asks[i].n]:
                     reason = problem if isinstance(problem, str) else fault(problem)
+                    fates.append(reason)
                     if reason:
                         slot.counts[f"rejected_{reason.replace(' ', '_')}"] += 1
                     else:
@@ -217,6 +220,8 @@ class LLM2LLM(Recipe):
                         taken[normal(problem.prompt)] = "repeated"
                 if self.tutor.paid:
                     save(slot, folder / f"{asks[i].number:06d}.json")
+                for fate in fates:
+                    self.tutor.told(fate)
                 request.report(sum(len(s.kept) for s in slots), sum(s.want for s in slots), "problems")
 
 

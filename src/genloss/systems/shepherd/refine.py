@@ -62,7 +62,7 @@ class Refine(Solve):
         table, result = super().generate(request)
         critic = self._critic()
         problems, first = (table.column(name).to_pylist() for name in ("prompt", "response"))
-        responses = list(first)
+        responses, finish = list(first), table.column(records.FINISH).to_pylist()
         said = self._said(critic, problems, responses, request)
         critiques = [[str(s) if s else "unparseable"] for s in said]
         left = [i for i, s in enumerate(said) if s is None or not s.ok]
@@ -72,10 +72,10 @@ class Refine(Solve):
                 break
             starts = self._starts([responses[i] for i in left], [said[i] for i in left], attempt, request)
             prompts = [problems[i] + start for i, start in zip(left, starts, strict=True)]
-            ends, count = self._continue(prompts, attempt, request)
-            tokens += count
-            for i, start, end in zip(left, starts, ends, strict=True):
-                responses[i] = start + end
+            more = self._continue(prompts, attempt, request)
+            tokens += more.tokens
+            for i, start, end, finished in zip(left, starts, more.texts, more.finish, strict=True):
+                responses[i], finish[i] = start + end, finished
             new = self._said(critic, [problems[i] for i in left], [responses[i] for i in left], request)
             for i, s in zip(left, new, strict=True):
                 said[i] = s
@@ -91,7 +91,8 @@ class Refine(Solve):
             recipe=self.name,
             parents=table.column("parents").to_pylist(),
         )
-        return made, {"tokens": tokens, "counts": {"attempts": sum(payload["attempts"]), "rejected": len(left)}}
+        counts = {"attempts": sum(payload["attempts"]), "rejected": len(left), "cut_off": finish.count(records.CUT)}
+        return records.with_finish(made, finish), {"tokens": tokens, "counts": counts}
 
     @staticmethod
     def _said(

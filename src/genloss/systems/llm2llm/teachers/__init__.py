@@ -44,6 +44,13 @@ class Teacher(Plugin, ABC):
         """(position in `asks`, what it wrote), every ask once, in any order: a problem, whose `answer` is the exact one
         where that is known and whose `solution` is the response to learn; or, in a word, why there is none."""
 
+    def told(self, reason: str) -> None:
+        """Why the recipe cannot use a problem, in a word; '' if it can. UserError if too many are of no use."""
+
+    def spent(self, request: Request) -> dict[str, float]:
+        """What its replies to this round have cost, as counts of the recipe."""
+        return {}
+
 
 def read(prompt: str, response: str, ask: Ask, request: Request) -> Problem | str:
     """The problem that a teacher wrote as text, with the exact answer if the family can tell it."""

@@ -13,19 +13,20 @@ reproducible from there.
 from __future__ import annotations
 
 import json
-import re
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from genloss.backends import endpoint
+from genloss.backends.spending import LAST
 from genloss.core.errors import UserError
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
 from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
 
-LISTS = 20  # beginnings of a list in a reply that are tried
+LISTS = 100  # beginnings of a list in a reply that are tried
 
 RULES = """You are an experienced tutor. A student was given a problem and did not solve it. You get the problem and \
 its correct answer, and write new practice problems that train what the student lacks.
@@ -61,11 +62,15 @@ class Endpoint(endpoint.Endpoint, Teacher):
 
     paid = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.last: deque[str] = deque(maxlen=LAST)  # why a problem could not be used; '' if it could
+
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
         """In the order in which the replies come. A reply is on the disk before the next one is asked for, and is
         removed when the recipe has dealt with it."""
         if asks[0].attempt == 0:
-            self.begin()
+            self.begin(request.scratch, request.account)
         position = {ask.number: i for i, ask in enumerate(asks)}
         asked = {ask.number: messages(ask) for ask in asks}
         try:
@@ -75,6 +80,21 @@ class Endpoint(endpoint.Endpoint, Teacher):
                     yield i, parse(text, asks[i], request)
         except UserError as error:
             raise error.under("recipe.teacher") from None
+
+    def told(self, reason: str) -> None:
+        self.last.append(reason)
+        refused = Counter(filter(None, self.last))
+        if len(self.last) == LAST and refused.total() > self.budget.refused * LAST:
+            self.last.clear()  # the next call of the same command may try as many again
+            why = f"{refused.total()} of the last {LAST} problems could not be used"
+            reasons = ", ".join(f"{n} {name}" for name, n in refused.most_common(3))
+            remedy = "ask another model, or raise it, and the same command goes on"
+            raise UserError("recipe.teacher.budget.refused", self.budget.refused, f"{why} ({reasons}); {remedy}")
+
+    def spent(self, request: Request) -> dict[str, float]:
+        found = self.ledger(request.scratch).spent()
+        names = {"requests": "requests", "sent": "tokens_sent", "written": "tokens_written", "money": "money"}
+        return {names[key]: value for key, value in found.items() if key != "money" or value}
 
 
 def messages(ask: Ask) -> endpoint.Messages:
@@ -94,7 +114,7 @@ def messages(ask: Ask) -> endpoint.Messages:
 
 def parse(text: str, ask: Ask, request: Request) -> list[Problem | str]:
     """What a reply holds, at most `ask.n` of it; a reply without a list is unparseable, an empty list is empty."""
-    listed = first_list(text)
+    listed = final_list(text)
     if listed is None:
         return [UNPARSEABLE]
     found: list[Problem | str] = []
@@ -107,17 +127,21 @@ def parse(text: str, ask: Ask, request: Request) -> list[Problem | str]:
     return found or ["empty"]
 
 
-def first_list(text: str) -> list[Any] | None:
-    """The first JSON list of objects in a text (models wrap it in words); an empty one if that is all there is."""
+def final_list(text: str) -> list[Any] | None:
+    """The last JSON list of objects in a text: models wrap it in words, and those that come before it may hold drafts
+    of it. An empty list if that is all there is."""
     decoder = json.JSONDecoder()
-    empty = None
-    for match in list(re.finditer(r"\[", text))[:LISTS]:
+    found, start = None, 0
+    for _ in range(LISTS):
+        start = text.find("[", start)
+        if start < 0:
+            break
         try:
-            value, _ = decoder.raw_decode(text, match.start())
+            value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
+            start += 1
             continue
-        if value and isinstance(value[0], dict):
-            return value
-        if value == []:
-            empty = value
-    return empty
+        start = end  # what stands inside of a list is no list of its own
+        if value == [] or isinstance(value[0], dict):
+            found = value or found or value
+    return found

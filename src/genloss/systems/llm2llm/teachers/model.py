@@ -15,6 +15,7 @@ from genloss.backends.local import Local
 from genloss.core.contracts import Decoding, Experiment
 from genloss.core.errors import UserError, require
 from genloss.core.hashes import folder_hash
+from genloss.core.places import in_project
 from genloss.core.seeds import seed_of
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
@@ -51,13 +52,15 @@ class Written(Teacher):
         return Decoding(self.max_tokens, temperature=self.temperature, top_p=self.top_p, chunk=self.chunk)
 
     def check(self, experiment: Experiment) -> None:
-        if not (Path(self.path) / "config.json").is_file():
-            raise UserError("path", self.path, "holds no saved model (no config.json)")
-        if self.tokenizer and not (Path(self.tokenizer) / "tokenizer.json").is_file():
-            raise UserError("tokenizer", self.tokenizer, "holds no saved tokenizer (no tokenizer.json)")
+        for key, file in (("path", "config.json"), ("tokenizer", "tokenizer.json")):
+            path = getattr(self, key)
+            if (path or key == "path") and not (in_project(path, key) / file).is_file():
+                raise UserError(
+                    key, path, f"is no folder of a saved one (no {file}); a relative path starts at the project"
+                )
 
     def fingerprint(self) -> str:
-        return folder_hash(Path(self.path)) + (folder_hash(Path(self.tokenizer)) if self.tokenizer else "")
+        return "".join(folder_hash(in_project(path)) for path in (self.path, self.tokenizer) if path)
 
     def show(self, ask: Ask) -> str:
         before, between, after = self._words
@@ -74,7 +77,7 @@ class Written(Teacher):
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
         shown = [self.show(ask) for ask in asks for _ in range(ask.n)]
         attempt = asks[0].attempt
-        backend = Local(Path(self.path), self._data(request), request.runtime)
+        backend = Local(in_project(self.path), self._data(request), request.runtime)
         scratch = request.scratch / "teacher" / str(attempt)
         seed = seed_of(request.seed, "teacher", attempt)
         written = iter(backend.respond(shown, self.decoding(), seed=seed, scratch=scratch).texts)
@@ -84,9 +87,9 @@ class Written(Teacher):
 
     def _data(self, request: Request) -> Path:
         """A folder with the teacher's tokenizer in it."""
-        own = self.tokenizer or (self.path if (Path(self.path) / "tokenizer.json").is_file() else "")
+        own = self.tokenizer or (self.path if (in_project(self.path) / "tokenizer.json").is_file() else "")
         if not own:
             return request.data
         folder = request.scratch / "teacher"
-        use_saved(own, folder / "tokenizer")
+        use_saved(own, folder / "tokenizer", "recipe.teacher.tokenizer")
         return folder

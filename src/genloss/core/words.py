@@ -1,0 +1,21 @@
+"""Words, in any script: what white space separates, and in scripts that write none between words each character."""
+
+from __future__ import annotations
+
+import re
+
+# Thai, Lao, Tibetan, Burmese, Khmer, kana, Han
+UNSPACED = (
+    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_ALONE = re.compile(f"([{UNSPACED}])")
+
+
+def spaced(text: str) -> str:
+    """The text with spaces around each character of a script that writes none; other text as it is."""
+    return text if text.isascii() else _ALONE.sub(r" \1 ", text)
+
+
+def words(text: str) -> list[str]:
+    return spaced(text).split()

@@ -1,0 +1,112 @@
+"""`genloss ui`: MLflow's server on the project's database, and the address of the page to look at.
+
+genloss ui                         # the runs of the experiment
+genloss ui runs/sweep-1234abcd     # the arms of a sweep, its headline metric first, seeds averaged
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+import webbrowser
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from omegaconf import DictConfig
+
+from genloss.core.errors import UserError, one_line
+from genloss.core.places import load_params
+from genloss.observatory.results import shown
+from genloss.workflow.compose import compose
+from genloss.workflow.identity import arm_id, varied
+from genloss.workflow.sweep import true_arms
+from genloss.workflow.tracking import ARM, IN_SWEEP, artifacts, connect, mark_killed, store_uri, sweep_id
+
+WAIT = 600  # seconds for which the server may take to answer
+
+
+def ui(folder: Path | None, uri: str | None, host: str, port: int) -> int:
+    """Start MLflow's server, unless the tracking address is one, and say which page to open."""
+    paths = [arm / "params.yaml" for _, arm in true_arms(folder.resolve())] if folder else []
+    params = [path for path in paths if path.is_file()]  # of the arms that have begun
+    configs = [load_params(path) for path in params]
+    tracking = (configs[0] if configs else compose()).tracking
+    address = store_uri(uri or tracking.uri)
+    try:  # as a run does, under its lock: two that make one database leave it broken
+        client, experiment = connect(address, tracking.experiment)
+        mark_killed(client, experiment, address)
+        key = _view(client, experiment, folder.resolve(), configs, shown(params[0])) if folder and params else None
+    except UserError:
+        raise
+    except Exception as error:  # of a server, a driver, a file
+        raise UserError("tracking.uri", address, f"MLflow does not answer ({one_line(error)[:200]})") from None
+    page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    page += f"&viewStateShareKey={quote(key)}&compareRunsMode=CHART" if key else ""
+    if address.startswith(("http://", "https://")):
+        _open(address.rstrip("/") + page)
+        return 0
+    # one process: MLflow's default, four and as many that wait for jobs of its GenAI side, takes half a minute and 2 GB
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    command = ["mlflow", "ui", "--backend-store-uri", address, "--host", host, "--port", str(port), "--workers", "1"]
+    if local := artifacts(address):
+        local.mkdir(parents=True, exist_ok=True)
+        command += ["--artifacts-destination", local.as_uri()]
+    if os.fork() == 0:  # says where to look once there is something to see; the server keeps this process
+        try:
+            if _answers(host, port):
+                _open(f"http://{host}:{port}{page}")
+        finally:
+            os._exit(0)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", *command])
+
+
+def _answers(host: str, port: int) -> bool:
+    parent, end = os.getppid(), time.monotonic() + WAIT
+    while time.monotonic() < end and os.getppid() == parent:
+        try:
+            with socket.create_connection((host, port), timeout=1):
+                return True
+        except OSError:
+            time.sleep(0.2)
+    return False
+
+
+def _open(address: str) -> None:
+    print(f"\nopen: {address}\n", flush=True)
+    if sys.stdout.isatty() and (sys.platform == "darwin" or os.environ.get("DISPLAY")):
+        webbrowser.open(address)
+
+
+def _view(client: Any, experiment: str, folder: Path, configs: list[DictConfig], metrics: list[str]) -> str:
+    """What the page shows, as MLflow keeps a view that is shared: the name under which it is kept.
+
+    The runs of the sweep or arm alone by its headline metric, a column for each thing in which they differ, and, if
+    there are several seeds, their mean. The charts of what its domain is about stand before the others.
+    """
+    groups, values = varied(configs)
+    keys = [*groups, *(key for key in values if key != "seed")]
+    sweep = (folder / "sweep.json").is_file()
+    tag, name = (IN_SWEEP, sweep_id(folder)) if sweep else (ARM, arm_id(configs[0]))
+    charts = [f"round/{metric}" for metric in metrics]
+    state: dict[str, Any] = {
+        "searchFilter": f"tags.`{tag}` = '{name}'",
+        "orderByKey": f"metrics.`{charts[0]}`",
+        "orderByAsc": True,
+        "selectedColumns": [f"metrics.`{charts[0]}`", *(f"params.`{key}`" for key in keys)],
+        "compareRunSections": [{"uuid": "main", "name": "main", "display": True}],
+        # `generated` bars of a metric that has steps: MLflow makes lines of them, with its own settings
+        "compareRunCharts": [
+            {"uuid": key, "type": "BAR", "metricKey": key, "metricSectionId": "main", "isGenerated": True}
+            for key in charts
+        ],
+    }
+    if keys and "seed" in values:
+        grouped = [{"mode": "param", "groupByData": key} for key in keys]
+        state["groupBy"] = {"aggregateFunction": "average", "groupByKeys": grouped}
+    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{name}", json.dumps(state))
+    return name
