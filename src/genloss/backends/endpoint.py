@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from genloss.backends.spending import Budget, Ledger, ask
+from genloss.backends.thoughts import without_thoughts
 from genloss.core.errors import UserError, require
 from genloss.core.files import write_atomic
 from genloss.core.places import has_secret
@@ -47,12 +48,6 @@ DAY = 86_400.0
 BYTES = 3  # of a token, where a server does not count them
 
 Messages = list[dict[str, str]]  # of role and content
-
-# How models mark what they think before they answer. The last pair is that of gpt-oss, whose thoughts end where the
-# answer's channel begins.
-WORD = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad)"
-THOUGHT = rf"<{WORD}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|channel\|>(?:analysis|commentary)"
-THOUGHT_OVER = rf"</{WORD}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|channel\|>final<\|message\|>"
 
 
 class Passing(Exception):
@@ -321,7 +316,7 @@ def chat_text(content: bytes, key: str = "") -> str:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         _, words = complaint(content, key)
         raise Passing(f"no chat completion{f' ({words})' if words else ''}") from None
-    return without_thoughts("".join(parts))
+    return without_thoughts("".join(parts)).strip()
 
 
 def tokens_of(content: bytes, messages: Messages) -> tuple[int, int]:
@@ -361,13 +356,3 @@ def contents(completion: Any) -> list[str]:
 def kind(part: Any) -> str:
     """Of a part of a content: thoughts are no text."""
     return "text" if isinstance(part, str) else str(part.get("type", "text"))
-
-
-def without_thoughts(text: str) -> str:
-    """A reply without what the model thought aloud, which is no part of its answer: drafts stand there. A thought
-    without an end (the reply was cut off) goes to the end of the text; one without a beginning (which some templates
-    put into the prompt) begins where the text does."""
-    flags = re.IGNORECASE | re.DOTALL
-    text = re.sub(rf"(?:{THOUGHT}).*?(?:{THOUGHT_OVER})", "", text, flags=flags)
-    text = re.split(THOUGHT_OVER, text, flags=flags)[-1]
-    return re.split(THOUGHT, text, flags=flags)[0].strip()
