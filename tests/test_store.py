@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from genloss.core.errors import UserError
@@ -20,6 +21,7 @@ from genloss.core.hashes import canonical, sha256_file, sha256_text, tree_hash
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store, Work
 from genloss.observatory.results import metrics_of
+from genloss.workflow.dvc_cache import DVC
 
 Execute = Callable[[Path, Path], dict[str, Any]]
 
@@ -270,14 +272,32 @@ def test_a_kill_leaves_nothing_where_dvc_looks(tmp_path: Path, how: str) -> None
 def test_a_worker_ends_with_its_parent() -> None:
     child = "import os, time; from genloss.core.machine import end_with; end_with(os.getppid()); "
     child += "print('works', flush=True); time.sleep(600)"
-    starter = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-    parent = subprocess.Popen([sys.executable, "-c", starter, child], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None and parent.stdout.readline() == "works\n"
-    began = time.monotonic()
+    parent = subprocess.Popen([sys.executable, "-c", STARTER, sys.executable, "-c", child], stdout=subprocess.PIPE)
+    assert parent.stdout is not None and parent.stdout.readline() == b"works\n"
+    ended_with(parent)
+
+
+def test_dvc_ends_with_its_parent(tmp_path: Path) -> None:
+    """It would keep its lock for good. Here it waits for somebody who writes into a pipe."""
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    (tmp_path / "texts").mkdir()
+    os.mkfifo(tmp_path / "texts" / "pipe")
+    parent = subprocess.Popen([sys.executable, "-c", STARTER, *DVC, "add", "texts"], cwd=tmp_path)
+    while not (tmp_path / ".dvc" / "tmp" / "rwlock").exists():
+        time.sleep(0.1)
+    ended_with(parent)
+
+
+STARTER = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+
+
+def ended_with(parent: subprocess.Popen) -> None:
+    children = psutil.Process(parent.pid).children()
+    assert children
     parent.kill()
-    assert parent.stdout.read() == ""  # its other end is held by the worker alone
     parent.wait()
-    assert time.monotonic() - began < 300
+    assert psutil.wait_procs(children, timeout=300)[1] == []
 
 
 # -- run directories -----------------------------------------------------------------------------------------------

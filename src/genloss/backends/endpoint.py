@@ -46,6 +46,7 @@ OURS = ("model", "messages", "temperature", "top_p", "n")  # of a request; no `o
 TEXTS = ("text", "output_text")  # of the parts of a content
 DAY = 86_400.0
 BYTES = 3  # of a token, where a server does not count them
+MOST = 10**7  # tokens of a conversation or its reply; a server that counts more is not believed
 
 Messages = list[dict[str, str]]  # of role and content
 
@@ -257,6 +258,8 @@ class Endpoint:
             raise Passing(f"HTTP {status}", wait_of(reply.headers))
         said = f" ({words})" if words and status != 401 else ""  # 401 may quote a part of the key
         hint = f"; put the key into the variable {self.key}" if status in (401, 403) else ""
+        if 300 <= status < 400:
+            hint = "; it is a redirect, which is not followed: name the address itself"
         raise self.stopped(f"answers HTTP {status}{said}{hint}")
 
     def sign(self, prepared: Any) -> Any:
@@ -323,7 +326,10 @@ def tokens_of(content: bytes, messages: Messages) -> tuple[int, int]:
     """Tokens (sent, written) of a reply, as the server counts them or by the length of the texts."""
     try:
         usage = next(chunk["usage"] for chunk in reversed(chunks(content)) if chunk.get("usage"))
-        return max(0, int(usage["prompt_tokens"])), max(0, int(usage["completion_tokens"]))
+        sent, written = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+        if not (0 <= sent <= MOST and 0 <= written <= MOST):
+            raise ValueError
+        return sent, written
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration, OverflowError):
         sent = sum(len(m["content"].encode(errors="replace")) for m in messages)
         return sent // BYTES, len(content) // BYTES
