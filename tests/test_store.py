@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from genloss.core.errors import UserError
-from genloss.core.files import link, sweep, write_atomic
+from genloss.core.files import link, locked, sweep, write_atomic
 from genloss.core.hashes import canonical, sha256_file, sha256_text, tree_hash
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store, Work
@@ -117,6 +119,20 @@ store.Store(pathlib.Path(sys.argv[1])).get(store.Work("demo", {{}}, {{}}, 0, {{}
     Store(tmp_path).get(Work("demo", {}, {}, 0, {}, {}, lambda out, scratch: {}))
     assert [p.name.endswith(".json") for p in tmp_path.rglob("*") if p.is_file() and p.parent.name != "locks"] == [True]
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_what_a_disk_does_not_delete_goes_with_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while another process is at work there."""
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "rmtree", lambda *_, **__: None)
+        run.ensure(work(), 0)
+    [left] = (tmp_path / "store" / "scratch").iterdir()
+    with ThreadPoolExecutor() as pool:
+        with locked(tmp_path / "store" / "locks" / left.name):
+            other = pool.submit(run.ensure, work(), 0)
+            assert wait([other], timeout=0.5).not_done and left.is_dir()
+        assert other.result() and not left.exists()
 
 
 def test_a_failure_leaves_no_record(tmp_path: Path) -> None:
