@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -250,6 +251,28 @@ def test_write_atomic_and_link(tmp_path: Path) -> None:
     assert (tmp_path / "y" / "b.txt").samefile(path)
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.txt", "b.txt"]
     assert tree_hash({"a": "1", "b": "2"}) == tree_hash({"b": "2", "a": "1"}) != tree_hash({"a": "2", "b": "1"})
+
+
+@pytest.mark.parametrize("how", ["write", "link"])
+def test_an_error_leaves_nothing_that_was_written_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """As a full disk makes it, between the beginning of a copy and its end."""
+
+    def full(source: Path, target: Path) -> None:
+        Path(target).write_text("a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    def other_disk(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(os, "link", other_disk)
+    monkeypatch.setattr(os, "replace", full)
+    target = tmp_path / "a.txt"
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(target, "x") if how == "write" else link(Path(__file__), target)
+    assert not [path for path in tmp_path.iterdir() if path != target]
 
 
 KILLED = """
