@@ -38,7 +38,7 @@ from genloss.workflow.tracking import SWEEP as SWEEP_TAG
 from support import Project, Result, forked, frozen, hashes
 from test_crash import preload, records
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]  # hundreds of commands each
 
 LIBRARIES = (
     "joblib",
