@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import psutil
 import pytest
 
 from genloss.core.errors import UserError
-from genloss.core.files import link, sweep, write_atomic
+from genloss.core.files import link, locked, sweep, write_atomic
 from genloss.core.hashes import canonical, sha256_file, sha256_text, tree_hash
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store, Work
@@ -119,6 +122,20 @@ store.Store(pathlib.Path(sys.argv[1])).get(store.Work("demo", {{}}, {{}}, 0, {{}
     Store(tmp_path).get(Work("demo", {}, {}, 0, {}, {}, lambda out, scratch: {}))
     assert [p.name.endswith(".json") for p in tmp_path.rglob("*") if p.is_file() and p.parent.name != "locks"] == [True]
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_what_a_disk_does_not_delete_goes_with_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while another process is at work there."""
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "rmtree", lambda *_, **__: None)
+        run.ensure(work(), 0)
+    [left] = (tmp_path / "store" / "scratch").iterdir()
+    with ThreadPoolExecutor() as pool:
+        with locked(tmp_path / "store" / "locks" / left.name):
+            other = pool.submit(run.ensure, work(), 0)
+            assert wait([other], timeout=0.5).not_done and left.is_dir()
+        assert other.result() and not left.exists()
 
 
 def test_a_failure_leaves_no_record(tmp_path: Path) -> None:
@@ -236,6 +253,28 @@ def test_write_atomic_and_link(tmp_path: Path) -> None:
     assert (tmp_path / "y" / "b.txt").samefile(path)
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.txt", "b.txt"]
     assert tree_hash({"a": "1", "b": "2"}) == tree_hash({"b": "2", "a": "1"}) != tree_hash({"a": "2", "b": "1"})
+
+
+@pytest.mark.parametrize("how", ["write", "link"])
+def test_an_error_leaves_nothing_that_was_written_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """As a full disk makes it, between the beginning of a copy and its end."""
+
+    def full(source: Path, target: Path) -> None:
+        Path(target).write_text("a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    def other_disk(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(os, "link", other_disk)
+    monkeypatch.setattr(os, "replace", full)
+    target = tmp_path / "a.txt"
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(target, "x") if how == "write" else link(Path(__file__), target)
+    assert not [path for path in tmp_path.iterdir() if path != target]
 
 
 KILLED = """

@@ -134,6 +134,8 @@ class RunDir:
         if known and known.key == key and self.intact(known, folder):
             if self.store.lookup(work, key) is None:
                 self.store.adopt(known, work, folder)
+            else:
+                self.store.clear(key)
             self.store.reused += 1
             return known
         done = self.store.get(work, waiting=waiting)

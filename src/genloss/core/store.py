@@ -169,9 +169,16 @@ class Store:
                     done = self._compute(work, key)
                     self.computed += 1
                     return done
-        shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)  # of one who was killed when it was entered
+        self.clear(key)
         self.reused += 1
         return done
+
+    def clear(self, key: str) -> None:
+        """Delete where a stage worked that is entered: it was killed just then, or its disk failed."""
+        scratch = self.root / "scratch" / key
+        if scratch.exists():
+            with locked(self.root / "locks" / key):  # who still works there
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def _compute(self, work: Work, key: str) -> Done:
         scratch = self.root / "scratch" / key
