@@ -123,9 +123,10 @@ def fork_what_it_starts() -> None:
     from genloss import cli
     from genloss.workflow import dvc_cache
 
-    def commit(words: list[str], cwd: Path, **_: Any) -> subprocess.CompletedProcess:
-        done = ended(Project(cwd), lambda: sys.exit(dvc_main(words[3:])))
-        return subprocess.CompletedProcess(words, done.code, "", done.err)
+    def commit(folder: Path) -> subprocess.CompletedProcess:
+        words = dvc_cache.COMMIT[len(dvc_cache.DVC) :]
+        done = ended(Project(folder), lambda: sys.exit(dvc_main(words)))
+        return subprocess.CompletedProcess(words, done.code, done.err)
 
     def stage(_: Any, line: str, **options: Any) -> None:
         done = ended(Project(Path.cwd()), lambda: cli.main(line.split()[1:]))
@@ -139,7 +140,7 @@ def fork_what_it_starts() -> None:
         assert [os.waitpid(pid, 0)[1] for pid in at_work] == [0] * len(at_work)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in at_work]
 
-    dvc_cache.subprocess = type("", (), {"run": staticmethod(commit)})  # type: ignore[assignment]
+    dvc_cache.run_dvc = commit
     dvc.stage.run._run = stage
     _core.Parallel = lambda **options: workers
 
