@@ -82,8 +82,10 @@ class Supervised(Trainer):
 
     def check(self, experiment: Experiment) -> None:
         for n, overrides in (experiment.cfg.get("schedule") or {}).items():
-            if "model" in (overrides or {}) and experiment.at_round(int(n)).trainer.start == "previous":
-                kept = "has no effect: with trainer.start=previous a round keeps the architecture of the model before"
+            start, changed = experiment.at_round(int(n)).trainer.start, (overrides or {}).get("model") or {}
+            new = {"adapter"} if start == "stacked" else set()
+            if start != "base" and set(changed) - new:
+                kept = f"has no effect: with trainer.start={start} a round keeps the architecture of the model before"
                 raise UserError(f"schedule.{n}.model", None, f"{kept}; leave it out, or set trainer.start=base")
         if self.callbacks or self.logger:  # Lightning takes seconds to load; only who brings something to it waits
             from genloss.language.brought import known
