@@ -57,7 +57,7 @@ def tiny_model(arch: str, vocabulary: int) -> Any:
         "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT, **small)),
     }[arch]()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     return model
@@ -246,8 +246,6 @@ def test_bfloat16_has_float32_master_weights(go: Go, bases: dict[str, Path]) -> 
     assert all(w.dtype == torch.bfloat16 for w in after.values())
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
     changed = sum(int((after[k] != base[k]).sum()) for k in base) / sum(w.numel() for w in base.values())
-    naive = {k: torch.nn.Parameter(w.clone()) for k, w in base.items()}
-    adam = torch.optim.AdamW(naive.values(), lr=1e-4, weight_decay=0.0)
     model = read(bases["llama"], "bfloat16").train()
     adam = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)
     for _ in range(40):
@@ -256,7 +254,7 @@ def test_bfloat16_has_float32_master_weights(go: Go, bases: dict[str, Path]) -> 
         adam.step()
     lost = {k: w for k, w in model.state_dict().items() if k in base}
     without = sum(int((lost[k] != base[k]).sum()) for k in base) / sum(w.numel() for w in base.values())
-    assert changed > 0.8 and without < changed - 0.2, (changed, without)
+    assert changed > 0.5 and without < 0.2, (changed, without)
     whole = load_file(go("b", "llama", steps=40, lr=1e-4, dtype="float32") / "model.safetensors")
     assert all(torch.equal(after[k], whole[k].to(torch.bfloat16)) for k in base)
 
@@ -396,15 +394,15 @@ def test_a_folder_says_what_is_wrong_with_it(bases: dict[str, Path], trained: Tr
     assert "is not the sha256" in refused("model.sha256=00")
     Experiment(
         compose(
-            ["model=pretrained", f"model.path={bases['llama']}", "domain.context=48", "recipe.max_tokens=48"]
-            + [f"model.sha256={saved.identity(bases['llama'])}"]
+            [
+                *("model=pretrained", f"model.path={bases['llama']}", "domain.context=48", "recipe.max_tokens=48"),
+                f"model.sha256={saved.identity(bases['llama'])}",
+            ]
         )
     )
     assert "trainer.start=stacked" in refused("trainer.start=stacked")
     assert "DoRA" in refused("model/adapter=dora", "trainer.start=stacked")
-    assert "package nowhere_at_all" in refused(path="package:nowhere_at_all/x.gguf").replace(
-        "install nowhere", "package nowhere"
-    )
+    assert "install nowhere_at_all" in refused(path="package:nowhere_at_all/x.gguf")
     assert "adapter" in refused(path=changed("adapter", lambda f: (f / "adapter_config.json").write_text("{}")))
     with pytest.raises(UserError, match=r"model/adapter: is of other options of model"):
         compose(["model/adapter=lora"])

@@ -157,9 +157,7 @@ class Experiment(contracts.Experiment):
                 raise UserError(key, type(plugin).__name__, wrong)
         if self.trainer.start not in self.model.starts():
             why = f"puts a new adapter on the model before, and {type(self.model).__name__} has none"
-            remedy = (
-                "add model/adapter=lora, which a saved model can have (model=pretrained), or start from it: previous"
-            )
+            remedy = "add model/adapter=lora, which saved models can have (model=pretrained), or use previous"
             raise UserError("trainer.start", self.trainer.start, f"{why}; {remedy}")
         for key, plugin in self.plugins():
             try:

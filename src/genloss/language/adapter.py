@@ -2,7 +2,7 @@
 
     genloss run model=smollm2 model/adapter=lora model.adapter.r=16
     genloss run model=smollm2 model/adapter=dora trainer.start=previous    # the last adapter further
-    genloss run model=smollm2 model/adapter=lora trainer.start=stacked     # a new one on the last model, which is frozen
+    genloss run model=smollm2 model/adapter=lora trainer.start=stacked     # a new one on the last model, frozen
 
 A round saves its adapter alone, as peft does: `adapter_model.safetensors` (float32) and `adapter_config.json`, which
 names the base by the sha256 of its files (genloss.language.saved). A stacked adapter has those that it was trained on
@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,8 @@ class Lora(Plugin):
         import torch
         from peft import get_peft_model
 
+        # what peft finds out of GPT-2's layers by itself, it tells
+        warnings.filterwarnings("ignore", message="fan_in_fan_out", module="peft")
         if start is None:
             torch.manual_seed(seed)
             return get_peft_model(base, self.config())

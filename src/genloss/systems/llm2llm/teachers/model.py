@@ -13,7 +13,7 @@ from pathlib import Path
 
 from genloss.backends.local import Local
 from genloss.core.contracts import Decoding, Experiment
-from genloss.core.errors import UserError, require
+from genloss.core.errors import require
 from genloss.core.seeds import seed_of
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
