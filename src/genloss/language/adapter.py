@@ -96,8 +96,7 @@ class Lora(Plugin):
         import torch
         from peft import get_peft_model
 
-        # what peft finds out of GPT-2's layers by itself, it tells
-        warnings.filterwarnings("ignore", message="fan_in_fan_out", module="peft")
+        _quiet()
         if start is None:
             torch.manual_seed(seed)
             return get_peft_model(base, self.config())
@@ -110,6 +109,12 @@ class Lora(Plugin):
         model.add_adapter(NEWEST, self.config())
         _activate(model, [*names, NEWEST], trained=True)
         return model
+
+
+def _quiet() -> None:
+    """What peft finds out by itself it tells, and what it will have to call otherwise."""
+    warnings.filterwarnings("ignore", message="fan_in_fan_out", module="peft")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
 def linear(model: Any) -> list[str]:
@@ -134,6 +139,7 @@ def opened(base: Any, folders: Sequence[Path], names: Sequence[str], trained: bo
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
+    _quiet()
     model: Any = None
     for folder, name in zip(folders, names, strict=True):
         learns = trained and name == names[-1]
