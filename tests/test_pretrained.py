@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from conftest import Trained
 from genloss.core import records
-from genloss.core.contracts import Decoding, Fit, Sampling
+from genloss.core.contracts import Decoding, Fit, Sampling, silent
 from genloss.core.errors import UserError
-from genloss.core.hashes import folder_hash, sha256_file
+from genloss.core.hashes import canonical, folder_hash, sha256_file
 from genloss.core.places import on_hub, revision_of
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.language import adapter, saved
 from genloss.language.model import Pretrained, load, read, write
@@ -28,6 +30,7 @@ from genloss.language.scoring import losses
 from genloss.language.tokenizer import Codec, load_codec, use_saved
 from genloss.language.trainer import Supervised
 from genloss.language.training import train
+from genloss.stages import TRAIN, Job
 from genloss.workflow.compose import compose
 from genloss.workflow.verify import verify
 from support import Project
@@ -316,6 +319,21 @@ def test_the_same_files_elsewhere_are_not_computed_again(
     second = run("b")
     assert first != second and home.stages() == known
     assert folder_hash(first / "rounds/01/model") == folder_hash(second / "rounds/01/model")
+
+
+def test_what_changes_a_training_is_in_its_key(bases: dict[str, Path], project: Path, tiny: list[str]) -> None:
+    usual = [*tiny, *ARM, "model=pretrained", f"model.path={bases['llama']}", "model/adapter=lora"]
+
+    def key(*overrides: str) -> str:
+        x = Experiment(compose([*usual, *overrides]))
+        run = RunDir(project / "run", Store(project / "store"))
+        return str(canonical(TRAIN.config(Job(x, 0, run, silent))))
+
+    asked = ["dtype=float32", "attention=eager", "gradient_checkpointing=true", "compile=true", "adapter.r=3"]
+    asked += ["adapter.alpha=3", "adapter.dropout=0.5", "adapter.target_modules=[q_proj]", "adapter.use_dora=true"]
+    keys = [key(), *(key(f"model.{each}") for each in asked)]
+    assert len(set(keys)) == len(keys)
+    assert str(bases["llama"]) not in keys[0]
 
 
 def test_a_base_is_found_again(tiny: list[str], bases: dict[str, Path], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ STAGES = (
     "train",
     "evaluate",
 )  # of a round, in their order; `data` is part of round 0
-LIBRARIES = ("genloss", "torch", "transformers", "tokenizers", "lightning", "numpy", "pyarrow")
+LIBRARIES = ("genloss", "torch", "transformers", "peft", "tokenizers", "lightning", "numpy", "pyarrow")
 
 
 def round_name(n: int) -> str:
