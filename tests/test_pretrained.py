@@ -25,7 +25,7 @@ from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.language import adapter, saved
 from genloss.language.model import Pretrained, load, read, write
-from genloss.language.sampling import sample
+from genloss.language.sampling import sample, sample_chunk
 from genloss.language.scoring import losses
 from genloss.language.tokenizer import Codec, load_codec, use_saved
 from genloss.language.trainer import Supervised
@@ -231,12 +231,40 @@ def test_adapters_sample_and_score_like_the_merged_model(go: Go, trained: Traine
     assert made[0] == made[1]
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_greedy_samples_are_those_of_generate(go: Go, trained: Trained, arch: str) -> None:
+    codec, model = load_codec(trained.data / "tokenizer"), load(go("a", arch, adapter=LORA))
+    prompts = codec.encode(["The old river", "A quiet harbour keeps"])
+    u = torch.zeros(len(prompts), 24, dtype=torch.float64)
+    rows, _ = sample_chunk(model, codec, u, prompts, Decoding(24, bias=0.0, chunk=len(prompts)))
+    for prompt, row in zip(prompts, rows, strict=True):
+        asked = torch.tensor([[codec.begin, *prompt]])
+        made = model.generate(
+            asked, attention_mask=torch.ones_like(asked), max_length=25, do_sample=False, eos_token_id=codec.end
+        )
+        assert [i for i in made[0, 1:].tolist() if i != codec.end] == row
+
+
 def test_options_of_training_change_how_not_what(go: Go) -> None:
     plain = load_file(go("plain", "llama", adapter=LORA, dtype="float32") / "adapter_model.safetensors")
-    for name, options in (("eager", {"attention": "eager"}), ("checkpointed", {"gradient_checkpointing": True})):
+    others: dict[str, dict[str, Any]] = {
+        "eager": {"attention": "eager"},
+        "checkpointed": {"gradient_checkpointing": True},
+    }
+    for name, options in others.items():
         other = load_file(go(name, "llama", adapter=LORA, dtype="float32", **options) / "adapter_model.safetensors")
         for key, weight in plain.items():
             torch.testing.assert_close(other[key], weight, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+def test_a_compiled_training_learns_the_same(go: Go) -> None:
+    plain, compiled = (
+        load_file(go(name, "llama", steps=1, dtype="float32", compile=name == "compiled") / "model.safetensors")
+        for name in ("plain", "compiled")
+    )
+    for key, weight in plain.items():
+        torch.testing.assert_close(compiled[key], weight, rtol=1e-2, atol=2e-3)
 
 
 # -- all weights -------------------------------------------------------------------------------------------------------
@@ -455,6 +483,16 @@ def test_a_model_of_a_hub_is_the_snapshot_of_its_revision(
     assert asked[0]["name"] == "a/b" and asked[0]["revision"] == "c0ffee"
     assert not any("bin" in pattern for pattern in asked[0]["allow_patterns"])
     saved._from_hub.cache_clear()
+
+
+def test_a_learning_rate_for_scratch_is_told(bases: dict[str, Path], project: Path, capsys) -> None:
+    usual = ["model=pretrained", f"model.path={bases['llama']}", "domain.context=48", "recipe.max_tokens=48"]
+    Experiment(compose([*usual, "trainer.lr=7.5e-3"]))
+    Experiment(compose([*usual, "trainer.lr=7.5e-3", "seed=1"]))
+    assert capsys.readouterr().err.count("trainer.lr=0.0075 is for models from scratch") == 1
+    Experiment(compose([*usual, "trainer=baize"]))
+    Experiment(compose(["trainer.lr=7e-3"]))
+    assert not capsys.readouterr().err
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
