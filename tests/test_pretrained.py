@@ -49,7 +49,12 @@ def tiny_model(arch: str, vocabulary: int) -> Any:
 
     torch.manual_seed(3)
     small: dict[str, Any] = {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.2}
-    usual = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    usual: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
     usual["max_position_embeddings"] = CONTEXT
     model: Any = {
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**usual, **small, num_key_value_heads=2)),
@@ -306,7 +311,8 @@ def test_transformers_alone_loads_a_round(go: Go) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = go("a", "llama")
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     inside = tokenizer("The old river keeps", return_tensors="pt", add_special_tokens=False)
     made = model.generate(**inside, max_new_tokens=4, do_sample=False)
     assert tokenizer.decode(made[0]).startswith("The old river keeps")
@@ -446,6 +452,7 @@ def test_a_folder_says_what_is_wrong_with_it(bases: dict[str, Path], trained: Tr
         )
     )
     assert "trainer.start=stacked" in refused("trainer.start=stacked")
+    assert refused("trainer.precision=bf16-true", "trainer=baize").startswith("trainer.precision=bf16-true: ")
     assert "DoRA" in refused("model/adapter=dora", "trainer.start=stacked")
     assert "install nowhere_at_all" in refused(path="package:nowhere_at_all/x.gguf")
     assert "adapter" in refused(path=changed("adapter", lambda f: (f / "adapter_config.json").write_text("{}")))

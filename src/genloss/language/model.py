@@ -223,7 +223,7 @@ class Pretrained(TextModel):
         _same_tokens(folder, domain)
         if self.lora:
             try:
-                self.lora.fits(_without_memory(folder))
+                self.lora.fits(_without_memory(folder, sha256_file(folder / "config.json")))
             except UserError as error:
                 raise error.under("adapter") from None
 
@@ -305,8 +305,8 @@ def _same_tokens(folder: Path, domain: Tokenized) -> None:
 
 
 @cache
-def _without_memory(folder: Path) -> Any:
-    """The model in a folder, without its weights."""
+def _without_memory(folder: Path, config: str) -> Any:
+    """The model in a folder, without its weights. config: sha256 of its config.json."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from genloss.core.errors import UserError, first_line
 from genloss.core.files import locked
@@ -151,7 +152,7 @@ def _convert(file: Path, out: Path) -> None:
     # transformers does not save a model that it knows as quantised; the same weights in a new one are none
     config = read.config.to_dict()
     config.pop("quantization_config", None)
-    model = type(read)(type(read.config)(**config))
+    model: Any = type(read)(type(read.config)(**config))
     model.load_state_dict(read.state_dict())
     model.to(torch.bfloat16).save_pretrained(out)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(out)

@@ -91,6 +91,10 @@ class Supervised(Trainer):
             if start != "base" and set(changed) - new:
                 kept = f"has no effect: with trainer.start={start} a round keeps the architecture of the model before"
                 raise UserError(f"schedule.{n}.model", None, f"{kept}; leave it out, or set trainer.start=base")
+        if isinstance(experiment.model, Pretrained) and self.precision == "bf16-true":
+            why = "keeps what is trained in half precision, where most steps are too small to change a weight"
+            remedy = "use bf16-mixed, or 32-true, with which the base of an adapter is in model.dtype all the same"
+            raise UserError("precision", self.precision, f"{why}; {remedy}")
         if isinstance(experiment.model, Pretrained) and self.lr > SCRATCH:
             _warn(f"trainer.lr={self.lr:g} is for models from scratch; a saved one forgets all (trainer=baize: 2e-4)")
         if self.callbacks or self.logger:  # Lightning takes seconds to load; only who brings something to it waits
