@@ -581,18 +581,15 @@ def test_smollm2_is_read_once_and_tells_a_document_apart(project: Path, tmp_path
     assert saved.folder_of(SMOLLM2) == folder
     assert before == {f.name: f.stat().st_mtime_ns for f in folder.iterdir()}
     weights = load_file(folder / "model.safetensors")
-    assert {w.dtype for w in weights.values()} == {torch.bfloat16} and sum(
-        w.numel() for w in weights.values()
-    ) == 134515008
+    assert {w.dtype for w in weights.values()} == {torch.bfloat16}
+    assert sum(w.numel() for w in weights.values()) == 134_515_008
     use_saved(SMOLLM2, tmp_path / "tokenizer", "domain.tokenizer")
     codec = Codec(tmp_path / "tokenizer")
     assert (codec.begin, codec.end) == (0, 0)
     text = "The state of the union is strong."
     assert codec.decode(codec.encode([text])) == [text]
-    assert (
-        codec.chat([{"role": "user", "content": "Hi"}])[-3:]
-        == codec.encode(["<|im_start|>assistant\n"], special=True)[0]
-    )
+    turn = codec.encode(["<|im_start|>assistant\n"], special=True)[0]
+    assert codec.chat([{"role": "user", "content": "Hi"}])[-len(turn) :] == turn
     (tmp_path / "data").mkdir()
     shutil.move(tmp_path / "tokenizer", tmp_path / "data/tokenizer")
     good, bad = (losses(folder, tmp_path / "data", [t], 64)[0][0] for t in (text, "state The strong union of is the."))
