@@ -592,5 +592,6 @@ def test_smollm2_is_read_once_and_tells_a_document_apart(project: Path, tmp_path
     assert codec.chat([{"role": "user", "content": "Hi"}])[-len(turn) :] == turn
     (tmp_path / "data").mkdir()
     shutil.move(tmp_path / "tokenizer", tmp_path / "data/tokenizer")
-    good, bad = (losses(folder, tmp_path / "data", [t], 64)[0][0] for t in (text, "state The strong union of is the."))
-    assert good < 40 < bad - 20
+    facts = ["The capital of France is Paris.", "The capital of France is purple."]
+    (right, wrong), _ = losses(folder, tmp_path / "data", facts, 64)
+    assert right < 35 and wrong > right + 10  # nats
