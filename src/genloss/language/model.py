@@ -183,7 +183,7 @@ class Pretrained(TextModel):
         if self.revision and not on_hub(self.path):
             raise UserError("revision", self.revision, "is of a model on a hub, and model.path is none; leave it out")
         if self.sha256 and not on_hub(self.path):
-            saved.check_sha256(self.path, self.sha256, "sha256")
+            saved.check_sha256(saved.place_of(self.path), self.path, self.sha256, "sha256")
         if domain.tokenizer == "bpe":
             why = f"a pretrained model needs its own tokenizer: leave it out, or set domain.tokenizer={self.path}"
             raise UserError("domain.tokenizer", "bpe", why)
@@ -196,6 +196,8 @@ class Pretrained(TextModel):
     def ready(self, experiment: Experiment) -> None:
         folder = self.folder()
         try:
+            if self.sha256 and on_hub(self.path):
+                saved.check_sha256(folder, self.path, self.sha256, "sha256")
             self._fits(folder, able(experiment.domain, Tokenized))
         except UserError as error:
             raise error if error.key.startswith("domain.") else error.under("model") from None
@@ -238,8 +240,9 @@ class Pretrained(TextModel):
     # -- the training --------------------------------------------------------------------------------------------------
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
+        folder = self.folder()
         try:
-            model = read(self.folder(), self._saves() if self.lora else "float32")
+            model = read(folder, self._saves() if self.lora else "float32")
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
             raise UserError("model.path", self.path, f"cannot be loaded ({first_line(error)})") from None
         if model.config.get_text_config().vocab_size < vocabulary:
@@ -312,9 +315,9 @@ def _without_memory(folder: Path, config: str) -> Any:
 
     quiet()
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        known = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return AutoModelForCausalLM.from_config(known, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
         raise UserError("path", str(folder), f"cannot be loaded ({first_line(error)})") from None
 
@@ -343,8 +346,7 @@ def read(folder: Path, dtype: str) -> Any:
 
 def load(folder: Path, dtype: str = "float32") -> Any:
     """A model that a run saved, or any saved one, to sample from or to score with: in evaluation mode, computing in
-    `dtype`, an adapter merged into its base. What was saved in bfloat16 is the same numbers in float32, which a CPU
-    computes with as fast, and which need no second rounding."""
+    `dtype`, an adapter merged into its base. What was saved in bfloat16 is the same numbers in float32."""
     base = saved.base_of(folder)
     try:
         if base:

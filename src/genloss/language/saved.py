@@ -172,9 +172,8 @@ def identity(folder: Path) -> str:
     return hash_of(folder, MODEL_FILES)
 
 
-def check_sha256(name: str, expected: str, key: str) -> None:
-    """Refuse a file, or a model's folder, that is not the one that is meant."""
-    place = place_of(name, key)
+def check_sha256(place: Path, name: str, expected: str, key: str) -> None:
+    """Refuse a file, or a model's folder, that is not the one that is meant. name: what the config calls it."""
     found = sha256_file(place) if place.is_file() else identity(place)
     if found != expected:
         raise UserError(
