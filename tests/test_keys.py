@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from conftest import Trained
 from genloss.core import code, source
 from genloss.core.errors import UserError
 from genloss.core.rundir import RunDir
@@ -208,6 +209,13 @@ def test_the_key_covers_what_is_executed(
     overrides = [*tiny, *ARMS[arm]] if arm.startswith("text") else ARMS[arm]
     found = traced(overrides, tmp_path / "run", monkeypatch)
     assert set(found) == {stage.name for stage in ALL}
+
+
+def test_the_key_covers_adapters(
+    trained: Trained, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracer: None
+) -> None:
+    base = ["model=pretrained", f"model.path={trained.llama}", "model/adapter=lora", "curation=perplexity_low"]
+    traced([*tiny, *base, "trainer.start=stacked"], tmp_path / "run", monkeypatch)
 
 
 def test_the_key_covers_critics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracer: None) -> None:

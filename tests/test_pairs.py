@@ -89,7 +89,8 @@ HELP = {
 
 
 def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (REPOSITORY / "conf" / group).glob("*.yaml"))
+    """Without a real model, whose rounds take minutes: tests/test_pretrained.py has its options on tiny ones."""
+    return sorted(path.stem for path in (REPOSITORY / "conf" / group).glob("*.yaml") if path.stem != "smollm2")
 
 
 def config(domain: str, choice: str, tiny: list[str]) -> DictConfig:

@@ -60,6 +60,7 @@ class Half(Supervised):
         return Halved(fit)
 
 
+MODEL = ["config.json", "generation_config.json", "model.safetensors"]
 STOP = {"stop": {"_target_": "test_training.Stop", "after": 3}}
 CSV = {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger"}}
 
@@ -112,7 +113,7 @@ def test_the_seed_decides_every_bit(fit, arch: str) -> None:
     assert digest(a) == digest(b) != digest(c) and result == again
     assert (a / "training.csv").read_bytes() == (b / "training.csv").read_bytes()
     assert sorted(p.name for p in a.rglob("*") if p.is_file()) == sorted(
-        ["config.json", "generation_config.json", "model.safetensors", "training.csv"]
+        [*MODEL, "tokenizer.json", "tokenizer_config.json", "training.csv"]
     )
 
 

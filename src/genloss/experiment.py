@@ -155,6 +155,10 @@ class Experiment(contracts.Experiment):
                 names = ", ".join(kind.__name__ for kind in kinds[key])
                 wrong = f"is no {key} of domain={self.domain.name}, which takes {names}"
                 raise UserError(key, type(plugin).__name__, wrong)
+        if self.trainer.start not in self.model.starts():
+            why = f"puts a new adapter on the model before, and {type(self.model).__name__} has none"
+            remedy = "add model/adapter=lora, which saved models can have (model=pretrained), or use previous"
+            raise UserError("trainer.start", self.trainer.start, f"{why}; {remedy}")
         for key, plugin in self.plugins():
             try:
                 parts = list(whole(plugin))

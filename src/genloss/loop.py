@@ -34,6 +34,7 @@ class Loop:
             x = experiment.at_round(n)
             try:
                 x.trainer.ready(x.runtime)
+                x.model.ready(x)
             except UserError as error:
                 raise experiment.placed(error, n) from None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -31,7 +31,9 @@ from genloss.mix.shards import mix
 
 # Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their
 # code is not in its key.
-BEFORE_WORK = frozenset({"check", "fingerprint", "parts", "classes", "needs", "at_most", "ended"})
+BEFORE_WORK = frozenset(
+    {"check", "fingerprint", "places", "parts", "classes", "needs", "at_most", "ended", "starts", "ready"}
+)
 NOT_CALLED = BEFORE_WORK | {
     "prepare",
     "curate",
@@ -162,6 +164,18 @@ def _read_by(plugins: list[Plugin], n: int) -> dict[str, Artifact]:
     return found
 
 
+def _places(plugin: Plugin, prefix: str = "") -> Iterator[str]:
+    """The keys, in a plug-in's config, of what only says where files lie (`Plugin.places`)."""
+    yield from (f"{prefix}{name}" for name in plugin.places())
+    for key, part in plugin.parts().items():
+        yield from _places(part, f"{prefix}{key}.")
+
+
+def content(config: dict[str, Any], plugin: Plugin) -> dict[str, Any]:
+    """The config of a plug-in for a key: options by name, without the places of files, whose hash is there."""
+    return without(named(config), _places(plugin))
+
+
 class Data(Stage):
     """Split the real data; what it writes lies in data/."""
 
@@ -173,7 +187,7 @@ class Data(Stage):
         return [x.domain]
 
     def config(self, job: Job) -> dict[str, Any]:
-        return {"domain": job.x.domain.config("data")}
+        return {"domain": content(job.x.domain.config("data"), job.x.domain)}
 
     def reads(self, job: Job) -> dict[str, Artifact]:
         return {}
@@ -196,8 +210,8 @@ class Generate(Stage):
         return [x.recipe, x.domain]
 
     def config(self, job: Job) -> dict[str, Any]:
-        recipe = named(without(plain(job.x.cfg), OPERATIONAL)["recipe"])
-        return {"recipe": recipe, "domain": job.x.domain.config("generate"), "round": job.n}
+        x, recipe = job.x, without(plain(job.x.cfg), OPERATIONAL)["recipe"]
+        return {"recipe": content(recipe, x.recipe), "domain": x.domain.config("generate"), "round": job.n}
 
     def reads(self, job: Job) -> dict[str, Artifact]:
         return {"data": REAL, "model": Artifact("train", job.n - 1, "model/"), **_read_by([job.x.recipe], job.n)}
@@ -234,7 +248,8 @@ class Curate(Stage):
 
     def config(self, job: Job) -> dict[str, Any]:
         x = job.x
-        chain = [[name, value] for name, value in named(plain(x.cfg.curation)).items()]  # their order matters
+        curation = plain(x.cfg.curation)
+        chain = [[name, content(curation[name], each)] for name, each in x.curators.items()]  # their order matters
         return {"curation": chain, "control": x.control, "round": job.n, "domain": x.domain.config("curate")}
 
     def reads(self, job: Job) -> dict[str, Artifact]:
@@ -302,13 +317,14 @@ class Train(Stage):
 
     def config(self, job: Job) -> dict[str, Any]:
         x = job.x
-        trainer = {k: v for k, v in named(plain(x.cfg.trainer)).items() if k not in x.trainer.operational}
+        config = content(plain(x.cfg.trainer), x.trainer)
+        trainer = {k: v for k, v in config.items() if k not in x.trainer.operational}
         if job.n == 0:
             trainer.pop("start")  # round 0 has nothing to continue from
-        return {"model": named(plain(x.cfg.model)), "trainer": trainer, "domain": x.domain.config("train")}
+        return {"model": content(plain(x.cfg.model), x.model), "trainer": trainer, "domain": x.domain.config("train")}
 
     def continues(self, job: Job) -> bool:
-        return job.n > 0 and job.x.trainer.start == "previous"
+        return job.n > 0 and job.x.trainer.start != "base"
 
     def reads(self, job: Job) -> dict[str, Artifact]:
         start = {"start": Artifact("train", job.n - 1, "model/")} if self.continues(job) else {}
@@ -344,7 +360,8 @@ class Evaluate(Stage):
         return [*x.metrics.values(), x.domain]
 
     def config(self, job: Job) -> dict[str, Any]:
-        metrics, domain = named(plain(job.x.cfg.metrics)), job.x.domain.config("evaluate")
+        config, domain = plain(job.x.cfg.metrics), job.x.domain.config("evaluate")
+        metrics = {name: content(config[name], metric) for name, metric in job.x.metrics.items()}
         return {"metrics": metrics, "size": job.x.size, "n_real": real_records(job), "domain": domain}
 
     def reads(self, job: Job) -> dict[str, Artifact]:

@@ -40,6 +40,14 @@ def golden(real: Any = 1, synthetic: Any = 1) -> float:
     return weight(float(real), float(synthetic))
 
 
+def own_tokenizer(path: Any = None, revision: Any = None) -> str:
+    """The tokenizer of a domain whose model is the saved one at `path`: the model's own. bpe, which is trained, where
+    the model is none."""
+    if not isinstance(path, str):
+        return "bpe"
+    return f"{path}@{revision}" if revision and path.startswith("hub:") and "@" not in path else path
+
+
 def project() -> str:
     """The project's root."""
     from genloss.core.places import project_root
@@ -67,3 +75,4 @@ class MoreOptions(SearchPathPlugin):
 OmegaConf.register_new_resolver("genloss.project", project, replace=True)
 OmegaConf.register_new_resolver("genloss.unroll", unroll, replace=True)
 OmegaConf.register_new_resolver("genloss.golden", golden, replace=True)
+OmegaConf.register_new_resolver("genloss.own_tokenizer", own_tokenizer, replace=True)

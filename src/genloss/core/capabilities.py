@@ -73,7 +73,7 @@ class Responds(ABC):
 class Tokenized(ABC):
     """records that are read by a tokenizer"""
 
-    tokenizer: str  # bpe: one that is trained on the real data; else the folder, or hub:NAME, of a saved one
+    tokenizer: str  # bpe: one that is trained on the real data; else a saved one (genloss.language.saved)
     context: int  # longest record of its models, in tokens
 
 

@@ -48,6 +48,7 @@ PLUMBING = (
     "genloss.core.source",
     "genloss.core.store",
     "genloss.experiment",
+    "genloss.language.saved",
 )
 
 

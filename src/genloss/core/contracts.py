@@ -37,7 +37,7 @@ STRATEGIES = (
     "deepspeed_stage_3",
     "deepspeed_stage_3_offload",
 )
-STARTS = ("base", "previous")
+STARTS = ("base", "previous", "stacked")
 
 ROUND0 = "round0"  # the model of round 0, the frozen reference model
 LAST = "last"  # model n-1
@@ -84,6 +84,11 @@ class Plugin:
     def fingerprint(self) -> str:
         """Hash of files outside the run that the result depends on; '' if there are none."""
         return ""
+
+    def places(self) -> tuple[str, ...]:
+        """Fields that only say where the files of `fingerprint` lie: no part of a stage's key, so that the same files
+        elsewhere give the results that are known."""
+        return ()
 
     def classes(self) -> tuple[type, ...]:
         """Classes that it executes besides its own and those of its parts: the user's Lightning callbacks."""
@@ -142,13 +147,21 @@ class Model(Plugin):
         one."""
         return None
 
+    def starts(self) -> tuple[str, ...]:
+        """Those of STARTS that a training of it can have."""
+        return ("base", "previous")
+
+    def ready(self, experiment: Experiment) -> None:
+        """Have at hand, where work begins, what it is made from, and refuse what can only be known then."""
+
 
 @dataclass
 class Trainer(Plugin):
     """How it is trained: budget, optimiser, schedule. start: from the model's base, or from the model of the round
     before."""
 
-    start: str = "base"  # base, or previous: continue from model n-1 (round 0 always begins from the base)
+    # base; previous: model n-1 further; stacked: a new adapter on model n-1. Round 0 always begins from the base.
+    start: str = "base"
     operational: ClassVar[tuple[str, ...]] = ()  # fields that never change a result, and so are not in the key
     uses_domain: ClassVar[bool] = False  # whether `train` calls the domain, whose code is then in the key
 

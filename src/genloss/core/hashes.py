@@ -39,8 +39,11 @@ def tree_hash(files: dict[str, str]) -> str:
 
 
 def folder_hash(folder: Path) -> str:
-    """One sha256 for the files directly in a folder: a saved model or tokenizer outside of the run."""
-    return tree_hash({f.name: sha256_file(f) for f in folder.iterdir() if f.is_file()})
+    """One sha256 for a saved model or tokenizer outside of the run: the files directly in a folder, and those of the
+    adapters below it, on which the one in the folder was trained."""
+    below = (f for inner in folder.glob("*/adapter_config.json") for f in inner.parent.iterdir())
+    files = [f for f in (*folder.iterdir(), *below) if f.is_file()]
+    return tree_hash({str(f.relative_to(folder)): sha256_file(f) for f in files})
 
 
 @cache

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,22 +101,21 @@ def in_project(path: str, key: str = "path") -> Path:
 
 
 def on_hub(name: str, key: str = "path") -> str | None:
-    """NAME of `hub:NAME`, which a library may ask a hub for; None of anything else, which is a path."""
+    """OWNER/NAME of `hub:OWNER/NAME`, or of `hub:OWNER/NAME@REVISION`, which a library may ask a hub for; None of
+    anything else, which is a path."""
     if not name.startswith(HUB):
         return None
-    bare = name.removeprefix(HUB)
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", bare):
-        raise UserError(key, name, "is no name on a hub; write hub:OWNER/NAME")
+    bare, at, revision = name.removeprefix(HUB).partition("@")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", bare) or (at and not re.fullmatch(r"[\w][\w./-]*", revision)):
+        raise UserError(key, name, "is no name on a hub; write hub:OWNER/NAME, or hub:OWNER/NAME@REVISION")
     if Path(bare).exists():  # the libraries would take it
         raise UserError(key, name, f"is meant for the hub, but {Path(bare).absolute()} is there; name that or move it")
     return bare
 
 
-def check_saved(name: str, key: str, files: Sequence[str] = ("config.json",)) -> None:
-    """Refuse what is neither hub:NAME nor a folder with one of the files of a saved model, or tokenizer."""
-    if not on_hub(name, key) and not any((in_project(name, key) / file).is_file() for file in files):
-        why = f"is no folder with a saved one ({' or '.join(files)}); a relative path starts at the project"
-        raise UserError(key, name, f"{why}, and what is on a hub is hub:NAME")
+def revision_of(name: str) -> str | None:
+    """REVISION of `hub:OWNER/NAME@REVISION`."""
+    return name.partition("@")[2] or None if name.startswith(HUB) else None
 
 
 # names of a query's, or words of them: whole ones, and endings (sslpassword, sessiontoken, PASSWORD1)

@@ -31,7 +31,7 @@ STAGES = (
     "train",
     "evaluate",
 )  # of a round, in their order; `data` is part of round 0
-LIBRARIES = ("genloss", "torch", "transformers", "tokenizers", "lightning", "numpy", "pyarrow")
+LIBRARIES = ("genloss", "torch", "transformers", "peft", "tokenizers", "lightning", "numpy", "pyarrow")
 
 
 def round_name(n: int) -> str:
@@ -116,8 +116,9 @@ class RunDir:
             if not path.is_file():
                 return False
             if sha256_file(path) != digest:
-                blob = self.store.blob(digest)
-                too = f" and {blob}, which is the same file," if blob.exists() and blob.samefile(path) else ""
+                places = [self.store.blob(digest), *sorted(self.root.rglob(path.name))]  # rounds share what is equal
+                same = [str(p) for p in places if p != path and p.exists() and p.samefile(path)]
+                too = f" and {' and '.join(same)}, which is the same file," if same else ""
                 raise UserError(
                     str(path),
                     None,

@@ -41,6 +41,9 @@ class Perplexity(RecordCurator):
     def reads(self) -> tuple[str, ...]:
         return (self.judge,) if self.judge in OWN else ()
 
+    def places(self) -> tuple[str, ...]:
+        return () if self.judge in OWN else ("judge",)
+
     def fingerprint(self) -> str:
         return "" if self.judge in OWN else folder_hash(self._folder())
 

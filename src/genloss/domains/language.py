@@ -7,29 +7,42 @@ from pathlib import Path
 
 from genloss.core.capabilities import Scores, Texts, Tokenized
 from genloss.core.contracts import Experiment
-from genloss.core.hashes import folder_hash
-from genloss.core.places import check_saved, in_project, on_hub
+from genloss.core.errors import UserError
 from genloss.domains import RecordDomain
+from genloss.language import saved
 from genloss.language.model import TextModel
-from genloss.language.tokenizer import TOKENIZER_FILES, use_saved
+from genloss.language.tokenizer import END, use_saved
 from genloss.language.trainer import Supervised
 
 OWN = "bpe"  # a tokenizer that is trained on the real data
 
 
 class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
-    """Fields of a domain derived from it: `tokenizer`, `vocabulary` (of one that is trained here) and `context`."""
+    """Fields of a domain derived from it: `tokenizer`, `vocabulary` (of one that is trained here), `context`, and of a
+    saved tokenizer the tokens that `begin` and `end` a document (None: its document separator)."""
 
     vocabulary: int
+    begin: str | None
+    end: str | None
     models = (TextModel,)
     trainers = (Supervised,)
 
     def check(self, experiment: Experiment) -> None:
         if self.tokenizer != OWN:
-            check_saved(self.tokenizer, "tokenizer", TOKENIZER_FILES)
+            saved.check_saved(self.tokenizer, "tokenizer", saved.ONE_OF)
+            return
+        for key in ("begin", "end"):
+            if (value := getattr(self, key)) is not None:
+                why = f"has no effect on a tokenizer that is trained here: {END} begins and ends its records"
+                raise UserError(key, value, f"{why}; leave it at null")
+
+    def places(self) -> tuple[str, ...]:
+        return () if self.tokenizer == OWN else ("tokenizer",)
 
     def fingerprint(self) -> str:
-        return "" if self.tokenizer == OWN or on_hub(self.tokenizer) else folder_hash(in_project(self.tokenizer))
+        if self.tokenizer == OWN:
+            return ""
+        return saved.hash_of(saved.folder_of(self.tokenizer, "domain.tokenizer"), saved.TOKENIZER_FILES)
 
     @abstractmethod
     def train_tokenizer(self, texts: list[str], out: Path) -> None:
@@ -39,4 +52,4 @@ class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
         if self.tokenizer == OWN:
             self.train_tokenizer(texts, out)
         else:
-            use_saved(self.tokenizer, out, "domain.tokenizer")
+            use_saved(self.tokenizer, out, "domain.tokenizer", self.begin, self.end)

@@ -88,6 +88,9 @@ class Grammar(Checker):
     def check(self, experiment: Experiment) -> None:
         assert self._parser
 
+    def places(self) -> tuple[str, ...]:
+        return ("path",)
+
     def fingerprint(self) -> str:
         return sha256_file(in_project(self.path))
 

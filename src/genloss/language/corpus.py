@@ -18,7 +18,7 @@ from typing import Any
 from genloss.core.contracts import Experiment, Plugin
 from genloss.core.errors import UserError, first_line, nearest, require
 from genloss.core.hashes import sha256_file, tree_hash
-from genloss.core.places import in_project, on_hub
+from genloss.core.places import in_project, on_hub, revision_of
 
 
 class Corpus(Plugin, ABC):
@@ -119,6 +119,9 @@ class Folder(Corpus):
         for file in files:
             utf8(file)
 
+    def places(self) -> tuple[str, ...]:
+        return ("path", "pattern")
+
     def fingerprint(self) -> str:
         return tree_hash({str(f.relative_to(self._root())): sha256_file(f) for f in self.files()})
 
@@ -174,6 +177,9 @@ class Table(Corpus):
             for _ in self.documents():
                 pass
             _whole.add(mark)
+
+    def places(self) -> tuple[str, ...]:
+        return ("path",)
 
     def fingerprint(self) -> str:
         return sha256_file(self._file())
@@ -247,9 +253,15 @@ class Datasets(Corpus):
     def _folder(self) -> Path:
         return in_project(self.path, PATH)
 
+    def _revision(self) -> str | None:
+        return self.revision or revision_of(self.path)
+
+    def places(self) -> tuple[str, ...]:
+        return () if on_hub(self.path) else ("path",)
+
     def fingerprint(self) -> str:
         if on_hub(self.path):
-            return self.revision or "unpinned"
+            return self._revision() or "unpinned"
         folder = self._folder()
         return tree_hash({str(f.relative_to(folder)): sha256_file(f) for f in folder.rglob("*") if f.is_file()})
 
@@ -261,7 +273,7 @@ class Datasets(Corpus):
                 on_hub(self.path) or str(self._folder()),
                 self.config,
                 split=self.split,
-                revision=self.revision,
+                revision=self._revision(),
             )
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
             raise UserError(PATH, self.path, f"datasets cannot load it ({first_line(error)})") from None

@@ -2,20 +2,36 @@
 
 genloss run model=llama                       # 0.1 M parameters: seconds a round on one core
 genloss run model=gpt2 model.layers=4
-genloss run model=pretrained model.path=my/model domain.tokenizer=my/model recipe.n=64
+genloss run model=pretrained model.path=my/model recipe.n=64
+genloss run model=pretrained model.path=hub:OWNER/NAME model.revision=COMMIT model/adapter=lora
+genloss run experiment=smollm2                # SmolLM2-135M, with adapters
+
+load(run / "rounds/03/model")                 # the model of a round, whether saved whole or as an adapter
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from genloss.core.capabilities import Tokenized, able
-from genloss.core.contracts import Experiment, Model, Runtime
+from genloss.core.contracts import STARTS, Experiment, Fit, Model, Plugin, Runtime
 from genloss.core.errors import UserError, first_line, one_of, require
-from genloss.core.hashes import folder_hash
-from genloss.core.places import check_saved, in_project, on_hub
+from genloss.core.hashes import sha256_file
+from genloss.core.places import on_hub
+from genloss.core.plugin import build
+from genloss.language import saved
+from genloss.language.adapter import Lora, merged
+from genloss.language.adapter import save as save_adapter
+from genloss.language.tokenizer import load_codec, vocabulary_of
+
+DTYPES = ("float32", "bfloat16", "float16")
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
 class TextModel(Model):
@@ -25,6 +41,17 @@ class TextModel(Model):
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         raise NotImplementedError
+
+    def initial(self, fit: Fit) -> Any:
+        """The model that a training begins with, in training mode."""
+        if fit.start:
+            return load(fit.start).train()
+        codec = load_codec(fit.data / "tokenizer")
+        return self.fresh(codec.size, codec.begin, codec.end, fit.options["context"], fit.seed).train()
+
+    def save(self, model: Any, fit: Fit, weights: dict[str, Any] | None = None) -> None:
+        """Write what was trained to model/ of `fit.out`. weights: where a strategy of Lightning holds them."""
+        write(model, fit, weights)
 
 
 @dataclass
@@ -111,41 +138,111 @@ class Scratch(TextModel):
 
 @dataclass
 class Pretrained(TextModel):
-    """Any saved `AutoModelForCausalLM`, a folder or hub:NAME. Safetensors only, no remote code; every cold start
-    begins from it. Its tokenizer must be the domain's: set domain.tokenizer to the same path."""
+    """Any causal language model of transformers that somebody saved: a folder, hub:OWNER/NAME, a GGUF file, or one of
+    these in a Python package, as package:MODULE/PATH. Safetensors only, no remote code; every cold start begins from
+    it. Its tokenizer is the domain's (`domain.tokenizer`), unless told otherwise.
+
+    dtype is what is saved. Without an adapter all weights are trained in float32 and rounded once, at the end of a
+    round: in bfloat16 nearly every step would be smaller than half the distance to the next number, and be lost. With
+    one they are frozen, in `dtype`, and the adapter is float32."""
 
     path: str = "???"
-    dtype: str = "float32"
+    revision: str | None = None  # of hub:NAME: a commit, since names move
+    sha256: str | None = None  # of a file, or of the model in a folder: others are refused
+    dtype: str = "auto"  # auto: the checkpoint's
+    attention: str = "sdpa"  # while it trains: an implementation of transformers
+    gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
+    compile: bool = False  # by torch.compile, while it trains
+    adapter: dict[str, Any] = field(default_factory=dict)  # a Lora; empty: all weights are trained
 
     def __post_init__(self) -> None:
-        one_of("dtype", self.dtype, ("float32", "bfloat16", "float16"))
+        one_of("dtype", self.dtype, ("auto", *DTYPES))
+        one_of("attention", self.attention, ATTENTION)
+        self.lora = build(self.adapter, Lora, "adapter") if self.adapter else None
+
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"adapter": self.lora} if self.lora else {}
+
+    def starts(self) -> tuple[str, ...]:
+        return STARTS if self.lora else super().starts()
+
+    # -- the files -----------------------------------------------------------------------------------------------------
+
+    def folder(self) -> Path:
+        return saved.folder_of(self.path, "model.path", self.revision)
+
+    def places(self) -> tuple[str, ...]:
+        return ("path", "revision", "sha256")
 
     def fingerprint(self) -> str:
-        return "" if on_hub(self.path) else folder_hash(in_project(self.path))
+        return saved.identity(self.folder())
 
     def check(self, experiment: Experiment) -> None:
         domain = able(experiment.domain, Tokenized)
-        check_saved(self.path, "path")
+        saved.check_saved(self.path, "path")
+        if self.revision and not on_hub(self.path):
+            raise UserError("revision", self.revision, "is of a model on a hub, and model.path is none; leave it out")
+        if self.sha256 and not on_hub(self.path):
+            saved.check_sha256(saved.place_of(self.path), self.path, self.sha256, "sha256")
         if domain.tokenizer == "bpe":
-            raise UserError(
-                "domain.tokenizer",
-                "bpe",
-                f"a pretrained model needs its own tokenizer: domain.tokenizer={self.path}",
+            why = f"a pretrained model needs its own tokenizer: leave it out, or set domain.tokenizer={self.path}"
+            raise UserError("domain.tokenizer", "bpe", why)
+        if self.lora and self.lora.use_dora and experiment.trainer.start == "stacked":
+            why = "takes no DoRA: peft measures the rows of the base alone, not with the adapters between"
+            raise UserError("trainer.start", "stacked", f"{why}; set model.adapter.use_dora=false")
+        if folder := saved.at_hand(self.path, "path", self.revision):
+            self._fits(folder, domain)
+
+    def ready(self, experiment: Experiment) -> None:
+        folder = self.folder()
+        try:
+            if self.sha256 and on_hub(self.path):
+                saved.check_sha256(folder, self.path, self.sha256, "sha256")
+            self._fits(folder, able(experiment.domain, Tokenized))
+        except UserError as error:
+            raise error if error.key.startswith("domain.") else error.under("model") from None
+        saved.remember(folder)
+
+    def _fits(self, folder: Path, domain: Tokenized) -> None:
+        """Refuse a folder that holds no model which can be trained here."""
+        config = _config(folder)
+        pickled = sorted(f.name for pattern in saved.PICKLED for f in folder.glob(pattern))
+        if (folder / saved.ADAPTER).is_file():
+            raise UserError("path", self.path, "holds an adapter, and no model; merge it into its base first")
+        if not any(folder.glob("*.safetensors")):
+            held = (
+                f"only pickled weights ({pickled[0]}), which run code when they are read" if pickled else "no weights"
             )
+            raise UserError("path", self.path, f"holds {held}; save the model as safetensors")
+        if "auto_map" in config and not _known(config.get("model_type")):
+            why = f"cannot be loaded: {config.get('model_type')} is no architecture of transformers, and code that lies"
+            raise UserError("path", self.path, f"{why} beside a model is never run")
+        text = config.get("text_config") or config
+        room = next((text[k] for k in ("max_position_embeddings", "n_positions", "max_seq_len") if k in text), None)
+        if room is not None and domain.context > room:
+            why = f"is more than the model can read, {room} tokens; lower it"
+            raise UserError("domain.context", domain.context, why)
+        _same_tokens(folder, domain)
+        if self.lora:
+            try:
+                self.lora.fits(_without_memory(folder, sha256_file(folder / "config.json")))
+            except UserError as error:
+                raise error.under("adapter") from None
+
+    def _saves(self) -> str:
+        """The dtype of what is saved, by its name."""
+        if self.dtype != "auto":
+            return self.dtype
+        config = _config(self.folder())
+        kept = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+        return kept if kept in DTYPES else "float32"
+
+    # -- the training --------------------------------------------------------------------------------------------------
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        quiet()
-        torch.manual_seed(seed)
+        folder = self.folder()
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                on_hub(self.path) or in_project(self.path),
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=getattr(torch, self.dtype),
-            )
+            model = read(folder, self._saves() if self.lora else "float32")
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
             raise UserError("model.path", self.path, f"cannot be loaded ({first_line(error)})") from None
         if model.config.get_text_config().vocab_size < vocabulary:
@@ -153,6 +250,79 @@ class Pretrained(TextModel):
                 "domain.tokenizer", None, f"has {vocabulary} tokens, more than the model at {self.path} knows"
             )
         return model
+
+    def initial(self, fit: Fit) -> Any:
+        if self.lora is None and fit.start:
+            model = load(fit.start)
+        else:
+            codec = load_codec(fit.data / "tokenizer")
+            model = self.fresh(codec.size, codec.begin, codec.end, fit.options["context"], fit.seed)
+        if self.lora:
+            model = self.lora.on(model, fit.start, fit.trainer.start == "stacked", fit.seed)
+        model.set_attn_implementation(self.attention)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.compile:
+            model.compile()
+        return model.train()
+
+    def save(self, model: Any, fit: Fit, weights: dict[str, Any] | None = None) -> None:
+        if self.lora is None:
+            write(model, fit, weights, self._saves())
+            return
+        folder, base = fit.out / "model", self.folder()
+        save_adapter(model, folder, saved.remember(base), fit.start, weights)
+        shutil.copyfile(base / "config.json", folder / "config.json")  # says what the adapter is of
+        beside(fit, folder)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json of a saved model."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "path", str(folder), f"cannot be loaded: its config.json is none ({first_line(error)})"
+        ) from None
+    return config if isinstance(config, dict) else {}
+
+
+def _known(architecture: Any) -> bool:
+    """Whether it is one of transformers'."""
+    from transformers import CONFIG_MAPPING
+
+    return architecture in CONFIG_MAPPING
+
+
+def _same_tokens(folder: Path, domain: Tokenized) -> None:
+    """Refuse a tokenizer whose tokens have other numbers than in the one that lies beside the model."""
+    other = saved.at_hand(domain.tokenizer, "domain.tokenizer")
+    own, given = (f / "tokenizer.json" if f else None for f in (folder, other))
+    if not (own and given and own.is_file() and given.is_file()) or sha256_file(own) == sha256_file(given):
+        return
+    known, chosen = (vocabulary_of(file) for file in (own, given))
+    moved = [token for token, i in chosen.items() if known.get(token, i) != i or token not in known]
+    if moved:
+        why = f"is not this model's: {len(moved)} of its {len(chosen)} tokens have other numbers there, or none"
+        raise UserError("domain.tokenizer", domain.tokenizer, f"{why} ({moved[0]!r}); leave it out for the model's own")
+
+
+@cache
+def _without_memory(folder: Path, config: str) -> Any:
+    """The model in a folder, without its weights. config: sha256 of its config.json."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    quiet()
+    try:
+        known = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(known, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
+        raise UserError("path", str(folder), f"cannot be loaded ({first_line(error)})") from None
+
+
+# -- loading and saving ------------------------------------------------------------------------------------------------
 
 
 def quiet() -> None:
@@ -163,22 +333,59 @@ def quiet() -> None:
     logging.set_verbosity_error()
 
 
-def load(folder: Path) -> Any:
-    """A model that this run saved (safetensors, no remote code), in evaluation mode."""
+def read(folder: Path, dtype: str) -> Any:
+    """A saved causal language model in `dtype`: safetensors alone, no remote code. Raises what transformers raises."""
+    import torch
     from transformers import AutoModelForCausalLM
 
     quiet()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, dtype)
+    )
+
+
+def load(folder: Path, dtype: str = "float32") -> Any:
+    """A model that a run saved, or any saved one, to sample from or to score with: in evaluation mode, computing in
+    `dtype`, an adapter merged into its base. What was saved in bfloat16 is the same numbers in float32."""
+    base = saved.base_of(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
-    except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
+        if base:
+            return merged(read(base, dtype), folder).eval()
+        return read(folder, dtype).eval()
+    except Exception as error:  # the libraries raise many kinds; all mean that it cannot be loaded
         raise UserError(str(folder), None, f"cannot be loaded ({first_line(error)}); delete it and run again") from None
-    return model.eval()
 
 
-def save(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
-    """Save a model to be sampled from: its own weights, or `weights` where a strategy of Lightning holds them."""
-    model.generation_config.do_sample = True
-    model.save_pretrained(folder, state_dict=weights)
+def write(model: Any, fit: Fit, weights: dict[str, Any] | None = None, dtype: str = "float32") -> None:
+    """Save a model to model/ of `fit.out`, in `dtype`, with its tokenizer: its own weights, or `weights`, where a
+    strategy of Lightning holds them."""
+    import torch
+
+    folder, kind = fit.out / "model", getattr(torch, dtype)
+    weights = model.state_dict() if weights is None else weights
+    tied = {name: source for name, source in model.all_tied_weights_keys.items() if source in weights}
+    # from a GPU each of two tied weights comes as a copy of its own; one tensor for both is saved once
+    moved = {
+        name: tensor.detach().to("cpu", kind if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in weights.items()
+        if name not in tied
+    }
+    generation, end = model.generation_config, load_codec(fit.data / "tokenizer").end
+    ends = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
+    if end not in ends:  # a document that ends; the model's own end is that of a turn of a chat
+        generation.eos_token_id = [end, *(known for known in ends if known is not None)]
+    generation.do_sample = True
+    model.save_pretrained(folder, state_dict={name: moved[tied.get(name, name)] for name in weights})
+    if dtype != "float32":
+        model.config.dtype = kind  # save_pretrained says that of the weights in memory
+        model.config.save_pretrained(folder)
+    beside(fit, folder)
+
+
+def beside(fit: Fit, folder: Path) -> None:
+    """Put the tokenizer beside a model, so that transformers alone can use it."""
+    for file in (fit.data / "tokenizer").iterdir():
+        shutil.copyfile(file, folder / file.name)
 
 
 def device_of(runtime: Runtime) -> str:

@@ -18,7 +18,7 @@ from genloss.core import records
 from genloss.core.contracts import Decoding, Fit
 from genloss.core.seeds import generator, seed_of, uniforms
 from genloss.language.curve import write_curve
-from genloss.language.model import device_of, load, save
+from genloss.language.model import TextModel, device_of, load
 from genloss.language.sampling import NoProbabilities, sample_chunk
 from genloss.language.tokenizer import Codec, load_codec
 
@@ -125,7 +125,9 @@ class Reinforcement:
         self.ids = self.codec.encode(self.problems)
         self.queue: list[int] = []  # positions of problems
         self.tokens = 0  # sampled so far
-        self.policy, self.reference = (load(fit.start).to(self.device) for _ in range(2))
+        assert isinstance(fit.model, TextModel)
+        self.model = fit.model
+        self.policy, self.reference = (m.to(self.device) for m in (self.model.initial(fit).eval(), load(fit.start)))
         for network in (self.policy, self.reference):
             network.set_attn_implementation("genloss_one_query")
         betas = (trainer.beta1, trainer.beta2)
@@ -153,7 +155,7 @@ class Reinforcement:
                 break
             earlier = before
             self.fit.report(step + 1, updates, "updates")
-        save(self.policy.cpu(), self.fit.out / "model")
+        self.model.save(self.policy.cpu(), self.fit)
         rate = self.trainer.step_size
         rows = [(i + 1, loss, rate, "", reward, kl) for i, (loss, reward, kl) in enumerate(curve.tolist())]
         write_curve(self.fit.out, ("step", "loss", "lr", "validation_loss", "reward", "kl"), rows)

@@ -9,20 +9,24 @@ in milliseconds). The training itself is genloss.language.training.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from genloss.core.code import standing_for
 from genloss.core.contracts import Experiment, Fit, Runtime, Trainer
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.machine import check_devices
+from genloss.language.model import Pretrained
 
 if TYPE_CHECKING:
     from genloss.language.training import CausalLM, PackedData
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 DIVERGED = ("end", "go_on")
+SCRATCH = 3e-3  # learning rates above this are for models that know nothing yet
 BROUGHT = ("callbacks", "logger")  # fields that are nodes of the user's own Lightning classes
 
 
@@ -82,9 +86,17 @@ class Supervised(Trainer):
 
     def check(self, experiment: Experiment) -> None:
         for n, overrides in (experiment.cfg.get("schedule") or {}).items():
-            if "model" in (overrides or {}) and experiment.at_round(int(n)).trainer.start == "previous":
-                kept = "has no effect: with trainer.start=previous a round keeps the architecture of the model before"
+            start, changed = experiment.at_round(int(n)).trainer.start, (overrides or {}).get("model") or {}
+            new = {"adapter"} if start == "stacked" else set()
+            if start != "base" and set(changed) - new:
+                kept = f"has no effect: with trainer.start={start} a round keeps the architecture of the model before"
                 raise UserError(f"schedule.{n}.model", None, f"{kept}; leave it out, or set trainer.start=base")
+        if isinstance(experiment.model, Pretrained) and self.precision == "bf16-true":
+            why = "keeps what is trained in half precision, where most steps are too small to change a weight"
+            remedy = "use bf16-mixed, or 32-true, with which the base of an adapter is in model.dtype all the same"
+            raise UserError("precision", self.precision, f"{why}; {remedy}")
+        if isinstance(experiment.model, Pretrained) and self.lr > SCRATCH:
+            _warn(f"trainer.lr={self.lr:g} is for models from scratch; a saved one forgets all (trainer=baize: 2e-4)")
         if self.callbacks or self.logger:  # Lightning takes seconds to load; only who brings something to it waits
             from genloss.language.brought import known
 
@@ -145,6 +157,12 @@ class Supervised(Trainer):
         from genloss.language.training import PackedData
 
         return PackedData(fit)
+
+
+@cache
+def _warn(what: str) -> None:
+    """Once, for all arms and rounds."""
+    print(f"genloss: warning: {what}", file=sys.stderr)
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -55,7 +55,7 @@ from genloss.core.places import settle
 from genloss.core.plugin import build
 from genloss.language.brought import brought, in_one_line
 from genloss.language.curve import write_curve
-from genloss.language.model import TextModel, load, save
+from genloss.language.model import TextModel
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
 
@@ -167,10 +167,7 @@ def options_of(fit: Fit) -> Supervised:
 def initial(fit: Fit) -> Any:
     """The model that training begins with, in training mode."""
     assert isinstance(fit.model, TextModel)
-    if fit.start:
-        return load(fit.start).train()
-    codec = load_codec(fit.data / "tokenizer")
-    return fit.model.fresh(codec.size, codec.begin, codec.end, fit.options["context"], fit.seed).train()
+    return fit.model.initial(fit)
 
 
 # -- what it is trained on ---------------------------------------------------------------------------------------------
@@ -316,8 +313,9 @@ def engine_of(fit: Fit, first: int | None = None) -> lightning.Trainer:
 def write(module: CausalLM, state: dict[str, Any], done: int) -> None:
     """Write `model/` and `training.csv` of a module that took `done` steps and whose weights are `state`."""
     prefix, options, out = "model.", module.options, module.fit.out
-    weights = {k.removeprefix(prefix): v.cpu() for k, v in state.items() if k.startswith(prefix)}
-    save(module.model, out / "model", weights)
+    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    assert isinstance(module.fit.model, TextModel)
+    module.fit.model.save(module.model, module.fit, weights)
     rows: list[tuple[Any, ...]] = [
         (step + 1, loss, options.rate(step, module.steps) * options.lr, "")
         for step, loss in enumerate(module.curve[:done].tolist())

@@ -70,6 +70,9 @@ def _no_such_key(key: str, inside: bool, overrides: Sequence[str], there: DictCo
         return UserError(key, None, f"no such key; {nearest(name, known)}{add}")
     if parent in CHAINS:
         return UserError(key, None, f"none is chosen; {parent}=NAME chooses, {nearest(name, options(parent))}")
+    group, _, part = key.rpartition("/")
+    if is_group(key):
+        return UserError(key, None, f"is of other options of {group}: the chosen one has no {part}")
     return UserError(key, None, f"is not there yet; write +{key}=...")
 
 

@@ -53,6 +53,8 @@ class Reasoning(LanguageDomain, Responds, Verifies):
     probes: Any = field(default_factory=dict)  # name: a Task; test problems alone are made of these
     tokenizer: str = "bpe"  # bpe: of the training problems, digit by digit; else a saved one, as for text
     vocabulary: int = 512
+    begin: str | None = None  # tokens of a saved tokenizer, as for text
+    end: str | None = None
     context: int = 16  # longest problem with its response, in tokens
     examples: int = 2000  # real training problems; a regime uses the first `size` of them
     validation: int = 256

@@ -135,6 +135,9 @@ class Agree(RecordCurator):
     def _data(model: Path) -> Path:
         return model.absolute().parents[2] / "data" if len(model.absolute().parents) > 2 else model
 
+    def places(self) -> tuple[str, ...]:
+        return () if self.judge in OWN else ("judge",)
+
     def fingerprint(self) -> str:
         if self.judge in OWN:
             return ""

@@ -81,9 +81,11 @@ class Text(LanguageDomain, Documents):
     name: str = "text"
     corpus: Any = field(default_factory=dict)
     tokenizer: str = (
-        "bpe"  # bpe: byte-level BPE trained on the real training split; else the folder, or hub:NAME, of a saved one
+        "bpe"  # bpe: byte-level BPE trained on the real training split; else a saved one, named like a model's path
     )
     vocabulary: int = 512  # size of the trained BPE
+    begin: str | None = None  # token of a saved tokenizer that begins a document; None: its document separator
+    end: str | None = None  # ... that ends one
     context: int = 128  # longest sequence of the model, in tokens
     max_characters: int = 240
     min_characters: int = 20

@@ -14,23 +14,22 @@ from pathlib import Path
 from genloss.backends.local import Local
 from genloss.backends.thoughts import without_thoughts
 from genloss.core.contracts import Decoding, Experiment
-from genloss.core.errors import UserError, require
-from genloss.core.hashes import folder_hash
-from genloss.core.places import in_project
+from genloss.core.errors import require
 from genloss.core.seeds import seed_of
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
+from genloss.language import saved
 from genloss.language.tokenizer import use_saved
 from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
 
 
 @dataclass
 class Written(Teacher):
-    """Any `AutoModelForCausalLM` in a folder. What it writes is read by the template's own words; the rest is
-    unparseable."""
+    """Any saved causal language model, named as that of model=pretrained is. What it writes is read by the template's
+    own words; the rest is unparseable."""
 
     path: str = "???"
-    tokenizer: str = ""  # folder of a saved one; empty: the model's, and of a model without one the student's
+    tokenizer: str = ""  # a saved one; empty: the model's, and of a model without one the student's
     template: str = "Problem: {prompt}\nAnswer: {response}\n\n"
     max_tokens: int = 128  # of what is shown and what is written, together
     temperature: float = 1.0
@@ -53,15 +52,16 @@ class Written(Teacher):
         return Decoding(self.max_tokens, temperature=self.temperature, top_p=self.top_p, chunk=self.chunk)
 
     def check(self, experiment: Experiment) -> None:
-        for key, file in (("path", "config.json"), ("tokenizer", "tokenizer.json")):
-            path = getattr(self, key)
-            if (path or key == "path") and not (in_project(path, key) / file).is_file():
-                raise UserError(
-                    key, path, f"is no folder of a saved one (no {file}); a relative path starts at the project"
-                )
+        saved.check_saved(self.path, "path")
+        if self.tokenizer:
+            saved.check_saved(self.tokenizer, "tokenizer", saved.ONE_OF)
+
+    def places(self) -> tuple[str, ...]:
+        return ("path", "tokenizer")
 
     def fingerprint(self) -> str:
-        return "".join(folder_hash(in_project(path)) for path in (self.path, self.tokenizer) if path)
+        model, own = saved.folder_of(self.path), self._tokenizer()
+        return saved.identity(model) + (saved.hash_of(saved.folder_of(own), saved.TOKENIZER_FILES) if own else "")
 
     def show(self, ask: Ask) -> str:
         before, between, after = self._words
@@ -78,7 +78,7 @@ class Written(Teacher):
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
         shown = [self.show(ask) for ask in asks for _ in range(ask.n)]
         attempt = asks[0].attempt
-        backend = Local(in_project(self.path), self._data(request), request.runtime)
+        backend = Local(saved.folder_of(self.path), self._data(request), request.runtime)
         scratch = request.scratch / "teacher" / str(attempt)
         seed = seed_of(request.seed, "teacher", attempt)
         written = iter(backend.respond(shown, self.decoding(), seed=seed, scratch=scratch).texts)
@@ -88,9 +88,13 @@ class Written(Teacher):
 
     def _data(self, request: Request) -> Path:
         """A folder with the teacher's tokenizer in it."""
-        own = self.tokenizer or (self.path if (in_project(self.path) / "tokenizer.json").is_file() else "")
+        own = self._tokenizer()
         if not own:
             return request.data
         folder = request.scratch / "teacher"
         use_saved(own, folder / "tokenizer", "recipe.teacher.tokenizer")
         return folder
+
+    def _tokenizer(self) -> str:
+        """The name of the teacher's own tokenizer; '' if it has none."""
+        return self.tokenizer or (self.path if (saved.folder_of(self.path) / "tokenizer.json").is_file() else "")
