@@ -60,7 +60,7 @@ def main() -> None:
         rows = iter(Rows([folder / "real.parquet"], [1.0], codec, context, 1))
         batches = []
         for _ in range(STEPS):
-            inputs, targets, _ = zip(*islice(rows, trainer.batch), strict=True)
+            inputs, targets, *_ = zip(*islice(rows, trainer.batch), strict=True)
             batches.append((torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))))
         release_memory()  # the allocator's settings, for both
         plain: list[float] = []

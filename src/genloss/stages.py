@@ -330,6 +330,7 @@ class Train(Stage):
             domain=x.domain if x.trainer.uses_domain else None,
             runtime=x.runtime,
             report=job.report,
+            scratch=scratch,
         )
         return x.trainer.train(fit)
 

@@ -188,7 +188,13 @@ class PackedData(lightning.LightningDataModule):
 
     def packed(self, shards: list[Path], weights: list[float]) -> Rows:
         codec, options = load_codec(self.fit.data / "tokenizer"), self.fit.options
-        return Rows(shards, weights, codec, options["context"], self.fit.seed, options.get("columns", ("text",)))
+        columns, folder = options.get("columns", ("text",)), self.fit.scratch and self.fit.scratch / "tokens"
+        return Rows(shards, weights, codec, options["context"], self.fit.seed, columns, folder)
+
+    def prepare_data(self) -> None:
+        """Lightning calls it in one process of a machine, before the others look for these files."""
+        if self.fit.scratch:
+            self.train_dataloader(), self.val_dataloader()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return DataLoader(Batches(self.packed(self.fit.shards, self.fit.weights), self.rows), batch_size=None)
@@ -214,7 +220,7 @@ class Batches(IterableDataset[Batch]):
             batch = list(islice(rows, self.size))[rank::world]
             if not batch:
                 return
-            inputs, targets, weights = (torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
+            inputs, targets, weights, _ = (torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
             yield inputs, targets, weights
 
 
@@ -370,6 +376,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "out": str(fit.out),
         "options": fit.options,
         "runtime": dataclasses.asdict(fit.runtime),
+        "scratch": str(fit.scratch) if fit.scratch else None,
     }
 
 
@@ -390,6 +397,7 @@ def from_json(value: dict[str, Any]) -> Fit:
         out=Path(value["out"]),
         options=value["options"],
         runtime=Runtime(**value["runtime"]),
+        scratch=Path(value["scratch"]) if value["scratch"] else None,
     )
 
 
