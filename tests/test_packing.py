@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from genloss.language.model import load
 from genloss.language.packing import IGNORE, Rows, fit
 from genloss.language.scoring import losses
 from genloss.language.tokenizer import END, Codec, load_codec
+from genloss.language.training import masks_documents
 
 
 @given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 40))
@@ -241,3 +244,63 @@ def test_nothing_to_learn_from_is_refused(trained, tmp_path: Path) -> None:
     empty = with_cut(tmp_path, ["", ""], [0, 1])
     with pytest.raises(UserError, match="its records are empty"):
         next(iter(Rows([empty], [1.0], load_codec(trained.data / "tokenizer"), 24, 0)))
+
+
+# -- attention within a record -----------------------------------------------------------------------------------------
+
+TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": TINY | {"num_key_value_heads": 2},
+    "qwen2": TINY | {"num_key_value_heads": 2},
+    "gpt_neox": TINY,
+    "gpt2": {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 48},
+}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_packed_losses_are_those_of_records_alone(trained, tmp_path: Path, arch: str, attention: str) -> None:
+    """With trainer.document_mask; without it they are not, so that the test can fail."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    codec = load_codec(trained.data / "tokenizer")
+    known = ARCHITECTURES[arch] | {"vocab_size": codec.size, "attn_implementation": attention}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(arch, initializer_range=0.3, **known)).eval()
+    paths = [
+        *shards(tmp_path, ["The old garden.", "a b", "The river and", "x"]),
+        with_cut(tmp_path, ["a", "to see"], [1]),
+    ]
+    rows = Rows(paths, [1.0, 1.0], codec, 48, 0)
+    plans = list(rows.plan(0))
+    assert max(map(len, plans)) > 2
+    wanted = {}
+    with torch.inference_mode():
+        for piece in (piece for plan in plans for piece in plan):
+            ids = torch.from_numpy(rows.shards[piece.shard].ids[piece.start : piece.start + piece.length].astype(int))
+            logits = model(input_ids=ids[None, :-1]).logits[0]
+            wanted[piece] = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+        batch = [torch.from_numpy(np.stack(part)) for part in zip(*map(rows.row, plans), strict=True)]
+        masked = model(input_ids=batch[0], position_ids=batch[3], use_cache=False).logits
+        across = model(input_ids=batch[0], use_cache=False).logits
+    far = 0.0
+    for r, plan in enumerate(plans):
+        expected = torch.cat([wanted[piece] for piece in plan])
+        used = len(expected)
+        found, other = (
+            torch.nn.functional.cross_entropy(m[r, :used], batch[1][r, :used], reduction="none")
+            for m in (masked, across)
+        )
+        assert torch.allclose(found, expected, atol=1e-5, rtol=0), (found - expected).abs().max()
+        far = max(far, float((other - expected).abs().max()))
+    assert far > 0.1 and masks_documents(model)
+
+
+def test_a_model_without_masks_for_packed_rows_is_known() -> None:
+    class Blind(torch.nn.Module):
+        """Adds what came before, whatever its position."""
+
+        def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, use_cache: bool) -> Any:
+            return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids, 9).cumsum(dim=1))
+
+    assert not masks_documents(Blind())

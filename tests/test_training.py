@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
+import os
 import shutil
+import signal
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ from genloss.language.scoring import losses
 from genloss.language.trainer import PRECISIONS, Supervised
 from genloss.language.training import CausalLM, train
 from genloss.workflow.compose import compose
-from support import Project
+from support import Project, killed, killer
 
 
 class Stop(Callback):
@@ -36,6 +40,24 @@ class Stop(Callback):
 
     def on_train_batch_end(self, trainer, module, *_) -> None:
         trainer.should_stop = trainer.global_step >= self.after
+
+
+class Counts(Stop):
+    """Has a state, and writes it; ends the training by it."""
+
+    seen = 0
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        self.seen += 1
+        with (module.fit.out / "seen.txt").open("a") as file:
+            file.write(f"{self.seen}\n")
+        trainer.should_stop = self.seen >= self.after
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
 
 
 class Broken(Callback):
@@ -148,14 +170,10 @@ def test_a_token_budget_overrides_steps(fit, trained) -> None:
 
 
 def test_accumulated_batches_are_the_same_batch(fit) -> None:
-    """Half the rows at a time: the same rows, so nearly the same model (each part is a mean of its own)."""
+    """Half the rows at a time: the same rows, each target with its weight in the whole."""
     a, _ = fit("a", trainer=Supervised(steps=3, batch=8))
     b, _ = fit("b", trainer=Supervised(steps=3, batch=8, accumulate=2))
-    c, _ = fit("c", trainer=Supervised(steps=3, batch=4))
-    with (b / "training.csv").open() as file:
-        assert len([r for r in csv.DictReader(file) if r["loss"]]) == 3
-    first, halves, fewer = (losses_of(f) for f in (a, b, c))
-    assert abs(first - halves) < abs(first - fewer)
+    assert curve_of(b) == [pytest.approx(row, rel=2e-5) for row in curve_of(a)]
 
 
 def losses_of(folder: Path) -> float:
@@ -520,3 +538,85 @@ def test_they_travel_to_several_devices(fit, tmp_path: Path) -> None:
     assert result["steps"] == 3 and result["loss"] < 4
     assert files(folder) == set()
     assert files(tmp_path / "logs") == {f"00/lightning_logs/version_0/{n}" for n in ("metrics.csv", "hparams.yaml")}
+
+
+# -- going on after a kill ---------------------------------------------------------------------------------------------
+
+OFTEN = 1e-9  # minutes: after each step
+
+
+def everything(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+DROPOUT = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"validate_every": 1},
+        {"validate_every": 3, "validation_rows": 8},
+        {"validate_every": 4, "accumulate": 2},
+        {"precision": "16-mixed"},
+        {"callbacks": {"stop": {"_target_": "test_training.Counts", "after": 7}}},
+    ],
+    ids=str,
+)
+def test_killed_at_any_step_it_goes_on_to_the_same_bytes(fit, tmp_path: Path, options: dict[str, Any]) -> None:
+    """A model that draws (dropout), its curve, what callbacks count and write; each step but the last is met once."""
+    trainer = Supervised(steps=9, batch=4, checkpoint_minutes=OFTEN, **options)
+    model = Scratch(arch="gpt2", width=32, feed_forward=64, options=DROPOUT)
+    plain, _ = fit("plain", trainer=replace(trainer, checkpoint_minutes=0), model=model)
+    out, scratch = tmp_path / "killed", tmp_path / "scratch"
+    scratch.mkdir()
+    seen, step = [], 2
+    while killed(lambda: fit("killed", trainer=trainer, model=model, scratch=scratch, report=killer(step))):  # noqa: B023
+        seen.append(max(int(p.name.rpartition("-")[2]) for p in (scratch / "checkpoints").glob("auto-*")))
+        shutil.rmtree(out)  # as the store does
+        step += 1
+    assert everything(out) == everything(plain)
+    ended = 7 if "callbacks" in options else 9
+    assert seen == list(range(1, ended)), "it was killed before it kept the checkpoint of that step"
+    assert len(list((scratch / "checkpoints").iterdir())) == 1
+
+
+def curve_of(folder: Path) -> list[tuple[float, float]]:
+    """(loss, validation loss) of every line, 0 where there is none."""
+    with (folder / "training.csv").open() as file:
+        return [(float(r["loss"] or 0), float(r["validation_loss"] or 0)) for r in csv.DictReader(file)]
+
+
+def test_killed_on_two_devices(fit, tmp_path: Path) -> None:
+    """By SIGKILL of the process that started them; the same losses, with slices that are not equal."""
+    trainer = Supervised(steps=40, batch=5, validate_every=8, validation_rows=7, checkpoint_minutes=OFTEN)
+    apart = {"trainer": trainer, "runtime": Runtime(devices=2, strategy="ddp")}
+    plain, result = fit("plain", **apart)
+    scratch = tmp_path / "scratch"
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(BaseException):
+            fit("killed", scratch=scratch, **apart)
+        os._exit(0)
+    while not list(scratch.glob("checkpoints/ddp-*1?")):  # some steps after the first ten
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    time.sleep(3)  # the others see that it is gone
+    shutil.rmtree(tmp_path / "killed")
+    (last,) = scratch.glob("checkpoints/ddp-*")
+    assert 10 <= int(last.name.rpartition("-")[2]) < 40
+    again, same = fit("killed", scratch=scratch, **apart)
+    assert curve_of(again) == [pytest.approx(row, abs=2e-6) for row in curve_of(plain)]
+    assert same["loss"] == pytest.approx(result["loss"], abs=1e-6)
+    assert difference(again, plain) < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"batch": 5}, {"batch": 1}, {"batch": 6, "accumulate": 2}], ids=str)
+def test_devices_weigh_each_target_once(fit, options: dict[str, Any]) -> None:
+    """Whatever rows they get, and if they get none: the losses are those of one device, to the last bits."""
+    trainer = Supervised(steps=4, validate_every=2, validation_rows=7, **options)
+    one, _ = fit("one", trainer=trainer)
+    two, _ = fit("two", trainer=trainer, runtime=Runtime(devices=2, strategy="ddp"))
+    assert curve_of(two) == [pytest.approx(row, rel=2e-5) for row in curve_of(one)]

@@ -332,7 +332,11 @@ class Train(Stage):
             report=job.report,
             scratch=scratch,
         )
-        return x.trainer.train(fit)
+        job.run.training = job.n, scratch
+        try:
+            return x.trainer.train(fit)
+        finally:
+            job.run.training = None
 
 
 class Evaluate(Stage):

@@ -91,7 +91,14 @@ class Schooled(Scratch):
         random = Scratch(**{f.name: getattr(self, f.name) for f in fields(Scratch)})
         trainer = Supervised(steps=self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
         seed = seed_of(self.school_seed, "school")
-        own = {"shards": [shard], "weights": [1.0], "start": None, "seed": seed, "out": out, "scratch": None}
+        own: dict[str, Any] = {
+            "shards": [shard],
+            "weights": [1.0],
+            "start": None,
+            "seed": seed,
+            "out": out,
+            "scratch": None,
+        }
         result = trainer.train(replace(fit, model=random, trainer=trainer, **own))
         if "diverged" in result:
             why = f"the base's training diverged: from step {result['diverged']} on its loss is no number; lower it"
