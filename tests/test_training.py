@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from genloss.core.errors import UserError
 from genloss.core.hashes import sha256_file
 from genloss.core.machine import check_devices
 from genloss.experiment import Experiment
+from genloss.language.checkpoint import Checkpoints
 from genloss.language.model import Scratch, load
+from genloss.language.packing import Rows
 from genloss.language.scoring import losses
+from genloss.language.tokenizer import load_codec
 from genloss.language.trainer import PRECISIONS, Supervised
-from genloss.language.training import CausalLM, train
+from genloss.language.training import LOOK, CausalLM, train
 from genloss.workflow.compose import compose
 from support import Project, killed, killer
 
@@ -58,6 +62,18 @@ class Counts(Stop):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seen = state["seen"]
+
+
+class Breaks(Callback):
+    """Breaks the model after a step."""
+
+    def __init__(self, at: int):
+        self.at = at
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        if trainer.global_step == self.at:
+            for parameter in module.parameters():
+                parameter.data.fill_(math.nan)
 
 
 class Broken(Callback):
@@ -620,3 +636,69 @@ def test_devices_weigh_each_target_once(fit, options: dict[str, Any]) -> None:
     one, _ = fit("one", trainer=trainer)
     two, _ = fit("two", trainer=trainer, runtime=Runtime(devices=2, strategy="ddp"))
     assert curve_of(two) == [pytest.approx(row, rel=2e-5) for row in curve_of(one)]
+
+
+class Opaque(Callback):
+    """Its state is no plain value."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"path": Fraction(1, 3)}
+
+
+def test_a_state_that_needs_code_is_not_kept(fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """No code of a file is run, so the training could not go on from it: one line says so, and it trains."""
+    node = {"opaque": {"_target_": "test_training.Opaque"}}
+    trainer = Supervised(steps=4, batch=4, checkpoint_minutes=OFTEN, callbacks=node)
+    plain, _ = fit("plain", trainer=replace(trainer, callbacks={}))
+    folder, _ = fit("a", trainer=trainer, scratch=tmp_path / "scratch")
+    assert digest(folder) == digest(plain) and not list((tmp_path / "scratch/checkpoints").iterdir())
+    assert capfd.readouterr().err.count("warning: the state of one of trainer.callbacks holds more than plain") == 1
+
+
+def test_a_training_of_epochs_sees_every_record_so_often(fit, trained, tmp_path: Path) -> None:
+    table = records.make_table({"text": ["aaa bbb"] * 50}, origin="real", generation=0, recipe="x")
+    shard = tmp_path / "fifty.parquet"
+    records.write(table, shard)
+    rows = Rows([shard], [1.0], load_codec(trained.data / "tokenizer"), trained.context, 1)
+    each = [len(list(rows.plan(n))) for n in range(3)]
+    _, result = fit("a", trainer=Supervised(steps=2, epochs=3, batch=4), shards=[shard])
+    assert result["steps"] == math.ceil(sum(each) / 4) > 2
+    with pytest.raises(UserError, match=r"^epochs=3: must be null beside tokens=7"):
+        Supervised(epochs=3, tokens=7)
+
+
+def test_a_loss_that_is_no_number_is_seen_soon(fit) -> None:
+    """Long before the next validation, and the round is what it was: the model of the last sound step."""
+    seen: list[float] = []
+    wild = Supervised(steps=400, batch=1, lr=1e9, validate_every=400)
+    _, result = fit("a", trainer=wild, report=lambda done, total, unit: seen.append(done))
+    assert result["diverged"] < LOOK and max(seen) == LOOK
+
+
+def test_a_diverged_training_goes_back_to_its_checkpoint(fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is early enough: not from the beginning again."""
+    monkeypatch.setattr(Checkpoints, "due", lambda self, step: bool(self.folder) and step == 2)
+    wild = Supervised(steps=60, batch=1, callbacks={"breaks": {"_target_": "test_training.Breaks", "at": 6}})
+    plain, result = fit("plain", trainer=wild)
+    assert result["diverged"] == 7 and result["steps"] == 5
+    seen: list[int] = []
+    go_on = {"scratch": tmp_path / "scratch", "report": lambda done, total, unit: seen.append(done)}
+    folder, again = fit("a", trainer=wild, **go_on)
+    assert again == result and everything(folder) == everything(plain)
+    assert [seen.count(step) for step in range(1, 8)] == [1, 1, 2, 2, 2, 1, 1]
+
+
+def test_attention_within_a_record_is_an_option(fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    across, _ = fit("across")
+    within, _ = fit("within", trainer=Supervised(steps=6, batch=4, document_mask=True))
+    assert digest(across) != digest(within)
+    monkeypatch.setattr("genloss.language.training.masks_documents", lambda model: False)
+    with pytest.raises(UserError, match=r"^trainer\.document_mask=True: LlamaForCausalLM does not tell records"):
+        fit("blind", trainer=Supervised(steps=6, batch=4, document_mask=True))
+
+
+def test_processes_share_the_file_of_token_ids(fit, tmp_path: Path) -> None:
+    """One writes it; both train."""
+    trainer = Supervised(steps=2, batch=4)
+    fit("two", trainer=trainer, scratch=tmp_path / "scratch", runtime=Runtime(devices=2, strategy="ddp"))
+    assert {p.name for p in (tmp_path / "scratch/tokens").iterdir()} == {"real.tokens", "validation.tokens"}
