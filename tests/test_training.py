@@ -702,3 +702,19 @@ def test_processes_share_the_file_of_token_ids(fit, tmp_path: Path) -> None:
     trainer = Supervised(steps=2, batch=4)
     fit("two", trainer=trainer, scratch=tmp_path / "scratch", runtime=Runtime(devices=2, strategy="ddp"))
     assert {p.name for p in (tmp_path / "scratch/tokens").iterdir()} == {"real.tokens", "validation.tokens"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FSDP is for GPUs")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_sharded_gradients_are_clipped(fit, tmp_path: Path, precision: str) -> None:
+    """By the norm of all shards; and a checkpoint of shards can be kept."""
+    plain = Supervised(steps=6, batch=4, clip=0.1, precision=precision)
+    own = {"runtime": Runtime(accelerator="gpu", strategy="fsdp"), "scratch": tmp_path / "scratch"}
+    a, _ = fit("a", trainer=plain, runtime=Runtime(accelerator="gpu"))
+    b, _ = fit("b", trainer=replace(plain, checkpoint_minutes=OFTEN), **own)
+    loose, _ = fit("loose", trainer=replace(plain, clip=0.0), runtime=Runtime(accelerator="gpu"))
+    far = 1e-4 if precision == "32-true" else 2e-2
+    assert curve_of(b) == [pytest.approx(row, rel=far) for row in curve_of(a)]
+    assert difference(a, loose) > 10 * difference(a, b)
+    (last,) = (tmp_path / "scratch/checkpoints").iterdir()
+    assert last.name == "fsdp-000000005"
