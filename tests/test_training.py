@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import math
 import os
@@ -652,7 +653,28 @@ def test_a_state_that_needs_code_is_not_kept(fit, tmp_path: Path, capfd: pytest.
     plain, _ = fit("plain", trainer=replace(trainer, callbacks={}))
     folder, _ = fit("a", trainer=trainer, scratch=tmp_path / "scratch")
     assert digest(folder) == digest(plain) and not list((tmp_path / "scratch/checkpoints").iterdir())
-    assert capfd.readouterr().err.count("warning: the state of one of trainer.callbacks holds more than plain") == 1
+    assert (
+        capfd.readouterr().err.count("no checkpoints are kept: the state of one of trainer.callbacks holds more") == 1
+    )
+
+
+def test_a_full_disk_ends_no_training(
+    fit, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint before is kept, and no other is tried."""
+    torch_save, saved = torch.save, []
+
+    def full(state: Any, file: Any) -> None:
+        saved.append(state["global_step"])
+        if len(saved) == 3:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        torch_save(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    fit("a", trainer=Supervised(steps=8, batch=4, checkpoint_minutes=OFTEN), scratch=tmp_path / "scratch")
+    assert saved == [1, 2, 3] and capfd.readouterr().err.count("warning: no checkpoints are kept") == 1
+    assert [p.name for p in (tmp_path / "scratch/checkpoints").iterdir()] == ["auto-000000002"]
 
 
 def test_a_training_of_epochs_sees_every_record_so_often(fit, trained, tmp_path: Path) -> None:

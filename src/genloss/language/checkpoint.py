@@ -80,22 +80,21 @@ class Checkpoints:
 
     def keep(self, step: int, save: Callable[[Path], None]) -> None:
         """Keep the state after `step`, which `save` writes, with a copy of `out`; in all processes. What could not be
-        read again turns checkpoints off, with a warning."""
+        written, or read again, turns checkpoints off with a warning: no training ends by it."""
         assert self.folder is not None
         aside, name = self.folder / ".new", self.folder / f"{self.kind}-{step:09d}"
         if self.main:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
         save(aside / STATE)
-        if not self.agree(self.main and _plain(aside / STATE)):
+        fault = self._finish(aside) if self.main else ""
+        if not self.agree(not fault):
             if self.main:
-                said = "holds more than plain values and tensors, so that this training cannot go on after a kill"
-                print(f"genloss: warning: the state of one of trainer.callbacks {said}", file=sys.stderr)
-                shutil.rmtree(aside)
+                said = f"{fault}; this training cannot go on from here after a kill"
+                print(f"genloss: warning: no checkpoints are kept: {said}", file=sys.stderr)
+                shutil.rmtree(aside, ignore_errors=True)
             self.folder = None
-            return
-        if self.main:
-            shutil.copytree(self.out, aside / OUT)
+        elif self.main:
             before = self._all()
             aside.rename(name)
             for old in before:
@@ -103,18 +102,20 @@ class Checkpoints:
                 shutil.rmtree(aside)
         self._kept = time.monotonic()
 
+    def _finish(self, aside: Path) -> str:
+        """Copy what is written beside the state; returns what is wrong with both, '' if nothing."""
+        import torch
+
+        state = aside / STATE
+        try:
+            if not state.is_dir():  # of a strategy that writes shards
+                torch.load(state, map_location="cpu", weights_only=True, mmap=True)  # its tensors are not read
+            shutil.copytree(self.out, aside / OUT)
+        except pickle.UnpicklingError:
+            return "the state of one of trainer.callbacks holds more than plain values and tensors"
+        except OSError as error:
+            return f"{aside} cannot be written ({error.strerror})"
+        return ""
+
     def _all(self) -> list[Path]:
         return [] if self.folder is None else list(self.folder.glob(f"{self.kind}-*"))
-
-
-def _plain(path: Path) -> bool:
-    """Whether a state can be read without running code; its tensors are not read."""
-    import torch
-
-    try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        return False
-    except IsADirectoryError:  # of a strategy that writes shards
-        return True
-    return True

@@ -184,7 +184,8 @@ class CausalLM(lightning.LightningModule):
         step = self.global_step
         if step % LOOK == 0 and self.lost(step):
             self.trainer.should_stop = True
-        self.live.write(self.shown)
+        if self.trainer.is_global_zero:
+            self.live.write(self.shown)
         if (index + 1) % cast(int, self.trainer.val_check_batch):  # else after the validation
             self.keep()
 
@@ -381,7 +382,8 @@ class Batches(IterableDataset[Batch]):
 
 
 class Straight(TorchCheckpointIO):
-    """Writes checkpoints to their files: Lightning's own makes two copies in memory first."""
+    """Writes checkpoints to their files: Lightning's own makes two copies in memory first. Of our own, a full disk is
+    found by who looks for the file: an error in one of several processes would leave the others waiting."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if "://" in str(path):
@@ -389,11 +391,16 @@ class Straight(TorchCheckpointIO):
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         aside = Path(f"{path}.part")
-        with aside.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        try:
+            with aside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except (OSError, RuntimeError):  # torch's, of what it could not write
+            if Path(path).name != STATE:
+                raise
+            aside.unlink(missing_ok=True)
 
 
 # -- training in this process ------------------------------------------------------------------------------------------
