@@ -499,6 +499,7 @@ def test_a_curve_grows_while_a_round_trains(
     for name in ("loss", "lr", "validation_loss"):
         steps = [step for step, _ in found[f"train/{name}"]]
         assert len(steps) == len(set(steps)) and max(steps) == 80
+    assert list(home.root.rglob("*.db")) == [home.root / "mlruns/mlflow.db"]
     wanted: dict[tuple[str, int], float] = {}
     for n in (0, 1):
         manifest = json.loads((arm / f"rounds/{n:02d}/manifest.json").read_text())

@@ -58,11 +58,11 @@ class Checkpoints:
         """Make `out` what it was at `last(step)`; without one it is empty."""
         if self.folder is None:
             return
-        shutil.rmtree(self.out)
+        shutil.rmtree(self.out, ignore_errors=True)
         if last := self.last(step):
             shutil.copytree(last / OUT, self.out)
         else:
-            self.out.mkdir()
+            self.out.mkdir(parents=True)
 
     def due(self, step: int) -> bool:
         """Whether one should be kept after that step. The clock is asked at half of the steps that are left until

@@ -8,6 +8,7 @@ process, and knows of no view. The thread does nothing between trainings: a proc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterable
@@ -52,14 +53,21 @@ def written(folder: Path) -> Rows:
 
 
 class Machine:
-    """MLflow's own system metrics, `system/NAME`: cores, memory, disk, network, and GPUs where their libraries are. Its
-    thread is not used: it asks the server every few seconds how the run is, and knows nothing of our lock."""
+    """MLflow's own system metrics, `system/NAME`: cores, memory, disk, network, and GPUs where nvidia-ml-py is. Their
+    SystemMetricsMonitor is not used: it opens the default database, asks the server every few seconds how the run is,
+    and knows nothing of our lock."""
 
     @cached_property
     def _monitors(self) -> list[Any]:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-        return list(SystemMetricsMonitor("").monitors)
+        found: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        with contextlib.suppress(ImportError, RuntimeError):  # its library, or a GPU, is not there
+            found.append(GPUMonitor())
+        return found
 
     def metrics(self) -> dict[str, float]:
         """Now; of cores and network since the last call."""
