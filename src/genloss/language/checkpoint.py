@@ -30,7 +30,7 @@ OUT = "out"  # copy of the files that it had written
 class Checkpoints:
     """Those of one training that writes to `out`; off without a `scratch` folder, and with minutes=0.
 
-    kind: what else a checkpoint must have been written with, such as the strategy that shards it. agree: of several
+    kind: what else a checkpoint must have been written with, such as the strategy of several devices. agree: of several
     processes that train together, gives all of them what the first one said; `main` is that one."""
 
     def __init__(

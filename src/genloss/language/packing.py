@@ -73,13 +73,12 @@ def tokenise(shard: Path, codec: Codec, columns: Sequence[str] = ("text",), fold
     path = folder / f"{shard.stem}.tokens"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{path.name}.{os.getpid()}"
-        with aside.open("w+b") as file:
-            _write(shard, codec, columns, file)
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    with path.open("rb") as file:
-        return _mapped(file)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as aside:
+            _write(shard, codec, columns, aside)
+            os.fsync(aside.fileno())
+        os.replace(aside.name, path)
+    with path.open("rb") as there:
+        return _mapped(there)
 
 
 def _write(shard: Path, codec: Codec, columns: Sequence[str], file: IO[bytes]) -> None:

@@ -134,6 +134,7 @@ class CausalLM(lightning.LightningModule):
         self.validation: dict[int, float] = {}  # steps taken: mean loss in nats
         self._sums: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._draws: dict[str, Any] | None = None  # states of random generators to go on with
+        self._looked = 0  # steps whose losses are those of all processes
         self.live = Live(fit.scratch, self.steps)
         self.checkpoints = Checkpoints(None, fit.out, 0)
 
@@ -182,8 +183,8 @@ class CausalLM(lightning.LightningModule):
         if (index + 1) % self.options.accumulate:
             return
         step = self.global_step
-        if step % LOOK == 0 and self.lost(step):
-            self.trainer.should_stop = True
+        if step % LOOK == 0:
+            self.look(step)
         if self.trainer.is_global_zero:
             self.live.write(self.shown)
         if (index + 1) % cast(int, self.trainer.val_check_batch):  # else after the validation
@@ -205,6 +206,16 @@ class CausalLM(lightning.LightningModule):
     def on_validation_end(self) -> None:
         self.keep()
 
+    def look(self, step: int) -> None:
+        """In all processes: make the losses since the last look those of all rows, and end the training if that of the
+        last step was no number."""
+        if self.trainer.world_size > 1:
+            since = self.curve[step - LOOK : step]
+            since.copy_(self.over_all(since.clone(), "mean"))
+        self._looked = step
+        if self.lost(step):
+            self.trainer.should_stop = True
+
     def lost(self, step: int) -> bool:
         """Whether the loss of a step was no number, in one of the processes."""
         return self.trainer.strategy.reduce_boolean_decision(not bool(self.curve[step - 1].isfinite()), all=False)
@@ -219,8 +230,9 @@ class CausalLM(lightning.LightningModule):
             yield i * stride + 1, loss, self.options.rate(i * stride, self.steps) * self.options.lr
 
     def shown(self, stride: int) -> Iterator[tuple[int, str, float]]:
-        """What of the curve is looked at while it grows; of several processes, that of the first one's rows."""
-        for step, loss, rate in self.points(self.global_step, stride):
+        """What of the curve is shown while it grows; of several processes, what they have put together."""
+        done = self.global_step if self.trainer.world_size == 1 else self._looked
+        for step, loss, rate in self.points(done, stride):
             yield from ((step, "loss", loss), (step, "lr", rate))
         yield from ((step, "validation_loss", loss) for step, loss in self.validation.items())
 
@@ -245,7 +257,8 @@ class CausalLM(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = checkpoint["genloss"]
-        self.curve[: len(own["curve"])] = own["curve"]
+        self._looked = len(own["curve"])
+        self.curve[: self._looked] = own["curve"]
         self.validation = dict(own["validation"])
         self._draws = own["draws"][min(self.trainer.global_rank, len(own["draws"]) - 1)]
 
