@@ -569,21 +569,34 @@ def everything(folder: Path) -> dict[str, str]:
 DROPOUT = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
 
 
+@dataclass
+class Partly(Scratch):
+    """A model whose first layer is not trained."""
+
+    def fresh(self, *known: Any, **named: Any) -> Any:
+        model = super().fresh(*known, **named)
+        model.transformer.h[0].requires_grad_(False)
+        return model
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "kind"),
     [
-        {"validate_every": 1},
-        {"validate_every": 3, "validation_rows": 8},
-        {"validate_every": 4, "accumulate": 2},
-        {"precision": "16-mixed"},
-        {"callbacks": {"stop": {"_target_": "test_training.Counts", "after": 7}}},
+        ({"validate_every": 1}, Scratch),
+        ({"validate_every": 3, "validation_rows": 8}, Scratch),
+        ({"validate_every": 4, "accumulate": 2}, Scratch),
+        ({"precision": "16-mixed"}, Scratch),
+        ({"callbacks": {"stop": {"_target_": "test_training.Counts", "after": 7}}}, Scratch),
+        ({"validate_every": 2}, Partly),
     ],
     ids=str,
 )
-def test_killed_at_any_step_it_goes_on_to_the_same_bytes(fit, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_killed_at_any_step_it_goes_on_to_the_same_bytes(
+    fit, tmp_path: Path, options: dict[str, Any], kind: type[Scratch]
+) -> None:
     """A model that draws (dropout), its curve, what callbacks count and write; each step but the last is met once."""
     trainer = Supervised(steps=9, batch=4, checkpoint_minutes=OFTEN, **options)
-    model = Scratch(arch="gpt2", width=32, feed_forward=64, options=DROPOUT)
+    model = kind(arch="gpt2", width=32, feed_forward=64, options=DROPOUT)
     plain, _ = fit("plain", trainer=replace(trainer, checkpoint_minutes=0), model=model)
     out, scratch = tmp_path / "killed", tmp_path / "scratch"
     scratch.mkdir()
@@ -595,7 +608,9 @@ def test_killed_at_any_step_it_goes_on_to_the_same_bytes(fit, tmp_path: Path, op
     assert everything(out) == everything(plain)
     ended = 7 if "callbacks" in options else 9
     assert seen == list(range(1, ended)), "it was killed before it kept the checkpoint of that step"
-    assert len(list((scratch / "checkpoints").iterdir())) == 1
+    (last,) = (scratch / "checkpoints").iterdir()
+    kept = torch.load(last / "state", weights_only=True)["state_dict"]
+    assert any(name.startswith("model.transformer.h.0") for name in kept) == (kind is Scratch)
 
 
 def curve_of(folder: Path) -> list[tuple[float, float]]:

@@ -134,6 +134,7 @@ class CausalLM(lightning.LightningModule):
         self.validation: dict[int, float] = {}  # steps taken: mean loss in nats
         self._sums: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._draws: dict[str, Any] | None = None  # states of random generators to go on with
+        self._frozen: set[str] = set()  # names of what is left out of a checkpoint that is being written
         self._looked = 0  # steps whose losses are those of all processes
         self.live = Live(fit.scratch, self.steps)
         self.checkpoints = Checkpoints(None, fit.out, 0)
@@ -245,18 +246,27 @@ class CausalLM(lightning.LightningModule):
             if self.lost(step):
                 self.trainer.should_stop = True
             else:
-                self.checkpoints.keep(step, self.trainer.save_checkpoint)
+                self.checkpoints.keep(step, self.save)
+
+    def save(self, path: Path) -> None:
+        """A checkpoint of Lightning's without what is not trained, such as the base of an adapter."""
+        self._frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        self.trainer.save_checkpoint(path)
+        self._frozen = set()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in self._frozen}
         draws = [drawn()]
         if self.trainer.world_size > 1:
             draws = [{}] * self.trainer.world_size
             torch.distributed.all_gather_object(draws, drawn())
         curve = self.over_all(self.curve[: self.global_step].clone(), "mean").cpu()
-        checkpoint["genloss"] = {"curve": curve, "validation": dict(self.validation), "draws": draws}
+        whole, validation = not self._frozen, dict(self.validation)
+        checkpoint["genloss"] = {"curve": curve, "validation": validation, "draws": draws, "whole": whole}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = checkpoint["genloss"]
+        self.strict_loading = own["whole"]
         self._looked = len(own["curve"])
         self.curve[: self._looked] = own["curve"]
         self.validation = dict(own["validation"])
