@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -42,7 +43,8 @@ class Live:
         if self.folder is None or time.monotonic() - self._written < EVERY:
             return
         found = [[step, name, float(f"{x:.6g}")] for step, name, x in rows(stride(self.steps)) if math.isfinite(x)]
-        aside = self.folder / f".{LIVE}"
-        aside.write_text(json.dumps(found), encoding="utf-8")
-        os.replace(aside, self.folder / LIVE)
+        with contextlib.suppress(OSError):  # a full disk, say
+            aside = self.folder / f".{LIVE}"
+            aside.write_text(json.dumps(found), encoding="utf-8")
+            os.replace(aside, self.folder / LIVE)
         self._written = time.monotonic()

@@ -73,10 +73,11 @@ def tokenise(shard: Path, codec: Codec, columns: Sequence[str] = ("text",), fold
     path = folder / f"{shard.stem}.tokens"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as aside:
-            _write(shard, codec, columns, aside)
-            os.fsync(aside.fileno())
-        os.replace(aside.name, path)
+        aside = folder / f".{path.name}.{os.getpid()}"
+        with aside.open("w+b") as made:
+            _write(shard, codec, columns, made)
+            os.fsync(made.fileno())
+        os.replace(aside, path)
     with path.open("rb") as there:
         return _mapped(there)
 
