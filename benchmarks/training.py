@@ -2,7 +2,7 @@
 
     python benchmarks/training.py           # about a minute
 
-The bound: at least 0.95 of the bare loop's tokens per second. Both use one thread, the same optimiser, clipping and
+The bound: at least 0.97 of the bare loop's tokens per second. Both use one thread, the same optimiser, clipping and
 schedule.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def main() -> None:
         rows = iter(Rows([folder / "real.parquet"], [1.0], codec, context, 1))
         batches = []
         for _ in range(STEPS):
-            inputs, targets, _ = zip(*islice(rows, trainer.batch), strict=True)
+            inputs, targets, *_ = zip(*islice(rows, trainer.batch), strict=True)
             batches.append((torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))))
         release_memory()  # the allocator's settings, for both
         plain: list[float] = []
@@ -69,6 +70,7 @@ def main() -> None:
             plain.append(bare(model.fresh(codec.size, codec.begin, codec.end, context, 0), trainer, batches))
             out = folder / f"fit-{repeat}"
             fit = Fit(x.model, trainer, data, [folder / "real.parquet"], [1.0], None, 1, out, x.domain.config("train"))
+            fit = replace(fit, scratch=folder / f"scratch-{repeat}")  # token ids, checkpoints, live.json
             began = time.perf_counter()
             trainer.train(fit)
             lightning.append(time.perf_counter() - began)
@@ -82,7 +84,7 @@ def main() -> None:
             ["genloss: set-up, packing, Lightning, validation, saving", f"{tokens / b:,.0f}", f"{a / b:.3f}"],
         ],
     )
-    print(f"\n{a / b:.3f} of the bare loop; bound: 0.95")
+    print(f"\n{a / b:.3f} of the bare loop; bound: 0.97")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -177,6 +178,29 @@ def fit_of(model: LabModel) -> Fit:
 
     nowhere = Path()
     return Fit(model, ClosedForm(), data=nowhere, shards=[], weights=[], start=None, seed=0, out=nowhere)
+
+
+def killed(go: Callable[[], object]) -> bool:
+    """Do something in a process of its own; whether it was killed."""
+    pid = os.fork()
+    if not pid:
+        try:
+            go()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def killer(step: int) -> Callable[[float, float, str], None]:
+    def report(done: float, total: float, unit: str) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return report
 
 
 def hashes(folder: Path, rounds: int | None = None) -> dict[str, str]:

@@ -55,7 +55,8 @@ LIBRARIES = (
 @pytest.mark.timeout(1800)
 def test_killed_at_random_moments(tmp_path: Path, tiny: list[str]) -> None:
     home = Project.make(tmp_path / "unused")
-    overrides = [*tiny, "rounds=2", "trainer.steps=30", "tracking=mlflow"]
+    # a checkpoint at each step: what is killed in a training goes on inside of it
+    overrides = [*tiny, "rounds=2", "trainer.steps=30", "trainer.checkpoint_minutes=1e-9", "tracking=mlflow"]
     result = home.spawn(sys.executable, __file__, str(tmp_path), str(KILLS), "0", *overrides, timeout=1500)
     assert result.code == 0, result.err
     found = json.loads(result.out.splitlines()[-1])
@@ -178,7 +179,7 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
 
 
 def points(home: Project) -> dict[str, int]:
-    """How often MLflow holds each point of round/*."""
+    """How often MLflow holds each point of round/* and train/*."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{home.root / 'mlruns' / 'mlflow.db'}")
@@ -186,7 +187,7 @@ def points(home: Project) -> dict[str, int]:
     [run] = client.search_runs([experiment.experiment_id])
     found: Counter[str] = Counter()
     for key in run.data.metrics:
-        if key.startswith("round/"):
+        if key.startswith(("round/", "train/")):
             found.update(f"{key}@{point.step}" for point in client.get_metric_history(run.info.run_id, key))
     return dict(found)
 

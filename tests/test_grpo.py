@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from genloss.language.model import load
 from genloss.language.reinforcement import advantages, distinct, logs, objective, tensors
 from genloss.language.tokenizer import load_codec
 from genloss.workflow.compose import compose
+from support import killed, killer
 
 EASY = [
     "domain=reasoning",
@@ -283,3 +285,24 @@ def test_it_is_a_trainer_of_the_domain_alone() -> None:
     assert isinstance(Experiment(compose(EASY)).trainer, Grpo)
     with pytest.raises(UserError, match=r"trainer=Grpo: needs models that answer prompts.*; use domain=reasoning"):
         Experiment(compose(["trainer=grpo", "trainer.start=previous", "domain=text"]))
+
+
+def test_killed_after_any_step_it_goes_on_to_the_same_bytes(
+    solver: tuple[Experiment, Path, Path], tmp_path: Path
+) -> None:
+    x, data, start = solver
+    plain, result = fit(x, data, start, tmp_path / "plain", updates=6, checkpoint_minutes=0)
+    trainer = replace(able(x.trainer, Grpo), updates=6, checkpoint_minutes=1e-9)
+    out, scratch, step = tmp_path / "killed", tmp_path / "scratch", 1
+    job = replace(plain, trainer=trainer, out=out, scratch=scratch)
+    out.mkdir()
+    kept: list[str] = []
+    while killed(lambda: trainer.train(replace(job, report=killer(step)))):  # noqa: B023
+        kept += [p.name for p in scratch.glob("checkpoints/grpo-*")]
+        shutil.rmtree(out)  # as the store does
+        out.mkdir()
+        step += 1
+    assert digest(out) == digest(plain.out) and kept == [f"grpo-{n:09d}" for n in range(1, 6)]
+    shutil.rmtree(out)
+    out.mkdir()
+    assert trainer.train(job) == result

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
@@ -411,3 +414,53 @@ def test_accumulating_run_stores_each_kept_file_once(main, tiny) -> None:
                 assert path.samefile(run.folder / f"rounds/{shard['generation']:02d}/kept.parquet")
     assert {g: len(v) for g, v in inodes.items()} == {0: 4, 1: 3, 2: 2, 3: 1}
     assert all(len(set(v)) == 1 for v in inodes.values())
+
+
+def test_how_a_record_ended_goes_with_it(tmp_path: Path) -> None:
+    """Also where a part of a round is chosen: a training must not take a record that was cut off for a whole one."""
+    data, kept = make(tmp_path, 10, [8])
+    table = records.read(kept[1])
+    finish = [records.CUT if i % 3 else records.ENDED for i in range(len(table))]
+    records.write(records.with_finish(table, finish), kept[1])
+    wanted = dict(zip(table.column("text").to_pylist(), finish, strict=True))
+    mixing = Mixing(real=Real("fixed"), window="last", synthetic=Synthetic(n=5))
+    result, _ = mixed(mixing, 1, data, kept, tmp_path / "out")
+    (shard,) = (s for s in result["shards"] if s["origin"] == "synthetic")
+    chosen = records.read(tmp_path / "out" / shard["file"])
+    assert len(chosen) == 5
+    for text, cut in zip(chosen.column("text").to_pylist(), records.cut_off(chosen), strict=True):
+        assert cut == (wanted[text] == records.CUT)
+
+
+@pytest.mark.parametrize("rows", [[], [0], [1, 1, 1, 4], range(5, 9000, 7)])
+def test_what_is_chosen_is_written_as_it_was(tmp_path: Path, rows: Sequence[int]) -> None:
+    """The same bytes as choosing from the whole table in memory; in portions, the same records."""
+    texts = [f"{i} é" * (i % 50) for i in range(9000)]
+    source, target = tmp_path / "source.parquet", tmp_path / "target.parquet"
+    table = records.make_table({"text": texts}, origin="real", generation=0, recipe="c")
+    records.write(records.with_finish(table, ["end"] * 9000), source)
+    chosen = np.asarray(rows, dtype=np.int64)
+    records.choose(source, chosen, target)
+    records.write(records.read(source).take(pa.array(chosen)), tmp_path / "plain.parquet")
+    assert target.read_bytes() == (tmp_path / "plain.parquet").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "SHARE", 1000)
+        records.choose(source, chosen, target)
+    assert records.read(target).equals(records.read(source).take(pa.array(chosen)))
+    assert len(chosen) < 100 or pq.ParquetFile(target).num_row_groups > 3
+
+
+@pytest.mark.faults
+def test_texts_of_more_than_two_gibibytes(tmp_path: Path) -> None:
+    """Arrow's offsets have 32 bits, and neither choosing nor reading takes a column whole."""
+    source, text = tmp_path / "source.parquet", "The river keeps the old garden. " * (1 << 15)
+    schema = pa.schema([("id", pa.string()), ("text", pa.string())])
+    with pq.ParquetWriter(source, schema, compression="zstd") as file:
+        for at in range(0, 2300, 100):
+            ids = [str(i) for i in range(at, at + 100)]
+            file.write_table(pa.table({"id": ids, "text": [f"{i} {text}" for i in ids]}, schema))
+    with pytest.raises(pa.ArrowException, match="overflow"):
+        records.read(source).take(pa.array(np.arange(5, 2300)))
+    records.choose(source, np.arange(5, 2300), tmp_path / "target.parquet")
+    read = [len(t) for part in records.batches(tmp_path / "target.parquet", ["text"]) for t in part["text"].to_pylist()]
+    assert len(read) == 2295 and sum(read) > 1 << 31

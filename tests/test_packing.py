@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genloss.core import records
+from genloss.core.errors import UserError
+from genloss.language import packing
 from genloss.language.model import load
 from genloss.language.packing import IGNORE, Rows, fit
 from genloss.language.scoring import losses
 from genloss.language.tokenizer import END, Codec, load_codec
+from genloss.language.training import masks_documents
 
 
 @given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 40))
@@ -73,7 +78,7 @@ def test_an_epoch_holds_every_token_of_every_record_once(trained, tmp_path, text
             wanted[tuple(whole[at : at + context + 1])] += 1
     got: Counter[tuple[int, ...]] = Counter()
     whole_starts = 0
-    for inputs, targets, weights in rows:
+    for inputs, targets, weights, _ in rows:
         found = sequences(inputs, targets, codec.begin)
         whole_starts += inputs[0] == codec.begin
         got.update(tuple(s) for s in found)
@@ -107,7 +112,7 @@ def test_weights_follow_the_shard_of_the_record(trained, tmp_path: Path) -> None
     a, b = ["aaa aaa aaa"] * 5, ["bbb bbb"] * 7
     data = Rows(shards(tmp_path, a, b), [0.25, 2.0], codec, 32, 0)
     weight: Counter[float] = Counter()
-    for _, targets, weights in data.epoch(0):
+    for _, targets, weights, _ in data.epoch(0):
         weight.update(float(w) for w, t in zip(weights, targets, strict=True) if t != IGNORE)
     tokens = {k: sum(len(i) + 1 for i in codec.encode(v)) for k, v in (("a", a), ("b", b))}
     assert weight == {0.25: tokens["a"], 2.0: tokens["b"]}
@@ -151,3 +156,151 @@ def test_ids_of_a_tokenizer_may_have_gaps(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}))
     codec = Codec(tmp_path)
     assert (codec.size, codec.end, codec.encode(["b"])) == (901, 900, [[700]])
+
+
+# -- records that were cut off -----------------------------------------------------------------------------------------
+
+
+def with_cut(folder: Path, texts: list[str], cut: list[int]) -> Path:
+    """A shard of generated records, those of `cut` without an end."""
+    table = records.make_table({"text": texts}, origin="synthetic", generation=1, recipe="sample")
+    finish = [records.CUT if i in cut else records.ENDED for i in range(len(texts))]
+    path = folder / "cut.parquet"
+    records.write(records.with_finish(table, finish), path)
+    return path
+
+
+def test_what_was_cut_off_gets_no_end(trained, tmp_path: Path) -> None:
+    """Neither as a target of training nor in a loss; the real records beside it, which have no such column, do."""
+    codec = load_codec(trained.data / "tokenizer")
+    real, made = ["The old garden."] * 3, ["a b c", "The river and the", "d", "x " * 60]
+    paths = [*shards(tmp_path, real), with_cut(tmp_path, made, [1, 3])]
+    rows = list(Rows(paths, [1.0, 1.0], codec, 24, 0).epoch(0))
+    targets = Counter(int(t) for _, targets, *_ in rows for t in targets if t != IGNORE)
+    wanted = Counter(i for ids in codec.encode(real + made) for i in ids)
+    assert targets == wanted + Counter({codec.end: 3 + 2})
+
+    cut = records.cut_off(records.read(paths[1]))
+    assert cut.tolist() == [False, True, False, True] and not records.cut_off(records.read(paths[0])).any()
+    nats, tokens = losses(trained.llama, trained.data, made, trained.context, cut=cut)
+    whole, ended = losses(trained.llama, trained.data, made, trained.context)
+    assert (ended - tokens).tolist() == [0, 1, 0, 1]
+    model = load(trained.llama)
+    for i, ids in enumerate(codec.encode(made)):
+        last = [codec.begin, *ids][(len(ids) // trained.context) * trained.context :]
+        with torch.inference_mode():
+            end = -float(torch.log_softmax(model(torch.tensor([last])).logits[0, -1].double(), dim=-1)[codec.end])
+        assert whole[i] - nats[i] == pytest.approx(end if cut[i] else 0.0, abs=1e-3)
+
+
+def test_of_nothing_nothing_is_predicted(trained) -> None:
+    cut = np.ones(2, dtype=bool)
+    nats, tokens = losses(trained.llama, trained.data, ["", ""], trained.context, cut=cut)
+    assert nats.tolist() == tokens.tolist() == [0.0, 0.0]
+
+
+# -- the file of token ids ---------------------------------------------------------------------------------------------
+
+
+def test_a_shard_is_encoded_once(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In portions, into a file that is there as a whole or not at all; whoever comes next maps it."""
+    codec, context = load_codec(trained.data / "tokenizer"), 24
+    paths = [*shards(tmp_path, ["The old garden.", "", "é " * 50]), with_cut(tmp_path, ["a b", "c"] * 40, [3])]
+
+    def rows(folder: Path | None) -> list[np.ndarray]:
+        return [part for row in Rows(paths, [1.0, 0.5], codec, context, 0, folder=folder).epoch(0) for part in row]
+
+    whole = rows(None)
+    monkeypatch.setattr(packing, "PORTION", 1)  # a record at a time
+    folder = tmp_path / "tokens"
+    with monkeypatch.context() as broken:
+        broken.setattr(packing.os, "replace", lambda *_: 1 / 0)  # killed before the file has its name
+        with pytest.raises(ZeroDivisionError):
+            rows(folder)
+    assert not list(folder.glob("*.tokens"))
+    assert all(map(np.array_equal, rows(folder), whole))
+    monkeypatch.setattr(codec, "encode", lambda texts: 1 / 0)
+    assert all(map(np.array_equal, rows(folder), whole))
+    assert {p.name for p in folder.glob("*.tokens")} == {"0.tokens", "cut.tokens"}
+
+
+def test_positions_beyond_32_bits(tmp_path: Path) -> None:
+    """Of ids (a file that is almost all hole): 9 GB of them are read as a few."""
+    n = (1 << 31) + 50
+    ids = np.memmap(tmp_path / "ids", np.int32, "w+", shape=(n,))
+    ids[-40:] = np.arange(40)
+    edges = np.array([0, 8, n - 40, n - 20, n], dtype=np.int64)
+    codec = Codec.__new__(Codec)
+    codec.end = 0
+    rows = Rows([], [1.0], codec, 19, 0)
+    rows.shards, rows.first = [packing.Tokens(edges, np.zeros(4, dtype=np.int32), np.asarray(ids))], np.array([0, 4])
+    pieces = [*rows._pieces(np.array([2, 3]))]
+    assert [p.start for p in pieces] == [n - 40, n - 20]
+    assert rows.row(pieces[1:]).inputs.tolist() == list(range(20, 39))
+
+
+def test_nothing_to_learn_from_is_refused(trained, tmp_path: Path) -> None:
+    """Without a row an endless training would look for one for ever."""
+    empty = with_cut(tmp_path, ["", ""], [0, 1])
+    with pytest.raises(UserError, match="its records are empty"):
+        next(iter(Rows([empty], [1.0], load_codec(trained.data / "tokenizer"), 24, 0)))
+
+
+# -- attention within a record -----------------------------------------------------------------------------------------
+
+TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": TINY | {"num_key_value_heads": 2},
+    "qwen2": TINY | {"num_key_value_heads": 2},
+    "gpt_neox": TINY,
+    "gpt2": {"n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 48},
+}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_packed_losses_are_those_of_records_alone(trained, tmp_path: Path, arch: str, attention: str) -> None:
+    """With trainer.document_mask; without it they are not, so that the test can fail."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    codec = load_codec(trained.data / "tokenizer")
+    known = ARCHITECTURES[arch] | {"vocab_size": codec.size, "attn_implementation": attention}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(arch, initializer_range=0.3, **known)).eval()
+    paths = [
+        *shards(tmp_path, ["The old garden.", "a b", "The river and", "x"]),
+        with_cut(tmp_path, ["a", "to see"], [1]),
+    ]
+    rows = Rows(paths, [1.0, 1.0], codec, 48, 0)
+    plans = list(rows.plan(0))
+    assert max(map(len, plans)) > 2
+    wanted = {}
+    with torch.inference_mode():
+        for piece in (piece for plan in plans for piece in plan):
+            ids = torch.from_numpy(rows.shards[piece.shard].ids[piece.start : piece.start + piece.length].astype(int))
+            logits = model(input_ids=ids[None, :-1]).logits[0]
+            wanted[piece] = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+        batch = [torch.from_numpy(np.stack(part)) for part in zip(*map(rows.row, plans), strict=True)]
+        masked = model(input_ids=batch[0], position_ids=batch[3], use_cache=False).logits
+        across = model(input_ids=batch[0], use_cache=False).logits
+    far = 0.0
+    for r, plan in enumerate(plans):
+        expected = torch.cat([wanted[piece] for piece in plan])
+        used = len(expected)
+        found, other = (
+            torch.nn.functional.cross_entropy(m[r, :used], batch[1][r, :used], reduction="none")
+            for m in (masked, across)
+        )
+        assert torch.allclose(found, expected, atol=1e-5, rtol=0), (found - expected).abs().max()
+        far = max(far, float((other - expected).abs().max()))
+    assert far > 0.1 and masks_documents(model)
+
+
+def test_a_model_without_masks_for_packed_rows_is_known() -> None:
+    class Blind(torch.nn.Module):
+        """Adds what came before, whatever its position."""
+
+        def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, use_cache: bool) -> Any:
+            return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids, 9).cumsum(dim=1))
+
+    assert not masks_documents(Blind())

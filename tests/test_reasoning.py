@@ -162,7 +162,7 @@ def test_only_responses_are_targets(solver: tuple[Experiment, Path, Path]) -> No
     wanted = dict(zip(table.column("prompt").to_pylist(), table.column("response").to_pylist(), strict=True))
     rows = list(Rows([data / "train.parquet"], [1.0], codec, context, 0, ("prompt", "response")).epoch(0))
     assert len(rows) == len(table)
-    for inputs, targets, weights in rows:
+    for inputs, targets, weights, _ in rows:
         asked = targets != IGNORE
         *said, end = targets[asked].tolist()
         first = int(np.flatnonzero(asked)[0])

@@ -9,8 +9,10 @@ import re
 import shlex
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,16 +22,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import Callback
 from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
 from genloss.core.hashes import sha256_text
-from genloss.core.places import load_params
+from genloss.core.places import load_params, project_root
 from genloss.evaluate import Evidence, Metric
-from genloss.workflow import tracking
+from genloss.language import curve
+from genloss.workflow import live, tracking
 from genloss.workflow.identity import title
 from genloss.workflow.sweep import true_arms
-from support import Project
+from support import Project, killed
 
 TINY = ["domain=gaussian", "size=20", "rounds=1"]
 JOB = "'hydra.job.name=\"a b\"'"  # as a shell has to be given it
@@ -442,3 +446,75 @@ def server(home: Project, *arguments: str) -> Iterator[Iterator[str]]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+
+
+# -- while a round trains ----------------------------------------------------------------------------------------------
+
+
+class Looks(Callback):
+    """At a step: waits until MLflow shows what was before it, or `spoils` its database; then perhaps dies."""
+
+    def __init__(self, step: int, folder: str, spoils: bool = False):
+        self.step, self.folder, self.spoils = step, Path(folder), spoils
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        if trainer.global_step != self.step:
+            return
+        file = project_root() / "mlruns" / "mlflow.db"
+        if self.spoils:
+            with sqlite3.connect(file) as database:
+                database.execute("DROP TABLE IF EXISTS metrics")
+            time.sleep(1)  # the follower looks meanwhile
+            return
+        for _look in range(300):
+            with sqlite3.connect(file) as database:
+                seen = dict(database.execute("SELECT key, max(step) FROM metrics GROUP BY key").fetchall())
+            if seen.get("train/loss", 0) >= self.step - 5:
+                break
+            time.sleep(0.1)
+            module.live.write(module.shown)
+        (self.folder / "seen.json").write_text(json.dumps(seen))
+        if (self.folder / "kill").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def looking(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[str]:
+    monkeypatch.setattr(live, "EVERY", 0.1)
+    monkeypatch.setattr(curve, "EVERY", 0.05)
+    return ["run", *overrides, "tracking=mlflow", "rounds=1", "trainer.steps=40", "trainer.validate_every=10"]
+
+
+def test_a_curve_grows_while_a_round_trains(
+    home: Project, tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In MLflow, with the machine beside it; after a kill in the middle each point is there once."""
+    look = f"+trainer.callbacks={{look: {{_target_: test_tracking.Looks, step: 30, folder: '{tmp_path}'}}}}"
+    command = looking(monkeypatch, *tiny, look, "trainer.checkpoint_minutes=1e-9")
+    (tmp_path / "kill").touch()
+    assert killed(lambda: home.call(*command))
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen["train/loss"] >= 25 and seen["train/validation_loss"] == 20
+    assert "system/cpu_utilization_percentage" in seen and "round/n_samples" not in seen
+    (tmp_path / "kill").unlink()
+    arm = home.ok(*command).folder
+    (run,) = runs(home)
+    found = points(home, run)
+    for name in ("loss", "lr", "validation_loss"):
+        steps = [step for step, _ in found[f"train/{name}"]]
+        assert len(steps) == len(set(steps)) and max(steps) == 80
+    assert list(home.root.rglob("*.db")) == [home.root / "mlruns/mlflow.db"]
+    wanted: dict[tuple[str, int], float] = {}
+    for n in (0, 1):
+        manifest = json.loads((arm / f"rounds/{n:02d}/manifest.json").read_text())
+        rows = tracking.curve_of(arm / f"rounds/{n:02d}", manifest)
+        wanted |= {(f"train/{name}", 40 * n + step): value for step, name, value in rows}
+    assert {(k, step): x for k, pairs in found.items() if k.startswith("train/") for step, x in pairs} == wanted
+
+
+def test_a_database_that_breaks_stops_no_training(
+    home: Project, tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = f"+trainer.callbacks={{l: {{_target_: test_tracking.Looks, step: 5, folder: '{tmp_path}', spoils: true}}}}"
+    done = home.ok(*looking(monkeypatch, *tiny, look))
+    assert done.err.count("genloss: warning: MLflow does not take") == 1
+    assert (done.folder / "rounds/01/metrics.json").is_file()

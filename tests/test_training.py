@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
 import math
+import os
 import shutil
+import signal
+import time
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +26,16 @@ from genloss.core.errors import UserError
 from genloss.core.hashes import sha256_file
 from genloss.core.machine import check_devices
 from genloss.experiment import Experiment
+from genloss.language import curve
+from genloss.language.checkpoint import Checkpoints
 from genloss.language.model import Scratch, load
+from genloss.language.packing import Rows
 from genloss.language.scoring import losses
+from genloss.language.tokenizer import load_codec
 from genloss.language.trainer import PRECISIONS, Supervised
-from genloss.language.training import CausalLM, train
+from genloss.language.training import LOOK, CausalLM, train
 from genloss.workflow.compose import compose
-from support import Project
+from support import Project, killed, killer
 
 
 class Stop(Callback):
@@ -36,6 +46,36 @@ class Stop(Callback):
 
     def on_train_batch_end(self, trainer, module, *_) -> None:
         trainer.should_stop = trainer.global_step >= self.after
+
+
+class Counts(Stop):
+    """Has a state, and writes it; ends the training by it."""
+
+    seen = 0
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        self.seen += 1
+        with (module.fit.out / "seen.txt").open("a") as file:
+            file.write(f"{self.seen}\n")
+        trainer.should_stop = self.seen >= self.after
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+class Breaks(Callback):
+    """Breaks the model after a step."""
+
+    def __init__(self, at: int):
+        self.at = at
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        if trainer.global_step == self.at:
+            for parameter in module.parameters():
+                parameter.data.fill_(math.nan)
 
 
 class Broken(Callback):
@@ -149,14 +189,10 @@ def test_a_token_budget_overrides_steps(fit, trained) -> None:
 
 
 def test_accumulated_batches_are_the_same_batch(fit) -> None:
-    """Half the rows at a time: the same rows, so nearly the same model (each part is a mean of its own)."""
+    """Half the rows at a time: the same rows, each target with its weight in the whole."""
     a, _ = fit("a", trainer=Supervised(steps=3, batch=8))
     b, _ = fit("b", trainer=Supervised(steps=3, batch=8, accumulate=2))
-    c, _ = fit("c", trainer=Supervised(steps=3, batch=4))
-    with (b / "training.csv").open() as file:
-        assert len([r for r in csv.DictReader(file) if r["loss"]]) == 3
-    first, halves, fewer = (losses_of(f) for f in (a, b, c))
-    assert abs(first - halves) < abs(first - fewer)
+    assert curve_of(b) == [pytest.approx(row, rel=2e-5) for row in curve_of(a)]
 
 
 def losses_of(folder: Path) -> float:
@@ -521,3 +557,214 @@ def test_they_travel_to_several_devices(fit, tmp_path: Path) -> None:
     assert result["steps"] == 3 and result["loss"] < 4
     assert files(folder) == set()
     assert files(tmp_path / "logs") == {f"00/lightning_logs/version_0/{n}" for n in ("metrics.csv", "hparams.yaml")}
+
+
+# -- going on after a kill ---------------------------------------------------------------------------------------------
+
+OFTEN = 1e-9  # minutes: after each step
+
+
+def everything(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+DROPOUT = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+
+
+@dataclass
+class Partly(Scratch):
+    """A model whose first layer is not trained."""
+
+    def fresh(self, *known: Any, **named: Any) -> Any:
+        model = super().fresh(*known, **named)
+        model.transformer.h[0].requires_grad_(False)
+        return model
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"validate_every": 1}, Scratch),
+        ({"validate_every": 3, "validation_rows": 8}, Scratch),
+        ({"validate_every": 4, "accumulate": 2}, Scratch),
+        ({"precision": "16-mixed"}, Scratch),
+        ({"callbacks": {"stop": {"_target_": "test_training.Counts", "after": 7}}}, Scratch),
+        ({"validate_every": 2}, Partly),
+    ],
+    ids=str,
+)
+def test_killed_at_any_step_it_goes_on_to_the_same_bytes(
+    fit, tmp_path: Path, options: dict[str, Any], kind: type[Scratch]
+) -> None:
+    """A model that draws (dropout), its curve, what callbacks count and write; each step but the last is met once."""
+    trainer = Supervised(steps=9, batch=4, checkpoint_minutes=OFTEN, **options)
+    model = kind(arch="gpt2", width=32, feed_forward=64, options=DROPOUT)
+    plain, _ = fit("plain", trainer=replace(trainer, checkpoint_minutes=0), model=model)
+    out, scratch = tmp_path / "killed", tmp_path / "scratch"
+    scratch.mkdir()
+    seen, step = [], 2
+    while killed(lambda: fit("killed", trainer=trainer, model=model, scratch=scratch, report=killer(step))):  # noqa: B023
+        seen.append(max(int(p.name.rpartition("-")[2]) for p in (scratch / "checkpoints").glob("auto-*")))
+        shutil.rmtree(out)  # as the store does
+        step += 1
+    assert everything(out) == everything(plain)
+    ended = 7 if "callbacks" in options else 9
+    assert seen == list(range(1, ended)), "it was killed before it kept the checkpoint of that step"
+    (last,) = (scratch / "checkpoints").iterdir()
+    kept = torch.load(last / "state", weights_only=True)["state_dict"]
+    assert any(name.startswith("model.transformer.h.0") for name in kept) == (kind is Scratch)
+
+
+def curve_of(folder: Path) -> list[tuple[float, float]]:
+    """(loss, validation loss) of every line, 0 where there is none."""
+    with (folder / "training.csv").open() as file:
+        return [(float(r["loss"] or 0), float(r["validation_loss"] or 0)) for r in csv.DictReader(file)]
+
+
+def test_killed_on_two_devices(fit, tmp_path: Path) -> None:
+    """By SIGKILL of the process that started them; the same losses, with slices that are not equal."""
+    trainer = Supervised(steps=40, batch=5, validate_every=8, validation_rows=7, checkpoint_minutes=OFTEN)
+    apart = {"trainer": trainer, "runtime": Runtime(devices=2, strategy="ddp")}
+    plain, result = fit("plain", **apart)
+    scratch = tmp_path / "scratch"
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(BaseException):
+            fit("killed", scratch=scratch, **apart)
+        os._exit(0)
+    while not list(scratch.glob("checkpoints/ddp-*1?")):  # some steps after the first ten
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    time.sleep(3)  # the others see that it is gone
+    shutil.rmtree(tmp_path / "killed")
+    (last,) = scratch.glob("checkpoints/ddp-*")
+    assert 10 <= int(last.name.rpartition("-")[2]) < 40
+    again, same = fit("killed", scratch=scratch, **apart)
+    assert curve_of(again) == [pytest.approx(row, abs=2e-6) for row in curve_of(plain)]
+    assert same["loss"] == pytest.approx(result["loss"], abs=1e-6)
+    assert difference(again, plain) < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"batch": 1, "steps": 52}, {"batch": 6, "accumulate": 2}], ids=str)
+def test_devices_weigh_each_target_once(fit, options: dict[str, Any]) -> None:
+    """Whatever rows they get, and if they get none: the losses are those of one device, to the last bits."""
+    trainer = Supervised(**({"steps": 4, "validate_every": 2, "validation_rows": 7} | options))
+    one, _ = fit("one", trainer=trainer)
+    two, _ = fit("two", trainer=trainer, runtime=Runtime(devices=2, strategy="ddp"))
+    assert curve_of(two) == [pytest.approx(row, rel=2e-5) for row in curve_of(one)]
+
+
+class Opaque(Callback):
+    """Its state is no plain value."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"path": Fraction(1, 3)}
+
+
+def test_a_state_that_needs_code_is_not_kept(fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """No code of a file is run, so the training could not go on from it: one line says so, and it trains."""
+    node = {"opaque": {"_target_": "test_training.Opaque"}}
+    trainer = Supervised(steps=4, batch=4, checkpoint_minutes=OFTEN, callbacks=node)
+    plain, _ = fit("plain", trainer=replace(trainer, callbacks={}))
+    folder, _ = fit("a", trainer=trainer, scratch=tmp_path / "scratch")
+    assert digest(folder) == digest(plain) and not list((tmp_path / "scratch/checkpoints").iterdir())
+    assert (
+        capfd.readouterr().err.count("no checkpoints are kept: the state of one of trainer.callbacks holds more") == 1
+    )
+
+
+def test_a_full_disk_ends_no_training(
+    fit, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint before is kept, and no other is tried."""
+    torch_save, saved = torch.save, []
+
+    def full(state: Any, file: Any) -> None:
+        saved.append(state["global_step"])
+        if len(saved) == 3:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        torch_save(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    fit("a", trainer=Supervised(steps=8, batch=4, checkpoint_minutes=OFTEN), scratch=tmp_path / "scratch")
+    assert saved == [1, 2, 3] and capfd.readouterr().err.count("warning: no checkpoints are kept") == 1
+    assert [p.name for p in (tmp_path / "scratch/checkpoints").iterdir()] == ["auto-000000002"]
+
+
+def test_a_training_of_epochs_sees_every_record_so_often(fit, trained, tmp_path: Path) -> None:
+    table = records.make_table({"text": ["aaa bbb"] * 50}, origin="real", generation=0, recipe="x")
+    shard = tmp_path / "fifty.parquet"
+    records.write(table, shard)
+    rows = Rows([shard], [1.0], load_codec(trained.data / "tokenizer"), trained.context, 1)
+    each = [len(list(rows.plan(n))) for n in range(3)]
+    _, result = fit("a", trainer=Supervised(steps=2, epochs=3, batch=4), shards=[shard])
+    assert result["steps"] == math.ceil(sum(each) / 4) > 2
+    with pytest.raises(UserError, match=r"^epochs=3: must be null beside tokens=7"):
+        Supervised(epochs=3, tokens=7)
+
+
+def test_a_loss_that_is_no_number_is_seen_soon(fit) -> None:
+    """Long before the next validation, and the round is what it was: the model of the last sound step."""
+    seen: list[float] = []
+    wild = Supervised(steps=400, batch=1, lr=1e9, validate_every=400)
+    _, result = fit("a", trainer=wild, report=lambda done, total, unit: seen.append(done))
+    assert result["diverged"] < LOOK and max(seen) == LOOK
+
+
+def test_a_diverged_training_goes_back_to_its_checkpoint(fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is early enough: not from the beginning again."""
+    monkeypatch.setattr(Checkpoints, "due", lambda self, step: bool(self.folder) and step == 2)
+    wild = Supervised(steps=60, batch=1, callbacks={"breaks": {"_target_": "test_training.Breaks", "at": 6}})
+    plain, result = fit("plain", trainer=wild)
+    assert result["diverged"] == 7 and result["steps"] == 5
+    seen: list[int] = []
+    go_on = {"scratch": tmp_path / "scratch", "report": lambda done, total, unit: seen.append(done)}
+    folder, again = fit("a", trainer=wild, **go_on)
+    assert again == result and everything(folder) == everything(plain)
+    assert [seen.count(step) for step in range(1, 8)] == [1, 1, 2, 2, 2, 1, 1]
+
+
+def test_attention_within_a_record_is_an_option(fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    across, _ = fit("across")
+    within, _ = fit("within", trainer=Supervised(steps=6, batch=4, document_mask=True))
+    assert digest(across) != digest(within)
+    monkeypatch.setattr("genloss.language.training.masks_documents", lambda model: False)
+    with pytest.raises(UserError, match=r"^trainer\.document_mask=True: LlamaForCausalLM does not tell records"):
+        fit("blind", trainer=Supervised(steps=6, batch=4, document_mask=True))
+
+
+def test_processes_share_the_file_of_token_ids(fit, tmp_path: Path) -> None:
+    """One writes it; both train."""
+    trainer = Supervised(steps=2, batch=4)
+    fit("two", trainer=trainer, scratch=tmp_path / "scratch", runtime=Runtime(devices=2, strategy="ddp"))
+    assert {p.name for p in (tmp_path / "scratch/tokens").iterdir()} == {"real.tokens", "validation.tokens"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FSDP is for GPUs")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_sharded_gradients_are_clipped(fit, tmp_path: Path, precision: str) -> None:
+    """By the norm of all shards; and a checkpoint of shards can be kept."""
+    plain = Supervised(steps=6, batch=4, clip=0.1, precision=precision)
+    own = {"runtime": Runtime(accelerator="gpu", strategy="fsdp"), "scratch": tmp_path / "scratch"}
+    a, _ = fit("a", trainer=plain, runtime=Runtime(accelerator="gpu"))
+    b, _ = fit("b", trainer=replace(plain, checkpoint_minutes=OFTEN), **own)
+    loose, _ = fit("loose", trainer=replace(plain, clip=0.0), runtime=Runtime(accelerator="gpu"))
+    far = 1e-4 if precision == "32-true" else 2e-2
+    assert curve_of(b) == [pytest.approx(row, rel=far) for row in curve_of(a)]
+    assert difference(a, loose) > 10 * difference(a, b)
+    (last,) = (tmp_path / "scratch/checkpoints").iterdir()
+    assert last.name == "fsdp-000000005"
+
+
+def test_a_curve_that_cannot_be_written_ends_no_training(fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve, "EVERY", 0.0)
+    (tmp_path / "scratch" / curve.LIVE).mkdir(parents=True)  # in its place
+    assert fit("a", scratch=tmp_path / "scratch")[1]["steps"] == 6
+    shutil.rmtree(tmp_path / "scratch" / curve.LIVE)
+    fit("b", scratch=tmp_path / "scratch", trainer=Supervised(steps=6, batch=4, validate_every=2))
+    rows = json.loads((tmp_path / "scratch" / curve.LIVE).read_text())
+    assert [step for step, name, _ in rows if name == "loss"] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, name, _ in rows if name == "validation_loss"] == [2, 4]

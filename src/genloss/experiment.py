@@ -31,7 +31,15 @@ from genloss.generate import Recipe
 from genloss.mix import Mixing, Regime
 
 # Keys that change how a run is carried out, never what it computes; dots lead into a group.
-OPERATIONAL = ("runtime", "tracking", "dvc", "trainer.logger", "trainer.diverged", "recipe.teacher.budget")
+OPERATIONAL = (
+    "runtime",
+    "tracking",
+    "dvc",
+    "trainer.logger",
+    "trainer.diverged",
+    "trainer.checkpoint_minutes",
+    "recipe.teacher.budget",
+)
 # What a config must have, each with keys of its own; conf/ has a group of options for each.
 GROUPS = ("domain", "model", "recipe", "curation", "mixing", "trainer", "metrics", "tracking")
 NAMED = ("domain", "mixing", "recipe")  # those with a `name`, which folders, columns and tags carry

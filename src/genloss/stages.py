@@ -346,8 +346,13 @@ class Train(Stage):
             domain=x.domain if x.trainer.uses_domain else None,
             runtime=x.runtime,
             report=job.report,
+            scratch=scratch,
         )
-        return x.trainer.train(fit)
+        job.run.training = job.n, scratch
+        try:
+            return x.trainer.train(fit)
+        finally:
+            job.run.training = None
 
 
 class Evaluate(Stage):

@@ -201,6 +201,7 @@ class Fit:
     domain: Domain | None = None  # only of a trainer that `uses_domain`
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
+    scratch: Path | None = None  # folder of this training alone, which survives a kill; None: nothing is kept
 
 
 @dataclass(frozen=True)

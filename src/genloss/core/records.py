@@ -8,13 +8,16 @@ Those that a model sampled have `finish`: end, or length where they were cut off
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genloss.core.errors import UserError
@@ -23,6 +26,8 @@ REAL, SYNTHETIC = "real", "synthetic"
 FINISH = "finish"  # column of generated records: how they ended
 ENDED, CUT = "end", "length"  # the model said so; the limit was reached
 GROUP = 128  # rows of arrays that are read together
+PART, SHARE = 1 << 24, 1 << 28  # bytes of a file that are read together, and written
+ROWS = 1024  # that are read together at most: equal texts take no bytes in a file
 
 
 def normal(text: str) -> str:
@@ -73,6 +78,15 @@ def with_finish(table: pa.Table, finish: Sequence[str]) -> pa.Table:
     return table.append_column(FINISH, pa.array(finish, pa.string()))
 
 
+def cut_off(table: pa.Table) -> np.ndarray:
+    """bool [n]: which records were cut off at the limit, so that what ends them is no end. Real records are not: a
+    passage ends where it was cut from its document, and that is what models learn."""
+    if FINISH not in table.column_names:
+        return np.zeros(len(table), dtype=bool)
+    same = pc.fill_null(pc.equal(table.column(FINISH), CUT), False)
+    return np.asarray(same.to_numpy(), dtype=bool)
+
+
 def _contents(column: pa.Array | pa.ChunkedArray) -> list[bytes]:
     """What is hashed of each value: the bytes of an array, the text of anything else."""
     if not pa.types.is_fixed_size_list(column.type):
@@ -85,23 +99,41 @@ def _contents(column: pa.Array | pa.ChunkedArray) -> list[bytes]:
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file aside and rename it into place. Arrays of random numbers do not compress, and are left as
-    they are."""
+    """Write a Parquet file aside and rename it into place."""
+    with _written(table.schema, path) as put:
+        put(table)
+
+
+@contextlib.contextmanager
+def _written(schema: pa.Schema, path: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that adds a table to a Parquet file, which is renamed into place at the end. Arrays of random numbers
+    do not compress, and are left as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    if any(pa.types.is_fixed_size_list(t) for t in table.schema.types):
-        pq.write_table(
-            table, aside, compression="none", use_dictionary=False, write_statistics=False, row_group_size=GROUP
-        )
-    else:
-        pq.write_table(table, aside, compression="zstd")
+    arrays = any(pa.types.is_fixed_size_list(t) for t in schema.types)
+    options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    with pq.ParquetWriter(aside, schema, **(options if arrays else {"compression": "zstd"})) as file:
+        yield lambda table: file.write_table(table, row_group_size=GROUP if arrays else None)
     os.replace(aside, path)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A damaged file is a UserError that says what to do."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            str(path),
+            None,
+            f"cannot be read ({str(error).splitlines()[0]}); delete it and run again to restore it",
+        ) from None
 
 
 def read(path: Path, columns: list[str] | None = None, rows: tuple[int, int] | None = None) -> pa.Table:
     """Read a Parquet file of records, or `rows` (first, count) of it; a damaged file is a UserError that says what to
     do."""
-    try:
+    with _reading(path):
         # not read_table, which builds a data set first: five times as slow on files of this size
         file = pq.ParquetFile(path, memory_map=True)
         if rows is None:
@@ -112,12 +144,42 @@ def read(path: Path, columns: list[str] | None = None, rows: tuple[int, int] | N
         edges = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
         groups = [i for i in range(file.num_row_groups) if edges[i] < first + size and edges[i + 1] > first]
         return file.read_row_groups(groups, columns=columns).slice(first - edges[groups[0]] if groups else 0, size)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            str(path),
-            None,
-            f"cannot be read ({str(error).splitlines()[0]}); delete it and run again to restore it",
-        ) from None
+
+
+def count(path: Path) -> int:
+    """How many records a file has."""
+    with _reading(path):
+        return int(pq.ParquetFile(path).metadata.num_rows)
+
+
+def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """A file in parts of about PART bytes, those of `columns` that it has: texts of more than 2 GiB are no column of
+    Arrow, whose offsets have 32 bits."""
+    with _reading(path):
+        file = pq.ParquetFile(path, memory_map=True)
+        named = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        for group in range(file.num_row_groups):
+            about = file.metadata.row_group(group)
+            size = max(1, min(ROWS, about.num_rows * PART // max(PART, about.total_byte_size)))
+            for batch in file.iter_batches(size, row_groups=[group], columns=named):
+                yield pa.Table.from_batches([batch])
+
+
+def choose(source: Path, rows: np.ndarray, target: Path) -> None:
+    """Write those rows of a file (int64, rising, perhaps more than once) to another, in row groups of about SHARE
+    bytes; no more is in memory."""
+    with _reading(source):
+        schema = pq.read_schema(source)
+    first, held = 0, schema.empty_table()
+    with _written(schema, target) as put:
+        for part in batches(source):
+            low, high = np.searchsorted(rows, [first, first + len(part)])
+            held = pa.concat_tables([held, part.take(pa.array(rows[low:high] - first))])
+            first += len(part)
+            if held.nbytes > SHARE:
+                put(held.combine_chunks())
+                held = held.slice(0, 0)
+        put(held.combine_chunks())
 
 
 def concat(tables: Sequence[pa.Table]) -> pa.Table:

@@ -53,6 +53,7 @@ class RunDir:
         self.root = root.resolve()
         self.store = store
         self.account = (sweep or self.root) / "spent.json"  # what paid requests have cost, all arms together
+        self.training: tuple[int, Path] | None = None  # round that this process trains now, and its scratch folder
 
     def round(self, n: int) -> Path:
         return self.root / "rounds" / round_name(n)

@@ -87,5 +87,4 @@ class Complete(RecordCurator):
             raise UserError("_target_", "Complete", f"needs a recipe that says how records ended; {recipe} does not")
 
     def decide(self, table: pa.Table, context: Context) -> Decision:
-        finish = np.asarray(table.column(records.FINISH).to_pylist(), dtype=object)
-        return decision(finish != records.CUT, reason="cut off")
+        return decision(~records.cut_off(table), reason="cut off")

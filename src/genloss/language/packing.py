@@ -1,29 +1,37 @@
 """Packing: records of many lengths into rows of one length, without an end and without holding more than a window.
 
-    begin a a a end  b b end | pad          each row starts at a record's beginning, as sampling does;
-    begin c c c c c c c end  | pad          best-fit packing (Ding et al. 2024) leaves little padding
+    begin a a a | begin b b | pad       each row starts at a record's beginning, as sampling does;
+    a     a a end b     b end             best-fit packing (Ding et al. 2024) leaves little padding
+    begin d d d | begin e e             d was cut off at the limit of its recipe: no end is learned of it
+    d     d d d   e     e end
 
 Records of a prompt and a response lie one a row, as they are sampled, and only the response and its end are targets.
 
-Order is a pure function of (seed, epoch): no state to save, any position can be reached again. Records longer than a
-row are cut into rows. Attention runs over the records that share a row.
+A shard is read as token ids from a file that is made once (`tokenise`) and mapped into memory, which all processes of a
+machine share: memory does not grow with the corpus, but for 20 bytes a record. Order is a pure function of (seed,
+epoch): no state to save, any position can be reached again. Records longer than a row are cut into rows.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
+from genloss.core.errors import UserError
 from genloss.core.seeds import generator
 from genloss.language.tokenizer import Codec
 
 WINDOW = 256  # records that are packed together
-KEEP = 1 << 16  # records whose token ids are kept for the next epoch
+PORTION = 1 << 20  # characters that are encoded together
 IGNORE = -100  # target of padding
 
 
@@ -43,10 +51,103 @@ def fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-class Rows:
-    """Endless rows for training: iterating yields (inputs [T], targets [T], weights [T]) of NumPy arrays.
+# -- a shard as token ids ----------------------------------------------------------------------------------------------
 
-    columns: that of the text; or those of a prompt and of its response."""
+
+class Tokens(NamedTuple):
+    """A shard: record i is ids[edges[i] : edges[i + 1]], which begin with `begin` and end with `end`, unless it was cut
+    off; after `begin`, given[i] of them are its prompt."""
+
+    edges: np.ndarray  # int64 [records + 1]
+    given: np.ndarray  # int32 [records]
+    ids: np.ndarray  # int32 [tokens]
+
+
+def tokenise(shard: Path, codec: Codec, columns: Sequence[str] = ("text",), folder: Path | None = None) -> Tokens:
+    """The token ids of a Parquet file of records, mapped from a file in `folder`; it is made if it is not there. None:
+    from a file without a name, which is gone with the process."""
+    if folder is None:
+        with tempfile.TemporaryFile() as file:
+            _write(shard, codec, columns, file)
+            return _mapped(file)
+    path = folder / f"{shard.stem}.tokens"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".{path.name}.{os.getpid()}"
+        with aside.open("w+b") as made:
+            _write(shard, codec, columns, made)
+            os.fsync(made.fileno())
+        os.replace(aside, path)
+    with path.open("rb") as there:
+        return _mapped(there)
+
+
+def _write(shard: Path, codec: Codec, columns: Sequence[str], file: IO[bytes]) -> None:
+    """int64 records, int64 edges [records + 1], int32 given [records], int32 ids."""
+    n = records.count(shard)
+    edges, given = np.zeros(n + 1, dtype=np.int64), np.zeros(n, dtype=np.int32)
+    file.seek(8 * (n + 2) + 4 * n)
+    i = 0
+    for batch in records.batches(shard, [*columns, records.FINISH]):
+        for table in _portions(batch, columns):
+            *prompts, texts = (codec.encode(table.column(name).to_pylist()) for name in columns)
+            asked = prompts[0] if prompts else [[]] * len(table)
+            for prompt, text, cut in zip(asked, texts, records.cut_off(table), strict=True):
+                sequence = [codec.begin, *prompt, *text, *([] if cut else [codec.end])]
+                file.write(np.asarray(sequence, dtype=np.int32).tobytes())
+                edges[i + 1], given[i] = edges[i] + len(sequence), len(prompt)
+                i += 1
+    file.seek(0)
+    for part in (np.asarray([n], dtype=np.int64), edges, given):
+        file.write(part.tobytes())
+    file.flush()
+
+
+def _portions(table: pa.Table, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """A table in parts of about PORTION characters: the ids of a text take ten times its bytes while it is encoded."""
+    size = sum(table.column(name).nbytes for name in columns)
+    rows = max(1, len(table) * PORTION // max(PORTION, size))
+    for at in range(0, len(table), rows):
+        yield table.slice(at, rows)
+
+
+def _mapped(file: IO[bytes]) -> Tokens:
+    size = os.fstat(file.fileno()).st_size
+    n = int(np.memmap(file, np.int64, "r", shape=(1,))[0])
+    at = 8 * (n + 2) + 4 * n
+    edges = np.memmap(file, np.int64, "r", 8, (n + 1,))
+    given = np.memmap(file, np.int32, "r", 8 * (n + 2), (n,)) if n else np.zeros(0, np.int32)
+    ids = np.memmap(file, np.int32, "r", at, ((size - at) // 4,)) if size > at else np.zeros(0, np.int32)
+    return Tokens(*map(np.asarray, (edges, given, ids)))  # plain views: slices of a memmap are slow to make
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+class Piece(NamedTuple):
+    """A record, or a part of one, in a row."""
+
+    shard: int
+    start: int  # of its ids, in those of the shard
+    length: int  # of its ids; the last one is a target alone
+    given: int  # of its ids after the first, those that are no targets
+
+    @property
+    def targets(self) -> int:
+        return max(0, self.length - 1 - self.given)
+
+
+class Row(NamedTuple):
+    inputs: np.ndarray  # int64 [context]
+    targets: np.ndarray  # int64 [context]; IGNORE where there is none
+    weights: np.ndarray  # float32 [context], of the shards
+    positions: np.ndarray  # int64 [context], each record's from 0 on
+
+
+class Rows:
+    """Rows for training from shards that are Parquet files of records, each with the weight of its loss.
+
+    columns: that of the text; or those of a prompt and of its response. folder: see `tokenise`."""
 
     def __init__(
         self,
@@ -56,61 +157,66 @@ class Rows:
         context: int,
         seed: int,
         columns: Sequence[str] = ("text",),
+        folder: Path | None = None,
     ):
-        tables = [records.read(path, columns=list(columns)) for path in shards]
-        *given, texts = (records.concat(tables).column(name).combine_chunks() for name in columns)
-        self.texts, self.prompts = texts, given[0] if given else None
-        self.weights = np.repeat(np.asarray(weights, dtype=np.float32), [len(t) for t in tables])
-        self.codec, self.context, self.seed = codec, context, seed
-        self._kept: dict[int, tuple[list[int], int]] = {}
+        self.shards = [tokenise(path, codec, columns, folder) for path in shards]
+        self.first = np.cumsum([0, *(len(shard.given) for shard in self.shards)])  # record of each shard
+        self.weights, self.end, self.context, self.seed = weights, codec.end, context, seed
+        self.apart = len(columns) > 1
+        self.counted = np.arange(context)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        epoch = 0
-        while True:
-            yield from self.epoch(epoch)
-            epoch += 1
+    def __iter__(self) -> Iterator[Row]:
+        return map(self.row, self.endless())
 
-    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def epoch(self, number: int) -> Iterator[Row]:
         """Every record once."""
+        return map(self.row, self.plan(number))
+
+    def endless(self) -> Iterator[list[Piece]]:
+        """The plans of all epochs, one after the other."""
+        for number in count():
+            row = None
+            for row in self.plan(number):
+                yield row
+            if row is None:
+                raise UserError("domain", None, "holds nothing to learn from: its records are empty")
+
+    def plan(self, number: int) -> Iterator[list[Piece]]:
+        """The rows of an epoch, each as what lies in it."""
         rng = generator(self.seed, "epoch", number)
-        order = rng.permutation(len(self.texts))
+        order = rng.permutation(self.first[-1])
         for at in range(0, len(order), WINDOW):
-            chosen = order[at : at + WINDOW]
-            pieces: list[tuple[list[int], float, int]] = []
-            for (ids, given), weight in zip(self._ids(chosen), self.weights[chosen], strict=True):
-                sequence = [self.codec.begin, *ids, self.codec.end]
-                pieces += [
-                    (sequence[i : i + self.context + 1], float(weight), max(0, given - i))
-                    for i in range(0, len(sequence) - 1, self.context)
-                ]
-            if self.prompts is None:
-                rows = fit([len(p) for p, _, _ in pieces], self.context + 1)
-            else:
+            pieces = list(self._pieces(order[at : at + WINDOW]))
+            if self.apart:
                 rows = [[i] for i in range(len(pieces))]
+            else:
+                rows = fit([piece.length for piece in pieces], self.context + 1)
             for r in rng.permutation(len(rows)):
-                yield self._row([pieces[i] for i in rows[r]])
+                yield [pieces[i] for i in rows[r]]
 
-    def _ids(self, chosen: np.ndarray) -> list[tuple[list[int], int]]:
-        """Token ids of these records, and how many of them are the prompt; a record is encoded when it is first met."""
-        new = [i for i in chosen.tolist() if i not in self._kept]
-        rows = pa.array(new, pa.int64())
-        ids = self.codec.encode(self.texts.take(rows).to_pylist())
-        given = self.codec.encode(self.prompts.take(rows).to_pylist()) if self.prompts is not None else [[]] * len(new)
-        found = {i: ([*prompt, *text], len(prompt)) for i, prompt, text in zip(new, given, ids, strict=True)}
-        wanted = [found[i] if i in found else self._kept[i] for i in chosen.tolist()]
-        if len(self._kept) + len(found) <= KEEP:
-            self._kept |= found
-        return wanted
+    def _pieces(self, chosen: np.ndarray) -> Iterator[Piece]:
+        """Those records, cut where they are longer than a row."""
+        of = np.searchsorted(self.first, chosen, side="right") - 1
+        for shard, record in zip(of.tolist(), (chosen - self.first[of]).tolist(), strict=True):
+            edges, given, _ = self.shards[shard]
+            start, stop, prompt = int(edges[record]), int(edges[record + 1]), int(given[record])
+            for at in range(0, stop - start - 1, self.context):
+                length = min(self.context + 1, stop - start - at)
+                yield Piece(shard, start + at, length, max(0, prompt - at))
 
-    def _row(self, pieces: list[tuple[list[int], float, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        inputs = np.full(self.context, self.codec.end, dtype=np.int64)
+    def row(self, pieces: Sequence[Piece]) -> Row:
+        """What lies in a row as arrays; of nothing, padding."""
+        inputs = np.full(self.context, self.end, dtype=np.int64)
         targets = np.full(self.context, IGNORE, dtype=np.int64)
         weights = np.zeros(self.context, dtype=np.float32)
+        positions = np.empty(self.context, dtype=np.int64)
         at = 0
-        for sequence, weight, given in pieces:
-            n = len(sequence) - 1
-            inputs[at : at + n] = sequence[:-1]
-            targets[at + given : at + n] = sequence[1 + given :]
-            weights[at : at + n] = weight
+        for shard, start, length, given in pieces:
+            n, ids = length - 1, self.shards[shard].ids[start : start + length]
+            inputs[at : at + n] = ids[:-1]
+            targets[at + given : at + n] = ids[1 + given :]
+            weights[at : at + n] = self.weights[shard]
+            positions[at : at + n] = self.counted[:n]
             at += n
-        return inputs, targets, weights
+        positions[at:] = self.counted[: self.context - at]
+        return Row(inputs, targets, weights, positions)

@@ -3,12 +3,14 @@
     Reinforcement(trainer, fit).run()
 
 The model seen so far is the reference. A step's problems, responses and verdicts have random streams of their own, so
-that the same seed gives the same bytes.
+that the same seed gives the same bytes, also after a kill: it goes on from the last checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,8 @@ import torch
 from genloss.core import records
 from genloss.core.contracts import Decoding, Fit
 from genloss.core.seeds import generator, seed_of, uniforms
-from genloss.language.curve import write_curve
+from genloss.language.checkpoint import STATE, Checkpoints
+from genloss.language.curve import Live, write_curve
 from genloss.language.model import TextModel, device_of, load
 from genloss.language.sampling import NoProbabilities, sample_chunk
 from genloss.language.tokenizer import Codec, load_codec
@@ -132,29 +135,36 @@ class Reinforcement:
             network.set_attn_implementation("genloss_one_query")
         betas = (trainer.beta1, trainer.beta2)
         self.adam = torch.optim.Adam(self.policy.parameters(), lr=trainer.step_size, betas=betas)
+        self.curve = torch.zeros(trainer.updates, 3, dtype=torch.float64)  # loss, reward, divergence
+        self.earlier: dict[str, torch.Tensor] | None = None  # weights before the last step
+        self.live = Live(fit.scratch, trainer.updates)
+        self.checkpoints = Checkpoints(fit.scratch, fit.out, trainer.checkpoint_minutes, "grpo")
 
     def run(self) -> dict[str, Any]:
         """Write `model/` and `training.csv` (with reward and kl) to `fit.out`; returns means over the first and last
         tenth of steps. A step whose loss, samples or weights are no numbers is the last, `diverged`, and the model is
         that of the last step before."""
         updates = self.trainer.updates
-        curve = np.zeros((updates, 3))  # loss, reward, divergence
-        lost, earlier = 0, None
-        for step in range(updates):
+        lost = 0
+        for step in range(self.resume(), updates):
             before = {name: value.clone() for name, value in self.policy.state_dict().items()}
             try:
-                curve[step] = self.step(step)
-                good = bool(np.isfinite(curve[step]).all())
+                self.curve[step] = torch.tensor(self.step(step), dtype=torch.float64)
+                good = bool(self.curve[step].isfinite().all())
             except NoProbabilities:
                 good = False
             if not (good and all(bool(p.detach().isfinite().all()) for p in self.policy.parameters())):
                 # back to the weights of the last step whose numbers were some: of this one, or of the one before
-                self.policy.load_state_dict(before if good or earlier is None else earlier)
+                self.policy.load_state_dict(before if good or self.earlier is None else self.earlier)
                 lost = step + 1
-                updates, curve = step, curve[:step]
+                updates = step
                 break
-            earlier = before
+            self.earlier = before
             self.fit.report(step + 1, updates, "updates")
+            self.live.write(partial(self.shown, step + 1))
+            if step + 1 < updates and self.checkpoints.due(step + 1):
+                self.checkpoints.keep(step + 1, partial(self.keep, step + 1))
+        curve = self.curve[:updates].numpy()
         self.model.save(self.policy.cpu(), self.fit)
         rate = self.trainer.step_size
         rows = [(i + 1, loss, rate, "", reward, kl) for i, (loss, reward, kl) in enumerate(curve.tolist())]
@@ -173,6 +183,39 @@ class Reinforcement:
             "parameters": sum(p.numel() for p in self.policy.parameters()),
             **({"diverged": lost} if lost else {}),
         }
+
+    def shown(self, done: int, stride: int) -> Iterator[tuple[int, str, float]]:
+        """What of the curve is looked at while it grows."""
+        for step in range(0, done, stride):
+            loss, reward, kl = self.curve[step].tolist()
+            named = {"loss": loss, "lr": self.trainer.step_size, "reward": reward, "kl": kl}
+            yield from ((step + 1, name, number) for name, number in named.items())
+
+    def keep(self, done: int, path: Path) -> None:
+        """Write everything that the next step depends on; what it draws follows from its number."""
+        state = {
+            "done": done,
+            "tokens": self.tokens,
+            "queue": self.queue,
+            "policy": self.policy.state_dict(),
+            "adam": self.adam.state_dict(),
+            "earlier": self.earlier,
+            "curve": self.curve[:done],
+        }
+        torch.save(state, path)
+
+    def resume(self) -> int:
+        """Go on from the last checkpoint; returns the steps that were done then."""
+        self.checkpoints.restore()
+        last = self.checkpoints.last()
+        if last is None:
+            return 0
+        state = torch.load(last / STATE, map_location=self.device, weights_only=True)
+        self.tokens, self.queue, self.earlier = state["tokens"], state["queue"], state["earlier"]
+        self.policy.load_state_dict(state["policy"])
+        self.adam.load_state_dict(state["adam"])
+        self.curve[: state["done"]] = state["curve"].cpu()
+        return int(state["done"])
 
     def step(self, number: int) -> tuple[float, float, float]:
         """(loss, mean reward, divergence) of one step."""

@@ -1,4 +1,5 @@
-"""Scoring: the loss of each text under a model, every text on its own from document start to its end.
+"""Scoring: the loss of each text under a model, every text on its own from document start to its end,
+or to where it was cut off.
 
 Texts longer than the model's context are cut into windows that do not overlap; the protocol changes a perplexity by up
 to 1.6 times, so it is fixed here and the same for every number that genloss reports.
@@ -37,12 +38,15 @@ def losses(
     context: int,
     runtime: Runtime | None = None,
     report: Report = silent,
+    cut: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(nats [n], predicted tokens [n]) of each text under the model; the end of the text is predicted too."""
+    """(nats [n], predicted tokens [n]) of each text under the model; the end of the text is predicted too, but for
+    those of `cut` [n], which were cut off before it."""
     codec = load_codec(data / "tokenizer")
+    cut = np.zeros(len(texts), dtype=bool) if cut is None else cut
     windows: list[Window] = []
     for i, ids in enumerate(codec.encode(texts)):
-        sequence = [codec.begin, *ids, codec.end]
+        sequence = [codec.begin, *ids, *([] if cut[i] else [codec.end])]
         windows += [Window(i, sequence[at : at + context + 1]) for at in range(0, len(sequence) - 1, context)]
     return score(model_folder, codec, windows, len(texts), context, runtime, report)
 
@@ -62,6 +66,7 @@ def score(
     device = device_of(runtime or Runtime())
     torch.use_deterministic_algorithms(device == "cpu")
     model = load(model_folder).to(device)
+    windows = [w for w in windows if len(w.ids) > 1]  # of nothing that was cut off nothing is predicted
     order = sorted(range(len(windows)), key=lambda w: len(windows[w].ids))
     nats, tokens = np.zeros(n), np.zeros(n)
     rows = max(1, min(BATCH, CELLS // (context * codec.size)))

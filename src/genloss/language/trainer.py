@@ -33,7 +33,11 @@ BROUGHT = ("callbacks", "logger")  # fields that are nodes of the user's own Lig
 @dataclass
 class Supervised(Trainer):
     """AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay, clipping. The budget is in steps or, if `tokens`
-    is set, in tokens of context; it is the same for every arm, whatever the size of its training set.
+    is set, in tokens of context; it is the same for every arm, whatever the size of its training set. `epochs` is a
+    budget too, and grows with the set.
+
+    document_mask: a record attends to itself alone, as if it had a row of its own (Zhao et al. 2024, arXiv 2402.13991,
+    intra-document causal masking); its positions begin at 0. Without it records see those before them in their row.
 
     callbacks, logger: Lightning's or your own, by name, each a Hydra node with a `_target_`. They see `loss` at every
     step and `validation_loss` at every validation. What a ModelCheckpoint saves (which holds paths, so that its hash is
@@ -44,6 +48,7 @@ class Supervised(Trainer):
 
     steps: int = 300
     tokens: int | None = None  # budget in tokens, padding included; overrides steps
+    epochs: int | None = None  # budget in passes over the training set; overrides steps
     batch: int = 16  # rows of `domain.context` tokens a step, over all devices
     lr: float = 8e-3
     warmup: float = 0.1  # share of the steps
@@ -54,6 +59,7 @@ class Supervised(Trainer):
     clip: float = 1.0  # gradient norm
     precision: str = "32-true"
     accumulate: int = 1  # rows / accumulate are in memory at once
+    document_mask: bool = False  # whether attention stays within a record, where several share a row
     threads: int = (
         1  # part of the identity: kernels differ between thread counts. Arms and chunks run in parallel instead
     )
@@ -62,13 +68,18 @@ class Supervised(Trainer):
     callbacks: dict[str, Any] = field(default_factory=dict)  # name: {_target_: any lightning.pytorch.Callback, ...}
     logger: dict[str, Any] = field(default_factory=dict)  # name: {_target_: any lightning.pytorch.loggers.Logger, ...}
     diverged: str = "end"  # where the loss is no number any more. end: the arm ends with that round; go_on: it does not
-    operational = ("logger", "diverged")
+    checkpoint_minutes: float = 10.0  # between two checkpoints, from which a killed training goes on; 0: none
+    operational = ("logger", "diverged", "checkpoint_minutes")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("steps", "batch", "accumulate", "threads", "validate_every", "validation_rows"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         require(self.tokens is None or self.tokens >= 1, "tokens", self.tokens, "at least 1 token")
+        require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "at least 1 pass")
+        one = self.tokens is None or self.epochs is None
+        require(one, "epochs", self.epochs, f"null beside tokens={self.tokens}: a training has one budget")
+        require(self.checkpoint_minutes >= 0, "checkpoint_minutes", self.checkpoint_minutes, "at least 0 (0: none)")
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "a share of the steps in [0, 1]")
         require(0 <= self.final_lr <= 1, "final_lr", self.final_lr, "a share of lr in [0, 1]")
         for key in ("beta1", "beta2"):
@@ -106,7 +117,7 @@ class Supervised(Trainer):
         return tuple(standing_for(target) for target in _targets(self.callbacks))
 
     def budget(self, context: int) -> int:
-        """Steps of the optimiser, for rows of `context` tokens."""
+        """Steps of the optimiser, for rows of `context` tokens; `epochs` are known where there is a training set."""
         return self.steps if self.tokens is None else max(1, round(self.tokens / (self.batch * context)))
 
     def rate(self, step: int, steps: int) -> float:
@@ -119,9 +130,6 @@ class Supervised(Trainer):
 
     def ready(self, runtime: Runtime) -> None:
         check_devices(runtime)
-        if runtime.strategy.startswith("fsdp") and self.clip:
-            wrong = "must be 0 with runtime.strategy=fsdp: Lightning cannot take the norm of gradients in shards"
-            raise UserError("trainer.clip", self.clip, wrong)
 
     def missed(self) -> str:
         return "trainer.logger writes nothing" if self.logger else ""

@@ -7,6 +7,9 @@ With one device it runs in this process. With several, Lightning starts a proces
 
     python -m genloss.language.training JOB.json
 
+A training that is killed goes on from its last checkpoint, to the same bytes (genloss.language.checkpoint); what there
+is of its curve stands in live.json of its scratch folder while it runs.
+
 Everything is a class that a subclass can change, and the trainer (genloss.language.trainer) says which classes are
 used:
 
@@ -31,19 +34,22 @@ import json
 import logging
 import math
 import os
+import random
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import lightning.pytorch as lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
@@ -54,7 +60,8 @@ from genloss.core.machine import end_with
 from genloss.core.places import settle
 from genloss.core.plugin import build
 from genloss.language.brought import brought, in_one_line
-from genloss.language.curve import write_curve
+from genloss.language.checkpoint import STATE, Checkpoints
+from genloss.language.curve import Live, write_curve
 from genloss.language.model import TextModel
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
@@ -66,7 +73,17 @@ PARENT = "GENLOSS_PARENT"  # variable: which process has started one that trains
 # Variables by which a cluster tells processes who they are: of this process, and not of those that it starts.
 RANKS = ("RANK", "LOCAL_RANK", "GROUP_", "NODE_", "WORLD_SIZE", "MASTER_", "SLURM_", "TORCHELASTIC_", "JSM_", "LSB_")
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # inputs, targets, weights: [rows, context] each
+LOOK = 50  # steps from one look whether the loss is a number to the next: on an accelerator it waits for all of them
+
+
+class Batch(NamedTuple):
+    """Rows that are in memory at once, those of this process: [rows, context] each."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor  # IGNORE where there is none
+    weights: torch.Tensor
+    positions: torch.Tensor  # of a token in its record
+    whole: torch.Tensor  # targets of the whole step, over all processes and accumulated batches
 
 
 def train(fit: Fit) -> dict[str, Any]:
@@ -74,7 +91,19 @@ def train(fit: Fit) -> dict[str, Any]:
     context that they saw, the loss of the last one and the number of parameters; `diverged`, as Supervised.train says.
     UserError if a process of several devices fails, or if their training diverges."""
     fit = dataclasses.replace(fit, start=fit.start or fit.model.base(fit))
+    options = options_of(fit)
+    if options.epochs:
+        steps = steps_of(fit, options.epochs)
+        fit = dataclasses.replace(fit, trainer=dataclasses.replace(options, epochs=None, steps=steps))
+    checkpoints(fit).restore()
     return train_here(fit) if alone(fit.runtime) else train_apart(fit)
+
+
+def steps_of(fit: Fit, epochs: int) -> int:
+    """Steps in which every record is seen `epochs` times; the last one may see some of the next epoch."""
+    options = options_of(fit)
+    rows = options.batches(fit).packed(fit.shards, fit.weights)
+    return max(1, math.ceil(sum(1 for n in range(epochs) for _ in rows.plan(n)) / options.batch))
 
 
 def alone(runtime: Runtime) -> bool:
@@ -87,7 +116,7 @@ def alone(runtime: Runtime) -> bool:
 
 class CausalLM(lightning.LightningModule):
     """Next-token prediction by `fit.model`, or by the model at `fit.start`: mean loss in nats over the targets of a
-    batch, each weighted by its shard's weight. AdamW and the schedule of `fit.trainer`."""
+    step, each weighted by its shard's weight. AdamW and the schedule of `fit.trainer`."""
 
     def __init__(self, fit: Fit):
         super().__init__()
@@ -97,14 +126,26 @@ class CausalLM(lightning.LightningModule):
         self.weighted = any(w != 1.0 for w in fit.weights)
         self.listened = bool(self.options.callbacks or self.options.logger)
         self.model = initial(fit)
+        if self.options.document_mask and not masks_documents(self.model):
+            said = f"{type(self.model).__name__} does not tell records by their positions; leave it false"
+            raise UserError("trainer.document_mask", True, said)
         # one tensor from the start: a kept scalar a step would pin the heap between the blocks of every step
         self.curve = torch.zeros(self.steps)  # loss of every step
         self.validation: dict[int, float] = {}  # steps taken: mean loss in nats
         self._sums: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._draws: dict[str, Any] | None = None  # states of random generators to go on with
+        self._frozen: set[str] = set()  # names of what is left out of a checkpoint that is being written
+        self._looked = 0  # steps whose losses are those of all processes
+        self.live = Live(fit.scratch, self.steps)
+        self.checkpoints = Checkpoints(None, fit.out, 0)
 
-    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        """[rows * context, vocabulary] of inputs [rows, context], in single precision."""
-        return self.model(input_ids=inputs, use_cache=False).logits.flatten(0, 1).float()
+    # -- the loss ------------------------------------------------------------------------------------------------------
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """[rows * context, vocabulary] of a batch, in single precision."""
+        # attention is kept within a record by positions that begin anew: transformers makes the mask of them
+        known = {"position_ids": batch.positions} if self.options.document_mask else {}
+        return self.model(input_ids=batch.inputs, use_cache=False, **known).logits.flatten(0, 1).float()
 
     def nats(self, logits: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
         """Loss of targets [rows, context], those that are IGNORE left out: its `mean`, or `none`: each, [rows *
@@ -112,17 +153,21 @@ class CausalLM(lightning.LightningModule):
         return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        inputs, targets, weights = batch
-        logits = self.logits(inputs)
-        if not self.weighted:
-            return self.nats(logits, targets, "mean")
-        each = self.nats(logits, targets, "none") * weights.flatten()
-        return each.sum() / (targets != IGNORE).sum()
+        """The batch's part of the step's mean loss. Lightning takes the mean over processes and accumulated batches, as
+        if all had equally many targets; so each sum is divided by the step's targets, and multiplied by the parts."""
+        logits, parts = self.logits(batch), self.trainer.world_size * self.options.accumulate
+        if parts == 1 and not self.weighted:
+            return self.nats(logits, batch.targets, "mean")
+        each = self.nats(logits, batch.targets, "none")
+        each = each * batch.weights.flatten() if self.weighted else each
+        return each.sum() / batch.whole * parts
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         loss = self.loss(batch)
-        if index % self.options.accumulate == 0:
+        if self.options.accumulate == 1:
             self.curve[self.global_step] = loss.detach()
+        else:
+            self.curve[self.global_step] += loss.detach() / self.options.accumulate
         if self.listened:  # a call of `log` costs a tenth of a millisecond
             self.log("loss", loss)
         return loss
@@ -130,22 +175,113 @@ class CausalLM(lightning.LightningModule):
     def on_fit_start(self) -> None:
         self.curve = self.curve.to(self.device)  # or every step would wait for the accelerator
 
+    def on_train_start(self) -> None:
+        if self._draws is not None:
+            draw_on(self._draws)
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, index: int) -> None:
         self.fit.report(self.global_step, self.steps, "steps")
+        if (index + 1) % self.options.accumulate:
+            return
+        step = self.global_step
+        if step % LOOK == 0:
+            self.look(step)
+        if self.trainer.is_global_zero:
+            self.live.write(self.shown)
+        if (index + 1) % cast(int, self.trainer.val_check_batch):  # else after the validation
+            self.keep()
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        inputs, targets, _ = batch
-        total = cross_entropy(self.logits(inputs), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-        self._sums.append((total, (targets != IGNORE).sum()))
+        total = cross_entropy(self.logits(batch), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        self._sums.append((total, (batch.targets != IGNORE).sum()))
 
     def on_validation_epoch_end(self) -> None:
-        total, count = (torch.stack(part).sum() for part in zip(*self._sums, strict=True))
+        total, count = (self.over_all(torch.stack(part).sum(), "sum") for part in zip(*self._sums, strict=True))
         self._sums.clear()
         self.validation[self.global_step] = float(total / count)
-        if alone(self.fit.runtime) and lost_at(self, self.global_step):
+        if lost_at(self, self.global_step):
             self.trainer.should_stop = True
         if self.listened:
-            self.log("validation_loss", total / count, sync_dist=True)
+            self.log("validation_loss", total / count)
+
+    def on_validation_end(self) -> None:
+        self.keep()
+
+    def look(self, step: int) -> None:
+        """In all processes: make the losses since the last look those of all rows, and end the training if that of the
+        last step was no number."""
+        if self.trainer.world_size > 1:
+            since = self.curve[step - LOOK : step]
+            since.copy_(self.over_all(since.clone(), "mean"))
+        self._looked = step
+        if self.lost(step):
+            self.trainer.should_stop = True
+
+    def lost(self, step: int) -> bool:
+        """Whether the loss of a step was no number, in one of the processes."""
+        return self.trainer.strategy.reduce_boolean_decision(not bool(self.curve[step - 1].isfinite()), all=False)
+
+    def over_all(self, value: torch.Tensor, how: str) -> torch.Tensor:
+        """The sum, mean or max of a value of each process."""
+        return cast(torch.Tensor, self.trainer.strategy.reduce(value, reduce_op=how))
+
+    def points(self, done: int, stride: int = 1) -> Iterator[tuple[int, float, float]]:
+        """(step, loss, learning rate) of every so many of the first `done` steps."""
+        for i, loss in enumerate(self.curve[:done:stride].tolist()):
+            yield i * stride + 1, loss, self.options.rate(i * stride, self.steps) * self.options.lr
+
+    def shown(self, stride: int) -> Iterator[tuple[int, str, float]]:
+        """What of the curve is shown while it grows; of several processes, what they have put together."""
+        done = self.global_step if self.trainer.world_size == 1 else self._looked
+        for step, loss, rate in self.points(done, stride):
+            yield from ((step, "loss", loss), (step, "lr", rate))
+        yield from ((step, "validation_loss", loss) for step, loss in self.validation.items())
+
+    # -- going on after a kill -----------------------------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """Keep a checkpoint, if it is time for one and something is left to train."""
+        step = self.global_step
+        if step < self.steps and not self.trainer.should_stop and self.checkpoints.due(step):
+            if self.lost(step):
+                self.trainer.should_stop = True
+            else:
+                self.checkpoints.keep(step, self.save)
+
+    def save(self, path: Path) -> None:
+        """A checkpoint of Lightning's without what is not trained, such as the base of an adapter."""
+        self._frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        self.trainer.save_checkpoint(path)
+        self._frozen = set()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in self._frozen}
+        draws = [drawn()]
+        if self.trainer.world_size > 1:
+            draws = [{}] * self.trainer.world_size
+            torch.distributed.all_gather_object(draws, drawn())
+        curve = self.over_all(self.curve[: self.global_step].clone(), "mean").cpu()
+        whole, validation = not self._frozen, dict(self.validation)
+        checkpoint["genloss"] = {"curve": curve, "validation": validation, "draws": draws, "whole": whole}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = checkpoint["genloss"]
+        self.strict_loading = own["whole"]
+        self._looked = len(own["curve"])
+        self.curve[: self._looked] = own["curve"]
+        self.validation = dict(own["validation"])
+        self._draws = own["draws"][min(self.trainer.global_rank, len(own["draws"]) - 1)]
+
+    # -- the optimiser -------------------------------------------------------------------------------------------------
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if isinstance(self.trainer.strategy, FSDPStrategy) and gradient_clip_val:
+            # the norm of gradients in shards is known to their owner alone; Lightning refuses
+            cast(Any, self.trainer.strategy.model).clip_grad_norm_(gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
         options = self.options
@@ -170,6 +306,38 @@ def initial(fit: Fit) -> Any:
     return fit.model.initial(fit)
 
 
+@torch.no_grad()
+def masks_documents(model: Any) -> bool:
+    """Whether a model takes positions that begin anew for another record: what it says of the second one does not
+    depend on the first."""
+    inputs, positions = torch.tensor([[0, 1, 2, 3], [3, 2, 2, 3]]), torch.tensor([[0, 1, 0, 1]] * 2)
+    model.eval()
+    first, second = model(input_ids=inputs, position_ids=positions, use_cache=False).logits[:, 2:].float()
+    model.train()
+    return bool(torch.allclose(first, second, atol=1e-3, rtol=1e-3))
+
+
+def drawn() -> dict[str, Any]:
+    """The states of this process's random generators, as plain values."""
+    kind, keys, *rest = cast(Any, np.random.get_state())
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        "numpy": [kind, keys.tolist(), *rest],
+    }
+
+
+def draw_on(states: dict[str, Any]) -> None:
+    """Go on drawing where `drawn` was called."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    random.setstate(states["python"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+
+
 # -- what it is trained on ---------------------------------------------------------------------------------------------
 
 
@@ -185,34 +353,74 @@ class PackedData(lightning.LightningDataModule):
 
     def packed(self, shards: list[Path], weights: list[float]) -> Rows:
         codec, options = load_codec(self.fit.data / "tokenizer"), self.fit.options
-        return Rows(shards, weights, codec, options["context"], self.fit.seed, options.get("columns", ("text",)))
+        columns, folder = options.get("columns", ("text",)), self.fit.scratch and self.fit.scratch / "tokens"
+        return Rows(shards, weights, codec, options["context"], self.fit.seed, columns, folder)
+
+    def prepare_data(self) -> None:
+        """Lightning calls it in one process of a machine, before the others look for these files."""
+        if self.fit.scratch:
+            self.packed(self.fit.shards, self.fit.weights), self.packed([self.held_out], [1.0])
+
+    @property
+    def held_out(self) -> Path:
+        return self.fit.data / "validation.parquet"
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(Batches(self.packed(self.fit.shards, self.fit.weights), self.rows), batch_size=None)
+        rows, accumulate = self.packed(self.fit.shards, self.fit.weights), options_of(self.fit).accumulate
+        done = self.trainer.fit_loop.total_batch_idx + 1 if self.trainer else 0  # before a kill
+        return DataLoader(Batches(rows, self.rows, accumulate=accumulate, first=done), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        real = self.packed([self.fit.data / "validation.parquet"], [1.0])
-        return DataLoader(Batches(real, self.rows, self.validation), batch_size=None)
+        real = self.packed([self.held_out], [1.0])
+        return DataLoader(Batches(real, self.rows, limit=self.validation), batch_size=None)
 
 
 class Batches(IterableDataset[Batch]):
-    """Batches of `size` packed rows, without end; or the first `limit` of one epoch. Of every batch, each process of a
-    distributed run takes its own rows."""
+    """Batches of `size` packed rows from batch `first` on, without end; or the first `limit` of one epoch. A step has
+    `accumulate` of them. Of every batch, each process of a distributed run takes its own rows, and a row of padding
+    where there are not enough."""
 
-    def __init__(self, rows: Rows, size: int, limit: int | None = None):
-        self.rows, self.size, self.limit = rows, size, limit
+    def __init__(self, rows: Rows, size: int, limit: int | None = None, accumulate: int = 1, first: int = 0):
+        self.rows, self.size, self.limit, self.accumulate, self.first = rows, size, limit, accumulate, first
 
     def __iter__(self) -> Iterator[Batch]:
         rank, world = 0, 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        rows = iter(self.rows) if self.limit is None else self.rows.epoch(0)
-        for _ in range(self.limit or sys.maxsize):
-            batch = list(islice(rows, self.size))[rank::world]
-            if not batch:
-                return
-            inputs, targets, weights = (torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
-            yield inputs, targets, weights
+        plans = self.rows.endless() if self.limit is None else self.rows.plan(0)
+        plans = islice(plans, self.first * self.size, self.limit and self.limit * self.size)
+        while step := list(islice(plans, self.size * self.accumulate)):
+            whole = torch.tensor(sum(piece.targets for row in step for piece in row))
+            for at in range(0, len(step), self.size):
+                batch = step[at : at + self.size]
+                batch += [[]] * (-len(batch) % world)
+                rows = [self.rows.row(row) for row in batch[rank::world]]
+                inputs, targets, weights, positions = (
+                    torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True)
+                )
+                yield Batch(inputs, targets, weights, positions, whole)
+
+
+class Straight(TorchCheckpointIO):
+    """Writes checkpoints to their files: Lightning's own makes two copies in memory first. Of our own, a full disk is
+    found by who looks for the file: an error in one of several processes would leave the others waiting."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(f"{path}.part")
+        try:
+            with aside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except (OSError, RuntimeError):  # torch's, of what it could not write
+            if Path(path).name != STATE:
+                raise
+            aside.unlink(missing_ok=True)
 
 
 # -- training in this process ------------------------------------------------------------------------------------------
@@ -228,6 +436,7 @@ def train_here(fit: Fit) -> dict[str, Any]:
     done = engine.global_step
     if done == 0:
         raise UserError("trainer.callbacks", None, "ended the training before its first step")
+    module.curve = module.over_all(module.curve, "mean")
     lost = lost_at(module, done)
     if lost:
         if not alone(fit.runtime):
@@ -237,6 +446,7 @@ def train_here(fit: Fit) -> dict[str, Any]:
         # would cost every training
         done, curve = max(0, lost - 2), module.curve
         quiet_fit = dataclasses.replace(fit, trainer=dataclasses.replace(options, logger={}))
+        checkpoints(fit).restore(done)
         with in_one_line(options):
             engine, module = fitted(quiet_fit, done)  # of 0 steps: nothing but the beginning
         module.curve = curve
@@ -254,26 +464,35 @@ def train_here(fit: Fit) -> dict[str, Any]:
 
 
 def fitted(fit: Fit, steps: int | None = None) -> tuple[lightning.Trainer, CausalLM]:
-    """A training of all its steps, or of the first `steps` of them."""
+    """A training of all its steps, or of the first `steps` of them; from the last checkpoint on, if there is one."""
     options = options_of(fit)
     engine = engine_of(fit, steps)
     for logger in engine.loggers:
         logger.log_hyperparams(dataclasses.asdict(options) | {"seed": fit.seed})
     torch.manual_seed(fit.seed)  # for what a subclass adds to the model
     module, data = options.module(fit), options.batches(fit)
+    module.checkpoints = checkpoints(fit, engine)
+    last = module.checkpoints.last(steps)
     torch.manual_seed(fit.seed)
-    engine.fit(module, datamodule=data)
+    engine.fit(module, datamodule=data, ckpt_path=last and last / STATE, weights_only=True if last else None)
     return engine, module
+
+
+def checkpoints(fit: Fit, engine: lightning.Trainer | None = None) -> Checkpoints:
+    """Those of a training, for the processes of its engine."""
+    known = fit.scratch, fit.out, options_of(fit).checkpoint_minutes, fit.runtime.strategy
+    return Checkpoints(*known, engine.strategy.broadcast, engine.is_global_zero) if engine else Checkpoints(*known)
 
 
 def lost_at(module: CausalLM, done: int) -> int:
     """The first of `done` steps whose loss was no number; the step after the last, if that broke the weights; else
     0."""
-    lost = (~module.curve[:done].isfinite()).nonzero()
-    if len(lost):
-        return int(lost[0]) + 1
     sound = all(bool(p.detach().isfinite().all()) for p in module.model.parameters())
-    return 0 if sound else done + 1
+    lost = (~module.curve[:done].isfinite()).nonzero()
+    first = int(lost[0]) + 1 if len(lost) else 0 if sound else done + 1
+    far = done + 2  # of several processes the first one counts
+    nearest = -int(module.over_all(torch.tensor(-(first or far), device=module.curve.device), "max"))
+    return 0 if nearest == far else nearest
 
 
 def engine_of(fit: Fit, first: int | None = None) -> lightning.Trainer:
@@ -291,7 +510,7 @@ def engine_of(fit: Fit, first: int | None = None) -> lightning.Trainer:
         strategy=runtime.strategy,
         num_nodes=runtime.num_nodes,
         # on one node Lightning starts the processes; it would take a job's variables (SLURM_NTASKS) for orders
-        plugins=[LightningEnvironment()] if runtime.num_nodes == 1 else None,
+        plugins=[Straight(), *([LightningEnvironment()] if runtime.num_nodes == 1 else [])],
         precision=precision,
         gradient_clip_val=options.clip or None,
         accumulate_grad_batches=options.accumulate,
@@ -312,14 +531,11 @@ def engine_of(fit: Fit, first: int | None = None) -> lightning.Trainer:
 
 def write(module: CausalLM, state: dict[str, Any], done: int) -> None:
     """Write `model/` and `training.csv` of a module that took `done` steps and whose weights are `state`."""
-    prefix, options, out = "model.", module.options, module.fit.out
+    prefix, out = "model.", module.fit.out
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     assert isinstance(module.fit.model, TextModel)
     module.fit.model.save(module.model, module.fit, weights)
-    rows: list[tuple[Any, ...]] = [
-        (step + 1, loss, options.rate(step, module.steps) * options.lr, "")
-        for step, loss in enumerate(module.curve[:done].tolist())
-    ]
+    rows: list[tuple[Any, ...]] = [(*point, "") for point in module.points(done)]
     rows += [(step, "", "", loss) for step, loss in module.validation.items() if math.isfinite(loss)]
     write_curve(out, ("step", "loss", "lr", "validation_loss"), rows)
 
@@ -368,6 +584,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "out": str(fit.out),
         "options": fit.options,
         "runtime": dataclasses.asdict(fit.runtime),
+        "scratch": str(fit.scratch) if fit.scratch else None,
     }
 
 
@@ -388,6 +605,7 @@ def from_json(value: dict[str, Any]) -> Fit:
         out=Path(value["out"]),
         options=value["options"],
         runtime=Runtime(**value["runtime"]),
+        scratch=Path(value["scratch"]) if value["scratch"] else None,
     )
 
 

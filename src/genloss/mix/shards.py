@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from genloss.core import records
 from genloss.core.contracts import Domain
@@ -34,10 +33,6 @@ def mix(
     result = domain.shards(regime, n, sources, out, generator(seed, "mix"))
     (out / "mix.json").write_text(canonical(result), encoding="utf-8")
     return result
-
-
-def rows_of(path: Path) -> int:
-    return records.read(path, columns=["id"]).num_rows
 
 
 def planned(regime: Regime, n: int, available: int, kept: Mapping[int, int]) -> list[Part]:
@@ -67,8 +62,8 @@ def record_shards(
 ) -> dict[str, Any]:
     """Write the shards of round n, record by record, and describe them (`Domain.shards`)."""
     mixing = regime.rounds[n]
-    kept = {int(name): rows_of(path) for name, path in sources.items() if name != "real"}
-    parts = planned(regime, n, rows_of(sources["real"]), kept)
+    kept = {int(name): records.count(path) for name, path in sources.items() if name != "real"}
+    parts = planned(regime, n, records.count(sources["real"]), kept)
     pool = sum(p.take for p in parts)
     total = mixing.budget.records(n) if n > 0 else None
     # by=fraction has sized the parts to the budget already: each is drawn on its own
@@ -91,7 +86,7 @@ def record_shards(
             whole_file(source, target)
             count = part.available
         else:
-            records.write(records.read(source).take(pa.array(chosen)), target)
+            records.choose(source, chosen, target)
             count = len(chosen)
         shards.append(described(part, target.name, part.take, count))
     if mixing.by == "weight" and n > 0:

@@ -84,7 +84,7 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
         lines=not drawn(),
     )
     try:
-        with track.Tracker(folder, cfg, sweep, name) as tracker:
+        with track.Tracker(run, cfg, sweep, name) as tracker:
             Loop(experiment, run, progress).run(after_round=tracker.round)
             commit(folder)
     except BaseException:

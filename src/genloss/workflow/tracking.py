@@ -1,7 +1,8 @@
 """MLflow: a view of the run directories, sweep → arm, with round as the x-axis.
 
 An arm's metrics are `round/NAME` with step = round, so that the compare page is right with no clicks; its training
-curves are `train/NAME` over all steps of all rounds. Every round's training set is logged as a data set with its
+curves are `train/NAME` over all steps of all rounds, and grow while a round trains, beside `system/NAME` of the
+machine, whose step is the seconds since the run began. Every round's training set is logged as a data set with its
 digest, every model as an external model. Everything is written from files, in batches, and twice is the same as once:
 `genloss report DIR` writes what is missing. A server that is down costs a warning, never a run.
 
@@ -22,6 +23,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -36,10 +38,12 @@ from genloss.core.files import link, locked, sweep
 from genloss.core.hashes import sha256_text, tree_hash
 from genloss.core.places import in_project, is_project, load_params, project_root
 from genloss.core.plugin import flatten
-from genloss.core.rundir import round_name
+from genloss.core.rundir import RunDir, round_name
+from genloss.language.curve import stride
 from genloss.observatory.results import Arm, metrics_of, rounds_of, sweep_entries
 from genloss.observatory.samples import samples
 from genloss.workflow.identity import CHAINS, CHOICES, arm_id, arm_identity, option, title
+from genloss.workflow.live import Follower, Machine, Rows
 
 SQLITE = "sqlite:///"
 ARM, SWEEP, IN_SWEEP, DIR = "genloss.arm", "genloss.sweep", "genloss.in_sweep", "genloss.dir"
@@ -47,6 +51,7 @@ ERROR = "genloss.error"  # why a run is FAILED
 # notes for the next process; MLflow's pages hide what begins with `mlflow.`
 ROUND = "mlflow.genloss.round."  # + number: digest of what was written of a round
 WRITING = "mlflow.genloss.writing"  # rounds being written; after a kill nobody knows which of their points are there
+SEEN = "mlflow.genloss.live"  # round and key of the training whose curve was shown while it ran
 ORIGINAL = "genloss.name."  # + a name that MLflow takes: the one that it stands for
 NOTE = "mlflow.note.content"
 PROJECT = "genloss.project"  # host and folder of the project that writes a run
@@ -219,6 +224,23 @@ def manifest_of(folder: Path, n: int) -> tuple[str, dict[str, Any]]:
     return tree_hash({name: stage["key"] for name, stage in manifest["stages"].items()})[:16], manifest
 
 
+def _trained(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a manifest says of the training."""
+    return manifest["stages"].get("train", {"key": "", "result": {}})
+
+
+def curve_of(folder: Path, manifest: Mapping[str, Any]) -> Rows:
+    """The points of a round's training.csv that are shown; the file has them all."""
+    path, thin = folder / "training.csv", stride(int(_trained(manifest)["result"].get("steps", 0)))
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        for i, row in enumerate(csv.DictReader(file)):
+            for name in ("loss", "lr", "validation_loss", "reward", "kl"):
+                if row.get(name) and (name == "validation_loss" or i % thin == 0):
+                    yield int(row["step"]), name, float(row[name])
+
+
 def _arguments(folder: Path) -> list[str]:
     """What `genloss run` was called with for a sweep."""
     return list(json.loads((folder / "sweep.json").read_text()).get("command", []))
@@ -282,11 +304,13 @@ def parameters(cfg: DictConfig) -> dict[str, str]:
 
 
 class Tracker:
-    """Shows an arm while it runs: from its start, round by round as they finish, to how it ended. After the first
-    failure it leaves the rest to `genloss report`."""
+    """Shows an arm while it runs: from its start, round by round as they finish and curve by curve as they grow, to how
+    it ended. After the first failure it leaves the rest to `genloss report`."""
 
-    def __init__(self, folder: Path, cfg: DictConfig, sweep: Path | None, name: str | None = None):
-        self.folder, self.cfg, self.sweep, self.name = folder, cfg, sweep, name
+    def __init__(self, run: RunDir, cfg: DictConfig, sweep: Path | None, name: str | None = None):
+        self.folder, self.cfg, self.sweep, self.name = run.root, cfg, sweep, name
+        self.follower = Follower(run, self._live)
+        self.lock = threading.RLock()  # the follower's thread has the same view
         self.enabled = bool(cfg.tracking.enabled)
         self.view: View | None = None
         self.waiting: list[int] = []
@@ -295,6 +319,8 @@ class Tracker:
 
     def __enter__(self) -> Tracker:
         self._try(self._begin)
+        if self.enabled:
+            self.hold.enter_context(self.follower)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -311,8 +337,13 @@ class Tracker:
             action()
             return True
 
-        if self.enabled and attempt(f"arm {self.folder.name}", done) is None:
-            self.enabled = False
+        with self.lock:
+            if self.enabled and attempt(f"arm {self.folder.name}", done) is None:
+                self.enabled = False
+
+    def _live(self, n: int, scratch: Path, rows: Rows) -> None:
+        if self.view is not None:
+            self._try(partial(self.view.live, n, scratch.name, rows))
 
     def _begin(self) -> None:
         self.hold.enter_context(held(arm_id(self.cfg)))
@@ -533,6 +564,8 @@ class View(Run):
     def __init__(self, folder: Path, cfg: DictConfig, client: Any, experiment: str, run: Any):
         super().__init__(client, experiment, run)
         self.folder, self.cfg = folder, cfg
+        self.shown: set[tuple[str, int]] | None = None  # points of training curves that MLflow has; None: not asked
+        self.machine = Machine()
         self._refresh()
 
     @classmethod
@@ -595,7 +628,8 @@ class View(Run):
     def _replace(self) -> None:
         """MLflow forgets no point: a new run takes the place of one whose results have changed, or were written in
         part."""
-        before = {k: v for k, v in self.run.data.tags.items() if not k.startswith((ROUND, ORIGINAL))}
+        self.shown = None
+        before = {k: v for k, v in self.run.data.tags.items() if not k.startswith((ROUND, ORIGINAL, SEEN))}
         for model in self._models():
             self.client.delete_logged_model(model.model_id)
         self.client.delete_run(self.run_id)
@@ -612,6 +646,7 @@ class View(Run):
             self._refresh()
             manifests = {n: manifest_of(self.folder, n) for n in numbers}
             changed = any(self.logged.get(n, mark) != mark for n, (mark, _) in manifests.items())
+            changed |= any(self._seen(n) not in (None, _trained(m)["key"]) for n, (_, m) in manifests.items())
             if changed or self.run.data.tags.get(WRITING):
                 self._replace()
                 manifests = {n: manifest_of(self.folder, n) for n in rounds_of(self.folder) if n <= max(numbers)}
@@ -640,7 +675,7 @@ class View(Run):
                 key = safe(f"round/{name}")
                 names |= {} if key == f"round/{name}" else {key: f"round/{name}"}
                 points.append(Metric(key, number, now, n, model, data.dataset.name, data.dataset.digest))
-            points += self._curve(folder / "training.csv", n, now, manifest)
+            points += self._curve(n, curve_of(folder, manifest), now)
             sets.append(data)
             inputs += [LoggedModelInput(models[f"round-{n - 1}"])] if f"round-{n - 1}" in models else []
             outputs += [] if model in linked else [LoggedModelOutput(model, n)]
@@ -662,21 +697,40 @@ class View(Run):
             path.write_text(text, encoding="utf-8")
             self.attach(path, "samples")
 
-    def _curve(self, path: Path, n: int, now: int, manifest: dict[str, Any]) -> list[Any]:
+    def _curve(self, n: int, rows: Rows, now: int) -> list[Any]:
+        """The points of a round's training that MLflow does not have; the round begins where those before it ended."""
         from mlflow.entities import Metric
 
-        if not path.is_file():
-            return []
-        steps = int(manifest["stages"]["train"]["result"].get("steps", 0))
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        thin = max(1, steps // 50)  # fifty points a round are enough to look at; the file has them all
-        return [
-            Metric(f"train/{key}", float(row[key]), now, n * steps + int(row["step"]))
-            for i, row in enumerate(rows)
-            for key in ("loss", "lr", "validation_loss", "reward", "kl")
-            if row.get(key) and (key == "validation_loss" or i % thin == 0)
-        ]
+        if self.shown is None:
+            names = [name for name in self.run.data.metrics if name.startswith("train/")]
+            histories = {name: self.client.get_metric_history(self.run_id, name) for name in names}
+            self.shown = {(name, point.step) for name, history in histories.items() for point in history}
+        before = sum(int(_trained(manifest_of(self.folder, m)[1])["result"].get("steps", 0)) for m in range(n))
+        points = {(f"train/{name}", before + step): number for step, name, number in rows}
+        new = {at: number for at, number in points.items() if at not in self.shown}
+        self.shown |= set(new)
+        return [Metric(name, number, now, step) for (name, step), number in new.items()]
+
+    def _seen(self, n: int) -> str | None:
+        """The key of the training of round n whose curve was shown while it ran; None if none was."""
+        number, _, key = self.run.data.tags.get(SEEN, "").partition(" ")
+        return key if number == str(n) else None
+
+    def live(self, n: int, key: str, rows: Rows) -> None:
+        """Log what a training has shown so far, and the machine. key: of its stage."""
+        from mlflow.entities import Metric
+
+        with quiet_mlflow(), alone(self.client.tracking_uri):
+            other = self._seen(n) not in (None, key)
+            if n in self.logged or other:  # computed anew, since something has changed: replaced when it has ended
+                return
+            self.tag({SEEN: f"{n} {key}"})
+            now = int(time.time() * 1000)
+            second = (now - self.run.info.start_time) // 1000
+            points = [Metric(name, number, now, second) for name, number in self.machine.metrics().items()]
+            points += self._curve(n, rows, now)
+            for at in range(0, len(points), BATCH):
+                self.client.log_batch(self.run_id, metrics=points[at : at + BATCH])
 
     def _dataset(self, folder: Path, n: int, manifest: dict[str, Any]) -> Any:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -29,7 +29,7 @@ from genloss.domains.lab.chains import (
     table_of,
 )
 from genloss.mix import Mixing, Part, Regime
-from genloss.mix.shards import described, planned, rows_of, whole_file
+from genloss.mix.shards import described, planned, whole_file
 
 
 def mix_chains(
@@ -90,7 +90,7 @@ class ChainPart(Part):
 
 def plans(regime: Regime, n: int, sources: Mapping[str, Path]) -> list[ChainPart]:
     """The plan of every chain: behind a curator that keeps more in one than in another, each has its own."""
-    available = rows_of(sources["real"])
+    available = records.count(sources["real"])
     kept = {int(name): _counts(path) for name, path in sources.items() if name != "real"}
     width = max((len(counts) for counts in kept.values()), default=1)
     table = np.zeros((1 + len(kept), width), dtype=int)  # a first row of zeros, so that there is one
@@ -118,7 +118,7 @@ def plans(regime: Regime, n: int, sources: Mapping[str, Path]) -> list[ChainPart
     for part in parts.values():
         part.there, part.takes = part.there[which], part.takes[which]
         if part.source != "real":  # slots that the fullest chain needs
-            part.available = part.size = rows_of(sources[part.source])
+            part.available = part.size = records.count(sources[part.source])
     return sorted(parts.values(), key=lambda p: (p.source != "real", p.first, int(p.source) if p.name[0] == "g" else 0))
 
 

@@ -201,13 +201,14 @@ class Reasoning(LanguageDomain, Responds, Verifies):
     def losses(
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Of each response given its prompt, its end included; what is beyond the context is not counted."""
+        """Of each response given its prompt, its end included if it has one; what is beyond the context is not
+        counted."""
         from genloss.language.scoring import Window, score
 
         codec = load_codec(data / "tokenizer")
         given, said = (codec.encode(table.column(key).to_pylist()) for key in self.payload)
         windows = [
-            Window(i, [codec.begin, *g, *s, codec.end][: self.context + 1], len(g))
-            for i, (g, s) in enumerate(zip(given, said, strict=True))
+            Window(i, [codec.begin, *g, *s, *([] if cut else [codec.end])][: self.context + 1], len(g))
+            for i, (g, s, cut) in enumerate(zip(given, said, records.cut_off(table), strict=True))
         ]
         return score(model, codec, windows, len(windows), self.context, runtime, report)

@@ -91,9 +91,15 @@ class Schooled(Scratch):
         random = Scratch(**{f.name: getattr(self, f.name) for f in fields(Scratch)})
         trainer = Supervised(steps=self.steps, batch=self.batch, lr=self.lr, validate_every=self.steps)
         seed = seed_of(self.school_seed, "school")
-        result = trainer.train(
-            replace(fit, model=random, trainer=trainer, shards=[shard], weights=[1.0], start=None, out=out, seed=seed)
-        )
+        own: dict[str, Any] = {
+            "shards": [shard],
+            "weights": [1.0],
+            "start": None,
+            "seed": seed,
+            "out": out,
+            "scratch": None,
+        }
+        result = trainer.train(replace(fit, model=random, trainer=trainer, **own))
         if "diverged" in result:
             why = f"the base's training diverged: from step {result['diverged']} on its loss is no number; lower it"
             raise UserError("model.lr", self.lr, why)

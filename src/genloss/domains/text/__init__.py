@@ -203,4 +203,4 @@ class Text(LanguageDomain, Documents):
     ) -> tuple[np.ndarray, np.ndarray]:
         from genloss.language.scoring import losses
 
-        return losses(model, data, self.texts(table), self.context, runtime, report)
+        return losses(model, data, self.texts(table), self.context, runtime, report, records.cut_off(table))
