@@ -3,6 +3,7 @@ on."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -58,7 +59,11 @@ LONG = "trainer.steps=3000"
 
 def started(*words: str) -> list[psutil.Process]:
     """Processes below this one whose command has all of these words."""
-    return [c for c in psutil.Process().children(recursive=True) if set(words) <= set(c.cmdline())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            found += [child] if set(words) <= set(child.cmdline()) else []
+    return found
 
 
 @dataclass
