@@ -208,6 +208,19 @@ def test_one_digit_of_a_result_is_damage(tmp_path: Path) -> None:
     assert run.store.lookup(results, results.key) is not None
 
 
+def test_one_digit_of_what_a_stage_was_made_from_is_damage(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    made = work(libraries={"demo": "1.2"}, stage="train")
+    run.ensure(made, 0)
+    path = run.manifest_path("train", 0)
+    path.write_text(path.read_text().replace('"1.2"', '"1.3"'))
+    with pytest.raises(UserError, match=r"manifest.json: is damaged; delete it"):
+        run.ensure(made, 0)
+    path.unlink()
+    run.ensure(made, 0)
+    assert run.manifest("train", 0)["stages"]["train"]["libraries"] == {"demo": "1.2"}
+
+
 def test_metrics_are_those_of_the_manifest(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
     run.ensure(work(stage="evaluate"), 1)
