@@ -139,6 +139,8 @@ def test_completion(home: Project, line: str, choices: set[str]) -> None:
 def test_completion_is_installed(home: Project) -> None:
     assert "complete" in home.spawn("genloss", "-sc", "install=bash").out
     assert "complete" in home.spawn("genloss", "run", "-sc", "install=bash").out
+    refused = home.call("-sc", "install=nope")
+    assert refused.code == 2 and refused.err.count("\n") == 1 and "install=nope" in refused.err
 
 
 def test_last_line(run: Path) -> None:
@@ -189,7 +191,7 @@ def test_verify_without_rounds(home: Project, tmp_path: Path) -> None:
     for arguments in ([], ["--round", "1"]):
         outcome = home.call("verify", str(tmp_path), *arguments)
         assert outcome.code == 2 and outcome.err.count("\n") == 1
-        assert "holds no round: there is nothing to compare with; run it first" in outcome.err
+        assert "has no finished round yet; its command goes on from where it was" in outcome.err
 
 
 def test_trace(home: Project, tiny: list[str]) -> None:

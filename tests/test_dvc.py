@@ -302,12 +302,19 @@ def test_push_pull_and_what_if(base: tuple[Project, Path], tmp_path: Path, tiny:
     sweep = there.ok("run", "-m", *tiny, "rounds=3", "mixing=replace,accumulate").folder
     arms = [there.root / "runs" / p.name for p in sorted((there.root / "runs").glob("text-*"))]
     assert sweep.is_dir() and len(arms) == 2
+    refused = there.call("push", str(sweep), "--remote", "self")
+    assert refused.code == 2 and refused.err.startswith("genloss: --remote=self: unknown; did you mean shelf?")
     there.ok("push", str(sweep))
     clone = plain_project(tmp_path / "clone")
     there.git("add", "-f", f"--pathspec-from-file=runs/{sweep.name}/share.txt")  # as it says
     for name in there.spawn("git", "ls-files", "runs").out.split():
         (clone.root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(there.root / name, clone.root / name)
+    for verb in ("report", "samples", "verify"):
+        refused = clone.call(verb, str(clone.root / "runs" / arms[0].name))
+        assert refused.code == 2 and "its data are not here; `genloss pull" in refused.err
+    refused = clone.call("report", str(clone.root / "runs" / sweep.name))
+    assert refused.code == 2 and "its data are not here; `genloss pull" in refused.err
     clone.ok("pull", str(clone.root / "runs" / sweep.name))
     for arm in arms:
         copy = clone.root / "runs" / arm.name
@@ -369,6 +376,44 @@ def test_what_is_no_part_of_an_arm_is_no_parameter_of_its_stages(base: tuple[Pro
     assert not [key for key in params if key.startswith(("trainer.diverged", "trainer.logger", "runtime"))]
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gone.md", "gone.md (a link to nothing)"),
+        ("deep/pipe", "deep/pipe (no file)"),
+        (".dvcignore", ".dvcignore (which is for the root of a project)"),
+        (os.fsdecode(b"\xff.md"), "\\xff.md (its name is not UTF-8)"),
+    ],
+)
+def test_what_dvc_does_not_take_of_a_corpus_is_refused_before_any_work(
+    tmp_path: Path, tiny: list[str], name: str, words: str
+) -> None:
+    """It takes the whole folder, whatever the corpus reads of it."""
+    home = Project.make(tmp_path / "project")
+    place = home.root / "texts" / name
+    place.parent.mkdir(parents=True)
+    (home.root / "texts" / "a.txt").write_text("a text\n" * 99)
+    if "gone" in name:
+        place.symlink_to("nothing")
+    else:
+        os.mkfifo(place) if "pipe" in name else place.touch()
+    mine = [*tiny, "domain/corpus=folder", "domain.corpus.path=texts"]
+    for command in (mine, ["-m", *mine, "seed=0,1"]):
+        refused = home.call("run", *command)
+        assert refused.code == 2 and refused.err.count("\n") == 1
+        assert refused.err.startswith(f"genloss: domain.corpus.path=texts: holds {words}, and DVC"), refused.err
+    assert not home.stages()["data"]
+
+
+def test_an_unfinished_arm_is_a_dvc_project_too(tmp_path: Path, tiny: list[str]) -> None:
+    home = Project.make(tmp_path / "project")
+    refused = home.call("run", *tiny, "rounds=1", "curation=rules", "curation.rules.min_characters=100000")
+    assert refused.code == 2 and "kept none" in refused.err
+    [arm] = (home.root / "runs").glob("text-*")
+    again = home.spawn("dvc", "repro", cwd=arm)
+    assert "Running stage 'round-0'" in again.out and "kept none" in again.err
+
+
 def test_an_arm_is_refused_whose_model_tokenizer_or_judge_has_changed(
     tmp_path: Path, tiny: list[str], trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,7 +468,7 @@ def test_own_data_are_what_the_config_names(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HOME", str(tmp_path))
     with home.here():
         outside = [str(tmp_path / name) for name in ("elsewhere.jsonl", "texts")]
-        assert own_data(home.root / "params.yaml") == [*outside, "a model", "grammar"]
+        assert own_data(load_params(home.root / "params.yaml"), home.root) == [*outside, "a model", "grammar"]
 
 
 def test_an_edited_folder_is_not_taken_for_the_old_arm(

@@ -9,6 +9,7 @@ this process, which imports what it needs and computes nothing, and so is what i
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -27,14 +28,17 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 import shim
+from genloss.core.files import DVCS, sweep
 from genloss.core.hashes import sha256_file
 from genloss.workflow.dvc_cache import md5
+from genloss.workflow.tracking import SWEEP as SWEEP_TAG
 from support import Project, Result, forked, frozen, hashes
 from test_crash import preload, records
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]  # hundreds of commands each
 
 LIBRARIES = (
     "joblib",
@@ -63,6 +67,7 @@ SHARE = int(os.environ.get("GENLOSS_SHARE", 1))  # GENLOSS_SHARE=10 make faults:
 RUN = ("genloss", "run", *ARM)
 SWEEP = ("genloss", "run", "-m", *ARM, "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 KILLED = -9
+CACHE = ".dvc/cache/files/md5"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,9 +123,10 @@ def fork_what_it_starts() -> None:
     from genloss import cli
     from genloss.workflow import dvc_cache
 
-    def commit(words: list[str], cwd: Path, **_: Any) -> subprocess.CompletedProcess:
-        done = ended(Project(cwd), lambda: sys.exit(dvc_main(words[3:])))
-        return subprocess.CompletedProcess(words, done.code, "", done.err)
+    def commit(folder: Path) -> subprocess.CompletedProcess:
+        words = dvc_cache.COMMIT[len(dvc_cache.DVC) :]
+        done = ended(Project(folder), lambda: sys.exit(dvc_main(words)))
+        return subprocess.CompletedProcess(words, done.code, done.err)
 
     def stage(_: Any, line: str, **options: Any) -> None:
         done = ended(Project(Path.cwd()), lambda: cli.main(line.split()[1:]))
@@ -134,7 +140,7 @@ def fork_what_it_starts() -> None:
         assert [os.waitpid(pid, 0)[1] for pid in at_work] == [0] * len(at_work)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in at_work]
 
-    dvc_cache.subprocess = type("", (), {"run": staticmethod(commit)})  # type: ignore[assignment]
+    dvc_cache.run_dvc = commit
     dvc.stage.run._run = stage
     _core.Parallel = lambda **options: workers
 
@@ -235,14 +241,26 @@ def shown(home: Project) -> Counter[tuple[str, str]]:
         return Counter(database.execute(f"SELECT name, status {active}").fetchall())
 
 
+def sweeps_shown(home: Project) -> list[str]:
+    """The states of MLflow's runs that are sweeps."""
+    with contextlib.closing(sqlite3.connect(home.root / "mlruns" / "mlflow.db")) as database:
+        rows = database.execute("SELECT status FROM runs JOIN tags USING (run_uuid) WHERE key = ?", (SWEEP_TAG,))
+        return [state for (state,) in rows]
+
+
 def same(wild: Victim, calm: Victim) -> None:
     """Nothing is lost, nothing is left, and MLflow says so."""
     assert arms(wild.home) == arms(calm.home) and any(arms(calm.home).values())
     assert records(wild.home) == records(calm.home)
     assert shown(wild.home) == shown(calm.home) and {state for _, state in shown(calm.home)} <= {"FINISHED"}
     assert files(wild.home) == files(calm.home)
-    for name, path in ((p.parent.name + p.name, p) for p in wild.home.root.glob(".dvc/cache/files/md5/*/*")):
-        assert md5(path) == name.removesuffix(".dir")
+    wrong = [path.name for path in (wild.home.root / CACHE).glob("*/*") if not is_object(path)]
+    assert [name for name in wrong if not DVCS.search(name)] == []  # DVC leaves what it was writing when killed
+
+
+def is_object(path: Path) -> bool:
+    """Whether a file of DVC's cache is what its name says."""
+    return md5(path) == (path.parent.name + path.name).removesuffix(".dir")
 
 
 def killed_everywhere(wild: Victim, calm: Victim, **env: str) -> None:
@@ -258,6 +276,8 @@ def killed_everywhere(wild: Victim, calm: Victim, **env: str) -> None:
                 left.unlink()  # DVC refuses what a kill has left empty, for good; `genloss run` deletes it
     wild.ok()
     print(f"{len(wild.points)} kills in {time.monotonic() - began:.0f} s")
+    if wild.words[0] == "dvc":
+        sweep(Path(wild.folder))  # what DVC was writing when killed stays until the next `genloss run`
     same(wild, calm)
 
 
@@ -305,7 +325,7 @@ def test_a_worker_is_killed(tmp_path: Path, calm_sweep: Victim, database: Path, 
         assert result.code == 0, result.err
     else:
         assert result.code == 1 and "a worker was killed" in result.err
-        assert {state for name, state in shown(victim.home) if name.startswith("sweep")} == {"KILLED"}
+        assert sweeps_shown(victim.home) == ["KILLED"]
     victim.ok()
     same(victim, calm_sweep)
 
@@ -386,7 +406,7 @@ def test_a_flipped_bit(calm: Victim, wild: Victim) -> None:
     wild.ok()
     [arm] = wild.home.root.glob("runs/*")
     digest = {name: (sha256_file(arm / name), md5(arm / name)) for name in FILES}
-    cache = wild.home.root / ".dvc/cache/files/md5"
+    cache = wild.home.root / CACHE
     for name in FILES[::SHARE]:
         sha, key = digest[name]
         blob, entry = wild.home.store / "blobs" / sha[:2] / sha[2:], cache / key[:2] / key[2:]
@@ -400,26 +420,49 @@ def test_a_flipped_bit(calm: Victim, wild: Victim) -> None:
             elif place == blob:
                 assert wild.go().code == 2, name  # not 0 with wrong bytes in the store
             healed(wild)
+            if key not in objects(wild.home):  # it says how long a run took, and was written anew
+                entry.unlink(missing_ok=True)
             same(wild, calm)
             assert wild.go("genloss", "verify", str(arm)).code == 0 or place != arm / name
 
 
+def objects(home: Project) -> set[str]:
+    """The objects of DVC's cache that the dvc.lock of an arm names, and those that its folders list."""
+    found = set()
+    for lock in home.root.glob("runs/*/dvc.lock"):
+        for stage in yaml.safe_load(lock.read_text())["stages"].values():
+            found |= {out["md5"] for out in stage["outs"]}
+    listed = [json.loads((home.root / CACHE / name[:2] / name[2:]).read_text()) for name in found if "." in name]
+    return found | {entry["md5"] for entries in listed for entry in entries}
+
+
+def lie(home: Project, name: str, content: bytes) -> None:
+    path = home.root / CACHE / name[:2] / name[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+    path.chmod(0o444)
+
+
 @pytest.mark.parametrize("content", [b"", b"other bytes"])
 def test_a_lying_cache(calm: Victim, wild: Victim, content: bytes) -> None:
-    """Every object that the run will need is there before it, read-only, and is something else."""
-    cache = Path(".dvc/cache/files/md5")
-    for path in (calm.home.root / cache).glob("*/*"):
-        lie = wild.home.root / cache / path.parent.name / path.name
-        lie.parent.mkdir(parents=True, exist_ok=True)
-        lie.write_bytes(content)
-        lie.chmod(0o444)
+    """Every object that the run will need is there before it, read-only, and is something else; then every one that it
+    has."""
+    told = objects(calm.home)
+    for name in told:
+        lie(wild.home, name, content)
     wild.ok()
+    [arm], [other] = wild.home.root.glob("runs/gauss*"), calm.home.root.glob("runs/gauss*")
+    asked = told & objects(wild.home)
+    assert {md5(other / name) for name in hashes(other)} <= asked
+    for name in told - asked:  # what says how long the other run took; this one asks for none of it
+        (wild.home.root / CACHE / name[:2] / name[2:]).unlink()
     same(wild, calm)
-    for path in (wild.home.root / cache).glob("*/*"):
-        path.unlink()
-        path.write_bytes(content)
-        path.chmod(0o444)
+    before = {path: md5(path) for path in arm.glob("**/*") if path.is_file() and ".dvc" not in path.parts}
+    for name in objects(wild.home):
+        lie(wild.home, name, content)
     wild.ok()
+    assert {path: md5(path) for path in before} == before  # manifests too
     same(wild, calm)
 
 
@@ -476,14 +519,22 @@ def refused(victim: Victim, place: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["EIO", "ENOSPC"])
-def test_a_failing_disk_at_every_fourth_point(calm: Victim, wild: Victim, kind: str) -> None:
-    """Once, at what is read or written: the command goes on without it, or ends with one line, and the next goes on."""
+def test_a_failing_disk_at_every_fourth_point(tmp_path: Path, calm: Victim, database: Path, kind: str) -> None:
+    """Once, at what is read or written: the command ends with one line, and the next goes on; or it goes on without it
+    to its end, and what it did after that point is tried in a new project."""
     codes: Counter[int] = Counter()
+    began, wild = time.monotonic(), Victim.make(tmp_path / "0", *RUN, database=database)
     while result := wild.fault(kind, GENLOSS_SHARE=str(4 * SHARE)):
         assert result.code == 0 or (result.code == 2 and one_line(result)), (result, wild.points[-1:])
         codes[result.code] += 1
-    print(dict(codes))
-    assert codes[2]
+        if result.code == 0:
+            wild.ok()
+            same(wild, calm)
+            met, wild = wild, Victim.make(tmp_path / str(codes.total()), *RUN, database=database)
+            shutil.copy(met.home.root.parent / "points", wild.home.root.parent)
+            shutil.rmtree(met.home.root.parent)
+    print(f"{kind}: {codes[0]} faults without an end, {codes[2]} with one, in {time.monotonic() - began:.0f} s")
+    assert codes[0] and codes[2]
     wild.ok()
     same(wild, calm)
 
@@ -505,20 +556,23 @@ def test_two_users_of_one_cache(tmp_path: Path, calm: Victim, database: Path) ->
     for user in users:
         user.ok()
         assert arms(user.home) == arms(calm.home) and shown(user.home) == shown(calm.home)
-    for path in (tmp_path / "cache").glob("files/md5/*/*"):
-        assert md5(path) == (path.parent.name + path.name).removesuffix(".dir")
+    wrong = [path.name for path in (tmp_path / "cache").glob("files/md5/*/*") if not is_object(path)]
+    assert [name for name in wrong if not DVCS.search(name)] == []
 
 
 @pytest.mark.parametrize("shift", [-366 * 86400, 366 * 86400])
 def test_a_clock_that_goes_back_or_jumps(calm: Victim, wild: Victim, shift: int) -> None:
     """Between a kill and the next command; what is there lies in the other's future, or is old."""
-    for where in ("rename .*stages/train", "sql .* INSERT INTO metrics", "write .*dvc.lock"):
-        result = wild.fault("kill", GENLOSS_WHERE=where, GENLOSS_SHARE="1")
-        assert result is not None and result.code == KILLED
+    for where, clock in (
+        ("rename .*stages/train", 0),
+        ("sql .* INSERT INTO metrics", shift / 2),
+        ("write .*dvc.lock", 0),
+    ):
+        result = wild.fault("kill", GENLOSS_WHERE=where, GENLOSS_SHARE="1", GENLOSS_CLOCK=str(clock))
+        assert result is not None and result.code == KILLED, (where, result)
         for path in wild.home.root.rglob("*"):
             then = path.stat().st_mtime - shift
             os.utime(path, (then, then))
-        wild.go(GENLOSS_CLOCK=str(shift / 2))
     wild.ok(GENLOSS_CLOCK=str(shift))
     wild.ok()
     same(wild, calm)

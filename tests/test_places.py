@@ -174,6 +174,12 @@ def test_bad_settings(home: Project, text: str, words: str) -> None:
         ("https://host/x?api-version=1&sig=hush", "https://host/x?***"),
         ("https://host/x?accessToken=hush", "https://host/x?***"),
         ("mysql://host/db?passwd=hush", "mysql://host/db?***"),
+        ("https://host/x?code=hush", "https://host/x?***"),
+        ("https://host/x?mypassword1=hush", "https://host/x?***"),
+        ("https://host/x?authorization=Bearer+hush", "https://host/x?***"),
+        ("https://host/x?user=me:hush@b", "https://host/x?***"),
+        ("https://host/x#access_token=hush", "https://host/x#***"),
+        ("https://host/x;password=hush", "https://host/x;***"),
         ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dhush", "mssql+pyodbc:///?***"),
     ],
 )
@@ -187,6 +193,7 @@ def test_secrets_of_addresses(address: str, shown: str) -> None:
     [
         *("", "http://host:5000", "sqlite:///a@b.db", "postgresql://me@host/db", "file:///x"),
         *("postgresql://host/db?application_name=monkey", "http://host/?design=x&max_tokens=9"),
+        *("mssql://host/db?TrustServerCertificate=yes&charset=utf8mb4", "http://host:5000/#/experiments/1"),
     ],
 )
 def test_addresses_without_secrets(address: str) -> None:

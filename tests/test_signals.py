@@ -3,6 +3,7 @@ on."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import pytest
 from genloss.evaluate import Evidence, Metric
 from genloss.workflow import warm
 from genloss.workflow.compose import compose, to_yaml
+from genloss.workflow.dvc_cache import DVC
 from support import Project
 
 
@@ -58,7 +60,11 @@ LONG = "trainer.steps=3000"
 
 def started(*words: str) -> list[psutil.Process]:
     """Processes below this one whose command has all of these words."""
-    return [c for c in psutil.Process().children(recursive=True) if set(words) <= set(c.cmdline())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            found += [child] if set(words) <= set(child.cmdline()) else []
+    return found
 
 
 @dataclass
@@ -97,12 +103,12 @@ def test_while_evaluating_committing_and_pushing(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     slow = f"+metrics.slow={{_target_: test_signals.Slow, begun: '{begun}'}}"
     stopped(home, signal.SIGINT, begun.exists, *command, slow)
-    stopped(home, signal.SIGTERM, lambda: bool(started("dvc", "commit")), *command)
+    stopped(home, signal.SIGTERM, lambda: bool(started(DVC[-1], "commit")), *command)
     arm = home.ok(*command).folder
     (home.root / ".dvc").mkdir(exist_ok=True)
     shelf = f"['remote \"shelf\"']\n    url = {tmp_path / 'shelf'}\n"
     (home.root / ".dvc/config").write_text(f"[core]\n    remote = shelf\n{shelf}")
-    pushing = lambda: bool(started("dvc", "push"))  # noqa: E731
+    pushing = lambda: bool(started(DVC[-1], "push"))  # noqa: E731
     stopped(home, signal.SIGTERM, pushing, "push", str(arm), prints=f"{arm.name}:\n")
     home.ok("push", str(arm))
 

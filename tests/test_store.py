@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from genloss.core.errors import UserError
-from genloss.core.files import link, sweep, write_atomic
+from genloss.core.files import link, locked, sweep, write_atomic
 from genloss.core.hashes import canonical, sha256_file, sha256_text, tree_hash
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store, Work
 from genloss.observatory.results import metrics_of
+from genloss.workflow.dvc_cache import DVC
 
 Execute = Callable[[Path, Path], dict[str, Any]]
 
@@ -119,6 +124,20 @@ store.Store(pathlib.Path(sys.argv[1])).get(store.Work("demo", {{}}, {{}}, 0, {{}
     assert not list((tmp_path / "scratch").iterdir())
 
 
+def test_what_a_disk_does_not_delete_goes_with_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while another process is at work there."""
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "rmtree", lambda *_, **__: None)
+        run.ensure(work(), 0)
+    [left] = (tmp_path / "store" / "scratch").iterdir()
+    with ThreadPoolExecutor() as pool:
+        with locked(tmp_path / "store" / "locks" / left.name):
+            other = pool.submit(run.ensure, work(), 0)
+            assert wait([other], timeout=0.5).not_done and left.is_dir()
+        assert other.result() and not left.exists()
+
+
 def test_a_failure_leaves_no_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
@@ -189,6 +208,19 @@ def test_one_digit_of_a_result_is_damage(tmp_path: Path) -> None:
     assert run.store.lookup(results, results.key) is not None
 
 
+def test_one_digit_of_what_a_stage_was_made_from_is_damage(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    made = work(libraries={"demo": "1.2"}, stage="train")
+    run.ensure(made, 0)
+    path = run.manifest_path("train", 0)
+    path.write_text(path.read_text().replace('"1.2"', '"1.3"'))
+    with pytest.raises(UserError, match=r"manifest.json: is damaged; delete it"):
+        run.ensure(made, 0)
+    path.unlink()
+    run.ensure(made, 0)
+    assert run.manifest("train", 0)["stages"]["train"]["libraries"] == {"demo": "1.2"}
+
+
 def test_metrics_are_those_of_the_manifest(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
     run.ensure(work(stage="evaluate"), 1)
@@ -236,6 +268,28 @@ def test_write_atomic_and_link(tmp_path: Path) -> None:
     assert tree_hash({"a": "1", "b": "2"}) == tree_hash({"b": "2", "a": "1"}) != tree_hash({"a": "2", "b": "1"})
 
 
+@pytest.mark.parametrize("how", ["write", "link"])
+def test_an_error_leaves_nothing_that_was_written_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """As a full disk makes it, between the beginning of a copy and its end."""
+
+    def full(source: Path, target: Path) -> None:
+        Path(target).write_text("a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    def other_disk(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(os, "link", other_disk)
+    monkeypatch.setattr(os, "replace", full)
+    target = tmp_path / "a.txt"
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(target, "x") if how == "write" else link(Path(__file__), target)
+    assert not [path for path in tmp_path.iterdir() if path != target]
+
+
 KILLED = """
 import os, sys, pathlib
 from genloss.core import files
@@ -270,14 +324,32 @@ def test_a_kill_leaves_nothing_where_dvc_looks(tmp_path: Path, how: str) -> None
 def test_a_worker_ends_with_its_parent() -> None:
     child = "import os, time; from genloss.core.machine import end_with; end_with(os.getppid()); "
     child += "print('works', flush=True); time.sleep(600)"
-    starter = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-    parent = subprocess.Popen([sys.executable, "-c", starter, child], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None and parent.stdout.readline() == "works\n"
-    began = time.monotonic()
+    parent = subprocess.Popen([sys.executable, "-c", STARTER, sys.executable, "-c", child], stdout=subprocess.PIPE)
+    assert parent.stdout is not None and parent.stdout.readline() == b"works\n"
+    ended_with(parent)
+
+
+def test_dvc_ends_with_its_parent(tmp_path: Path) -> None:
+    """It would keep its lock for good. Here it waits for somebody who writes into a pipe."""
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    (tmp_path / "texts").mkdir()
+    os.mkfifo(tmp_path / "texts" / "pipe")
+    parent = subprocess.Popen([sys.executable, "-c", STARTER, *DVC, "add", "texts"], cwd=tmp_path)
+    while not (tmp_path / ".dvc" / "tmp" / "rwlock").exists():
+        time.sleep(0.1)
+    ended_with(parent)
+
+
+STARTER = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+
+
+def ended_with(parent: subprocess.Popen) -> None:
+    children = psutil.Process(parent.pid).children()
+    assert children
     parent.kill()
-    assert parent.stdout.read() == ""  # its other end is held by the worker alone
     parent.wait()
-    assert time.monotonic() - began < 300
+    assert psutil.wait_procs(children, timeout=300)[1] == []
 
 
 # -- run directories -----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 
+import genloss
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.observatory.results import sweep_entries
@@ -185,6 +186,17 @@ def test_another_config(home: Project) -> None:
     assert names(sweep.folder) == ["seed 0", "seed 1"]
     arms = [json.loads(p.read_text()) for p in sweep.folder.glob("arms/*.json")]
     assert {load_params(sweep.folder / arm["dir"] / "params.yaml").size for arm in arms} == {17}
+
+
+def test_a_report_of_several_sweeps_tells_their_arms_apart(home: Project, tmp_path: Path) -> None:
+    """Each sweep names its arms by what differs within it; and one arm of both is there once."""
+    sweeps = [home.ok("run", "-m", *TINY, f"size={size}", "seed=0,1").folder for size in (18, 19)]
+    sweeps.append(home.ok("run", "-m", *TINY, "size=18", "seed=1,2").folder)
+    home.ok("report", *map(str, sweeps), "--out", str(tmp_path))
+    rows = {line.partition(",")[0] for line in (tmp_path / "rounds.csv").read_text().splitlines()[1:]}
+    assert rows == {"size=18 seed 0", "size=18 seed 1", "size=19 seed 0", "size=19 seed 1", "size=18 seed 2"}
+    with home.here():
+        assert set(genloss.load(*sweeps)["arm"]) == rows
 
 
 def test_glob(home: Project) -> None:

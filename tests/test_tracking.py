@@ -371,6 +371,9 @@ def test_ui_before_the_first_run(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+        free.listen()
+        taken = home.call("ui", "--port", port)
+        assert taken.code == 2 and taken.err.startswith(f"genloss: --port={port}: cannot be used on 127.0.0.1")
     with server(home, "ui", "--port", port) as lines:
         result = home.spawn("genloss", "run", "-m", *TINY, "mixing=replace,accumulate", "seed=0,1")
         assert result.code == 0 and "warning" not in result.err, result.err

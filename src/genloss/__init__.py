@@ -52,6 +52,10 @@ def load(*folders: str | os.PathLike[str]) -> pd.DataFrame:
     """
     from pathlib import Path
 
+    from genloss.core.errors import UserError
     from genloss.workflow.notebook import load as loaded
 
+    for folder in folders:
+        if not isinstance(folder, str | os.PathLike):
+            raise UserError("genloss.load", folder, "must be a folder; several are load(one, another) or load(*list)")
     return loaded([Path(folder) for folder in folders])

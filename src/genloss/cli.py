@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genloss import __version__
-from genloss.core.errors import UserError, nearest
+from genloss.core.errors import UserError, first_line, nearest
 from genloss.core.places import settle
 from genloss.core.signals import Stopped, stoppable
 
@@ -124,11 +124,11 @@ def _round(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     uri = address_of(args)
     from genloss.observatory.report import report
-    from genloss.workflow.sweep import true_arms
+    from genloss.workflow.sweep import told_apart, true_arms
     from genloss.workflow.tracking import rebuild_all
 
     found = [(folder, true_arms(folder)) for folder in args.dirs]
-    code = report(args.dirs, [arm for _, arms in found for arm in arms], args.metric, args.out)
+    code = report(args.dirs, told_apart([arm for _, arms in found for arm in arms]), args.metric, args.out)
     rebuild_all(found, uri)
     return code
 
@@ -279,7 +279,10 @@ COMPLETION = ("-sc", "--shell-completion", "--shell_completion")  # flags of Hyd
 def complete(arguments: list[str]) -> int:
     """Tab completion: verbs for the first word, Hydra's for the overrides of `run` and `compose`, nothing else."""
     if not arguments[-1].startswith("query="):  # what installs it
-        return dispatch("run", arguments)
+        try:
+            return dispatch("run", arguments)
+        except ValueError as error:  # of Hydra
+            raise UserError(arguments[0], " ".join(arguments[1:]), first_line(error)) from None
     line = os.environ.get("COMP_LINE", "")
     words = line[: int(os.environ.get("COMP_POINT", len(line)))].split(" ")
     verbs, last = [word for word in words[1:-1] if word], words[-1]
@@ -304,11 +307,16 @@ def help_text() -> str:
     )
 
 
+OTHER_KIND = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR)  # of what lies there, which no run of genloss leaves
+
+
 def remedy(error: OSError) -> str:
     """What a user can do about a file that cannot be read or written. A write that fails does not say of which file;
     most are the store's."""
     from genloss.core.places import store_root
 
+    if error.errno in OTHER_KIND:
+        return "a file is where a folder belongs, or the reverse; delete it, and the same command goes on from here"
     first = {
         errno.ENOSPC: "free space",
         errno.EDQUOT: "free space",
@@ -358,7 +366,9 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        print(f"genloss: {error.filename or 'disk'}: {error.strerror}; {remedy(error)}", file=sys.stderr)
+        # what cannot be renamed was written aside; its second name says where to
+        place = (error.errno in OTHER_KIND and error.filename2) or error.filename or "disk"
+        print(f"genloss: {place}: {error.strerror}; {remedy(error)}", file=sys.stderr)
         code = 2
     sys.stderr.flush()
     if code:

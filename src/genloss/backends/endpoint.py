@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from genloss.backends.spending import Budget, Ledger, ask
+from genloss.backends.thoughts import without_thoughts
 from genloss.core.errors import UserError, require
 from genloss.core.files import write_atomic
 from genloss.core.places import has_secret
@@ -45,14 +46,9 @@ OURS = ("model", "messages", "temperature", "top_p", "n")  # of a request; no `o
 TEXTS = ("text", "output_text")  # of the parts of a content
 DAY = 86_400.0
 BYTES = 3  # of a token, where a server does not count them
+MOST = 10**7  # tokens of a conversation or its reply; a server that counts more is not believed
 
 Messages = list[dict[str, str]]  # of role and content
-
-# How models mark what they think before they answer. The last pair is that of gpt-oss, whose thoughts end where the
-# answer's channel begins.
-WORD = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad)"
-THOUGHT = rf"<{WORD}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|channel\|>(?:analysis|commentary)"
-THOUGHT_OVER = rf"</{WORD}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|channel\|>final<\|message\|>"
 
 
 class Passing(Exception):
@@ -262,6 +258,8 @@ class Endpoint:
             raise Passing(f"HTTP {status}", wait_of(reply.headers))
         said = f" ({words})" if words and status != 401 else ""  # 401 may quote a part of the key
         hint = f"; put the key into the variable {self.key}" if status in (401, 403) else ""
+        if 300 <= status < 400:
+            hint = "; it is a redirect, which is not followed: name the address itself"
         raise self.stopped(f"answers HTTP {status}{said}{hint}")
 
     def sign(self, prepared: Any) -> Any:
@@ -321,14 +319,17 @@ def chat_text(content: bytes, key: str = "") -> str:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         _, words = complaint(content, key)
         raise Passing(f"no chat completion{f' ({words})' if words else ''}") from None
-    return without_thoughts("".join(parts))
+    return without_thoughts("".join(parts)).strip()
 
 
 def tokens_of(content: bytes, messages: Messages) -> tuple[int, int]:
     """Tokens (sent, written) of a reply, as the server counts them or by the length of the texts."""
     try:
         usage = next(chunk["usage"] for chunk in reversed(chunks(content)) if chunk.get("usage"))
-        return max(0, int(usage["prompt_tokens"])), max(0, int(usage["completion_tokens"]))
+        sent, written = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+        if not (0 <= sent <= MOST and 0 <= written <= MOST):
+            raise ValueError
+        return sent, written
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration, OverflowError):
         sent = sum(len(m["content"].encode(errors="replace")) for m in messages)
         return sent // BYTES, len(content) // BYTES
@@ -361,13 +362,3 @@ def contents(completion: Any) -> list[str]:
 def kind(part: Any) -> str:
     """Of a part of a content: thoughts are no text."""
     return "text" if isinstance(part, str) else str(part.get("type", "text"))
-
-
-def without_thoughts(text: str) -> str:
-    """A reply without what the model thought aloud, which is no part of its answer: drafts stand there. A thought
-    without an end (the reply was cut off) goes to the end of the text; one without a beginning (which some templates
-    put into the prompt) begins where the text does."""
-    flags = re.IGNORECASE | re.DOTALL
-    text = re.sub(rf"(?:{THOUGHT}).*?(?:{THOUGHT_OVER})", "", text, flags=flags)
-    text = re.split(THOUGHT_OVER, text, flags=flags)[-1]
-    return re.split(THOUGHT, text, flags=flags)[0].strip()

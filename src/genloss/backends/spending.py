@@ -17,6 +17,7 @@ from pathlib import Path
 from genloss.core.errors import UserError, require
 from genloss.core.files import locked, write_atomic
 
+MOST = 10**15  # of anything: a file that says more is damaged
 LAST = 100  # problems of which the share that is refused is taken
 
 
@@ -66,6 +67,8 @@ class Ledger:
         try:
             known = json.loads(self.path.read_text())
             counts = {key: int(known[key]) for key in ("requests", "sent", "written")}
+            if not all(0 <= count <= MOST for count in counts.values()):
+                raise ValueError
         except FileNotFoundError:
             counts = dict.fromkeys(("requests", "sent", "written"), 0)
         except (ValueError, KeyError, TypeError):

@@ -39,8 +39,9 @@ def require(condition: bool, key: str, value: Any, allowed: str) -> None:
 
 
 def without_secrets(text: str) -> str:
-    """Text without what addresses in it have before their hosts and in their queries."""
-    return re.sub(r"(://[^\s'\")?]*)\?[^\s'\")]+", r"\1?***", re.sub(r"://[^\s/]*@", "://***@", text))
+    """Text without what addresses in it have before their hosts and behind their paths."""
+    hidden = re.sub(r"://[^\s/]*@", "://***@", text)
+    return re.sub(r"(://[^\s'\")?#;]*[?#;])[^\s'\")]+", r"\1***", hidden)
 
 
 def one_line(error: BaseException) -> str:

@@ -41,6 +41,17 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
+@contextlib.contextmanager
+def _renamed(aside: Path) -> Iterator[None]:
+    """Delete what was written aside if it does not come to be renamed: a full disk needs the room."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+
+
 def write_atomic(
     path: Path, text: str, durable: bool = True, mode: int | None = None, aside: Path | None = None
 ) -> None:
@@ -48,14 +59,15 @@ def write_atomic(
     it, if that is not what a new file of this user has. aside: where it is written, if that is known."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = aside or aside_of(path)
-    with aside.open("w", encoding="utf-8") as file:
-        if mode is not None:
-            os.fchmod(file.fileno(), mode)
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(aside, path)
+    with _renamed(aside):
+        with aside.open("w", encoding="utf-8") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(aside, path)
 
 
 def keep(path: Path, text: str) -> None:
@@ -69,13 +81,14 @@ def link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(target)
     aside.unlink(missing_ok=True)
-    try:
-        os.link(source, aside)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-            raise
-        shutil.copyfile(source, aside)
-    os.replace(aside, target)
+    with _renamed(aside):
+        try:
+            os.link(source, aside)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                raise
+            shutil.copyfile(source, aside)
+        os.replace(aside, target)
     aside.unlink(missing_ok=True)  # rename() of two links to one inode does nothing and leaves the first
 
 

@@ -19,6 +19,11 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()  # a file's name may not be UTF-8
 
 
+def sha256_json(value: Any) -> str:
+    """Of a value as it is read from JSON again: keys are text."""
+    return sha256_text(canonical(json.loads(canonical(value))))
+
+
 _hashes: dict[tuple[int, int, int, int], str] = {}
 
 

@@ -119,23 +119,29 @@ def check_saved(name: str, key: str, files: Sequence[str] = ("config.json",)) ->
         raise UserError(key, name, f"{why}, and what is on a hub is hub:NAME")
 
 
-SECRETS = {"password", "passwd", "passphrase", "pass", "pwd", "sslpassword", "secret", "token", "accesstoken"}
-SECRETS |= {"key", "apikey", "accesskey", "sig", "signature", "sas"}  # words in the names of a query
+# names of a query's, or words of them: whole ones, and endings (sslpassword, sessiontoken, PASSWORD1)
+SECRETS = {"pass", "code", "sig", "sas", "accesskeyid"}
+SECRET = re.compile(
+    r".*(password|passwd|passphrase|pwd|secret|token|key|signature|auth|authorization|credentials?|jwt|bearer)\d*"
+)
 
 
 def has_secret(address: str) -> bool:
-    """Whether an address holds a password or a token: before its host, or in its query, by the names there (api-key,
-    accessToken, odbc_connect=...PWD=). A server of the web has no user without one; a database may."""
+    """Whether an address holds a password or a token: before its host, or in what follows its path, by the names there
+    (api-key, accessToken, odbc_connect=...PWD=). A server of the web has no user without one; a database may. A part of
+    a path that is one cannot be told from others."""
     from urllib.parse import unquote, urlsplit
 
     try:
         parts = urlsplit(address)
     except ValueError:
         return "@" in address
-    names = " ".join(re.findall(r"([^&;=]+)=", unquote(parts.query)))
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", names).lower()
+    behind = unquote(";".join((*parts.path.split(";")[1:], parts.query, parts.fragment)))
+    names = " ".join(re.findall(r"([^&;=]+)=", behind))
+    words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", names).lower())
+    named = any(word in SECRETS or SECRET.fullmatch(word) for word in words)
     web = parts.scheme in ("http", "https")
-    return bool(parts.password or (web and "@" in parts.netloc) or SECRETS & set(re.split(r"[^a-z0-9]+", words)))
+    return bool(parts.password or (web and "@" in parts.netloc) or named or re.search(r":[^&;@/]+@", behind))
 
 
 def conf_dir() -> Path:

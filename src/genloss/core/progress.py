@@ -22,6 +22,7 @@ from genloss.core.files import write_atomic
 ROOM = 67  # columns of the table beside the arm's name
 EVERY = 0.2  # seconds between two writes of a state
 LINE = 30.0  # seconds between two plain lines inside a stage
+SEEN = 0.02  # of a stage, after which the time that is left is told
 ENDED = ("finished", "failed")
 
 
@@ -64,12 +65,14 @@ class Progress:
                 "total": total,
                 "unit": unit,
                 "rate": done / seconds,
-                "left": seconds * (total - done) / max(done, 1),
+                # the first step takes what every first step takes
+                "left": seconds * (total - done) / done if done > max(1, SEEN * total) else None,
             }
             self._write()
             if self.lines and time.perf_counter() - printed > LINE:
                 printed = time.perf_counter()
-                self._line(f"round {n} {stage}: {done:.0f}/{total:.0f} {unit}, {self._now['left']:.0f} s left")
+                left = f", {clock(self._now['left'])} left" if self._now["left"] is not None else ""
+                self._line(f"round {n}/{self.rounds} {stage}: {done:.0f}/{total:.0f} {unit}{left}")
 
         yield report
         if worked and self.lines:
@@ -197,7 +200,7 @@ def arm_left(state: dict[str, Any]) -> float | None:
     pace = state.get("pace")
     if pace is None or state.get("stage") in ENDED:
         return None
-    this = max(0.0, state.get("left", 0.0), pace - (time.time() - state["began"]))
+    this = max(0.0, state.get("left") or 0.0, pace - (time.time() - state["began"]))
     return this + pace * (state["rounds"] - state["round"])
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from genloss.core.errors import UserError
 from genloss.core.files import keep, link, write_atomic
-from genloss.core.hashes import sha256_file, sha256_text, tree_hash, version
+from genloss.core.hashes import sha256_file, sha256_json, sha256_text, tree_hash, version
 from genloss.core.store import Done, Store, Work
 
 STAGES = (
@@ -41,9 +41,17 @@ def round_name(n: int) -> str:
 @lru_cache(maxsize=64)  # each stage asks for those of its round and of the one before
 def _manifest(text: str) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(text)
+    if manifest.get("sha256", _sealed(manifest)["sha256"]) != _sealed(manifest)["sha256"]:
+        raise ValueError("its sha256 differs")
     for entry in manifest["stages"].values():
         Done.from_json(entry)
     return manifest
+
+
+def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """With a sha256 of all that it says: versions and inputs are data too. Manifests of before 2026-11-27 have none."""
+    said = {name: value for name, value in manifest.items() if name != "sha256"}
+    return {**said, "sha256": sha256_json(said)}
 
 
 class RunDir:
@@ -90,16 +98,15 @@ class RunDir:
             "libraries": {name: version(name) for name in LIBRARIES},
             "stages": {name: stages[name] for name in STAGES if name in stages},
         }
-        write_atomic(self.manifest_path(work.stage, n), json.dumps(manifest, indent=1))
+        write_atomic(self.manifest_path(work.stage, n), json.dumps(_sealed(manifest), indent=1))
 
     def write_metrics(self, n: int, text: str) -> None:
         """Write metrics.json of a round, and its sha256 into the manifest; what says the same stays as it is."""
         path, manifest = self.round(n) / "metrics.json", self.manifest("evaluate", n)
         if manifest and manifest.get("metrics") != sha256_text(text):
             path.unlink(missing_ok=True)  # a kill leaves no numbers that are not the manifest's
-            write_atomic(
-                self.manifest_path("evaluate", n), json.dumps(manifest | {"metrics": sha256_text(text)}, indent=1)
-            )
+            manifest = _sealed({**manifest, "metrics": sha256_text(text)})
+            write_atomic(self.manifest_path("evaluate", n), json.dumps(manifest, indent=1))
         keep(path, text)
 
     def done(self, stage: str, n: int) -> Done | None:
@@ -134,6 +141,8 @@ class RunDir:
         if known and known.key == key and self.intact(known, folder):
             if self.store.lookup(work, key) is None:
                 self.store.adopt(known, work, folder)
+            else:
+                self.store.clear(key)
             self.store.reused += 1
             return known
         done = self.store.get(work, waiting=waiting)

@@ -26,13 +26,9 @@ from typing import Any
 from genloss.core.code import PLUMBING_VERSION
 from genloss.core.errors import UserError
 from genloss.core.files import link, locked, write_atomic
-from genloss.core.hashes import canonical, sha256_file, sha256_text
+from genloss.core.hashes import canonical, sha256_file, sha256_json, sha256_text
 from genloss.core.machine import _one_heap, release_memory
 from genloss.core.plugin import no_numbers
-
-
-def _hash(value: Any) -> str:
-    return sha256_text(canonical(json.loads(canonical(value))))  # as it is read again: keys are text
 
 
 @dataclass(frozen=True)
@@ -46,14 +42,14 @@ class Done:
 
     def to_json(self) -> dict[str, Any]:
         said = {"key": self.key, "files": self.files, "result": self.result, "seconds": self.seconds}
-        return {**said, "sha256": _hash(said)}
+        return {**said, "sha256": sha256_json(said)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Done:
         """KeyError, TypeError or ValueError if it is not what `to_json` wrote: a digit of a result is data too, and a
         run directory may be a stranger's. Records of before 2026-11-27 have no hash."""
         said = {name: value[name] for name in ("key", "files", "result", "seconds")}
-        if value.get("sha256", _hash(said)) != _hash(said):
+        if value.get("sha256", sha256_json(said)) != sha256_json(said):
             raise ValueError("its sha256 differs")
         for name in said["files"]:
             if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -169,9 +165,16 @@ class Store:
                     done = self._compute(work, key)
                     self.computed += 1
                     return done
-        shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)  # of one who was killed when it was entered
+        self.clear(key)
         self.reused += 1
         return done
+
+    def clear(self, key: str) -> None:
+        """Delete where a stage worked that is entered: it was killed just then, or its disk failed."""
+        scratch = self.root / "scratch" / key
+        if scratch.exists():
+            with locked(self.root / "locks" / key):  # who still works there
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def _compute(self, work: Work, key: str) -> Done:
         scratch = self.root / "scratch" / key

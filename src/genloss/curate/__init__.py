@@ -128,7 +128,8 @@ def curate(table: pa.Table, curators: Mapping[str, Curator], control: str, conte
         keep[chosen] = True
         reason = np.where(keep, "kept", "control: random").astype(object)
     if n > 0 and not keep.any():
-        why = f"kept none of {n} records in round {context.round} ({_counts(reason)})"
+        counts = ", ".join(f"{count} {what}" for what, count in _counts(reason).items())
+        why = f"kept none of {n} records in round {context.round} ({counts})"
         raise UserError("curation", "+".join(curators), f"{why}; loosen the curator, or generate more with recipe.n")
     full = table.append_column("score", pa.array(score, pa.float64(), from_pandas=True))
     full = full.append_column("reason", pa.array(reason.tolist(), pa.string()))

@@ -111,7 +111,7 @@ class Folder(Corpus):
             raise UserError(PATH, self.path, "is no folder; give a folder of text files")
         try:
             files = self.files() if ".." not in Path(self.pattern).parts else []
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError, OSError) as error:  # the last: longer than a name can be
             why = f"is no pattern of file names ({first_line(error)}); write for example *.txt"
             raise UserError("domain.corpus.pattern", repr(self.pattern), why) from None
         if not files:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from genloss.core import records
 from genloss.core.errors import UserError
+from genloss.observatory.results import without_rounds
 
 DEPTH = 10  # steps back
 LONGEST = 300  # characters of a text that are shown
@@ -22,7 +23,7 @@ LONGEST = 300  # characters of a text that are shown
 def trace(folder: Path, record: str) -> int:
     """`genloss trace`: print the lineage of the record of a run directory whose id begins with `record`."""
     if not (folder / "rounds").is_dir():
-        raise UserError(str(folder), None, "is no run directory (no rounds/)")
+        raise without_rounds(folder)
     found = find(folder, record)
     if found is None:
         raise UserError("record", record, f"no record of {folder} has an id that begins so")

@@ -18,7 +18,7 @@ from genloss.core.files import keep
 from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
 from genloss.observatory.figures import PANELS, rounds_figure
-from genloss.observatory.results import Arm, measured, read, rounds_of, sweep_entries, turned
+from genloss.observatory.results import Arm, measured, read, rounds_of, sweep_entries, turned, without_rounds
 from genloss.observatory.tables import rounds_csv, table
 
 SUMMARY = "summary.json"
@@ -33,7 +33,7 @@ def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None, redr
     """
     found = [(folder, run) for (_, folder), run in zip(arms, read(arms), strict=True) if run[1]]
     if not found:
-        raise UserError(str(out), None, "no finished round to report on")
+        raise without_rounds(arms[0][1]) if arms else UserError(str(out), None, "no arm to report on")
     runs = [run for _, run in found]
     panels = measured(found[0][0] / "params.yaml", runs)
     metric = metric or panels[0]

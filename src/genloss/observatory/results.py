@@ -38,12 +38,21 @@ def rounds_of(folder: Path) -> Rounds:
     return found
 
 
+def without_rounds(folder: Path) -> UserError:
+    """Why a folder has no finished round."""
+    if (folder / "dvc.lock").is_file():
+        return UserError(str(folder), None, f"its data are not here; `genloss pull {folder}` fetches them")
+    if (folder / "params.yaml").is_file():
+        return UserError(str(folder), None, "has no finished round yet; its command goes on from where it was")
+    return UserError(str(folder), None, "is no run directory (no params.yaml)")
+
+
 def metrics_of(folder: Path) -> dict[str, float]:
     """The numbers of one finished round. UserError if they are not those that its manifest was written with."""
     path, manifest = folder / "metrics.json", folder / "manifest.json"
     try:
         text = path.read_text()
-        entered = json.loads(manifest.read_text()).get("metrics") if manifest.is_file() else None
+        entered = json.loads(manifest.read_text()).get("metrics") if manifest.exists() else None
         if entered not in (None, sha256_text(text)):  # None: of before 2026-11-27
             raise ValueError
         return dict(json.loads(text))

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from genloss.core import records
 from genloss.core.errors import UserError
+from genloss.observatory.results import without_rounds
 
 OWN = ("id", "origin", "generation", "parents", "recipe", "score", "reason", records.FINISH, "document")  # no payload
 TOLD = ("reason", "score", records.FINISH)  # before the text
@@ -53,7 +54,7 @@ def show(folder: Path, n: int | None, count: int) -> int:
     """`genloss samples`: print records of round n, of the last one without it."""
     rounds = sorted(int(p.name) for p in (folder / "rounds").glob("[0-9]*") if (p / "manifest.json").is_file())
     if not rounds:
-        raise UserError(str(folder), None, "is no run directory with a finished round (no rounds/NN/manifest.json)")
+        raise without_rounds(folder)
     if n is not None and n not in rounds:
         raise UserError("--round", n, f"is not there; {folder} has rounds {rounds[0]} to {rounds[-1]}")
     if count < 1:

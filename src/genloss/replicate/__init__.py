@@ -57,7 +57,7 @@ def replicate(names: Sequence[str], write: bool = False, fresh: bool = False, jo
     from genloss.replicate.scoreboard import run_cases, select
 
     began = time.perf_counter()
-    cases = select(names)
+    cases = select(names, [study.name for study in studies()])
     if write and names:
         raise UserError("--write", None, "writes the whole scoreboard; leave the names out")
     lines = run_cases(cases, work, max(1, jobs), fresh)

@@ -77,12 +77,13 @@ def bound() -> float:
     return min(FAR, NormalDist().inv_cdf(1 - NORMAL / (2 * claims)))
 
 
-def select(names: Sequence[str]) -> list[Case]:
-    """Cases by any of their names, in the scoreboard's order; all if none is named. UserError if one is unknown."""
+def select(names: Sequence[str], others: Sequence[str] = ()) -> list[Case]:
+    """Cases by any of their names, in the scoreboard's order; all if none is named. UserError if one is unknown, which
+    names the `others` that could have been meant, too."""
     known = set().union(*(case.names for case in CASES))
     for name in names:
         if name.lower() not in known:
-            raise UserError("case", name, f"unknown; {nearest(name, known)}")
+            raise UserError("case", name, f"unknown; {nearest(name, [*known, *others])}")
     chosen = {name.lower() for name in names}
     return [case for case in CASES if not chosen or case.names & chosen]
 

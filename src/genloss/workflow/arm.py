@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from genloss.core.errors import UserError
-from genloss.core.files import write_atomic
+from genloss.core.files import keep, write_atomic
 from genloss.core.places import load_params, project_root, store_root
 from genloss.core.plugin import plain
 from genloss.core.progress import Progress, drawn
@@ -19,6 +19,7 @@ from genloss.loop import Loop
 from genloss.observatory.results import rounds_of, shown
 from genloss.stages import ALL
 from genloss.workflow.compose import to_yaml
+from genloss.workflow.dvc import dvc_yaml
 from genloss.workflow.dvc_cache import commit, committed
 from genloss.workflow.dvc_config import configure
 from genloss.workflow.identity import arm_id, differences, label
@@ -74,6 +75,7 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
     folder = arm_dir(cfg)
     run = open_run(folder, cfg, sweep)
     refuse_other_data(run, experiment)
+    keep(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))  # `dvc repro` goes on with it, too
     configure(folder)  # always: a remote may be new
     progress = Progress(
         name or label(cfg),

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig
 
+from genloss.core.errors import UserError
 from genloss.core.files import OUTPUTS
 from genloss.core.places import in_project, load_params, on_hub, project_root
 from genloss.core.plugin import flatten, plain
@@ -48,7 +50,7 @@ def outputs(n: int, folder: str) -> list[str]:
 def dvc_yaml(params: Path, code: bool) -> str:
     """The pipeline of the run with these params: one stage a round, unrolled through foreach. Rounds run again when the
     user's data change, and with `code` when source of the project does, genloss's or the user's."""
-    source = [*(["src/genloss", *own_packages(params)] if code else []), *own_data(params)]
+    source = [*(["src/genloss", *own_packages(params)] if code else []), *own_data(load_params(params), params.parent)]
     # in the root `dvc exp run -S trainer=NAME` may bring other keys than this file would name
     depends = PARAMS if code else parameters(plain(load_params(params)))
     before = [
@@ -83,12 +85,12 @@ def dvc_yaml(params: Path, code: bool) -> str:
     return head + yaml.safe_dump({"stages": stages, "plots": plots}, sort_keys=False, width=110)
 
 
-def own_data(params: Path) -> list[str]:
+def own_data(cfg: DictConfig, home: Path) -> list[str]:
     """The files and folders outside of the run that its config names by `path`, `tokenizer` or `judge`: a corpus, a
-    saved model, a grammar. Relative to the folder of `params` if the project has them. Another arm is none: its
+    saved model, a grammar. Relative to `home`, the run's folder, if the project has them. Another arm is none: its
     name says what it is."""
-    home, project, found = params.resolve().parent, project_root(), set()
-    for key, value in flatten(plain(load_params(params))):
+    home, project, found = home.resolve(), project_root(), set()
+    for key, value in flatten(plain(cfg)):
         if key.rpartition(".")[2] not in ("path", "tokenizer", "judge") or not isinstance(value, str):
             continue
         if not value or on_hub(value, key):
@@ -96,8 +98,30 @@ def own_data(params: Path) -> list[str]:
         place = in_project(value, key).resolve()
         ours = place.is_relative_to(home) and place.relative_to(home).parts[:1] in [(out,) for out in OUTPUTS]
         if place.exists() and place != project and not ours and not (place / "params.yaml").is_file():
+            _check(place, key, value)
             found.add(os.path.relpath(place, home) if place.is_relative_to(project) else str(place))
     return sorted(found)
+
+
+def _check(place: Path, key: str, value: str) -> None:
+    """Refuse a folder that DVC would not take after all rounds, for what is in it, whether or not the run reads that: a
+    link to nothing, a pipe (DVC waits for somebody who writes to it), a .dvcignore, a name that is not UTF-8."""
+    for folder, _, names in os.walk(place):
+        for name in names:
+            path = Path(folder) / name
+            if not path.exists():
+                why = "a link to nothing"
+            elif not path.is_file():
+                why = "no file"
+            elif name == ".dvcignore":
+                why = "which is for the root of a project"
+            elif name.encode(errors="replace").decode() != name:
+                why = "its name is not UTF-8"
+            else:
+                continue
+            shown = os.fsencode(path.relative_to(place)).decode(errors="backslashreplace")
+            wrong = f"holds {shown} ({why}), and DVC, which looks after the whole folder, does not take it"
+            raise UserError(key, value, f"{wrong}; move it elsewhere")
 
 
 def own_packages(params: Path) -> list[str]:

@@ -36,8 +36,10 @@ from genloss.observatory.report import SUMMARY, write_report, write_summary
 from genloss.workflow.dvc import dvc_yaml, outputs
 from genloss.workflow.dvc_config import cache_dir
 
-# --wait-for-lock: the commit of a run that was killed goes on without that run
-COMMIT = [sys.executable, "-m", "dvc", "--wait-for-lock", "commit", "--force"]
+# --wait-for-lock: two commands may run one arm
+DVC = [sys.executable, "-m", "genloss.workflow.dvc_process"]
+COMMIT = [*DVC, "--wait-for-lock", "commit", "--force"]
+LONG = 30.0  # seconds, after which a line says what is waited for
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as quick, where it is built
 TRIES = 3  # to heal
@@ -56,10 +58,9 @@ def commit(folder: Path) -> None:
     for _ in range(TRIES):
         for path in (folder / SUMMARY, *(p for out in OUTPUTS for p in (folder / out).rglob("*") if p.is_file())):
             cache.put(path)
-        # DVC's Python API takes its paths from the working directory of the process, which parallel jobs share
-        done = subprocess.run(COMMIT, cwd=folder, capture_output=True, text=True, check=False)
+        done = run_dvc(folder)
         if done.returncode != 0:
-            lines = (done.stdout + done.stderr).strip().splitlines() or ["no message"]
+            lines = done.stdout.strip().splitlines() or ["no message"]
             said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
             # DVC rewrites both in place; a kill leaves them empty, and it refuses. The files say what they say
             for left in (folder / "dvc.lock", folder / ".dvc" / "tmp" / "rwlock"):
@@ -72,6 +73,21 @@ def commit(folder: Path) -> None:
             str(folder), None, f"DVC cannot commit it ({why}); the results are there, run again to commit them"
         )
     share(folder)
+
+
+def run_dvc(folder: Path) -> subprocess.CompletedProcess[str]:
+    """`dvc commit` in a folder. DVC's Python API takes its paths from the working directory of the process, which
+    parallel jobs share. Another DVC, or a disk, may keep it waiting, which a line on standard error then says."""
+    with subprocess.Popen(
+        COMMIT, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=LONG)
+        except subprocess.TimeoutExpired:
+            why = "another DVC may be at work there, or a disk be slow"
+            print(f"genloss: {folder}: still waiting for `dvc commit`; {why}", file=sys.stderr)
+            said, _ = process.communicate()
+        return subprocess.CompletedProcess(COMMIT, process.returncode, said)
 
 
 def committed(folder: Path) -> bool:

@@ -50,6 +50,12 @@ def configure(folder: Path) -> None:
     write_atomic(home / ".gitignore", IGNORED)
 
 
+def remotes(folder: Path) -> tuple[list[str], str | None]:
+    """The names of the remotes of a DVC project, and that of the default one."""
+    config = _config(folder)
+    return sorted(config["remote"]), config["core"].get("remote")
+
+
 def cache_dir() -> Path:
     """The project's DVC cache."""
     return Path(_config(project_root())["cache"].get("dir") or _default_cache()).resolve()

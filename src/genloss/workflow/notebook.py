@@ -15,7 +15,7 @@ from genloss.experiment import Experiment
 from genloss.observatory.results import rounds_of
 from genloss.workflow.compose import compose as composed
 from genloss.workflow.identity import varied
-from genloss.workflow.sweep import NAMED, true_arms
+from genloss.workflow.sweep import NAMED, told_apart, true_arms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,8 +36,14 @@ def settled(folder: Path | None = None) -> Iterator[None]:
         sys.path[:], sys.argv = path, argv
 
 
+def _listed(call: str, given: object) -> None:
+    if isinstance(given, str | Path):
+        raise UserError(f"genloss.{call}", given, "must be in a list: [...]")
+
+
 def compose(overrides: Sequence[str]) -> DictConfig:
     """The config that `genloss run OVERRIDES` would run, checked."""
+    _listed("compose", overrides)
     with settled():
         cfg = composed(overrides)
         Experiment(cfg)
@@ -48,6 +54,7 @@ def run(overrides: Sequence[str]) -> Path:
     """As `genloss run OVERRIDES`; returns the folder that its last line names."""
     from genloss.workflow.hydra_app import hydra_main
 
+    _listed("run", overrides)
     NAMED.clear()
     code = 0
     with settled():
@@ -69,7 +76,7 @@ def load(folders: Sequence[Path]) -> pd.DataFrame:
     import pandas as pd
 
     with settled(next(iter(folders), None)):
-        arms = [arm for folder in folders for arm in true_arms(folder)]
+        arms = told_apart([arm for folder in folders for arm in true_arms(folder)])
     configs = [load_params(arm / "params.yaml") for _, arm in arms]
     groups, values = varied(configs) if configs else ({}, {})
     rows = []

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from genloss.core.errors import UserError
+from genloss.core.errors import UserError, nearest
 from genloss.core.files import write_atomic
 from genloss.core.places import project_root
 from genloss.observatory.results import Arm, arms_of
-from genloss.workflow.dvc_cache import committed
-from genloss.workflow.dvc_config import configure
+from genloss.workflow.dvc_cache import DVC, committed
+from genloss.workflow.dvc_config import configure, remotes
 from genloss.workflow.sweep import true_arms
 
 SMALL = ("params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config", "what_if.json")  # of an arm
@@ -30,6 +30,7 @@ def push(folder: Path, remote: str | None) -> int:
             raise UserError(name, None, f"is not finished ({arm}); run its command again, then push")
     for _, arm in arms:
         configure(arm)  # the remote may be newer than the arm
+    _check_remote(arms[0][1], remote)
     code = _each(arms, ["push"], remote)
     if code == 0:
         patterns = OF_SWEEP if (folder / "sweep.json").is_file() else ()
@@ -56,7 +57,18 @@ def pull(folder: Path, remote: str | None) -> int:
             )
     for _, arm in arms:
         configure(arm)
+    _check_remote(arms[0][1], remote)
     return _each(arms, ["pull"], remote)
+
+
+def _check_remote(arm: Path, remote: str | None) -> None:
+    """Refuse what DVC would say of each arm, and of the wrong folder."""
+    known, default = remotes(arm)
+    wanted = remote or default
+    if wanted in known:
+        return
+    why = f"unknown; {nearest(wanted, known)}" if wanted and known else "there is none"
+    raise UserError("--remote", wanted, f"{why}; make one in {project_root()}: dvc remote add -d NAME URL")
 
 
 def _each(arms: Sequence[Arm], verb: Sequence[str], remote: str | None) -> int:
@@ -64,7 +76,7 @@ def _each(arms: Sequence[Arm], verb: Sequence[str], remote: str | None) -> int:
     failed = 0
     for name, arm in arms:
         print(f"{name}:", flush=True)
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", *verb, *(["-r", remote] if remote else [])]
+        command = [*DVC, "--wait-for-lock", *verb, *(["-r", remote] if remote else [])]
         if subprocess.run(command, cwd=arm, check=False).returncode != 0:
             failed += 1
             print(f"genloss: {verb[0]} of {name} failed ({arm})", file=sys.stderr)

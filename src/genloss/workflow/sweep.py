@@ -26,6 +26,7 @@ from genloss.core.signals import Stopped
 from genloss.experiment import Experiment
 from genloss.observatory.results import Arm, arms_of, sweep_entries
 from genloss.workflow.arm import arm_dir, finished, headline, run_arm
+from genloss.workflow.dvc import own_data
 from genloss.workflow.identity import SCHEME, arm_id, label, names_of
 from genloss.workflow.shown import Shown
 
@@ -159,6 +160,7 @@ def distinct(jobs: Sequence[list[str]], configs: Sequence[DictConfig]) -> tuple[
     arms: dict[str, tuple[list[str], DictConfig]] = {}
     for job, cfg in zip(jobs, configs, strict=True):
         Experiment(cfg)
+        own_data(cfg, arm_dir(cfg))
         arms.setdefault(arm_id(cfg), (job, cfg))
     if same := len(jobs) - len(arms):
         print(f"genloss: {same} of {len(jobs)} combinations are an arm that is among them already", file=sys.stderr)
@@ -207,6 +209,16 @@ def true_arms(folder: Path) -> list[Arm]:
             continue
         found.append((name, arm))
     return found
+
+
+def told_apart(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms of several sweeps, each once. Where two sweeps gave one name to different arms, all are named by what
+    differs among them."""
+    once = list({folder.resolve(): (name, folder) for name, folder in reversed(arms)}.values())[::-1]
+    if len({name for name, _ in once}) == len(once):
+        return once
+    configs = [load_params(folder / "params.yaml") for _, folder in once]
+    return [(name, folder) for name, (_, folder) in zip(names_of(configs), once, strict=True)]
 
 
 def name_folder(kind: str, folder: Path) -> None:

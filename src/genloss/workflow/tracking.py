@@ -85,7 +85,7 @@ def artifacts(uri: str) -> Path | None:
 def quiet_mlflow() -> Iterator[None]:
     logger = logging.getLogger("mlflow")
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)  # it logs errors of a database with their tracebacks, and raises them too
     logging.getLogger("alembic").setLevel(logging.ERROR)
     try:
         yield
@@ -144,6 +144,9 @@ def _create(file: Path) -> None:
     os.replace(aside, file)
 
 
+DAMAGED = ("database disk image is malformed", "file is not a database")  # SQLite's words
+
+
 def attempt(what: str, action: Callable[[], Any]) -> Any:
     """Do something with MLflow; what goes wrong there becomes one warning line, and None."""
     try:
@@ -152,6 +155,8 @@ def attempt(what: str, action: Callable[[], Any]) -> Any:
         text = one_line(error)[:300]
         if any(word in str(error) for word in ("Max retries exceeded", "Connection", "timed out", "Timeout")):
             said = f"is not reached ({text}); when it is there again, `genloss report DIR` writes what it lacks"
+        elif any(word in str(error) for word in DAMAGED):
+            said = f"does not take {what}: its database is damaged; delete it, and `genloss report DIR` writes it anew"
         else:
             said = f"does not take {what} ({text})"
         print(f"genloss: warning: MLflow {said}", file=sys.stderr)

@@ -6,6 +6,7 @@ genloss ui runs/sweep-1234abcd     # the arms of a sweep, its headline metric fi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -49,6 +50,12 @@ def ui(folder: Path | None, uri: str | None, host: str, port: int) -> int:
     if address.startswith(("http://", "https://")):
         _open(address.rstrip("/") + page)
         return 0
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError("--port", port, f"cannot be used on {host} ({error.strerror}); choose another") from None
     # one process: MLflow's default, four and as many that wait for jobs of its GenAI side, takes half a minute and 2 GB
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = ["mlflow", "ui", "--backend-store-uri", address, "--host", host, "--port", str(port), "--workers", "1"]

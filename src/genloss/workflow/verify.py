@@ -20,7 +20,7 @@ from genloss.core.rundir import LIBRARIES, STAGES, RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.observatory.results import metrics_of
+from genloss.observatory.results import metrics_of, without_rounds
 
 
 def environment(run: RunDir) -> list[str]:
@@ -51,7 +51,9 @@ def verify(folder: Path, only: int | None) -> int:
         there, again = RunDir(folder, store), RunDir(Path(name) / "run", store)
         made = [n for n in range(experiment.rounds + 1) if there.manifest("train", n)]
         if not made or (only is not None and not set(range(only + 1)) <= set(made)):
-            what = f"round {', '.join(map(str, made))} alone" if made else "no round"
+            if not made:
+                raise without_rounds(folder)
+            what = f"round {', '.join(map(str, made))} alone"
             raise UserError(str(folder), None, f"holds {what}: there is nothing to compare with; run it first")
         for line in environment(there):
             print(f"environment differs: {line}")

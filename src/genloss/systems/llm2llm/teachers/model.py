@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genloss.backends.local import Local
+from genloss.backends.thoughts import without_thoughts
 from genloss.core.contracts import Decoding, Experiment
 from genloss.core.errors import UserError, require
 from genloss.core.hashes import folder_hash
@@ -70,7 +71,7 @@ class Written(Teacher):
     def parse(self, text: str) -> tuple[str, str] | None:
         """(prompt, response) of a continuation; None if it does not keep to the template, or stops early."""
         _, between, after = self._words
-        prompt, found, rest = text.partition(between)
+        prompt, found, rest = without_thoughts(text).partition(between)
         response, ended, _ = rest.partition(after) if after else (rest, True, "")
         return (prompt.strip(), response.strip()) if found and ended else None
 
