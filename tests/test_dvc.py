@@ -509,7 +509,7 @@ def test_experiments_in_a_clone(base: tuple[Project, Path], tmp_path: Path, tiny
 
 def test_parallel_commits_share_a_cache(base: tuple[Project, Path], tmp_path: Path) -> None:
     """24 at a time, the number that failed most often when arms were stages of one DVC project. All commit the same
-    files: DVC's way of putting them into the cache left one in ninety runs with an empty one."""
+    files: DVC's way of putting them into the cache left two runs of 120 with an empty one."""
     home = Project.make(tmp_path / "project")
     folders = [home.root / "runs" / f"arm-{i}" for i in range(24)]
     for folder in folders:
