@@ -59,7 +59,8 @@ class GenlossSweeper(Sweeper):
         jobs = expand(OverridesParser.create(context.config_loader), self.params, arguments)
         if len(jobs) > 50:  # a tenth of a second each
             print(f"genloss: {len(jobs)} arms are composed and checked first", file=sys.stderr, flush=True)
-        jobs, configs = distinct(jobs, [composed(context, config, job) for job in jobs])
+        jobs, arms = distinct(jobs, [composed(context, config, job) for job in jobs])
+        configs = [arm.cfg for arm in arms]
         folder = prepare_sweep(configs, chosen_folder(config))
         config.hydra.sweep.dir = str(folder)
         launcher = Plugins.instance().instantiate_launcher(
@@ -69,7 +70,7 @@ class GenlossSweeper(Sweeper):
         # an override reaches every worker, wherever the launcher starts it
         where = f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
         returns: Sequence[JobReturn] = []
-        left = left_to_do(folder, jobs, configs)
+        left = left_to_do(folder, jobs, arms)
         with show(folder, configs[0], left):
             with live(folder / "progress", configs):
                 try:

@@ -200,3 +200,6 @@ class Kept(Store):
 
     def get(self, work: Work, *, waiting: Callable[[], None] | None = None) -> Done:
         raise UserError(work.stage, None, "is not there")
+
+    def clear(self, key: str) -> None:
+        """Not here: somebody may be at work there."""

@@ -94,14 +94,15 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
     return folder
 
 
-def finished(cfg: DictConfig, name: str, sweep: Path, shown: Shown) -> bool:
+def finished(experiment: Experiment, name: str, sweep: Path, shown: Shown) -> bool:
     """Whether nothing is left to do for an arm of a sweep: every stage is there under its key and undamaged, DVC holds
     it and MLflow shows it. What is wrong with it, running it says."""
+    cfg = experiment.cfg
     folder = arm_dir(cfg)
     params = folder / "params.yaml"
     if not params.is_file() or params.read_text(encoding="utf-8") != to_yaml(cfg):
         return False
-    experiment, run = Experiment(cfg), RunDir(folder, Kept(store_root()))
+    run = RunDir(folder, Kept(store_root()))
     try:
         refuse_other_data(run, experiment)
         Loop(experiment, run).run()

@@ -50,9 +50,10 @@ def outputs(n: int, folder: str) -> list[str]:
 def dvc_yaml(params: Path, code: bool) -> str:
     """The pipeline of the run with these params: one stage a round, unrolled through foreach. Rounds run again when the
     user's data change, and with `code` when source of the project does, genloss's or the user's."""
-    source = [*(["src/genloss", *own_packages(params)] if code else []), *own_data(load_params(params), params.parent)]
+    cfg = load_params(params)
+    source = [*(["src/genloss", *own_packages(params)] if code else []), *own_data(cfg, params.parent)]
     # in the root `dvc exp run -S trainer=NAME` may bring other keys than this file would name
-    depends = PARAMS if code else parameters(plain(load_params(params)))
+    depends = PARAMS if code else parameters(plain(cfg))
     before = [
         f"rounds/${{item.prev}}/{name}" for name in (*MIX.writes, TRAIN.writes[0])
     ]  # what was trained on, and the model

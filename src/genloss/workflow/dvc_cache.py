@@ -27,7 +27,7 @@ from pathlib import Path
 import yaml
 
 from genloss.core.errors import UserError
-from genloss.core.files import OUTPUTS, link, sweep, write_atomic
+from genloss.core.files import OUTPUTS, link, sweep
 from genloss.core.hashes import sha256_file
 from genloss.core.places import load_params, store_root
 from genloss.core.rundir import round_name
@@ -46,12 +46,12 @@ TRIES = 3  # to heal
 
 
 def commit(folder: Path) -> None:
-    """Put every file of a finished run into the DVC cache and write its dvc.lock; nothing if that was done."""
+    """Put every file of a finished run, whose dvc.yaml is there, into the DVC cache and write its dvc.lock; nothing if
+    that was done."""
     sweep(folder)
     if committed(folder):
         return
     cache = Cache()
-    write_atomic(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))
     write_report([(folder.name, folder)], folder / "report")
     write_summary(folder)
     said = ""

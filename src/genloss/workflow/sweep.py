@@ -121,12 +121,12 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
     return found
 
 
-def left_to_do(folder: Path, jobs: Sequence[list[str]], configs: Sequence[DictConfig]) -> list[list[str]]:
+def left_to_do(folder: Path, jobs: Sequence[list[str]], arms: Sequence[Experiment]) -> list[list[str]]:
     """The jobs of a sweep whose arms are not finished. They are looked at here: a launcher would compose each of them
     anew, and perhaps queue for a machine, to find that there is nothing to do."""
-    shown, left = Shown(configs[0]), []
-    for job, cfg, entry in zip(jobs, configs, sweep_entries(folder), strict=True):
-        if not (entry["state"] == "finished" and finished(cfg, entry["name"], folder, shown)):
+    shown, left = Shown(arms[0].cfg), []
+    for job, arm, entry in zip(jobs, arms, sweep_entries(folder), strict=True):
+        if not (entry["state"] == "finished" and finished(arm, entry["name"], folder, shown)):
             left.append(job)
     return left
 
@@ -155,16 +155,16 @@ def live(folder: Path | None, configs: Sequence[DictConfig]) -> Iterator[Path]:
         shutil.rmtree(states, ignore_errors=True)
 
 
-def distinct(jobs: Sequence[list[str]], configs: Sequence[DictConfig]) -> tuple[list[list[str]], list[DictConfig]]:
+def distinct(jobs: Sequence[list[str]], configs: Sequence[DictConfig]) -> tuple[list[list[str]], list[Experiment]]:
     """Check every arm; of jobs that are one arm the first is left."""
-    arms: dict[str, tuple[list[str], DictConfig]] = {}
+    arms: dict[str, tuple[list[str], Experiment]] = {}
     for job, cfg in zip(jobs, configs, strict=True):
-        Experiment(cfg)
+        experiment = Experiment(cfg)
         own_data(cfg, arm_dir(cfg))
-        arms.setdefault(arm_id(cfg), (job, cfg))
+        arms.setdefault(arm_id(cfg), (job, experiment))
     if same := len(jobs) - len(arms):
         print(f"genloss: {same} of {len(jobs)} combinations are an arm that is among them already", file=sys.stderr)
-    return [job for job, _ in arms.values()], [cfg for _, cfg in arms.values()]
+    return [job for job, _ in arms.values()], [experiment for _, experiment in arms.values()]
 
 
 def prepare_sweep(configs: Sequence[DictConfig], chosen: str | None = None) -> Path:
