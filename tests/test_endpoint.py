@@ -75,6 +75,8 @@ def test_null_is_not_sent() -> None:
         ({"url": "http://[::1/v1"}, "must be http"),
         ({"url": "http://h:port/v1"}, "must be http"),
         ({"options": {"messages": []}}, "options.messages"),
+        ({"model": ""}, "model='': must be a model's name"),
+        ({"model": "a\nb"}, r"model='a\\nb': must be a model's name"),
         ({"options": {"n": 4}}, "options.n=4: must be absent"),
         ({"temperature": -1.0}, "or null: not sent"),
     ],

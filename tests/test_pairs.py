@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ HELP = {
     ("reasoning", "recipe=llm2llm"): ["mixing=accumulate"],
     ("reasoning", "recipe=evol_instruct"): ["recipe.label=exact", "recipe.samples=1"],
     ("reasoning", "curation=best_of"): ["recipe.samples=2"],
+    ("reasoning", "curation=evol_reward"): ["recipe=evol_instruct", "recipe.samples=2"],
+    ("reasoning", "curation=instruction_reward"): ["recipe=evol_instruct", "recipe.samples=2"],
+    ("reasoning", "curation=process_reward"): ["recipe=evol_instruct", "recipe.samples=2"],
+    ("reasoning", "metrics=critique"): ["domain/tasks=[critique,arithmetic]", "domain.context=96"],
     ("reasoning", "trainer=grpo"): ["trainer.start=previous", "mixing=accumulate"],
     ("reasoning", "metrics=evolution"): ["recipe=evol_instruct", "recipe.label=exact", "recipe.samples=1"],
     ("text", "curation=rules"): [
@@ -93,7 +98,7 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (REPOSITORY / "conf" / group).glob("*.yaml") if path.stem != "smollm2")
 
 
-def config(domain: str, choice: str, tiny: list[str]) -> DictConfig:
+def config(domain: str, choice: str, tiny: list[str], more: Sequence[str] = ()) -> DictConfig:
     """A config of one round, as small as it can be made."""
     group, _, option = choice.partition("=")
     metrics = f"metrics=[{option}]" if group == "metrics" else ""
@@ -106,8 +111,10 @@ def config(domain: str, choice: str, tiny: list[str]) -> DictConfig:
         *recipe,
         *filter(None, [curation, metrics]),
         *HELP.get((domain, choice), []),
+        *more,
     ]
-    cfg = compose([*overrides, "rounds=1", "tracking=none", "runtime.workers=1"])
+    last = {override.partition("=")[0]: override for override in overrides}
+    cfg = compose([*last.values(), "rounds=1", "tracking=none", "runtime.workers=1"])
     for key, value in TINY.items():
         if isinstance(OmegaConf.select(cfg, key), int):
             OmegaConf.update(cfg, key, value)
@@ -271,7 +278,13 @@ ASKS: dict[str, dict[str, Any]] = {
 # Words that an option takes beside a path or a number, so that they are in no list
 WORDS = {"judge": ["round0", "last"], "tokenizer": ["bpe"]}
 # Refused, or of another machine or another run: tests/test_training.py, tests/test_grpo.py, tests/test_critic.py
-NOT_HERE = ("runtime.strategy", "runtime.accelerator", "Grpo.start=base", "ResponseReward.factors=critic")
+NOT_HERE = (
+    "runtime.strategy",
+    "runtime.accelerator",
+    "Grpo.start=base",
+    "ResponseReward.factors=critic",
+    "EvolReward.factors=critic",
+)
 
 
 # metrics and recipe/teacher have no such words; mixing: tests/test_mixing.py; runtime.strategy: tests/test_training.py

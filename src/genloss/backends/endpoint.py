@@ -85,6 +85,8 @@ class Endpoint:
             known = False
         require(known, "url", self.url, "http://... or https://...")
         require(re.fullmatch(r"[A-Za-z_]\w*", self.key) is not None, "key", None, "the name of an environment variable")
+        named = self.model == self.model.strip() and self.model.isprintable() and 0 < len(self.model) <= 200
+        require(named, "model", repr(self.model), "a model's name: one line of 1 to 200 characters")
         cold, top = self.temperature, self.top_p
         require(cold is None or cold >= 0, "temperature", cold, "at least 0, or null: not sent")
         require(top is None or 0 < top <= 1, "top_p", top, "in (0, 1], or null: not sent")
