@@ -515,6 +515,23 @@ def test_every_precision_trains_with_clipping(fit, precision: str) -> None:
     assert result["steps"] == 3 and "diverged" not in result and (folder / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+def test_a_compiled_model_learns_the_same(fit) -> None:
+    one = {"trainer": Supervised(steps=1, batch=4)}
+    a, _ = fit("a", model=Scratch(width=32, feed_forward=64), **one)
+    b, _ = fit("b", model=Scratch(width=32, feed_forward=64, compile=True), **one)
+    for (name, plain), (other, compiled) in zip(*(load(f / "model").named_parameters() for f in (a, b)), strict=True):
+        assert name == other
+        torch.testing.assert_close(compiled, plain, rtol=1e-2, atol=2e-3)
+
+
+def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"model\.compile=True: needs a C\+\+ compiler"):
+        Experiment(compose(["model.compile=true"]))
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -12,6 +12,7 @@ load(run / "rounds/03/model")                 # the model of a round, whether sa
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -70,6 +71,7 @@ class Scratch(TextModel):
     feed_forward: int = 160
     initial_std: float = 0.08
     options: dict[str, Any] = field(default_factory=dict)  # any other argument of the transformers config
+    compile: bool = False  # by torch.compile, while it trains
 
     def __post_init__(self) -> None:
         one_of("arch", self.arch, ("llama", "gpt2"))
@@ -80,6 +82,7 @@ class Scratch(TextModel):
 
     def check(self, experiment: Experiment) -> None:
         """Whether transformers takes the options: it knows their names, and a model can be made (without memory)."""
+        check_compiler(self.compile)
         if not self.options:  # else its import costs seconds
             return
         import torch
@@ -93,6 +96,12 @@ class Scratch(TextModel):
         known = {f.name for f in fields(config)} | set(config.attribute_map) | {"rope_theta", "rope_scaling"}
         for name in self.options:
             one_of("options", name, known)
+
+    def initial(self, fit: Fit) -> Any:
+        model = super().initial(fit)
+        if self.compile:
+            model.compile()
+        return model
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         import torch
@@ -179,6 +188,7 @@ class Pretrained(TextModel):
 
     def check(self, experiment: Experiment) -> None:
         domain = able(experiment.domain, Tokenized)
+        check_compiler(self.compile)
         saved.check_saved(self.path, "path")
         if self.revision and not on_hub(self.path):
             raise UserError("revision", self.revision, "is of a model on a hub, and model.path is none; leave it out")
@@ -274,6 +284,13 @@ class Pretrained(TextModel):
         save_adapter(model, folder, saved.remember(base), fit.start, weights)
         shutil.copyfile(base / "config.json", folder / "config.json")  # says what the adapter is of
         beside(fit, folder)
+
+
+def check_compiler(wanted: bool) -> None:
+    """Refuse to compile models where nothing can: torch.compile writes C++."""
+    known = [os.environ.get("CXX", ""), "g++", "clang++"]
+    if wanted and not any(shutil.which(name) for name in known if name):
+        raise UserError("compile", True, "needs a C++ compiler, and there is no g++ or clang++; leave it false")
 
 
 def _config(folder: Path) -> dict[str, Any]:
