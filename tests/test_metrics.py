@@ -183,6 +183,27 @@ def test_tails_are_under_the_frozen_reference_model(trained: Trained, tmp_path: 
     assert set(found) == {k + s for k in list(found) if not k.endswith("_floor") for s in ("", "_floor")}
 
 
+def test_the_floor_is_scored_once(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = []
+    known = type(trained.domain).losses
+    monkeypatch.setattr(type(trained.domain), "losses", lambda *a: scored.append(a[2]) or known(*a))
+    tails, generated = Tails(), tmp_path / "generated.parquet"
+
+    def measured(n: int, count: int, round0: Path) -> dict[str, float]:
+        table = records.make_table(
+            {"text": [f"The river keeps {n}."] * count}, origin="synthetic", generation=n, recipe="s"
+        )
+        records.write(table, generated)
+        return tails.measure(Evidence(trained.domain, n, 7, 48, 48, trained.data, trained.gpt2, round0, generated))
+
+    first, second = measured(1, 15, trained.llama), measured(2, 15, trained.llama)
+    assert first["loss_under_round0_floor"] == second["loss_under_round0_floor"] and len(scored) == 3
+    assert first["loss_under_round0"] != second["loss_under_round0"]
+    fewer, other = measured(3, 9, trained.llama), measured(3, 9, trained.gpt2)
+    assert len(scored) == 7  # other records, another model
+    assert fewer["loss_under_round0_floor"] != other["loss_under_round0_floor"]
+
+
 # -- the sample and its floor --------------------------------------------------------------------------------------
 
 
