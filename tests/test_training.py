@@ -515,6 +515,11 @@ def test_every_precision_trains_with_clipping(fit, precision: str) -> None:
     assert result["steps"] == 3 and "diverged" not in result and (folder / "model" / "model.safetensors").is_file()
 
 
+def test_a_batch_that_fits_nowhere_is_one_line(fit) -> None:
+    with pytest.raises(UserError, match=r"trainer\.batch=100000000: the logits of 50000000 rows of .* GB at once, and"):
+        fit("a", trainer=Supervised(steps=1, batch=10**8, accumulate=2))
+
+
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
 def test_a_compiled_model_learns_the_same(fit) -> None:
     one = {"trainer": Supervised(steps=1, batch=4)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import signal
 import threading
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory(device: str = "cpu") -> float:
+    """Bytes of memory of this machine, or of its first GPU; infinite where it cannot be asked."""
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.mem_get_info()[1])
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError):  # Windows
+        return math.inf
 
 
 @cache

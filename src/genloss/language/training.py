@@ -56,13 +56,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from genloss.core.contracts import Fit, Runtime, Trainer
 from genloss.core.errors import UserError
-from genloss.core.machine import end_with
+from genloss.core.machine import end_with, memory
 from genloss.core.places import settle
 from genloss.core.plugin import build
 from genloss.language.brought import brought, in_one_line
 from genloss.language.checkpoint import STATE, Checkpoints
 from genloss.language.curve import Live, write_curve
-from genloss.language.model import TextModel
+from genloss.language.model import TextModel, device_of
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
 
@@ -471,11 +471,24 @@ def fitted(fit: Fit, steps: int | None = None) -> tuple[lightning.Trainer, Causa
         logger.log_hyperparams(dataclasses.asdict(options) | {"seed": fit.seed})
     torch.manual_seed(fit.seed)  # for what a subclass adds to the model
     module, data = options.module(fit), options.batches(fit)
+    check_memory(fit, module)
     module.checkpoints = checkpoints(fit, engine)
     last = module.checkpoints.last(steps)
     torch.manual_seed(fit.seed)
     engine.fit(module, datamodule=data, ckpt_path=last and last / STATE, weights_only=True if last else None)
     return engine, module
+
+
+def check_memory(fit: Fit, module: CausalLM) -> None:
+    """Refuse batches that no device can hold: their logits and the gradients of them alone, in single precision. What
+    else a training needs is less for large vocabularies, and not known here."""
+    options, vocabulary = options_of(fit), module.model.config.get_text_config().vocab_size
+    rows = -(-options.batch // (options.accumulate * fit.runtime.devices * fit.runtime.num_nodes))
+    needed, there = 2 * 4 * rows * fit.options["context"] * vocabulary, memory(device_of(fit.runtime))
+    if needed > there:
+        why = f"the logits of {rows} rows of {fit.options['context']} tokens take {needed / 1e9:.0f} GB at once"
+        remedy = "raise trainer.accumulate, or lower it"
+        raise UserError("trainer.batch", options.batch, f"{why}, and there are {there / 1e9:.0f}; {remedy}")
 
 
 def checkpoints(fit: Fit, engine: lightning.Trainer | None = None) -> Checkpoints:
