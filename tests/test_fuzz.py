@@ -189,6 +189,7 @@ def test_a_sample_of_bad_values(corpus: Path, project: Path) -> None:
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(3600)  # minutes on an idle core
 @pytest.mark.parametrize("group", ["", *STAGE])
 @pytest.mark.parametrize("domain", ["text", *SMALL])
 def test_every_bad_value(domain: str, group: str, corpus: Path, project: Path) -> None:
