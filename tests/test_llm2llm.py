@@ -395,9 +395,9 @@ def test_what_a_model_writes_is_read_by_the_template() -> None:
     teacher = Written(path="x")
     ask = Ask(0, "t", Problem("P", "4", "", "2+2=4"), 1)
     assert teacher.show(ask) == "Problem: P\nAnswer: 2+2=4\n\nProblem: "
-    assert teacher.parse("Q?\nAnswer: 5\n\nProblem: R") == ("Q?", "5")
-    assert teacher.parse("<think>P\nAnswer: 4\n\n</think>Q?\nAnswer: 5\n\n") == ("Q?", "5")
-    assert teacher.parse("Q?\nAnswer: 5") is None and teacher.parse("Q? 5\n\n") is None
+    assert teacher.parse("Q?\nAnswer: 5\n\nProblem: R", records.CUT) == ("Q?", "5")
+    assert teacher.parse("<think>P\nAnswer: 4\n\n</think>Q?\nAnswer: 5\n\n", records.CUT) == ("Q?", "5")
+    assert teacher.parse("Q?\nAnswer: 5", records.ENDED) is None and teacher.parse("Q? 5\n\n", records.ENDED) is None
 
 
 # -- teachers: an endpoint ---------------------------------------------------------------------------------------------

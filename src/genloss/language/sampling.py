@@ -25,6 +25,7 @@ from genloss.core.machine import cores
 from genloss.core.records import CUT, ENDED
 from genloss.core.seeds import uniforms
 from genloss.language.decode import new_cache, stepper
+from genloss.language.likelihood import token_logprobs
 from genloss.language.model import device_of, load
 from genloss.language.tokenizer import Codec, load_codec
 
@@ -149,7 +150,7 @@ def sample(request: Sampling) -> Iterator[Replies]:
         kept = request.scratch / f"chunk-{number:06d}.json"
         if kept.is_file():
             stored = json.loads(kept.read_text())
-            return Replies(stored["texts"], stored["tokens"], stored["finish"])
+            return Replies(**stored)
         # the last chunk is computed whole and cut, so that asking for more records changes none of the first ones
         u = torch.from_numpy(uniforms(request.seed, number, options.chunk, options.max_tokens))
         own = None
@@ -158,10 +159,16 @@ def sample(request: Sampling) -> Iterator[Replies]:
             own = own + [own[-1]] * (options.chunk - len(own))
         ids, tokens = sample_chunk(model, codec, u, own, options)
         finish = [CUT if len(row) == options.max_tokens else ENDED for row in ids]
+        size = min(len(ids), request.n - number * options.chunk)
+        ids, finish, details = ids[:size], finish[:size], {}
+        given = [0] * size if own is None else [len(prompt) for prompt in own[:size]]
+        if options.logprobs:
+            ended = [end == ENDED for end in finish]
+            said = [row[n:] for row, n in zip(ids, given, strict=True)]
+            details = {"ids": said, "logprobs": token_logprobs(model, codec, ids, given, ended)}
         if own is not None and not options.keep_prompt:
-            ids = [row[len(prompt) :] for row, prompt in zip(ids, own, strict=True)]
-        texts = codec.decode(ids)[: request.n - number * options.chunk]
-        made = Replies(texts, tokens, finish[: len(texts)])
+            ids = [row[len(prompt) :] for row, prompt in zip(ids, own[:size], strict=True)]
+        made = Replies(codec.decode(ids), tokens, finish, **details)
         write_atomic(kept, json.dumps(made._asdict()))
         return made
 
