@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2_contingency
 
 from conftest import Trained
+from genloss.backends.openai import OpenAI
+from genloss.backends.spending import Budget, Limits
 from genloss.backends.torch import Torch
 from genloss.core.contracts import Decoding, Inputs, Runtime
+from genloss.core.errors import UserError
 from genloss.core.records import CUT, ENDED
 from genloss.generate import Request
 from genloss.generate.sample import Sample
 from genloss.language.model import load
 from genloss.language.tokenizer import load_codec
+from genloss.workflow.compose import compose
+from support import serving
 
 PROMPTS = ["The old", "", "A quiet river", "The"] * 6
 
@@ -54,3 +70,268 @@ def test_a_recipe_keeps_them(trained: Trained, tmp_path: Path) -> None:
         more, _ = Sample(**options, logprobs=True).generate(asked(trained, tmp_path / "b"))
         assert more.drop_columns(["logprob"]).equals(plain)
         assert all(-24 * 8 < x < 0 for x in more["logprob"].to_pylist())
+
+
+# -- openai: servers that speak vLLM's shape ---------------------------------------------------------------------------
+
+WORDS = ["river", "bridge", "market", "harbour", "winter", "letter", "council", "island"]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("GENLOSS_STORE", str(tmp_path / "store"))
+
+
+class VLLM:
+    """A server's answers: words by the seed, of which a sixth ends at each; what it `ignores` it does not look at."""
+
+    def __init__(self, *ignores: str, model: str = "m"):
+        self.ignores, self.model = ignores, model
+        self.entropy = np.random.default_rng(0)
+
+    def __call__(self, number: int, body: dict[str, Any]) -> Any:
+        heard = {key: value for key, value in body.items() if key not in self.ignores}
+        rng = np.random.default_rng(heard["seed"]) if "seed" in heard else self.entropy
+        greedy = not heard.get("temperature") or heard.get("top_k") == 1 or heard.get("top_p", 1) < 0.01
+        most = heard.get("max_tokens", 64)
+        words: list[str] = []
+        while len(words) < most and (greedy or rng.random() > 1 / 6):
+            words.append(f" {WORDS[0 if greedy else rng.integers(len(WORDS))]}")
+        cut = len(words) == most
+        text = "".join(words)
+        asked = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if cut else "stop"}
+        if "messages" in body:
+            choice["message"] = {"role": "assistant", "content": f"<think>hm</think>\n{text}"}
+            choice["logprobs"] = {"content": [{"token": w, "logprob": -2.0} for w in words]}
+        else:
+            choice |= {"text": text, "logprobs": {"tokens": words, "token_logprobs": [-2.0] * len(words)}}
+        if "logprobs" not in heard:
+            choice["logprobs"] = None
+        if "finish_reason" in self.ignores:
+            choice["finish_reason"] = None
+        usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(words) + (not cut)}
+        counted = {} if "usage" in self.ignores else {"usage": usage}
+        said = {"object": "text_completion", "model": self.model, "choices": [choice], **counted}
+        return 200, json.dumps(said).encode()
+
+
+def written(
+    trained: Trained, scratch: Path, url: str, *, decoding: Decoding | None = None, workers: int = 3, **options: Any
+) -> Any:
+    backend = OpenAI(**{"url": url, "model": "m", "pause": 0.0, **options})
+    scratch.mkdir(exist_ok=True)
+    of = backend.of(trained.llama, trained.data, Runtime(workers))
+    said = of.respond(PROMPTS, decoding or Decoding(24, chunk=7, logprobs=True), seed=3, scratch=scratch)
+    return said, backend.spent(scratch)
+
+
+def test_a_server_goes_on_from_prompts(trained: Trained, tmp_path: Path) -> None:
+    """Each record by its own seed, with its log-probabilities, cut where the server says so; a rerun asks nothing."""
+    with serving(VLLM()) as server:
+        options: dict[str, Any] = {"begin": "<s>"}
+        said, costs = written(trained, tmp_path / "a", server.url, **options)
+        assert len(server.bodies) == len(PROMPTS) + 3 == costs["requests"]
+        again, free = written(trained, tmp_path / "b", server.url, **options, workers=1)
+        assert again == said and free["requests"] == 0 and free["replies_found"] == len(PROMPTS)
+        assert len(server.bodies) == len(PROMPTS) + 3
+    assert {CUT, ENDED} == set(said.finish) and len(set(said.texts)) > 12 and said.ids is None
+    assert [len(text.split()) for text in said.texts] == [len(x) for x in said.logprobs]
+    sent = server.bodies[3:]
+    assert len({body["seed"] for body in sent}) == len(PROMPTS)
+    assert {body["prompt"] for body in sent} == {"<s>", *PROMPTS} - {""}
+    codec = load_codec(trained.data / "tokenizer")
+    assert all(b["max_tokens"] == 24 - len(codec.encode([b["prompt"]])[0]) for b in sent if b["prompt"] != "<s>")
+    assert 0 < costs["tokens_written"] - sum(len(x) for x in said.logprobs) - said.finish.count(ENDED) <= 3 * 16
+
+
+def test_a_chat_answers_without_its_thoughts(trained: Trained, tmp_path: Path) -> None:
+    with serving(VLLM()) as server:
+        options: dict[str, Any] = {"api": "chat", "system": "Be brief.", "max_tokens": 5}
+        said, _ = written(trained, tmp_path, server.url, **options)
+    assert all(text == text.strip() and "think" not in text for text in said.texts)
+    assert [m["role"] for m in server.bodies[-1]["messages"]] == ["system", "user"]
+    assert {body["max_tokens"] for body in server.bodies} == {5} and server.bodies[-1]["logprobs"] is True
+
+
+@pytest.mark.parametrize(
+    ("server", "decoding", "words"),
+    [
+        (VLLM("temperature", "seed"), {}, None),
+        (VLLM("max_tokens"), {}, "ignores max_tokens"),
+        (VLLM("logprobs"), {"logprobs": True}, "ignores logprobs"),
+        (VLLM("top_k"), {"top_k": 5}, "ignores top_k: top_k=1 gives different texts"),
+        (VLLM("top_p"), {"top_p": 0.5}, "ignores top_p: top_p=0.001 gives different texts"),
+        (VLLM("finish_reason", "usage"), {}, "ignores finish_reason"),
+        (VLLM(model="gpt-2"), {}, r"recipe.backend.model=m: the server answers as gpt-2"),
+    ],
+)
+def test_what_a_server_ignores_is_refused(
+    trained: Trained, tmp_path: Path, server: VLLM, decoding: dict[str, Any], words: str | None
+) -> None:
+    """At the start, in one line."""
+    with serving(server) as there:
+        options = Decoding(24, chunk=64, **decoding)
+        if words is None:
+            words = "ignores temperature: 2 gives ' river river"
+        with pytest.raises(UserError, match=words) as refused:
+            written(trained, tmp_path, there.url, decoding=options, begin="<s>", workers=1)
+        assert len(there.bodies) <= 6 and "\n" not in str(refused.value)
+
+
+def test_a_server_that_repeats_nothing_is_said_to(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a rerun has the same records all the same."""
+    with serving(VLLM("seed")) as server:
+        first, _ = written(trained, tmp_path / "a", server.url, begin="<s>")
+        assert "does not repeat a reply for a seed" in capsys.readouterr().err
+        again, _ = written(trained, tmp_path / "b", server.url, begin="<s>")
+    assert first == again
+    with serving(VLLM("finish_reason")) as server:  # counts its tokens
+        said, _ = written(trained, tmp_path / "c", server.url, begin="<s>")
+    assert {CUT, ENDED} == set(said.finish)
+
+
+def dying(handler: Any) -> None:
+    """In the middle of a reply."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [{"text": "')
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (dying, "gave no reply in 2 attempts"),
+        ((500, b""), "HTTP 500"),
+        (lambda handler: time.sleep(1), "last: timeout"),
+        ((200, b"<html>garbage"), "no completion"),
+        ((200, b'{"choices": [{"text": 5}]}'), "ignores finish_reason"),
+    ],
+    ids=["stops in the middle", "broken", "slow", "garbage", "other garbage"],
+)
+def test_nothing_that_was_received_is_lost(trained: Trained, tmp_path: Path, trouble: Any, words: str) -> None:
+    """A server that goes bad after ten replies, and is mended."""
+    bad, good = True, VLLM()
+    behave: Callable[[int, dict[str, Any]], Any] = lambda n, body: trouble if bad and n >= 10 else good(n, body)  # noqa: E731
+    options: dict[str, Any] = {"begin": "<s>", "attempts": 2, "timeout": 0.5}
+    with serving(behave) as server:
+        with pytest.raises(UserError, match=words):
+            written(trained, tmp_path, server.url, **options)
+        assert len(server.bodies) <= 10 + 2 * 3
+        bad = False
+        server.bodies.clear()
+        said, _ = written(trained, tmp_path, server.url, **options)
+        assert len(server.bodies) == len(PROMPTS) + 3 - 10
+    with serving(good) as other:
+        undisturbed, _ = written(trained, tmp_path / "b", other.url, **options)
+    assert said == undisturbed
+
+
+def test_a_server_that_is_down(trained: Trained, tmp_path: Path) -> None:
+    with serving(VLLM()) as server:
+        pass
+    with pytest.raises(UserError, match=r"recipe.backend.url=.*gave no reply in 2 attempts \(the last: ConnectError"):
+        written(trained, tmp_path, server.url, begin="<s>", attempts=2)
+
+
+def test_a_budget_of_a_backend(trained: Trained, tmp_path: Path) -> None:
+    with serving(VLLM()) as server:
+        limited = Budget(round=Limits(requests=9))
+        with pytest.raises(UserError, match=r"recipe.backend.budget.round.requests=9: is spent"):
+            written(trained, tmp_path, server.url, begin="<s>", budget=limited)
+        assert len(server.bodies) == 9
+        written(trained, tmp_path, server.url, begin="<s>")
+        assert len(server.bodies) == len(PROMPTS) + 3
+
+
+SERVER = ["recipe/backend=openai", "recipe.backend.model=m"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([*SERVER], "recipe.prompts=none: leaves a server nothing to go on from"),
+        ([*SERVER, "recipe.prompts=real", "recipe.bias=0.5"], "recipe.bias=0.5: is no option"),
+        ([*SERVER, "recipe.prompts=real", "recipe.repetition_penalty=1.1"], "recipe.repetition_penalty=1.1: is no"),
+        ([*SERVER, "recipe.prompts=real", "recipe.backend.api=chatt"], "did you mean chat?"),
+        ([*SERVER, "recipe.backend.url=https://u:hush@h"], "recipe.backend.url: must be without a secret"),
+        (["recipe/backend=openai", "recipe.prompts=real"], r"recipe.backend.model"),
+    ],
+)
+def test_bad_backends(overrides: list[str], words: str) -> None:
+    from genloss.experiment import Experiment
+
+    with pytest.raises(UserError, match=words) as refused:
+        Experiment(compose(overrides))
+    assert "hush" not in str(refused.value)
+
+
+# -- openai: the server of transformers --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def transformers_serve(folder: Path, log: Path) -> Iterator[str]:
+    """`transformers serve` of a saved model on the CPU, one request at a time."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--device", "cpu"]
+    where = ["--host", "127.0.0.1", "--port", str(port)]
+    with log.open("w") as file:
+        child = subprocess.Popen(
+            [*command, *where], stdout=file, stderr=file, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
+    try:
+        until = time.monotonic() + 240
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
+                break
+            assert child.poll() is None and time.monotonic() < until, log.read_text()[-2000:]
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def alike(one: list[str], other: list[str]) -> float:
+    """p of a chi-square test that two samples are of one distribution; what is rare is counted together."""
+    kinds, counts = np.unique(one + other, return_counts=True)
+    common = list(kinds[counts >= 12])
+    table = [[sample.count(kind) for kind in common] for sample in (one, other)]
+    table = [[*row, len(sample) - sum(row)] for row, sample in zip(table, (one, other), strict=True)]
+    return float(chi2_contingency(np.array(table)[:, np.sum(table, axis=0) > 0]).pvalue)
+
+
+def test_the_server_of_transformers(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model of ours behind it writes what it writes here: greedy the same, sampled from one distribution."""
+    with transformers_serve(trained.llama, tmp_path / "log") as url:
+        options: dict[str, Any] = {"url": url, "model": str(trained.llama), "begin": "<|endoftext|>"}
+        marked = [f"<|endoftext|>{prompt}" for prompt in PROMPTS[:4]]
+
+        def here(n: int, decoding: Decoding, prompts: list[str]) -> list[str]:
+            return Torch().of(trained.llama, trained.data).respond(prompts * n, decoding, seed=1).texts
+
+        def there(n: int, decoding: Decoding, prompts: list[str], **more: Any) -> list[str]:
+            backend = OpenAI(**options, **more)
+            return backend.of(trained.llama, trained.data, Runtime(1)).respond(prompts * n, decoding, seed=2).texts
+
+        greedy = Decoding(20, bias=0.0)
+        expected = here(1, greedy, PROMPTS[:4])
+        said = there(1, Decoding(44, bias=0.0), marked, max_tokens=20)
+        assert [text[: len(e)] for text, e in zip(said, expected, strict=True)] == expected
+        few = Decoding(3)
+        assert alike(here(300, few, [""]), there(300, few, [""])) > 0.001
+        with pytest.raises(UserError, match="the server ignores logprobs"):
+            there(1, Decoding(20, logprobs=True), ["The"])
+        with pytest.raises(UserError, match=r"HTTP 422 \(Unexpected fields in the request: {'top_k'}\)"):
+            there(1, Decoding(20, top_k=3), ["The"])
+        with pytest.raises(UserError, match=r"HTTP 400 .*pinned to"):
+            OpenAI(**options | {"model": "other/model"}).of(trained.llama, trained.data).respond(["The"], few)
+    with pytest.raises(UserError, match="ConnectError"):
+        there(1, few, ["gone"], attempts=1)

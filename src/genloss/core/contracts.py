@@ -256,6 +256,7 @@ class Sampling:
     scratch: Path  # finished chunks are kept here and found again after a kill
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
+    account: Path | None = None  # where a sweep counts what it has paid; None: in `scratch`
 
 
 class Replies(NamedTuple):
@@ -272,8 +273,9 @@ class Replies(NamedTuple):
 class Backend(Plugin, ABC):
     """Who goes on from prompts: a plug-in of a recipe, `recipe/backend=NAME` (genloss.backends)."""
 
-    def check_decoding(self, decoding: Decoding) -> None:
-        """Refuse an option that it does not have (UserError, whose key is the option's name). Nothing is ignored."""
+    def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:
+        """Refuse an option that it does not have (UserError, whose key is the option's name). Nothing is ignored.
+        prompted: whether records have prompts."""
 
     @abstractmethod
     def sample(self, request: Sampling) -> Iterator[Replies]:
@@ -306,6 +308,7 @@ class Responder:
         seed: int = 0,
         scratch: Path | None = None,
         report: Report = silent,
+        account: Path | None = None,
     ) -> Replies:
         """Responses to the prompts, in their order. `scratch` keeps what is finished through a kill; None: nothing is
         kept."""
@@ -323,6 +326,7 @@ class Responder:
                 scratch=Path(folder),
                 runtime=self.runtime,
                 report=report,
+                account=account,
             )
             for some in self.backend.sample(request):
                 known = Replies(

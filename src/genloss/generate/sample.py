@@ -77,7 +77,7 @@ class Sample(Recipe, Finishes):
         return {"backend": self.writer}
 
     def check(self, experiment: Experiment) -> None:
-        self.writer.check_decoding(self.decoding())
+        self.writer.check_decoding(self.decoding(), self.prompts != "none")
         if self.prompts == "none":
             without_effect(self, ["prompt_tokens", "keep_prompt"], "with prompts=none")
         context = able(experiment.domain, Documents).context
@@ -96,6 +96,7 @@ class Sample(Recipe, Finishes):
             scratch=request.scratch,
             runtime=request.runtime,
             report=request.report,
+            account=request.account,
         )
         texts: list[str] = []
         finish: list[str] = []

@@ -160,7 +160,8 @@ def sample(request: Sampling) -> Iterator[Replies]:
         ids, tokens = sample_chunk(model, codec, u, own, options)
         finish = [CUT if len(row) == options.max_tokens else ENDED for row in ids]
         size = min(len(ids), request.n - number * options.chunk)
-        ids, finish, details = ids[:size], finish[:size], {}
+        ids, finish = ids[:size], finish[:size]
+        details: dict[str, Any] = {}
         given = [0] * size if own is None else [len(prompt) for prompt in own[:size]]
         if options.logprobs:
             ended = [end == ENDED for end in finish]

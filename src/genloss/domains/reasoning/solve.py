@@ -74,6 +74,7 @@ class Solve(Recipe, Repeats, Finishes):
             seed=request.seed,
             scratch=request.scratch,
             report=request.report,
+            account=request.account,
         )
         payload: dict[str, Any] = {"prompt": problems.column("prompt"), "response": said.texts}
         payload |= {key: problems.column(key) for key in KEPT_COLUMNS}
