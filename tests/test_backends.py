@@ -20,6 +20,7 @@ import torch
 from scipy.stats import chi2_contingency
 
 from conftest import Trained
+from genloss.backends.ctranslate2 import ARCHITECTURES, CTranslate2
 from genloss.backends.openai import OpenAI
 from genloss.backends.spending import Budget, Limits
 from genloss.backends.torch import Torch
@@ -70,6 +71,142 @@ def test_a_recipe_keeps_them(trained: Trained, tmp_path: Path) -> None:
         more, _ = Sample(**options, logprobs=True).generate(asked(trained, tmp_path / "b"))
         assert more.drop_columns(["logprob"]).equals(plain)
         assert all(-24 * 8 < x < 0 for x in more["logprob"].to_pylist())
+
+
+# -- ctranslate2 -------------------------------------------------------------------------------------------------------
+
+
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48}
+LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA |= {"max_position_embeddings": 48, "num_key_value_heads": 2}
+SHAPES: dict[str, dict[str, Any]] = {
+    "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "Falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "GPT2": GPT,
+    "GPTBigCode": GPT,
+    "GPTJ": GPT | {"rotary_dim": 4},
+    "CodeGen": GPT | {"rotary_dim": 4},
+    "GPTNeoX": {name: value for name, value in LLAMA.items() if name != "num_key_value_heads"},
+    "Gemma": LLAMA | {"head_dim": 8},
+    "Llama": LLAMA,
+    "Mistral": LLAMA,
+    "Qwen2": LLAMA,
+    "Qwen3": LLAMA | {"head_dim": 8},
+    "Olmo": LLAMA,
+}
+
+
+def class_of(arch: str) -> str:
+    return {"GPT2": "GPT2LMHeadModel"}.get(arch, f"{arch}ForCausalLM")
+
+
+def saved_as(arch: str, trained: Trained, folder: Path) -> Path:
+    """A tiny random model of an architecture, whose next tokens are far from each other."""
+    import transformers
+
+    codec = load_codec(trained.data / "tokenizer")
+    ends: dict[str, Any] = {"bos_token_id": codec.begin, "eos_token_id": codec.end, "pad_token_id": codec.end}
+    torch.manual_seed(3)
+    config = getattr(transformers, f"{arch}Config")(vocab_size=codec.size, **ends, **SHAPES[arch])
+    model = getattr(transformers, class_of(arch))(config)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.add_(torch.randn_like(weights) * 0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("arch", sorted(set(SHAPES) - {"Olmo"}))
+def test_greedy_decoding_is_the_same_by_all(trained: Trained, tmp_path: Path, arch: str) -> None:
+    """In float32: by torch, by CTranslate2, and by generate() of transformers, a prompt at a time."""
+    folder, greedy = saved_as(arch, trained, tmp_path / "model"), Decoding(30, bias=0.0, chunk=5)
+    ours = Torch().of(folder, trained.data).respond(PROMPTS[:8], greedy).texts
+    assert len(set(ours)) > 2
+    if class_of(arch) in ARCHITECTURES:
+        assert CTranslate2().of(folder, trained.data, Runtime(2)).respond(PROMPTS[:8], greedy).texts == ours
+    codec, model = load_codec(trained.data / "tokenizer"), load(folder)
+    for prompt, text in zip(PROMPTS[:4], ours, strict=False):
+        ids = torch.tensor([[codec.begin, *codec.encode([prompt])[0]]])
+        options: dict[str, Any] = {"do_sample": False, "eos_token_id": codec.end, "pad_token_id": codec.end}
+        made = model.generate(ids, max_length=31, attention_mask=torch.ones_like(ids), **options)
+        assert codec.decode([made[0, ids.shape[1] :].tolist()]) == [text]
+
+
+def test_all_architectures_are_tested() -> None:
+    assert set(ARCHITECTURES) <= {class_of(arch) for arch in SHAPES}
+
+
+def records_of(
+    trained: Trained, scratch: Path, n: int, workers: int, backend: CTranslate2 | None = None, **options: Any
+) -> Any:
+    scratch.mkdir(exist_ok=True)
+    of = (backend or CTranslate2()).of(trained.llama, trained.data, Runtime(workers))
+    decoding = Decoding(**{"max_tokens": 24, "chunk": 8, **options})
+    return of.respond((PROMPTS * 9)[:n], decoding, seed=5, scratch=scratch)
+
+
+def test_a_chunk_is_the_same_in_every_run(trained: Trained, tmp_path: Path) -> None:
+    """Of any number of workers, with more chunks, and of a run that goes on after a kill."""
+    whole = records_of(trained, tmp_path / "1", 60, 1)
+    assert len(set(whole.texts)) > 40 and {CUT, ENDED} == set(whole.finish)
+    for workers in (2, 3):
+        assert records_of(trained, tmp_path / str(workers), 60, workers) == whole
+    kept = tmp_path / "3"
+    for number in (1, 4):
+        (kept / f"chunk-{number:06d}.json").unlink()
+    assert records_of(trained, kept, 60, 1) == whole
+    assert records_of(trained, tmp_path / "fewer", 32, 1).texts == whole.texts[:32]
+    more = records_of(trained, tmp_path / "kept", 60, 1, keep_prompt=True, logprobs=True)
+    assert [p + t for p, t in zip(PROMPTS * 9, whole.texts, strict=False)] == more.texts
+    ended = [end == ENDED for end in more.finish]
+    assert [len(x) for x in more.logprobs] == [len(ids) + end for ids, end in zip(more.ids, ended, strict=True)]
+    int8 = records_of(trained, tmp_path / "8", 60, 2, CTranslate2("int8"))
+    assert int8 != whole and len(set(int8.texts)) > 40
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.5}, {"top_k": 7}, {"top_p": 0.6, "temperature": 2.0}, {"top_k": 20, "top_p": 0.7}],
+    ids=str,
+)
+@pytest.mark.parametrize("length", [2, 5])
+def test_both_engines_draw_from_one_distribution(
+    trained: Trained, tmp_path: Path, options: dict[str, Any], length: int
+) -> None:
+    """Also of a later token, with prompts of several lengths."""
+    decoding = Decoding(max_tokens=length, chunk=500, **options)
+    prompts = ["", "The old", "T"] * 1000 if length > 2 else [""] * 3000
+    ours, theirs = (
+        backend.of(trained.llama, trained.data, Runtime(2)).respond(prompts, decoding, seed=9).texts
+        for backend in (Torch(), CTranslate2())
+    )
+    last = [[text[-2:] for text in texts] for texts in (ours, theirs)]
+    assert alike(*last) > 0.001
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["recipe.min_p=0.1"], "recipe.min_p=0.1: is no option of CTranslate2"),
+        (["recipe.bias=0.5"], "recipe.bias=0.5: is no option of CTranslate2"),
+        (["recipe.repetition_penalty=1.2"], "recipe.repetition_penalty=1.2: is no option"),
+        (["recipe.backend.compute_type=int4"], "recipe.backend.compute_type=int4: unknown; did you mean int8"),
+        (
+            ["model=pretrained", "model.path={olmo}", "domain.tokenizer={tokenizer}"],
+            "recipe.backend=OlmoForCausalLM: is none of those that CTranslate2 writes",
+        ),
+    ],
+)
+def test_what_ctranslate2_cannot_do(trained: Trained, tmp_path: Path, overrides: list[str], words: str) -> None:
+    """Is refused before any work."""
+    from genloss.experiment import Experiment
+
+    places = {"olmo": tmp_path / "olmo", "tokenizer": trained.data / "tokenizer"}
+    if "{olmo}" in str(overrides):
+        saved_as("Olmo", trained, places["olmo"])
+    given = [override.format(**places) for override in overrides]
+    with pytest.raises(UserError, match=words):
+        Experiment(compose(["recipe/backend=ctranslate2", "domain.context=48", *given]))
 
 
 # -- openai: servers that speak vLLM's shape ---------------------------------------------------------------------------

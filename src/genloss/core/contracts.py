@@ -153,6 +153,10 @@ class Model(Plugin):
         """Those of STARTS that a training of it can have."""
         return ("base", "previous")
 
+    def architecture(self) -> str | None:
+        """The class of transformers that it is; None if it is none, or that is not known before work begins."""
+        return None
+
     def ready(self, experiment: Experiment) -> None:
         """Have at hand, where work begins, what it is made from, and refuse what can only be known then."""
 
@@ -276,6 +280,9 @@ class Backend(Plugin, ABC):
     def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:
         """Refuse an option that it does not have (UserError, whose key is the option's name). Nothing is ignored.
         prompted: whether records have prompts."""
+
+    def check_architecture(self, name: str) -> None:
+        """Refuse a class of transformers that it cannot go on with."""
 
     @abstractmethod
     def sample(self, request: Sampling) -> Iterator[Replies]:

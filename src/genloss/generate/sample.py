@@ -78,6 +78,8 @@ class Sample(Recipe, Finishes):
 
     def check(self, experiment: Experiment) -> None:
         self.writer.check_decoding(self.decoding(), self.prompts != "none")
+        if name := experiment.model.architecture():
+            self.writer.check_architecture(name)
         if self.prompts == "none":
             without_effect(self, ["prompt_tokens", "keep_prompt"], "with prompts=none")
         context = able(experiment.domain, Documents).context

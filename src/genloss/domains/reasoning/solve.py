@@ -59,6 +59,8 @@ class Solve(Recipe, Repeats, Finishes):
 
     def check(self, experiment: Experiment) -> None:
         self.writer.check_decoding(self.decoding(1))
+        if name := experiment.model.architecture():
+            self.writer.check_architecture(name)
         pool, rounds = able(experiment.domain, Reasoning).pool, experiment.rounds
         most = f"at most {pool // max(1, rounds)}: domain.pool={pool} fresh problems for {rounds} rounds"
         require(self.n * rounds <= pool, "n", self.n, most)
