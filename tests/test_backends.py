@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2_contingency
+from scipy.stats import chi2_contingency, chisquare
 
 from conftest import Trained
 from genloss.backends.ctranslate2 import ARCHITECTURES, CTranslate2
@@ -29,6 +31,7 @@ from genloss.core.errors import UserError
 from genloss.core.records import CUT, ENDED
 from genloss.generate import Request
 from genloss.generate.sample import Sample
+from genloss.language import decision
 from genloss.language.model import load
 from genloss.language.tokenizer import load_codec
 from genloss.workflow.compose import compose
@@ -71,6 +74,139 @@ def test_a_recipe_keeps_them(trained: Trained, tmp_path: Path) -> None:
         more, _ = Sample(**options, logprobs=True).generate(asked(trained, tmp_path / "b"))
         assert more.drop_columns(["logprob"]).equals(plain)
         assert all(-24 * 8 < x < 0 for x in more["logprob"].to_pylist())
+
+
+# -- constrained decoding ----------------------------------------------------------------------------------------------
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "age": {"type": "integer", "minimum": 10, "maximum": 99},
+        "kind": {"enum": ["old", "quiet"]},
+        "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2},
+    },
+    "required": ["age", "kind", "tags"],
+    "additionalProperties": False,
+}
+
+
+def is_person(text: str) -> bool:
+    found = json.loads(text)
+    tags = found["tags"]
+    return (
+        set(found) == {"age", "kind", "tags"}
+        and type(found["age"]) is int
+        and 10 <= found["age"] <= 99
+        and found["kind"] in ("old", "quiet")
+        and len(tags) <= 2
+        and all(tag in (True, False) for tag in tags)
+    )
+
+
+@pytest.mark.parametrize(
+    ("constraint", "longest", "matches"),
+    [
+        ({"regex": r"[A-Z][a-z]{2,6}( [0-9]+)?\."}, 24, re.compile(r"[A-Z][a-z]{2,6}( [0-9]+)?\.").fullmatch),
+        ({"choice": ["The old river.", "The old", "(a|b)*", "\u00e9t\u00e9"]}, 24, None),
+        ({"json": PERSON}, 48, is_person),
+    ],
+    ids=["regex", "choice", "json"],
+)
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_what_ends_matches(trained: Trained, constraint: dict[str, Any], longest: int, matches: Any, arch: str) -> None:
+    """With prompts of several lengths, however many workers there are, and whatever else the options are."""
+    decoding = Decoding(longest, chunk=9, constraint=constraint, temperature=1.5, repetition_penalty=1.1)
+    said = [
+        Torch().of(trained.models[arch], trained.data, Runtime(workers)).respond(PROMPTS, decoding, seed=3)
+        for workers in (1, 2)
+    ]
+    assert said[0] == said[1] and said[0].finish.count(ENDED) >= len(PROMPTS) // 3
+    for text, finish in zip(said[0].texts, said[0].finish, strict=True):
+        if finish == ENDED:
+            assert matches(text) if matches else text in constraint["choice"], text
+    assert len(set(said[0].texts)) > (2 if "choice" in constraint else 8)
+    greedy = replace(decoding, bias=0.0)
+    assert ENDED in Torch().of(trained.models[arch], trained.data).respond(PROMPTS[:4], greedy).finish
+
+
+def test_a_choice_is_drawn_by_its_tokens(trained: Trained) -> None:
+    """Where choices differ in their first token, that decides: by its share among the tokens that are left."""
+    codec, model = load_codec(trained.data / "tokenizer"), load(trained.llama)
+    choices = ["a", "e", "t"]
+    ids = decision.labels(codec, choices)
+    p = decision.label_probabilities(model, codec, [[codec.begin]], ids)[0]
+    drawn = Decoding(3, chunk=500, constraint={"choice": choices})
+    said = Torch().of(trained.llama, trained.data).respond([""] * 3000, drawn, seed=4).texts
+    assert chisquare([said.count(choice) for choice in choices], 3000 * p).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    ("constraint", "words"),
+    [
+        ({"regex": "("}, r"recipe.constraint.regex=\(: is not understood by llguidance"),
+        ({"json": {"type": "objec"}}, "recipe.constraint.json=.*is not understood by llguidance"),
+        ({"choice": []}, "recipe.constraint.choice=.*: must be a list of texts"),
+        ({"choice": ["a", "a"]}, "must be texts that differ"),
+        ({"regexp": "a"}, "recipe.constraint=regexp: unknown; did you mean regex"),
+        ({"regex": "a", "choice": ["b"]}, "must be one of regex, choice, json"),
+    ],
+)
+def test_bad_constraints(constraint: dict[str, Any], words: str) -> None:
+    from genloss.experiment import Experiment
+
+    cfg = compose([])
+    cfg.recipe.constraint = constraint
+    with pytest.raises(UserError, match=words):
+        Experiment(cfg)
+    for name in ("ctranslate2", "openai"):
+        cfg = compose([f"recipe/backend={name}", "recipe.prompts=real", *(SERVER[1:] if name == "openai" else [])])
+        cfg.recipe.constraint = {"choice": ["a", "b"]}
+        with pytest.raises(UserError, match=r"recipe\.constraint="):
+            Experiment(cfg)
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------------
+
+
+def test_decisions_are_those_of_transformers(trained: Trained) -> None:
+    """`pipeline("decision")`, which asks one prompt at a time; for all of its kinds of questions."""
+    from transformers import PreTrainedTokenizerFast, pipeline
+    from transformers.decision import DecisionConfig
+
+    template = "{{ state }}? {% for o in question.options %}{{ question.labels[loop.index0] }} {{ o }} {% endfor %}:"
+    kinds: dict[str, dict[str, Any]] = {
+        "choice": {"type": "choice", "criteria": {"calm": "a", "angry": None, "old": None}},
+        "score": {"type": "score", "criteria": ["Can wait", "This week", "Today", "Now"]},
+        "noul": {"type": "noul", "instructions": "Is it old?"},
+    }
+    names = {"choice": ["A", "B", "C"], "score": ["A", "B", "C", "D"], "noul": ["Y", "N"]}
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(trained.data / "tokenizer")
+    model = load(trained.llama)
+    decide = pipeline(
+        "decision",
+        model=model,
+        tokenizer=tokenizer,
+        decision_config=DecisionConfig(chat_template=template, labels={"noul": ["Y", "N"]}),
+    )
+    states = ["The old river", "A market", "The council builds the narrow bridge"]
+    theirs = [decide({"state": state, "questions": kinds}) for state in states]
+    codec = load_codec(trained.data / "tokenizer")
+    for kind, question in kinds.items():
+        options = list(question["criteria"]) if kind == "choice" else ["true", "false"]
+        options = [str(i) for i in range(4)] if kind == "score" else options
+        shown = " ".join(f"{name} {option}" for name, option in zip(names[kind], options, strict=True))
+        prompts = codec.encode([f"{state}? {shown} :" for state in states])
+        p = decision.label_probabilities(model, codec, prompts, decision.labels(codec, names[kind]))
+        assert p.sum(axis=1) == pytest.approx(1)
+        for row, answer in zip(p, (each[kind] for each in theirs), strict=True):
+            if kind == "noul":
+                assert row[0] == pytest.approx(answer["noul"], abs=1e-5)
+                continue
+            assert row == pytest.approx(list(answer["probabilities"].values()), abs=1e-5)
+            if kind == "score":
+                assert decision.scores(row[None])[0] == pytest.approx(answer["score"], abs=1e-4)
+    with pytest.raises(UserError, match="different single tokens"):
+        decision.labels(codec, ["A", "harbour and winter"])
 
 
 # -- ctranslate2 -------------------------------------------------------------------------------------------------------
@@ -301,6 +437,7 @@ def test_a_chat_answers_without_its_thoughts(trained: Trained, tmp_path: Path) -
         (VLLM("top_k"), {"top_k": 5}, "ignores top_k: top_k=1 gives different texts"),
         (VLLM("top_p"), {"top_p": 0.5}, "ignores top_p: top_p=0.001 gives different texts"),
         (VLLM("finish_reason", "usage"), {}, "ignores finish_reason"),
+        (VLLM(), {"constraint": {"json": PERSON}}, "ignores response_format: the reply is no JSON"),
         (VLLM(model="gpt-2"), {}, r"recipe.backend.model=m: the server answers as gpt-2"),
     ],
 )

@@ -64,6 +64,8 @@ class CTranslate2(Backend):
             if getattr(decoding, name) != plain:
                 why = f"is no option of CTranslate2; leave it at {plain}, or use recipe/backend=torch"
                 raise UserError(name, getattr(decoding, name), why)
+        if decoding.constraint:
+            raise UserError("constraint", decoding.constraint, "is none of CTranslate2; use recipe/backend=torch")
         if decoding.bias not in (0, 1):
             why = "is no option of CTranslate2; 1 samples, 0 is greedy, and recipe/backend=torch has what is between"
             raise UserError("bias", decoding.bias, why)

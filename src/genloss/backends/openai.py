@@ -27,6 +27,7 @@ from genloss.core.contracts import Backend, Decoding, Replies, Sampling
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.records import CUT, ENDED
 from genloss.core.seeds import seed_of
+from genloss.language.constraint import check_constraint
 from genloss.language.tokenizer import load_codec
 
 SEEDS = 1 << 31  # of a server
@@ -56,6 +57,10 @@ class OpenAI(Endpoint, Backend):
         why = "is no option of an OpenAI-compatible server"
         if decoding.repetition_penalty != 1:
             raise UserError("repetition_penalty", decoding.repetition_penalty, f"{why}; leave it at 1")
+        if decoding.constraint and "json" not in decoding.constraint:
+            remedy = "servers share no name for it but that of a JSON schema; write one (an enum is a choice)"
+            raise UserError("constraint", decoding.constraint, remedy)
+        check_constraint(decoding.constraint)
         if decoding.bias not in (0, 1):
             raise UserError("bias", decoding.bias, f"{why}; 1 samples, 0 is greedy")
         if not prompted and not (self.api == "completions" and self.begin):
@@ -122,6 +127,9 @@ class OpenAI(Endpoint, Backend):
         body |= {"top_p": options.top_p} if options.top_p < 1 else {}
         body |= {"top_k": options.top_k} if options.top_k else {}
         body |= {"min_p": options.min_p} if options.min_p else {}
+        if options.constraint:
+            schema = {"name": "record", "strict": True, "schema": options.constraint["json"]}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body | ({"logprobs": True if chat else 1} if options.logprobs else {})
 
     def probe(self, question: Question, request: Sampling) -> None:
@@ -131,6 +139,7 @@ class OpenAI(Endpoint, Backend):
             return
         seeded = "seed" in question.body
         body = {**question.body, "max_tokens": min(PROBE, question.body["max_tokens"]), "temperature": HOT}
+        body.pop("response_format", None)
 
         def said(name: str, seed: int, **more: Any) -> Reply:
             seeds = {"seed": seed} if seeded else {}

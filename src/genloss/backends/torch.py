@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from genloss.core.contracts import Backend, Replies, Sampling
+from genloss.core.contracts import Backend, Decoding, Replies, Sampling
+from genloss.language.constraint import check_constraint
 
 
 @dataclass
 class Torch(Backend):
     """Every option of `Decoding`."""
+
+    def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:
+        check_constraint(decoding.constraint)
 
     def sample(self, request: Sampling) -> Iterator[Replies]:
         from genloss.language.sampling import sample  # torch and transformers take seconds to load

@@ -212,7 +212,8 @@ class Fit:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are drawn, in the order in which the options act on the next-token distribution: `repetition_penalty`
+    """How tokens are drawn, in the order in which the options act on the next-token distribution: `constraint` (tokens
+    that a text cannot go on with are masked), `repetition_penalty`
     (Keskar et al. 2019), `temperature`, `top_k`, `top_p` (Holtzman et al. 2020), `min_p` (Nguyen et al. 2024), and
     `bias`, the sampling bias λ of Alemohammad et al. (2024): with probability λ a token is drawn from the distribution,
     else it is its mode; 1 is faithful, 0 greedy."""
@@ -228,6 +229,7 @@ class Decoding:
     keep_prompt: bool = False  # whether a text contains its prompt
     chunk: int = 512  # records computed together; part of the identity, since kernels differ between batch sizes
     logprobs: bool = False  # whether `Replies` has token ids and log-probabilities
+    constraint: dict[str, Any] = field(default_factory=dict)  # what a text must match (genloss.language.constraint)
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")

@@ -24,6 +24,7 @@ from genloss.core.files import write_atomic
 from genloss.core.machine import cores
 from genloss.core.records import CUT, ENDED
 from genloss.core.seeds import uniforms
+from genloss.language.constraint import Masks
 from genloss.language.decode import new_cache, stepper
 from genloss.language.likelihood import token_logprobs
 from genloss.language.model import device_of, load
@@ -103,10 +104,13 @@ def sample_chunk(
     if options.repetition_penalty != 1:
         seen = torch.zeros(rows, codec.size, dtype=torch.bool, device=device)
         seen.scatter_(1, step[:, 1:], True)
+    masks = Masks(options.constraint, codec, rows) if options.constraint else None
     count = 0
     for t in range(shared, longest):
-        logits = advance(step, cache, t + 1 - step.shape[1])
-        p = adjust(logits[:, : codec.size].float(), options, seen)
+        logits = advance(step, cache, t + 1 - step.shape[1])[:, : codec.size].float()
+        if masks:
+            logits = logits.masked_fill(~torch.from_numpy(masks.of(alive.tolist())).to(device), -torch.inf)
+        p = adjust(logits, options, seen)
         token = draw(p, u[alive, t], options.bias)
         is_forced = t < forced[alive]
         token = torch.where(is_forced, tokens[alive, t], token)
@@ -116,6 +120,9 @@ def sample_chunk(
         length[alive[finished]] = t
         tokens[alive, t] = torch.where(going, token, codec.end)
         going = going & ~ended
+        if masks:
+            for i in (going & ~is_forced).nonzero()[:, 0].tolist():
+                masks.take(int(alive[i]), int(token[i]))
         left = int(going.sum())
         if left == 0:
             break

@@ -38,6 +38,7 @@ class Solve(Recipe, Repeats, Finishes):
     top_p: float = 1.0
     bias: float = 1.0  # 1: sampled; 0: greedy
     chunk: int = 512  # responses computed together; part of the identity, since kernels differ between batch sizes
+    constraint: dict[str, Any] = field(default_factory=dict)  # what a response must match: regex, choice, or json
     backend: Any = field(default_factory=dict)
     needs = (Reasoning,)
 
@@ -51,7 +52,13 @@ class Solve(Recipe, Repeats, Finishes):
 
     def decoding(self, context: int) -> Decoding:
         return Decoding(
-            context, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, bias=self.bias, chunk=self.chunk
+            context,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            bias=self.bias,
+            chunk=self.chunk,
+            constraint=self.constraint,
         )
 
     def parts(self) -> Mapping[str, Plugin]:
