@@ -293,6 +293,7 @@ NEEDS = {
             "endpoint": ["recipe.teacher.model=m"],
         }.items()
     },
+    "recipe/backend/openai": ["recipe.backend.model=m", "recipe.prompts=real"],
     "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
     "model/pretrained": ["model.path=hub:some/model"],
     **{

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -13,24 +14,36 @@ from typing import Any
 
 import pytest
 
-from genloss.backends.endpoint import LARGEST, Endpoint, Passing, chat_text, tokens_of, wait_of
+from genloss.backends.endpoint import Question, same_model
+from genloss.backends.reply import NoReply, read, tokens_of, wait_of
 from genloss.backends.spending import Budget, Ledger, Limits
+from genloss.backends.thoughts import without_thoughts
+from genloss.backends.wire import LARGEST
 from genloss.core.errors import UserError
 from genloss.systems.llm2llm.teachers.endpoint import Endpoint as Tutor
 from support import Server, serving
 
 ASKED = [{"role": "user", "content": "2+2?"}]
+ANEW = itertools.count()  # no question is the one of before
 
 
-def endpoint(server: Server, **options: Any) -> Endpoint:
+def endpoint(server: Server, **options: Any) -> Tutor:
     given: dict[str, Any] = {"url": server.url, "model": "m", "pause": 0.0}
-    return Endpoint(**given | options)
+    return Tutor(**given | options)
+
+
+def say(asked: Tutor, said: list[dict[str, str]] = ASKED) -> str:
+    return asked.reply(asked.question(said, next(ANEW))).text
+
+
+def many(asked: dict[int, list[dict[str, str]]]) -> list[tuple[int, Question]]:
+    return [(number, Question({"messages": said}, next(ANEW))) for number, said in asked.items()]
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield
+    monkeypatch.setenv("GENLOSS_STORE", str(tmp_path / "store"))
 
 
 def error(status: int, body: Any, **headers: str) -> Any:
@@ -55,20 +68,42 @@ def error(status: int, body: Any, **headers: str) -> Any:
     ],
 )
 def test_addresses(url: str, address: str) -> None:
-    assert Endpoint(url=url).address() == address
+    assert Tutor(url=url).address() == address
 
 
 def test_null_is_not_sent() -> None:
     with serving(lambda number, body: "4") as server:
-        assert endpoint(server, temperature=None, top_p=None, options={"seed": None}).reply(ASKED) == "4"
-        endpoint(server).reply(ASKED)
+        assert say(endpoint(server, temperature=None, top_p=None, options={"seed": None})) == "4"
+        say(endpoint(server))
     assert server.bodies[0] == {"model": "m", "messages": ASKED, "seed": None}
     assert (server.bodies[1]["temperature"], server.bodies[1]["top_p"]) == (1.0, 1.0)
+
+
+def test_a_token_in_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays in the environment, also where the server is named."""
+    with serving(lambda number, body: error(403, b"no")) as server:
+        asked = endpoint(server, url=server.url.replace("/v1", "/{MY_TOKEN}/v1"))
+        with pytest.raises(UserError, match="names MY_TOKEN, which is no variable"):
+            asked.begin_round(Path(), Path())
+        monkeypatch.setenv("MY_TOKEN", "hidden")
+        assert asked.address().endswith("/hidden/v1/chat/completions")
+        with pytest.raises(UserError, match=r"/{MY_TOKEN}/v1: answers HTTP 403") as refused:
+            say(asked)
+    assert "hidden" not in str(refused.value)
+
+
+def test_what_the_environment_holds_for_others_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "hidden")
+    with serving(lambda number, body: "4") as server:
+        assert say(endpoint(server, key="MY_KEY")) == "4"
+    assert "hidden" not in str(server.headers)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"url": "https://h/sk-hidden1234567890/v1"}, "url: must be without a secret"),
         ({"url": "http://h/v1?api-key=hidden"}, "url: must be without a secret"),
         ({"url": "http://h/v1?pwd=hidden"}, "url: must be without a secret"),
         ({"url": "http://me:hidden@h/v1"}, "url: must be without a secret"),
@@ -83,7 +118,7 @@ def test_null_is_not_sent() -> None:
 )
 def test_bad_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words) as refused:
-        Endpoint(**options)
+        Tutor(**options)
     assert "hidden" not in str(refused.value)
 
 
@@ -93,7 +128,7 @@ def test_bad_options(options: dict[str, Any], words: str) -> None:
 def test_retry_after_is_waited_for() -> None:
     with serving(lambda number, body: error(429, b"", Retry_After="0.4") if number == 0 else "4") as server:
         began = time.monotonic()
-        assert endpoint(server).reply(ASKED) == "4"
+        assert say(endpoint(server)) == "4"
         assert time.monotonic() - began >= 0.4 and len(server.bodies) == 2
 
 
@@ -102,7 +137,7 @@ def test_a_wait_that_is_too_long_ends_at_once() -> None:
         tried = endpoint(server, seconds=30.0)
         tried.end = time.monotonic() + 30
         with pytest.raises(UserError, match=r"1 attempts \(the last: HTTP 503, which asks for 3600 seconds\)"):
-            tried.reply(ASKED)
+            say(tried)
 
 
 def test_waits() -> None:
@@ -111,6 +146,8 @@ def test_waits() -> None:
     for said in ("", "soon", "-3", "nan", "Mon, 01 Jan 1990 00:00:00 GMT"):
         assert wait_of({"Retry-After": said}) == 0
     assert wait_of({"Retry-After": "inf"}) == 86400
+    assert wait_of({"retry-after-ms": "1500", "Retry-After": "9"}) == 1.5
+    assert wait_of({"Retry-After-Ms": "soon", "Retry-After": "9"}) == 9
 
 
 def test_a_failure_wakes_those_that_wait(tmp_path: Path) -> None:
@@ -127,7 +164,7 @@ def test_a_failure_wakes_those_that_wait(tmp_path: Path) -> None:
     asked = {i: [{"role": "user", "content": said}] for i, said in enumerate(("wait", "refused"))}
     with serving(behave) as server, pytest.raises(UserError, match="HTTP 400"):
         began = time.monotonic()
-        list(endpoint(server).replies(asked, tmp_path, workers=2))
+        list(endpoint(server).replies(many(asked), workers=2))
     assert time.monotonic() - began < 60 and len(server.bodies) == 2
 
 
@@ -154,7 +191,7 @@ def test_the_words_of_a_refusal(status: int, body: Any, words: str, monkeypatch:
     """Shown, once, and without the key."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret-12345")
     with serving(lambda number, said: error(status, body)) as server, pytest.raises(UserError, match=words) as refused:
-        endpoint(server).reply(ASKED)
+        say(endpoint(server))
     assert len(server.bodies) == 1 and "secret" not in str(refused.value) and "\x1b" not in str(refused.value)
 
 
@@ -189,23 +226,23 @@ def stream(*deltas: Any, usage: Any = None) -> bytes:
     ],
 )
 def test_shapes_of_replies(content: bytes, text: str) -> None:
-    assert chat_text(content) == text
+    assert without_thoughts(read(content).text) == text
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"error": {"message": "overloaded"}}', r"no chat completion \(overloaded\)"),
-        (b'{"choices": []}', "no chat completion"),
-        (of({"content": 4}), "no chat completion"),
-        (of("4"), "no chat completion"),
-        (b"null", "no chat completion"),
-        (b"data: {", "no chat completion"),
+        (b'{"error": {"message": "overloaded"}}', r"no completion \(overloaded\)"),
+        (b'{"choices": []}', "no completion"),
+        (of({"content": 4}), "no completion"),
+        (of("4"), "no completion"),
+        (b"null", "no completion"),
+        (b"data: {", "no completion"),
     ],
 )
 def test_what_is_no_reply(content: bytes, words: str) -> None:
-    with pytest.raises(Passing, match=words.replace("overloaded", r"\*\*\*")):
-        chat_text(content, key="overloaded")
+    with pytest.raises(NoReply, match=words.replace("overloaded", r"\*\*\*")):
+        read(content, key="overloaded")
 
 
 LIES = [{"prompt_tokens": 7, "completion_tokens": n} for n in (-1, 10**9, 10**400)]
@@ -213,11 +250,76 @@ LIES = [{"prompt_tokens": 7, "completion_tokens": n} for n in (-1, 10**9, 10**40
 
 def test_tokens_are_counted_or_estimated() -> None:
     used = {"prompt_tokens": 7, "completion_tokens": 2}
-    assert tokens_of(of({"content": "4"}, usage=used), ASKED) == (7, 2)
-    assert tokens_of(stream({"content": "4"}, usage=used), ASKED) == (7, 2)
+    assert tokens_of(of({"content": "4"}, usage=used), "2+2?") == (7, 2)
+    assert tokens_of(stream({"content": "4"}, usage=used), "2+2?") == (7, 2)
     for broken in (None, {}, {"prompt_tokens": "x", "completion_tokens": 1}, 5, *LIES):
-        sent, written = tokens_of(of({"content": "4" * 300}, usage=broken), ASKED)
+        sent, written = tokens_of(of({"content": "4" * 300}, usage=broken), "2+2?")
         assert sent == 1 and 100 <= written < 300
+
+
+# -- servers that do otherwise than they were asked --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "words"),
+    [
+        ({}, {"model": "gpt-2"}, r"^model=m: the server answers as gpt-2; name that one"),
+        (
+            {"options": {"max_tokens": 5}},
+            {"usage": {"prompt_tokens": 1, "completion_tokens": 99}},
+            "ignores max_tokens",
+        ),
+        ({"options": {"logprobs": True}}, {}, "ignores logprobs: the reply has none"),
+        ({"options": {"response_format": {"type": "json_object"}}}, {}, "ignores response_format: .* no JSON"),
+    ],
+)
+def test_what_a_server_ignores(options: dict[str, Any], said: dict[str, Any], words: str) -> None:
+    """Is told in one line, and such a reply is not kept."""
+    with serving(lambda number, body: (200, of({"content": "four"}, **said))) as server:
+        asked = endpoint(server, **options)
+        with pytest.raises(UserError, match=words):
+            say(asked)
+        assert len(server.bodies) == 1 and not asked.place(asked.question(ASKED, next(ANEW))).parent.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "same"),
+    [
+        ("gpt-4o-mini", "gpt-4o-mini-2024-07-18", True),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("Qwen/Qwen2.5-0.5B", "qwen2.5-0.5b", True),
+        ("/models/a", "a", True),
+        ("a", "b/a@1", True),
+        ("a", "", False),
+    ],
+)
+def test_names_of_one_model(asked: str, said: str, same: bool) -> None:
+    assert same_model(asked, said) == same
+
+
+def trickling(handler: Any) -> None:
+    """A header, byte by byte: each comes long before a timeout of one piece."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    for _ in range(200):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
+def test_headers_that_trickle_end_with_the_timeout() -> None:
+    began = time.monotonic()
+    with serving(lambda number, body: trickling) as server, pytest.raises(UserError, match="last: timeout"):
+        say(endpoint(server, timeout=0.4, attempts=2))
+    assert time.monotonic() - began < 5
+
+
+def test_bodies_that_are_packed_all_the_same() -> None:
+    """And those that unpack to more than is read."""
+    packed = gzip.compress(of({"content": "4"})), gzip.compress(b" " * (50 * LARGEST))
+    with serving(lambda number, body: error(200, packed[number > 0], Content_Encoding="gzip")) as server:
+        assert say(endpoint(server)) == "4"
+        with pytest.raises(UserError, match=f"more than {LARGEST} bytes"):
+            say(endpoint(server, attempts=1))
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------
@@ -229,9 +331,9 @@ def test_requests_are_never_exceeded(tmp_path: Path) -> None:
     with serving(lambda number, body: error(500, b"") if number % 3 == 0 else "4") as server:
         for limit, sent in ((10, 10), (10, 10), (14, 14)):
             limited = endpoint(server, budget=Budget(round=Limits(requests=limit)))
-            limited.begin(tmp_path / "round", tmp_path / "account.json")
+            limited.begin_round(tmp_path / "round", tmp_path / "account.json")
             with pytest.raises(UserError, match=rf"^budget.round.requests={limit}: is spent \({limit}\); .*raise it"):
-                list(limited.replies(asked, tmp_path / "replies", workers=4))
+                list(limited.replies(many(asked), workers=4))
             assert len(server.bodies) == sent
         assert Ledger(tmp_path / "account.json", Limits(), Budget(), "sweep").spent()["requests"] == 14
 
@@ -239,11 +341,11 @@ def test_requests_are_never_exceeded(tmp_path: Path) -> None:
 def test_a_spent_sweep_takes_no_request_of_a_round(tmp_path: Path) -> None:
     with serving(lambda number, body: "4") as server:
         limited = endpoint(server, budget=Budget(sweep=Limits(requests=1)))
-        limited.begin(tmp_path / "round", tmp_path / "account.json")
-        limited.reply(ASKED)
+        limited.begin_round(tmp_path / "round", tmp_path / "account.json")
+        say(limited)
         for _ in range(3):
             with pytest.raises(UserError, match=r"^budget.sweep.requests=1: is spent"):
-                limited.reply(ASKED)
+                say(limited)
     assert [ledger.spent()["requests"] for ledger in limited.ledgers] == [1, 1]
 
 
@@ -274,9 +376,9 @@ def test_replies_that_are_cut_off_are_paid(tmp_path: Path, behave: Any, least: i
     asked = [{"role": "user", "content": "x" * 300}]
     with serving(lambda number, body: behave) as server:
         limited = endpoint(server, budget=Budget(round=Limits(tokens=200)), attempts=8, timeout=0.4)
-        limited.begin(tmp_path / "round", tmp_path / "account.json")
+        limited.begin_round(tmp_path / "round", tmp_path / "account.json")
         with pytest.raises(UserError, match=r"^budget.round.tokens=200: is spent"):
-            limited.reply(asked)
+            say(limited, asked)
     spent = limited.ledgers[0].spent()
     assert spent["requests"] == len(server.bodies) <= 2 and spent["sent"] == 100 * len(server.bodies)
     assert least <= spent["written"] <= LARGEST
@@ -290,14 +392,14 @@ def test_tokens_and_money_end_a_sweep(tmp_path: Path, limits: dict[str, Any]) ->
     with serving(lambda number, body: reply) as server:
         for folder in ("a", "b"):
             limited = endpoint(server, budget=budget)
-            limited.begin(tmp_path / folder, tmp_path / "account.json")
+            limited.begin_round(tmp_path / folder, tmp_path / "account.json")
             key = next(iter(limits))
             if folder == "a":
-                assert limited.reply(ASKED) == limited.reply(ASKED) == "4"
+                assert say(limited) == say(limited) == "4"
                 continue
-            assert limited.reply(ASKED) == "4"
+            assert say(limited) == "4"
             with pytest.raises(UserError, match=rf"budget.sweep.{key}=.*is spent"):
-                limited.reply(ASKED)
+                say(limited)
     assert len(server.bodies) == 3
     assert json.loads((tmp_path / "account.json").read_text()) == {"requests": 3, "sent": 90, "written": 30}
 

@@ -21,7 +21,9 @@ import pyarrow as pa
 import pytest
 
 from genloss.backends.endpoint import Endpoint as ChatEndpoint
-from genloss.backends.endpoint import chat_text
+from genloss.backends.endpoint import Question
+from genloss.backends.reply import read
+from genloss.backends.thoughts import without_thoughts
 from genloss.core import records
 from genloss.core.capabilities import able
 from genloss.core.contracts import HISTORY, Decoding, Fit, Inputs, Runtime
@@ -40,7 +42,7 @@ from genloss.loop import Loop
 from genloss.stages import GENERATE
 from genloss.systems.llm2llm.recipe import LLM2LLM
 from genloss.systems.llm2llm.teachers import Ask, Teacher
-from genloss.systems.llm2llm.teachers.endpoint import RULES, final_list
+from genloss.systems.llm2llm.teachers.endpoint import PROMPTS, Prompts, final_list
 from genloss.systems.llm2llm.teachers.model import Written
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import arm_id
@@ -395,17 +397,23 @@ def test_what_a_model_writes_is_read_by_the_template() -> None:
     teacher = Written(path="x")
     ask = Ask(0, "t", Problem("P", "4", "", "2+2=4"), 1)
     assert teacher.show(ask) == "Problem: P\nAnswer: 2+2=4\n\nProblem: "
-    assert teacher.parse("Q?\nAnswer: 5\n\nProblem: R") == ("Q?", "5")
-    assert teacher.parse("<think>P\nAnswer: 4\n\n</think>Q?\nAnswer: 5\n\n") == ("Q?", "5")
-    assert teacher.parse("Q?\nAnswer: 5") is None and teacher.parse("Q? 5\n\n") is None
+    assert teacher.parse("Q?\nAnswer: 5\n\nProblem: R", records.CUT) == ("Q?", "5")
+    assert teacher.parse("<think>P\nAnswer: 4\n\n</think>Q?\nAnswer: 5\n\n", records.CUT) == ("Q?", "5")
+    assert teacher.parse("Q?\nAnswer: 5", records.ENDED) is None and teacher.parse("Q? 5\n\n", records.ENDED) is None
 
 
 # -- teachers: an endpoint ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("GENLOSS_STORE", str(tmp_path / "kept-replies"))
+
+
+def received(folder: Path) -> int:
+    """Replies that are on the disk."""
+    return len(list(folder.glob("kept-replies/replies/*/*.json")))
 
 
 def good(number: int, body: dict[str, Any] | None = None) -> str:
@@ -435,28 +443,37 @@ def test_an_endpoint_is_asked_as_in_the_paper(group: Class, tmp_path: Path, monk
     }  # and nothing of what the student said
     body = server.bodies[0]
     assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
-    assert body["messages"][0]["content"] == RULES and final_list(body["messages"][2]["content"])
+    assert body["messages"][0]["content"] == Prompts.read(PROMPTS).system and final_list(body["messages"][2]["content"])
     assert (body["model"], body["temperature"], body["top_p"], body["seed"]) == ("m", 1.0, 1.0, 3)
     assert {h["Authorization"] for h in server.headers} == {"Bearer secret-12345"}
     for file in [*tmp_path.rglob("*")]:
         assert file.is_dir() or b"secret-12345" not in file.read_bytes()
 
 
-def test_the_backend_knows_messages_and_texts_alone(tmp_path: Path) -> None:
-    """A reply that was received before a kill is not asked for; one that was dealt with is gone; a failure comes
-    last."""
-    asked = {number: [{"role": "user", "content": f"{number}?"}] for number in (0, 3, 12)}
-    (tmp_path / "000003.json").write_text('"kept"')
-    with serving(lambda number, body: body["messages"][0]["content"] + "!") as server:
+def test_replies_come_in_order_and_once(tmp_path: Path) -> None:
+    """However long each takes; what was received is found again, also where a failure came before it."""
+    asked = [(number, Question({"messages": [{"role": "user", "content": f"{number}?"}]})) for number in (0, 3, 12)]
+
+    def behave(number: int, body: dict[str, Any]) -> str:
+        said = body["messages"][0]["content"]
+        time.sleep(0.3 if said == "0?" else 0)
+        return said + "!"
+
+    with serving(behave) as server:
         backend = ChatEndpoint(url=server.url, model="m", pause=0)
-        assert dict(backend.replies(asked, tmp_path, workers=2)) == {0: "0?!", 3: "kept", 12: "12?!"}
-        assert server.given == 2 and not list(tmp_path.iterdir())
-    with serving(lambda number, body: (404, b"") if "12" in body["messages"][0]["content"] else "yes") as server:
+        for _ in range(2):
+            found = [(number, reply.text) for number, reply in backend.replies(asked, workers=2)]
+            assert found == [(0, "0?!"), (3, "3?!"), (12, "12?!")] and len(server.bodies) == 3
+        assert backend.found == 3
+        other = asked[0][1]._replace(stream=1)  # another record with the same prompt
+        assert backend.reply(other).text == "0?!" and len(server.bodies) == 4
+    with serving(lambda number, body: (404, b"") if "0?" in body["messages"][0]["content"] else "yes") as server:
         backend = ChatEndpoint(url=server.url, model="m")
-        found: list[Any] = []
         with pytest.raises(UserError, match=rf"^url={server.url}: answers HTTP 404; what was received is kept"):
-            found.extend(backend.replies(asked, tmp_path, workers=1))
-        assert found == [] or dict(found) == {0: "yes", 3: "yes"}
+            for number, _ in backend.replies(asked, workers=2):
+                assert number
+        given = server.given
+    assert [backend.place(question).is_file() for _, question in asked].count(True) == given
 
 
 def test_a_second_ask_shows_what_was_kept(group: Class, tmp_path: Path) -> None:
@@ -494,9 +511,9 @@ BAD = {
     "hanging up": (hanging_up, "last: "),
     "busy": ((503, b"later"), "HTTP 503"),
     "too fast": ((429, b""), "HTTP 429"),
-    "no JSON": ((200, b"<html>"), "no chat completion"),
-    "other JSON": ((200, b'{"choices": []}'), "no chat completion"),
-    "deep": ((200, b"[" * 100_000), "no chat completion"),
+    "no JSON": ((200, b"<html>"), "no completion"),
+    "other JSON": ((200, b'{"choices": []}'), "no completion"),
+    "deep": ((200, b"[" * 100_000), "no completion"),
     "endless": ((200, b" " * (1 << 19)), "bytes"),
 }
 
@@ -521,7 +538,7 @@ def test_passing_trouble_is_tried_again_and_then_reported(group: Class, tmp_path
         assert str(error.value).startswith(f"recipe.teacher.url={server.url}: gave no reply in 2 attempts (the last: ")
         assert words in str(error.value) and "\n" not in str(error.value) and "run again" in str(error.value)
         assert len(server.bodies) <= 3 + 2 * 3  # those on their way ended; no others were begun
-        assert len(list((tmp_path / "kept").glob("*.json"))) == server.given == 3
+        assert received(tmp_path) == server.given == 3
         bad = False
         table, counts = group.round(tmp_path, *options)
         assert len(table) == len(group.wrong) == server.given  # none was asked for twice
@@ -573,7 +590,7 @@ def test_a_slow_endpoint_has_seconds_a_round(group: Class, tmp_path: Path) -> No
     with serving(behave) as server, pytest.raises(UserError, match=r"took longer than seconds=0.5|gave no reply"):
         group.round(tmp_path, *ENDPOINT, f"recipe.teacher.url={server.url}", "recipe.teacher.seconds=0.5")
     assert time.monotonic() - began < 10
-    assert server.given >= 2 and len(list((tmp_path / "kept").glob("*.json"))) >= 2
+    assert server.given >= 2 and received(tmp_path) >= 2
 
 
 @pytest.mark.parametrize(
@@ -634,8 +651,8 @@ DRAFT, ANSWER = (f'[{{"problem": "{a}+1+2:", "answer": "{b}"}}]' for a, b in ((5
     ],
 )
 def test_drafts_are_no_answers(said: str) -> None:
-    text = chat_text(json.dumps({"choices": [{"message": {"content": said}}]}).encode())
-    assert final_list(text) == json.loads(ANSWER)
+    text = read(json.dumps({"choices": [{"message": {"content": said}}]}).encode()).text
+    assert final_list(without_thoughts(text)) == json.loads(ANSWER)
 
 
 @pytest.mark.parametrize("said", [f"<think>{DRAFT}", f"<think>{DRAFT}</think>", f"{DRAFT}</think>"])
@@ -687,6 +704,51 @@ def test_arms_of_a_sweep_share_its_budget(tmp_path: Path, monkeypatch: pytest.Mo
         assert len(server.bodies) == 8 and json.loads(account.read_text())["requests"] == 8
 
 
+def test_a_rerun_is_free_and_the_same(group: Class, tmp_path: Path) -> None:
+    """Of the whole round, and after a failure in the middle; with copies, of which the order decides."""
+    with serving(lambda number, body: good(number // 2)) as server:
+        options = [*ENDPOINT, f"recipe.teacher.url={server.url}"]
+        table, counts = group.round(tmp_path / "a", *options)
+        asked = len(server.bodies)
+        again, more = group.round(tmp_path / "b", *options)
+        assert again == table and len(server.bodies) == asked and more["requests"] == 0
+        assert more["replies_found"] == asked == counts["requests"] and counts["rejected_repeated"] > 0
+        other = Class(group.data, group.model, group.wrong)
+        changed = Experiment(compose([*TINY, *options]))
+        request = replace(other.request(tmp_path / "c", changed), seed=8)  # another stream
+        changed.recipe.generate(request)
+        assert len(server.bodies) > asked
+
+
+def test_replies_that_are_cut_off_are_no_problems(group: Class, tmp_path: Path) -> None:
+    """Though a list is whole in them: it may be a draft."""
+
+    def behave(number: int, body: dict[str, Any]) -> Any:
+        cut = number < len(group.wrong)
+        choice = {"message": {"content": good(number)}, "finish_reason": "length" if cut else "stop"}
+        return 200, json.dumps({"choices": [choice]}).encode()
+
+    with serving(behave) as server:
+        table, counts = group.round(tmp_path, *ENDPOINT, f"recipe.teacher.url={server.url}")
+    assert counts["rejected_cut_off"] == len(group.wrong) == len(table)
+
+
+def test_other_prompts(group: Class, tmp_path: Path) -> None:
+    """A file of the user's: what it says is sent, and its hash is in the key and in the results."""
+    file = tmp_path / "words.yaml"
+    file.write_text(PROMPTS.read_text().replace("experienced tutor", "old sailor").replace("version: 1", "version: 7"))
+    options = [*ENDPOINT, f"recipe.teacher.prompts={file}"]
+    with serving(good) as server:
+        x = Experiment(compose([*TINY, *options, f"recipe.teacher.url={server.url}"]))
+        _, result = x.recipe.generate(group.request(tmp_path, x))
+        assert "old sailor" in server.bodies[0]["messages"][0]["content"]
+    assert result["prompts"] == {"version": 7, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    for text, words in (("version: 1", "exactly the keys"), ("a: [", "no file of prompts"), (None, "no file")):
+        file.unlink() if text is None else file.write_text(text)
+        with pytest.raises(UserError, match=rf"recipe.teacher.prompts={file}: .*{words}"):
+            Experiment(compose([*TINY, *options]))
+
+
 def test_a_wrong_label_of_an_endpoint_is_measured(group: Class, tmp_path: Path) -> None:
     def behave(number: int, body: dict[str, Any]) -> str:
         return json.dumps([{"problem": f"{number}+1+2:", "answer": number + 3 + number % 2}])
@@ -729,8 +791,7 @@ def test_a_kill_loses_no_reply(group: Class, tmp_path: Path) -> None:
         assert reached.wait(120)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        received = {path.name for name in ("kept", "replies") for path in (tmp_path / name).glob("[0-9]*.json")}
-        assert server.given == 6 == len(received)
+        assert server.given == 6 == received(tmp_path)
         table, _ = group.round(tmp_path, *options)
         assert len(table) == len(group.wrong) == server.given
 

@@ -180,6 +180,8 @@ def test_bad_settings(home: Project, text: str, words: str) -> None:
         ("https://host/x?user=me:hush@b", "https://host/x?***"),
         ("https://host/x#access_token=hush", "https://host/x#***"),
         ("https://host/x;password=hush", "https://host/x;***"),
+        ("https://host/sk-proj-hush1234567890/v1", "https://host/sk-proj-hush1234567890/v1"),
+        ("https://host/v1/Hush0aB1cD2eF3gH4iJ5kL6mN7", "https://host/v1/Hush0aB1cD2eF3gH4iJ5kL6mN7"),
         ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dhush", "mssql+pyodbc:///?***"),
     ],
 )
@@ -193,6 +195,12 @@ def test_secrets_of_addresses(address: str, shown: str) -> None:
     [
         *("", "http://host:5000", "sqlite:///a@b.db", "postgresql://me@host/db", "file:///x"),
         *("postgresql://host/db?application_name=monkey", "http://host/?design=x&max_tokens=9"),
+        *(
+            "https://h/accounts/0123456789abcdef0123456789abcdef/v1",
+            "https://h/{MY_TOKEN}/v1",
+            "https://h/sk-models/v1",
+        ),
+        *("https://h/models/Qwen2.5-Coder-32B-Instruct-AWQ/v1", "http://h/v1/chat/completions"),
         *("mssql://host/db?TrustServerCertificate=yes&charset=utf8mb4", "http://host:5000/#/experiments/1"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +291,7 @@ def test_prompts_are_recorded_as_parents(trained: Trained, tmp_path: Path, keep:
     same = sum(t.startswith(b) for t, b in zip(table["text"].to_pylist(), begins, strict=True))
     assert same == 70 if keep else same < 10
     if not keep:
-        longer, _ = Sample(**{**vars(recipe), "keep_prompt": True}).generate(request("b"))
+        longer, _ = replace(recipe, keep_prompt=True).generate(request("b"))
         assert longer["text"].to_pylist() == [
             b + t for b, t in zip(begins, table["text"].to_pylist(), strict=True)
         ]  # the prompt, and nothing else, was removed

@@ -39,6 +39,7 @@ OPERATIONAL = (
     "trainer.diverged",
     "trainer.checkpoint_minutes",
     "recipe.teacher.budget",
+    "recipe.backend.budget",
 )
 # What a config must have, each with keys of its own; conf/ has a group of options for each.
 GROUPS = ("domain", "model", "recipe", "curation", "mixing", "trainer", "metrics", "tracking")

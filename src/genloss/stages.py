@@ -32,7 +32,19 @@ from genloss.mix.shards import mix
 # Members of plug-ins that no stage uses, and those of a domain that a stage uses only if it says so in `calls`: their
 # code is not in its key.
 BEFORE_WORK = frozenset(
-    {"check", "fingerprint", "places", "parts", "classes", "needs", "at_most", "ended", "starts", "ready"}
+    {
+        "check",
+        "fingerprint",
+        "places",
+        "parts",
+        "classes",
+        "needs",
+        "at_most",
+        "ended",
+        "starts",
+        "ready",
+        "architecture",
+    }
 )
 NOT_CALLED = BEFORE_WORK | {
     "prepare",

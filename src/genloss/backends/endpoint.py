@@ -1,13 +1,17 @@
-"""An OpenAI-compatible chat endpoint, a hosted or a local one (vLLM, `transformers serve`).
+"""An OpenAI-compatible server, a hosted or a local one (vLLM, SGLang, llama.cpp, `transformers serve`).
 
     export OPENAI_API_KEY=...            # only there: never in the config, the records or a message
 
     endpoint = Endpoint(url="http://localhost:8000/v1", model="my-model")
-    for number, text in endpoint.replies({7: [{"role": "user", "content": "2+2?"}]}, folder, workers=4): ...
+    asked = [(7, Question({"messages": [{"role": "user", "content": "2+2?"}]}, stream=1))]
+    for number, reply in endpoint.replies(asked, workers=4): ...
 
-A chat model at temperature 1 does not give the same bytes twice. A reply is therefore on the disk before the next one
-is asked for, and is not asked for again after a kill.
-"""
+A server does not give the same bytes twice. So each reply is on the disk before it is handed on, below replies/ of the
+store, under the hash of what was asked: address, body, and the random stream that it stands for (two records with one
+prompt are two replies). The same question is never paid twice, after a kill, a failure, or when a finished stage is
+computed again; `rm -r .genloss/store/replies` asks anew.
+
+What a server ignores is not ignored here: each reply is compared with what was asked of it."""
 
 from __future__ import annotations
 
@@ -18,35 +22,30 @@ import os
 import re
 import threading
 import time
-from collections.abc import Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from genloss.backends.reply import SPENT, NoReply, Reply, complaint, read, tokens_of, wait_of
 from genloss.backends.spending import Budget, Ledger, ask
-from genloss.backends.thoughts import without_thoughts
 from genloss.core.errors import UserError, require
 from genloss.core.files import write_atomic
-from genloss.core.places import has_secret
+from genloss.core.hashes import canonical, sha256_text
+from genloss.core.places import has_secret, store_root
 
 if TYPE_CHECKING:
     from genloss.core.contracts import Experiment
 
-LARGEST = 1 << 18  # bytes of a reply that are read
 THREADS = 4  # requests at a time, unless runtime.workers says otherwise
-PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP: worth another try
-# ... unless the server says one of these: nothing but money helps
-SPENT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
-CHAT = "/chat/completions"
-OURS = ("model", "messages", "temperature", "top_p", "n")  # of a request; no `options`
-TEXTS = ("text", "output_text")  # of the parts of a content
-DAY = 86_400.0
-BYTES = 3  # of a token, where a server does not count them
-MOST = 10**7  # tokens of a conversation or its reply; a server that counts more is not believed
+AHEAD = 16  # questions for each of them that wait, or whose replies do
+PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP: worth another try, unless the server says one of SPENT
+CHAT, COMPLETIONS = "/chat/completions", "/completions"
+OURS = ("model", "messages", "prompt", "temperature", "top_p", "n")  # of a request; no `options`
+NAMED = re.compile(r"\{([A-Za-z_]\w*)\}")  # in an address: a variable of the environment
 
 Messages = list[dict[str, str]]  # of role and content
 
@@ -59,25 +58,31 @@ class Passing(Exception):
         self.wait = wait
 
 
+class Question(NamedTuple):
+    """What a reply is a reply to."""
+
+    body: Mapping[str, Any]  # of the request, without model and options; it has `messages`, or `prompt`
+    stream: int | str = 0  # the random stream that the reply stands for
+
+
 @dataclass
 class Endpoint:
     """Each request is tried `attempts` times; those of a round end after `seconds`. What was received stays: the same
     command goes on from there. Errors are UserErrors whose keys are relative to these fields."""
 
-    url: str = "https://api.openai.com/v1"  # with or without /chat/completions; a query stays (?api-version=...)
+    url: str = "https://api.openai.com/v1"  # a query stays (?api-version=...); {NAME} is a variable of the environment
     model: str = "???"
     key: str = "OPENAI_API_KEY"  # name of the environment variable; unset: no key is sent
-    temperature: float | None = 1.0  # null: not sent; some models refuse it
-    top_p: float | None = 1.0  # null: not sent
-    options: dict[str, Any] = field(default_factory=dict)  # anything else of the request, such as {seed: 1}
-    timeout: float = 60.0  # seconds of one request
+    options: dict[str, Any] = field(default_factory=dict)  # anything else of the request, such as {max_tokens: 500}
+    timeout: float = 60.0  # seconds of one request, from the first byte to the last
     attempts: int = 4  # of one request
     pause: float = 1.0  # seconds before the second attempt, at most; doubled with each one
     seconds: float = 3600.0  # of all requests of a round
     budget: Budget = field(default_factory=Budget)  # no part of the arm's identity: it can be raised
 
     def __post_init__(self) -> None:
-        require(not has_secret(self.url), "url", None, "without a secret; name an environment variable in key")
+        secret = "without a secret; name an environment variable in key, or {NAME} where the address holds it"
+        require(not has_secret(self.url), "url", None, secret)
         try:
             address = urlsplit(self.url)
             known = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
@@ -87,9 +92,6 @@ class Endpoint:
         require(re.fullmatch(r"[A-Za-z_]\w*", self.key) is not None, "key", None, "the name of an environment variable")
         named = self.model == self.model.strip() and self.model.isprintable() and 0 < len(self.model) <= 200
         require(named, "model", repr(self.model), "a model's name: one line of 1 to 200 characters")
-        cold, top = self.temperature, self.top_p
-        require(cold is None or cold >= 0, "temperature", cold, "at least 0, or null: not sent")
-        require(top is None or 0 < top <= 1, "top_p", top, "in (0, 1], or null: not sent")
         for name in OURS:
             require(name not in self.options, f"options.{name}", self.options.get(name), "absent: it is set here")
         require(1 <= self.attempts <= 100, "attempts", self.attempts, "from 1 to 100")
@@ -98,82 +100,130 @@ class Endpoint:
             require(getattr(self, name) > 0, name, getattr(self, name), "more than 0 seconds")
         self.end = math.inf  # of time.monotonic
         self.ledgers: list[Ledger] = []
+        self.found = 0  # replies of this round that were on the disk
 
     def check(self, experiment: Experiment) -> None:
         """UserError where a library that it needs is not installed."""
-        for library in ("requests", "tenacity"):
+        for library in ("openai", "tenacity"):
             if importlib.util.find_spec(library) is None:
-                raise UserError("_target_", type(self).__name__, f"needs {library}; pip install 'genloss[teacher]'")
+                raise UserError("_target_", type(self).__name__, f"needs {library}; pip install 'genloss[openai]'")
 
-    def begin(self, scratch: Path, account: Path) -> None:
+    def begin_round(self, scratch: Path, account: Path) -> None:
         """The `seconds` of a round begin now, and its budget holds; without it there is no end. scratch: the round's
         folder; account: the file in which a sweep counts what it has spent."""
-        self.end = time.monotonic() + self.seconds
+        for name in NAMED.findall(self.url):
+            if not os.environ.get(name):
+                raise UserError("url", self.url, f"names {name}, which is no variable of the environment; set it")
+        self.end, self.found = time.monotonic() + self.seconds, 0
         self.ledgers = [self.ledger(scratch), Ledger(account, self.budget.sweep, self.budget, "sweep")]
 
     def ledger(self, scratch: Path) -> Ledger:
         """What a round has spent."""
         return Ledger(scratch / "spent.json", self.budget.round, self.budget, "round")
 
+    def costs(self, scratch: Path) -> dict[str, float]:
+        """What a round has spent, by the names of metrics; `found`: replies that were there already."""
+        names = {"requests": "requests", "sent": "tokens_sent", "written": "tokens_written", "money": "money"}
+        spent = self.ledger(scratch).spent()
+        counts = {names[key]: value for key, value in spent.items() if key != "money" or value}
+        return counts | ({"replies_found": float(self.found)} if self.found else {})
+
     # -- many requests -------------------------------------------------------------------------------------------------
 
     def replies(
-        self, asked: Mapping[int, Messages], folder: Path, workers: int = 0
-    ) -> Generator[tuple[int, str], None, None]:
-        """(number, text of the reply) of every conversation in `asked`, once, in the order in which the replies come;
-        `workers` at a time (0: THREADS). A reply lies in `folder` from when it is received until the next one is asked
-        of this iterator. After a failure, the requests on their way are waited for and kept; then it is raised, as
-        UserError."""
-        stop = threading.Event()
-        pool = ThreadPoolExecutor(workers or THREADS)
+        self, asked: Iterable[tuple[int, Question]], workers: int = 0
+    ) -> Generator[tuple[int, Reply], None, None]:
+        """(number, reply) of every question, in their order; `workers` requests at a time (0: THREADS). After a failure
+        the requests on their way are waited for, and their replies kept; then it is raised, as UserError."""
+        stop, threads = threading.Event(), workers or THREADS
+        pool = ThreadPoolExecutor(threads)
+        waiting: deque[tuple[int, Future[Reply]]] = deque()
         try:
-            sent = {pool.submit(self.received, m, place(folder, i), stop): i for i, m in asked.items()}
-            failed: UserError | None = None  # the first
-            for future in as_completed(sent):
-                try:
-                    text = future.result()
-                except UserError as error:
-                    failed = failed or error
-                    continue
-                if text is not None:
-                    yield sent[future], text
-                    place(folder, sent[future]).unlink(missing_ok=True)
-            if failed:
-                raise failed
+            for number, question in asked:
+                self.found += self.place(question).is_file()
+                waiting.append((number, pool.submit(self._answered, question, stop)))
+                while len(waiting) > AHEAD * threads or (waiting and waiting[0][1].done()):
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        except Stopped:  # by a failure behind it
+            errors = [error for _, future in waiting if (error := future.exception())]
+            raise next(error for error in errors if not isinstance(error, Stopped)) from None
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
 
-    def received(self, messages: Messages, path: Path, stop: threading.Event) -> str | None:
-        """The text of a reply, now in `path`; None after another request has failed."""
-        if path.is_file():  # received before a kill
-            return str(json.loads(path.read_text()))
-        if stop.is_set():
-            return None
+    def _answered(self, question: Question, stop: threading.Event) -> Reply:
         try:
-            text = self.reply(messages, stop)
-        except UserError:
+            return self.reply(question, stop)
+        except BaseException:
             stop.set()
             raise
-        write_atomic(path, json.dumps(text))
-        return text
 
-    # -- one request ---------------------------------------------------------------------------------------------------
+    # -- one question --------------------------------------------------------------------------------------------------
 
-    def reply(self, messages: Messages, stop: threading.Event | None = None) -> str:
-        """The text of the reply to one conversation; UserError after the last attempt, or once `stop` is set."""
+    def reply(self, question: Question, stop: threading.Event | None = None) -> Reply:
+        """The reply to one question, from the disk if it is there; UserError after the last attempt. Stopped once
+        `stop` is set."""
+        key, place = os.environ.get(self.key, ""), self.place(question)
+        if place.is_file():
+            try:
+                return read(json.loads(place.read_text(encoding="utf-8"))["content"].encode())
+            except (ValueError, KeyError, TypeError):
+                place.unlink(missing_ok=True)  # damaged
+        content = self._received(question, stop or threading.Event())
+        reply = read(content, key)
+        self.compare(question, reply)
+        text = content.decode(errors="replace")
+        text = text.replace(key, "***") if key else text  # a server may repeat what it was sent
+        kept = {"url": self.url, "body": self.body(question), "stream": str(question.stream), "content": text}
+        write_atomic(place, json.dumps(kept))
+        return reply
+
+    def place(self, question: Question) -> Path:
+        """Where the reply to a question is kept."""
+        name = sha256_text(canonical([self.url, self.body(question), str(question.stream)]))
+        return store_root() / "replies" / name[:2] / f"{name}.json"
+
+    def body(self, question: Question) -> dict[str, Any]:
+        return {"model": self.model, **question.body, **self.options}
+
+    def compare(self, question: Question, reply: Reply) -> None:
+        """Refuse a reply that shows that the server ignored what it was asked for."""
+        body = self.body(question)
+        if reply.model is not None and not same_model(self.model, reply.model):
+            said = "".join(c for c in reply.model if c.isprintable())[:200]
+            raise UserError("model", self.model, f"the server answers as {said}; name that one, or start the one meant")
+        limit = next((body[k] for k in ("max_tokens", "max_completion_tokens") if isinstance(body.get(k), int)), None)
+        if limit and reply.counted and reply.counted[1] > limit + 1:  # some count an end
+            raise self.ignored("max_tokens", f"it was {limit}, and the reply has {reply.counted[1]} tokens")
+        if body.get("logprobs") and reply.logprobs is None and reply.text:
+            raise self.ignored("logprobs", "the reply has none; do without them, or ask a server that has them")
+        shape = body.get("response_format")
+        if isinstance(shape, dict) and shape.get("type", "").startswith("json") and not reply.cut:
+            try:
+                json.loads(reply.text)
+            except (ValueError, RecursionError):
+                raise self.ignored("response_format", "the reply is no JSON") from None
+
+    def ignored(self, name: str, how: str) -> UserError:
+        return UserError("url", self.url, f"the server ignores {name}: {how}")
+
+    def _received(self, question: Question, stop: threading.Event) -> bytes:
+        """The body of the reply, after at most `attempts` requests."""
         import tenacity
 
-        stop = stop or threading.Event()
         left = self.end - time.monotonic()
         if left <= 0:
             raise self.stopped(f"took longer than seconds={self.seconds:g}")
         grows = tenacity.wait_random_exponential(multiplier=self.pause, max=60)
 
-        def once() -> str:
+        def once() -> bytes:
             if stop.is_set():
-                raise Passing("another request has failed")
-            return self.post(messages)
+                raise Stopped
+            return self.post(question)
 
         attempts = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.attempts)
@@ -187,180 +237,81 @@ class Endpoint:
         try:
             return attempts(once)
         except Passing as trouble:
+            if stop.is_set():
+                raise Stopped from None
             tried = attempts.statistics.get("attempt_number", self.attempts)
             raise self.stopped(f"gave no reply in {tried} attempts (the last: {trouble})") from None
 
     def stopped(self, why: str) -> UserError:
         return UserError("url", self.url, f"{why}; what was received is kept: run again to go on from there")
 
-    def post(self, messages: Messages) -> str:
-        """One attempt; raises Passing where another may help."""
-        import requests
+    def post(self, question: Question) -> bytes:
+        """One attempt, paid for, also where its reply is cut off; raises Passing where another may help."""
+        from genloss.backends.wire import Broken, Came, exchange  # loads the client
 
-        body: dict[str, Any] = {"model": self.model, "messages": messages}
-        body |= {k: v for k, v in (("temperature", self.temperature), ("top_p", self.top_p)) if v is not None}
         try:
             ask(self.ledgers)
         except UserError as error:
             raise error.under("budget") from None
-        limit = min(time.monotonic() + self.timeout, self.end)
+        key, body, came = os.environ.get(self.key, ""), self.body(question), Came()
         try:
-            with requests.post(
-                self.address(),
-                json=body | self.options,
-                auth=self.sign,
-                timeout=max(0.1, limit - time.monotonic()),
-                stream=True,
-                allow_redirects=False,
-                headers={"Accept-Encoding": "identity"},
-            ) as reply:
-                content = self.content(reply, limit, messages)
-        except requests.Timeout as error:
-            if isinstance(error, requests.ReadTimeout):  # the request is there, and nothing of its reply
-                self.pay(b"", messages)
-            raise Passing("timeout") from None
-        except (requests.RequestException, OSError) as error:
-            raise Passing(type(error).__name__) from None
-        except Exception as error:  # urllib3's own, while the body is read
-            if type(error).__module__.startswith("urllib3"):
-                raise Passing(type(error).__name__) from None
-            raise
-        return chat_text(content, os.environ.get(self.key, ""))
+            exchange(self.address("messages" in body), body, key, max(0.1, self._limit()), came)
+        except Broken as trouble:
+            if came.status == 200 or (came.asked and not came.status):
+                self._pay(came.content, body)
+            raise Passing(str(trouble)) from None
+        if came.status != 200:
+            raise self._refusal(came, key)
+        self._pay(came.content, body)
+        try:
+            read(came.content, key)
+        except NoReply as trouble:
+            raise Passing(str(trouble)) from None
+        return came.content
 
-    def pay(self, content: bytes, messages: Messages) -> None:
+    def _limit(self) -> float:
+        return min(self.timeout, self.end - time.monotonic())
+
+    def _pay(self, content: bytes, body: Mapping[str, Any]) -> None:
         """Count what a reply has cost, or the part of it that was received."""
-        sent, written = tokens_of(content, messages)
+        asked = body["prompt"] if "prompt" in body else "".join(m["content"] for m in body["messages"])
+        sent, written = tokens_of(content, asked)
         for ledger in self.ledgers:
             ledger.pay(sent, written)
 
-    def address(self) -> str:
-        """Where a conversation is posted to."""
-        known: SplitResult = urlsplit(self.url)
+    def address(self, chat: bool = True) -> str:
+        """Where a question is posted to."""
+        known: SplitResult = urlsplit(NAMED.sub(lambda name: os.environ.get(name[1], name[0]), self.url))
         path = known.path.rstrip("/")
-        return known._replace(path=path if path.endswith(CHAT) else path + CHAT, fragment="").geturl()
+        path = path.removesuffix(CHAT) if path.endswith(CHAT) else path.removesuffix(COMPLETIONS)
+        return known._replace(path=path + (CHAT if chat else COMPLETIONS), fragment="").geturl()
 
-    def content(self, reply: Any, limit: float, messages: Messages) -> bytes:
-        """The body of a reply of requests, read until time.monotonic() = limit, and paid for, also where it is cut off;
-        raises what an error of HTTP means."""
-        content, status = b"", reply.status_code
-        try:
-            while piece := reply.raw.read1(LARGEST):
-                content += piece
-                if len(content) > LARGEST:
-                    raise Passing(f"more than {LARGEST} bytes")
-                if time.monotonic() > limit:  # the timeout of the library is that of one piece
-                    raise Passing("timeout")
-        finally:
-            if status == 200:
-                self.pay(content, messages)
-        if status == 200:
-            return content
-        code, words = complaint(content, os.environ.get(self.key, ""))
+    def _refusal(self, came: Any, key: str) -> Exception:
+        """What an error of HTTP means."""
+        status = came.status
+        code, words = complaint(came.content, key)
         if status in PASSING and code not in SPENT:
-            raise Passing(f"HTTP {status}", wait_of(reply.headers))
+            return Passing(f"HTTP {status}", wait_of(came.headers))
         said = f" ({words})" if words and status != 401 else ""  # 401 may quote a part of the key
         hint = f"; put the key into the variable {self.key}" if status in (401, 403) else ""
         if 300 <= status < 400:
             hint = "; it is a redirect, which is not followed: name the address itself"
-        raise self.stopped(f"answers HTTP {status}{said}{hint}")
-
-    def sign(self, prepared: Any) -> Any:
-        """The key, as an `auth` of requests: a header of ours would give way to the user's netrc."""
-        key = os.environ.get(self.key)
-        if key:
-            prepared.headers["Authorization"] = f"Bearer {key}"
-        return prepared
+        return self.stopped(f"answers HTTP {status}{said}{hint}")
 
 
-def place(folder: Path, number: int) -> Path:
-    """Where the reply to a conversation waits."""
-    return folder / f"{number:06d}.json"
+class Stopped(Exception):
+    """A request that was not sent, since another one has failed."""
+
+
+def same_model(asked: str, said: str) -> bool:
+    """Whether a server's name of its model is that which was asked for: also with a date or revision behind it, or
+    without the owner or folder before it."""
+    one, other = (name.lower().rstrip("/") for name in (asked, said))
+    names = {one, one.rpartition("/")[2]}, {other, other.rpartition("/")[2]}
+    return any(re.fullmatch(re.escape(a) + r"([-:][\d.-]+)?(@.+)?", b) for a in names[0] for b in names[1])
 
 
 def asked_for(state: Any) -> float:
     """Seconds that the server asked for, at the last attempt of tenacity."""
     error = state.outcome.exception()
     return error.wait if isinstance(error, Passing) else 0.0
-
-
-def wait_of(headers: Mapping[str, str]) -> float:
-    """Seconds of Retry-After, a number or a date; 0 without one."""
-    said = headers.get("Retry-After", "")
-    try:
-        seconds = float(said)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return 0.0
-    return min(max(0.0, seconds), DAY)
-
-
-def complaint(content: bytes, key: str = "") -> tuple[str, str]:
-    """(code, words) of a server's error, the words on one line, short and without the key: they are untrusted."""
-    text = content.decode(errors="replace")
-    code = ""
-    try:
-        found = json.loads(text)
-        found = found.get("error", found)
-        if isinstance(found, dict):
-            code = next((found[k] for k in ("code", "type") if found.get(k) in SPENT), "")
-            found = found.get("message") or found.get("detail") or found
-        text = found if isinstance(found, str) else json.dumps(found)
-    except (ValueError, AttributeError, RecursionError, TypeError):
-        pass
-    text = text.replace(key, "***") if key else text  # before it is cut: a part of a key is one, too
-    return code, " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())[:200]
-
-
-def chat_text(content: bytes, key: str = "") -> str:
-    """The text of a chat completion, or of a stream of them, without thoughts; '' if the model said nothing. Raises
-    Passing if it is none, whose words do not show the key."""
-    try:
-        parts = [said for chunk in chunks(content) for said in contents(chunk)]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        _, words = complaint(content, key)
-        raise Passing(f"no chat completion{f' ({words})' if words else ''}") from None
-    return without_thoughts("".join(parts)).strip()
-
-
-def tokens_of(content: bytes, messages: Messages) -> tuple[int, int]:
-    """Tokens (sent, written) of a reply, as the server counts them or by the length of the texts."""
-    try:
-        usage = next(chunk["usage"] for chunk in reversed(chunks(content)) if chunk.get("usage"))
-        sent, written = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-        if not (0 <= sent <= MOST and 0 <= written <= MOST):
-            raise ValueError
-        return sent, written
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration, OverflowError):
-        sent = sum(len(m["content"].encode(errors="replace")) for m in messages)
-        return sent // BYTES, len(content) // BYTES
-
-
-def chunks(content: bytes) -> list[Any]:
-    """The completion in a body, or those of an event stream (the reply to options={stream: true})."""
-    lines = content.decode(errors="replace").splitlines()
-    if not any(line.startswith("data:") for line in lines[:10]):
-        return [json.loads(content)]
-    events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
-    return [json.loads(event) for event in events if event != "[DONE]"]
-
-
-def contents(completion: Any) -> list[str]:
-    """The texts of the first choice: of its message or its delta, whose content is a text, parts of it, or null."""
-    choices = completion["choices"]
-    if not choices and completion.get("object") == "chat.completion.chunk":  # the last of a stream counts tokens
-        return []
-    choice = choices[0]
-    content = (choice["message"] if "message" in choice else choice["delta"]).get("content")
-    if content is None:  # it refuses, calls tools, or ended while it thought
-        return []
-    if isinstance(content, str):
-        return [content]
-    texts = [part if isinstance(part, str) else part.get("text") for part in content if kind(part) in TEXTS]
-    return [text for text in texts if isinstance(text, str)]
-
-
-def kind(part: Any) -> str:
-    """Of a part of a content: thoughts are no text."""
-    return "text" if isinstance(part, str) else str(part.get("type", "text"))

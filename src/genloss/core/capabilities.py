@@ -11,14 +11,13 @@ domains/lab)."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.contracts import Backend, Checked, Report, Runtime, Sampling, silent
+from genloss.core.contracts import Checked, Report, Responder, Runtime, silent
 
 C = TypeVar("C")
 
@@ -40,14 +39,9 @@ class Texts(ABC):
 
 
 class Documents(Texts):
-    """records that are documents"""
+    """records that are documents: one column of text, the first of the domain's `payload`"""
 
     context: int  # longest record of its models, in tokens
-
-    @abstractmethod
-    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield (payload columns, tokens made) chunk by chunk, `request.n` records in all, in order. A column `finish`
-        says how each record ended (genloss.core.records.ENDED or CUT)."""
 
 
 class Scores(ABC):
@@ -66,7 +60,7 @@ class Responds(ABC):
     context: int  # longest prompt with its response, in tokens
 
     @abstractmethod
-    def backend(self, model: Path, data: Path, runtime: Runtime) -> Backend:
+    def backend(self, model: Path, data: Path, runtime: Runtime) -> Responder:
         """What answers prompts by this model; `data` holds its tokenizer."""
 
 

@@ -6,8 +6,10 @@ plug-ins in `parts`: their code is then in the keys of its stages, their checks 
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -151,6 +153,10 @@ class Model(Plugin):
         """Those of STARTS that a training of it can have."""
         return ("base", "previous")
 
+    def architecture(self) -> str | None:
+        """The class of transformers that it is; None if it is none, or that is not known before work begins."""
+        return None
+
     def ready(self, experiment: Experiment) -> None:
         """Have at hand, where work begins, what it is made from, and refuse what can only be known then."""
 
@@ -206,7 +212,8 @@ class Fit:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are drawn, in the order in which the options act on the next-token distribution: `repetition_penalty`
+    """How tokens are drawn, in the order in which the options act on the next-token distribution: `constraint` (tokens
+    that a text cannot go on with are masked), `repetition_penalty`
     (Keskar et al. 2019), `temperature`, `top_k`, `top_p` (Holtzman et al. 2020), `min_p` (Nguyen et al. 2024), and
     `bias`, the sampling bias λ of Alemohammad et al. (2024): with probability λ a token is drawn from the distribution,
     else it is its mode; 1 is faithful, 0 greedy."""
@@ -221,6 +228,8 @@ class Decoding:
     prompt_tokens: int | None = None  # prompts are cut to so many; None: to max_tokens - 1
     keep_prompt: bool = False  # whether a text contains its prompt
     chunk: int = 512  # records computed together; part of the identity, since kernels differ between batch sizes
+    logprobs: bool = False  # whether `Replies` has token ids and log-probabilities
+    constraint: dict[str, Any] = field(default_factory=dict)  # what a text must match (genloss.language.constraint)
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
@@ -253,18 +262,53 @@ class Sampling:
     scratch: Path  # finished chunks are kept here and found again after a kill
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
+    account: Path | None = None  # where a sweep counts what it has paid; None: in `scratch`
 
 
 class Replies(NamedTuple):
     texts: list[str]  # one a prompt, in their order
     tokens: int  # that were sampled for them
     finish: list[str]  # how each ended: genloss.core.records.ENDED or CUT
+    # With decoding.logprobs: the tokens of each text, its prompt not among them, and the natural logarithm of each
+    # one's probability under the model itself, before any option of the decoding; of a text that ended also that of its
+    # end, as one more number. ids: None where a backend knows only what tokens are called.
+    ids: list[list[int]] | None = None
+    logprobs: list[list[float]] | None = None
 
 
-class Backend(ABC):
-    """Who answers prompts (genloss.backends)."""
+class Backend(Plugin, ABC):
+    """Who goes on from prompts: a plug-in of a recipe, `recipe/backend=NAME` (genloss.backends)."""
+
+    def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:
+        """Refuse an option that it does not have (UserError, whose key is the option's name). Nothing is ignored.
+        prompted: whether records have prompts."""
+
+    def check_architecture(self, name: str) -> None:
+        """Refuse a class of transformers that it cannot go on with."""
 
     @abstractmethod
+    def sample(self, request: Sampling) -> Iterator[Replies]:
+        """Go on from the prompts, in their order, some at a time. What is finished is kept in `request.scratch`, and
+        found there after a kill."""
+
+    def spent(self, scratch: Path) -> dict[str, float]:
+        """What the replies that are kept in `scratch` have cost, as counts of a recipe; {} if nothing."""
+        return {}
+
+    def of(self, model: Path, data: Path, runtime: Runtime | None = None) -> Responder:
+        """This backend with a model."""
+        return Responder(self, model, data, runtime or Runtime())
+
+
+@dataclass(frozen=True)
+class Responder:
+    """A backend with a model: what answers prompts."""
+
+    backend: Backend
+    model: Path  # a saved model
+    data: Path  # whose tokenizer/ is the model's
+    runtime: Runtime
+
     def respond(
         self,
         prompts: Sequence[str],
@@ -273,9 +317,35 @@ class Backend(ABC):
         seed: int = 0,
         scratch: Path | None = None,
         report: Report = silent,
+        account: Path | None = None,
     ) -> Replies:
         """Responses to the prompts, in their order. `scratch` keeps what is finished through a kill; None: nothing is
         kept."""
+        known = Replies([], 0, [], [], []) if decoding.logprobs else Replies([], 0, [])
+        if not prompts:
+            return known
+        with tempfile.TemporaryDirectory() if scratch is None else nullcontext(scratch) as folder:
+            request = Sampling(
+                model=self.model,
+                data=self.data,
+                n=len(prompts),
+                seed=seed,
+                decoding=decoding,
+                prompts=prompts,
+                scratch=Path(folder),
+                runtime=self.runtime,
+                report=report,
+                account=account,
+            )
+            for some in self.backend.sample(request):
+                known = Replies(
+                    known.texts + some.texts,
+                    known.tokens + some.tokens,
+                    known.finish + some.finish,
+                    None if known.ids is None or some.ids is None else known.ids + some.ids,
+                    None if known.logprobs is None or some.logprobs is None else known.logprobs + some.logprobs,
+                )
+        return known
 
 
 class Checked(NamedTuple):

@@ -123,12 +123,15 @@ SECRETS = {"pass", "code", "sig", "sas", "accesskeyid"}
 SECRET = re.compile(
     r".*(password|passwd|passphrase|pwd|secret|token|key|signature|auth|authorization|credentials?|jwt|bearer)\d*"
 )
+# ... and parts of a path: as makers of keys begin theirs, or long and of small and capital letters and digits
+SECRET_PART = re.compile(r"(sk|pk|rk|hf|gh[opsu]|xox\w|glpat|nvapi|gsk|AKIA|AIza|eyJ)[-_]?[\w-]{12,}")
+MIXED = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)[\w-]{24,}")
 
 
 def has_secret(address: str) -> bool:
     """Whether an address holds a password or a token: before its host, or in what follows its path, by the names there
     (api-key, accessToken, odbc_connect=...PWD=). A server of the web has no user without one; a database may. A part of
-    a path that is one cannot be told from others."""
+    a server's path is one by its looks, so that one which looks like a name or a number is missed."""
     from urllib.parse import unquote, urlsplit
 
     try:
@@ -140,7 +143,8 @@ def has_secret(address: str) -> bool:
     words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", names).lower())
     named = any(word in SECRETS or SECRET.fullmatch(word) for word in words)
     web = parts.scheme in ("http", "https")
-    return bool(parts.password or (web and "@" in parts.netloc) or named or re.search(r":[^&;@/]+@", behind))
+    parted = web and any(SECRET_PART.fullmatch(part) or MIXED.fullmatch(part) for part in parts.path.split("/"))
+    return bool(parts.password or (web and "@" in parts.netloc) or named or parted or re.search(r":[^&;@/]+@", behind))
 
 
 def conf_dir() -> Path:

@@ -3,19 +3,23 @@
 genloss run                                             # unconditional, from document start
 genloss run recipe.prompts=real recipe.prompt_tokens=16 # continue real text that no model trains on
 genloss run recipe.temperature=0.8 recipe.top_p=0.95    # sharpened decoding drives collapse (Drayson & Lampos 2025)
+genloss run recipe/backend=ctranslate2                  # by another engine; or by another model, behind a server:
+genloss run recipe/backend=openai recipe.backend.url=http://localhost:8000/v1 recipe.backend.model=X recipe.prompts=real
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from genloss.backends import made
 from genloss.core import records
 from genloss.core.capabilities import Documents, Finishes, able
-from genloss.core.contracts import PREVIOUS, Decoding, Experiment, Sampling
+from genloss.core.contracts import PREVIOUS, Decoding, Experiment, Plugin, Sampling
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.plugin import without_effect
 from genloss.core.seeds import generator
@@ -42,6 +46,9 @@ class Sample(Recipe, Finishes):
     repetition_penalty: float = 1.0
     bias: float = 1.0
     chunk: int = 256  # records computed together; part of the identity, since kernels differ between batch sizes
+    constraint: dict[str, Any] = field(default_factory=dict)  # what a text must match: regex, choice, or json
+    logprobs: bool = False  # a column `logprob`: ln of each record's probability under the model that wrote it
+    backend: Any = field(default_factory=dict)
     needs = (Documents,)
 
     def __post_init__(self) -> None:
@@ -51,6 +58,7 @@ class Sample(Recipe, Finishes):
             self.prompt_tokens >= 1, "prompt_tokens", self.prompt_tokens, "at least 1; prompts=none turns prompts off"
         )
         self.decoding()  # refuses the rest
+        self.writer = made(self.backend)
         if self.prompts != "none":
             room = self.prompt_tokens < self.max_tokens
             allowed = f"less than max_tokens={self.max_tokens}, or there is no room for a continuation"
@@ -66,7 +74,13 @@ class Sample(Recipe, Finishes):
     def reads(self) -> tuple[str, ...]:
         return (PREVIOUS,) if self.prompts == "previous" else ()
 
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"backend": self.writer}
+
     def check(self, experiment: Experiment) -> None:
+        self.writer.check_decoding(self.decoding(), self.prompts != "none")
+        if name := experiment.model.architecture():
+            self.writer.check_architecture(name)
         if self.prompts == "none":
             without_effect(self, ["prompt_tokens", "keep_prompt"], "with prompts=none")
         context = able(experiment.domain, Documents).context
@@ -85,19 +99,29 @@ class Sample(Recipe, Finishes):
             scratch=request.scratch,
             runtime=request.runtime,
             report=request.report,
+            account=request.account,
         )
-        columns: dict[str, Any] = {}
+        texts: list[str] = []
+        finish: list[str] = []
+        logprobs: list[float] = []
         tokens = 0
-        for payload, count in able(request.domain, Documents).sample(sampling):
-            tokens += count
-            for key, values in payload.items():
-                columns.setdefault(key, []).extend(values)
-        finish = columns.pop(records.FINISH)
+        for some in self.writer.sample(sampling):
+            texts += some.texts
+            finish += some.finish
+            tokens += some.tokens
+            logprobs += map(sum, some.logprobs or [])
         table = records.make_table(
-            columns, origin=records.SYNTHETIC, generation=request.round, recipe=self.name, parents=parents
+            {request.domain.payload[0]: texts},
+            origin=records.SYNTHETIC,
+            generation=request.round,
+            recipe=self.name,
+            parents=parents,
         )
-        counts = {"cut_off": finish.count(records.CUT)}
-        return records.with_finish(table, finish), {"tokens": tokens, "counts": counts}
+        table = records.with_finish(table, finish)
+        if self.logprobs:  # like `finish`, no part of a record's id
+            table = table.append_column("logprob", pa.array(logprobs, pa.float64()))
+        counts = {"cut_off": finish.count(records.CUT), **self.writer.spent(request.scratch)}
+        return table, {"tokens": tokens, "counts": counts}
 
     def _prompts(self, request: Request) -> tuple[list[str] | None, list[list[str]] | None]:
         if self.prompts == "none":

@@ -103,6 +103,9 @@ class Scratch(TextModel):
             model.compile()
         return model
 
+    def architecture(self) -> str:
+        return {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}[self.arch]
+
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         import torch
 
@@ -171,6 +174,11 @@ class Pretrained(TextModel):
 
     def parts(self) -> Mapping[str, Plugin]:
         return {"adapter": self.lora} if self.lora else {}
+
+    def architecture(self) -> str | None:
+        folder = saved.at_hand(self.path, "path", self.revision)
+        names = _config(folder).get("architectures") if folder else None
+        return str(names[0]) if names else None
 
     def starts(self) -> tuple[str, ...]:
         return STARTS if self.lora else super().starts()

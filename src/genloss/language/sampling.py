@@ -24,7 +24,9 @@ from genloss.core.files import write_atomic
 from genloss.core.machine import cores
 from genloss.core.records import CUT, ENDED
 from genloss.core.seeds import uniforms
+from genloss.language.constraint import Masks
 from genloss.language.decode import new_cache, stepper
+from genloss.language.likelihood import token_logprobs
 from genloss.language.model import device_of, load
 from genloss.language.tokenizer import Codec, load_codec
 
@@ -102,10 +104,13 @@ def sample_chunk(
     if options.repetition_penalty != 1:
         seen = torch.zeros(rows, codec.size, dtype=torch.bool, device=device)
         seen.scatter_(1, step[:, 1:], True)
+    masks = Masks(options.constraint, codec, rows) if options.constraint else None
     count = 0
     for t in range(shared, longest):
-        logits = advance(step, cache, t + 1 - step.shape[1])
-        p = adjust(logits[:, : codec.size].float(), options, seen)
+        logits = advance(step, cache, t + 1 - step.shape[1])[:, : codec.size].float()
+        if masks:
+            logits = logits.masked_fill(~torch.from_numpy(masks.of(alive.tolist())).to(device), -torch.inf)
+        p = adjust(logits, options, seen)
         token = draw(p, u[alive, t], options.bias)
         is_forced = t < forced[alive]
         token = torch.where(is_forced, tokens[alive, t], token)
@@ -115,6 +120,9 @@ def sample_chunk(
         length[alive[finished]] = t
         tokens[alive, t] = torch.where(going, token, codec.end)
         going = going & ~ended
+        if masks:
+            for i in (going & ~is_forced).nonzero()[:, 0].tolist():
+                masks.take(int(alive[i]), int(token[i]))
         left = int(going.sum())
         if left == 0:
             break
@@ -149,7 +157,7 @@ def sample(request: Sampling) -> Iterator[Replies]:
         kept = request.scratch / f"chunk-{number:06d}.json"
         if kept.is_file():
             stored = json.loads(kept.read_text())
-            return Replies(stored["texts"], stored["tokens"], stored["finish"])
+            return Replies(**stored)
         # the last chunk is computed whole and cut, so that asking for more records changes none of the first ones
         u = torch.from_numpy(uniforms(request.seed, number, options.chunk, options.max_tokens))
         own = None
@@ -158,10 +166,17 @@ def sample(request: Sampling) -> Iterator[Replies]:
             own = own + [own[-1]] * (options.chunk - len(own))
         ids, tokens = sample_chunk(model, codec, u, own, options)
         finish = [CUT if len(row) == options.max_tokens else ENDED for row in ids]
+        size = min(len(ids), request.n - number * options.chunk)
+        ids, finish = ids[:size], finish[:size]
+        details: dict[str, Any] = {}
+        given = [0] * size if own is None else [len(prompt) for prompt in own[:size]]
+        if options.logprobs:
+            ended = [end == ENDED for end in finish]
+            said = [row[n:] for row, n in zip(ids, given, strict=True)]
+            details = {"ids": said, "logprobs": token_logprobs(model, codec, ids, given, ended)}
         if own is not None and not options.keep_prompt:
-            ids = [row[len(prompt) :] for row, prompt in zip(ids, own, strict=True)]
-        texts = codec.decode(ids)[: request.n - number * options.chunk]
-        made = Replies(texts, tokens, finish[: len(texts)])
+            ids = [row[len(prompt) :] for row, prompt in zip(ids, own[:size], strict=True)]
+        made = Replies(codec.decode(ids), tokens, finish, **details)
         write_atomic(kept, json.dumps(made._asdict()))
         return made
 

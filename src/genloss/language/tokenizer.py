@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,10 @@ class Codec:
             [i for i in e.ids if i not in marks]
             for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         ]
+
+    def spelled(self, ids: Iterable[int]) -> list[str]:
+        """What tokens are called in the vocabulary; '' of a number that is none."""
+        return [self._tokenizer.id_to_token(i) or "" for i in ids]
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         return self._tokenizer.decode_batch(ids, skip_special_tokens=True)

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from genloss.backends.local import Local
+from genloss.backends.torch import Torch
 from genloss.core import records
 from genloss.core.capabilities import Responds, Verifies
-from genloss.core.contracts import Backend, Checked, Experiment, Plugin, Report, Runtime, silent
+from genloss.core.contracts import Checked, Experiment, Plugin, Report, Responder, Runtime, silent
 from genloss.core.errors import UserError, check_name, require
 from genloss.core.plugin import build, named, plain
 from genloss.core.seeds import generator, seed_of
@@ -195,8 +195,8 @@ class Reasoning(LanguageDomain, Responds, Verifies):
     def texts(self, table: pa.Table) -> list[str]:
         return table.column("prompt").to_pylist()
 
-    def backend(self, model: Path, data: Path, runtime: Runtime) -> Backend:
-        return Local(model, data, runtime)
+    def backend(self, model: Path, data: Path, runtime: Runtime) -> Responder:
+        return Torch().of(model, data, runtime)
 
     def losses(
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent

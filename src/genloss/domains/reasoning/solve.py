@@ -8,15 +8,17 @@ kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from genloss.backends import made
 from genloss.core import records
 from genloss.core.capabilities import Finishes, Repeats, able
-from genloss.core.contracts import Decoding, Experiment
+from genloss.core.contracts import Decoding, Experiment, Plugin
 from genloss.core.errors import require
 from genloss.domains.reasoning import Reasoning
 from genloss.generate import Recipe, Request
@@ -36,6 +38,8 @@ class Solve(Recipe, Repeats, Finishes):
     top_p: float = 1.0
     bias: float = 1.0  # 1: sampled; 0: greedy
     chunk: int = 512  # responses computed together; part of the identity, since kernels differ between batch sizes
+    constraint: dict[str, Any] = field(default_factory=dict)  # what a response must match: regex, choice, or json
+    backend: Any = field(default_factory=dict)
     needs = (Reasoning,)
 
     def __post_init__(self) -> None:
@@ -44,13 +48,26 @@ class Solve(Recipe, Repeats, Finishes):
         varied = self.samples == 1 or self.bias > 0
         require(varied, "samples", self.samples, "1 where bias=0: greedy decoding gives the same response every time")
         self.decoding(1)  # refuses the rest
+        self.writer = made(self.backend)
 
     def decoding(self, context: int) -> Decoding:
         return Decoding(
-            context, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, bias=self.bias, chunk=self.chunk
+            context,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            bias=self.bias,
+            chunk=self.chunk,
+            constraint=self.constraint,
         )
 
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"backend": self.writer}
+
     def check(self, experiment: Experiment) -> None:
+        self.writer.check_decoding(self.decoding(1))
+        if name := experiment.model.architecture():
+            self.writer.check_architecture(name)
         pool, rounds = able(experiment.domain, Reasoning).pool, experiment.rounds
         most = f"at most {pool // max(1, rounds)}: domain.pool={pool} fresh problems for {rounds} rounds"
         require(self.n * rounds <= pool, "n", self.n, most)
@@ -60,13 +77,13 @@ class Solve(Recipe, Repeats, Finishes):
         first = (request.round - 1) * self.n
         pool = records.read(request.data / "prompts.parquet", rows=(first, self.n))
         problems = pool.take(pa.array(np.repeat(np.arange(self.n), self.samples)))
-        backend = domain.backend(request.model, request.data, request.runtime)
-        said = backend.respond(
+        said = self.writer.of(request.model, request.data, request.runtime).respond(
             problems.column("prompt").to_pylist(),
             self.decoding(domain.context),
             seed=request.seed,
             scratch=request.scratch,
             report=request.report,
+            account=request.account,
         )
         payload: dict[str, Any] = {"prompt": problems.column("prompt"), "response": said.texts}
         payload |= {key: problems.column(key) for key in KEPT_COLUMNS}
@@ -74,5 +91,5 @@ class Solve(Recipe, Repeats, Finishes):
         table = records.make_table(
             payload, origin=records.SYNTHETIC, generation=request.round, recipe=self.name, parents=parents
         )
-        counts = {"cut_off": said.finish.count(records.CUT)}
+        counts = {"cut_off": said.finish.count(records.CUT), **self.writer.spent(request.scratch)}
         return records.with_finish(table, said.finish), {"tokens": said.tokens, "counts": counts}

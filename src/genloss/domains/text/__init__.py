@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from genloss.core import records
 from genloss.core.capabilities import Documents
-from genloss.core.contracts import Plugin, Report, Runtime, Sampling, silent
+from genloss.core.contracts import Plugin, Report, Runtime, silent
 from genloss.core.errors import UserError, require
 from genloss.core.plugin import build, named
 from genloss.core.records import normal
@@ -191,12 +191,6 @@ class Text(LanguageDomain, Documents):
 
     def texts(self, table: pa.Table) -> list[str]:
         return table.column("text").to_pylist()
-
-    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list[str]], int]]:
-        from genloss.language.sampling import sample
-
-        for made in sample(request):
-            yield {"text": made.texts, records.FINISH: made.finish}, made.tokens
 
     def losses(
         self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent

@@ -143,7 +143,7 @@ class LLM2LLM(Recipe):
             recipe=self.name,
             parents=[[slot.id] for slot, _ in made],
         )
-        return table, {"tokens": tokens, "counts": counts}
+        return table, {"tokens": tokens, "counts": counts, **self.tutor.told_by()}
 
     def examine(self, pool: pa.Table, request: Request) -> tuple[np.ndarray, int]:
         """bool [n]: which problems of the pool model n-1 answers as their labels do; and the tokens that it took."""
@@ -199,7 +199,7 @@ class LLM2LLM(Recipe):
                 taken |= {normal(p.prompt): "repeated" for p in slot.kept}
         for attempt in range(self.attempts):
             asks = [
-                Ask(number, slot.task, slot.parent, slot.missing, tuple(slot.kept), attempt)
+                Ask(number, slot.task, slot.parent, slot.missing, tuple(slot.kept), attempt, slot.counts["requested"])
                 for number, slot in enumerate(slots)
                 if slot.missing
             ]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genloss.backends.local import Local
+from genloss.backends.torch import Torch
 from genloss.core.contracts import Decoding, Experiment, Report, Runtime, silent
 from genloss.core.errors import UserError
 from genloss.core.hashes import canonical, folder_hash, sha256_text
@@ -77,7 +77,7 @@ class TrainedCritic:
         """Greedy responses; None to a prompt that is longer than the context."""
         lengths = [len(ids) for ids in load_codec(self.data / "tokenizer").encode(prompts)]
         short = [i for i, n in enumerate(lengths) if n < self.context]
-        backend = Local(self.model, self.data, runtime or Runtime())
+        backend = Torch().of(self.model, self.data, runtime)
         greedy = Decoding(self.context, bias=0.0, chunk=self.chunk)
         found: list[str | None] = [None] * len(prompts)
         for i, text in zip(

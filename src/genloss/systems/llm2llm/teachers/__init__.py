@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from genloss.core.capabilities import able
 from genloss.core.contracts import Plugin
@@ -22,6 +22,7 @@ from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
 
 UNPARSEABLE = "unparseable"
+CUT_OFF = "cut off"  # before its end
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Ask:
     n: int
     kept: tuple[Problem, ...] = ()
     attempt: int = 0
+    asked: int = 0  # problems that it was asked for before, in this round
 
 
 class Teacher(Plugin, ABC):
@@ -46,6 +48,10 @@ class Teacher(Plugin, ABC):
 
     def told(self, reason: str) -> None:
         """Why the recipe cannot use a problem, in a word; '' if it can. UserError if too many are of no use."""
+
+    def told_by(self) -> dict[str, Any]:
+        """What it was told with, for the results of the round: version and sha256 of a file of prompts."""
+        return {}
 
     def spent(self, request: Request) -> dict[str, float]:
         """What its replies to this round have cost, as counts of the recipe."""

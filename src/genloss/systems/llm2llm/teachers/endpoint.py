@@ -5,9 +5,8 @@
     genloss run ... recipe/teacher=endpoint recipe.teacher.url=http://localhost:8000/v1 recipe.teacher.model=my-model
 
 The messages have the structure of Lee et al. (2024, appendix): a tutor's rules, one worked example, then the missed
-problem with its gold answer; asked again, it is shown what was kept, and asked for others. The words are ours. A chat
-model at temperature 1 does not give the same bytes twice; what it gave is kept, and the rounds after it are
-reproducible from there.
+problem with its gold answer; asked again, it is shown what was kept, and asked for others. The words are in tutor.yaml.
+A chat model at temperature 1 does not give the same bytes twice; what it gave is kept, and a rerun finds it.
 """
 
 from __future__ import annotations
@@ -16,68 +15,129 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
+from string import Template
 from typing import Any
 
 from genloss.backends import endpoint
 from genloss.backends.spending import LAST
-from genloss.core.errors import UserError
+from genloss.backends.thoughts import without_thoughts
+from genloss.core.contracts import Experiment
+from genloss.core.errors import UserError, first_line, require
+from genloss.core.hashes import sha256_file
+from genloss.core.places import in_project
+from genloss.core.seeds import seed_of
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
-from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
+from genloss.systems.llm2llm.teachers import CUT_OFF, UNPARSEABLE, Ask, Teacher, read
 
 LISTS = 100  # beginnings of a list in a reply that are tried
 
-RULES = """You are an experienced tutor. A student was given a problem and did not solve it. You get the problem and \
-its correct answer, and write new practice problems that train what the student lacks.
-Rules:
-1. Each new problem needs the same skill as the given one and is about as difficult.
-2. It is worded and laid out exactly as the given one, with other content.
-3. It is not the given problem, and no two new problems are the same.
-4. It stands on its own: everything needed to solve it is in it.
-5. It has exactly one correct answer.
-6. Work the answer out carefully before you write it down; a wrong answer harms the student.
-7. The answer is written in exactly the form of the given answer.
-8. Reply with nothing but a JSON list of objects, each with the two texts "problem" and "answer"."""
+PROMPTS = Path(__file__).with_name("tutor.yaml")
 
-EXAMPLE_ASKED = """Problem:
-A crate holds 6 rows of 4 bottles, and 5 bottles are taken out. How many are left?
-Correct answer:
-6 * 4 = 24. 24 - 5 = 19. The answer is 19.
-Write 1 new problem."""
 
-EXAMPLE_TOLD = json.dumps(
-    [
-        {
-            "problem": "A hall has 7 rows of 8 chairs, and 9 chairs are broken. How many can be used?",
-            "answer": "7 * 8 = 56. 56 - 9 = 47. The answer is 47.",
-        }
-    ]
-)
+@dataclass(frozen=True)
+class Prompts:
+    """What a chat model is told, from a file (tutor.yaml)."""
+
+    version: int
+    system: str
+    example_asked: str
+    example_told: str
+    asked: str
+    one: str
+    several: str
+    kept: str
+    unused: str
+
+    @classmethod
+    def read(cls, file: Path) -> Prompts:
+        """UserError with the key `prompts` if it is none."""
+        import yaml
+
+        names = [f.name for f in fields(cls)]
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if not isinstance(found, dict) or found.keys() != set(names):
+                raise ValueError(f"it must have exactly the keys {', '.join(names)}")
+            prompts = cls(int(found.pop("version")), **{name: str(text) for name, text in found.items()})
+            if not all(f"${name}" in prompts.asked.replace("{", "").replace("}", "") for name in PLACES):
+                raise ValueError(f"asked must have the places ${', $'.join(PLACES)}")
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            raise UserError("prompts", str(file), f"is no file of prompts ({first_line(error)})") from None
+        return prompts
+
+    def messages(self, ask: Ask) -> endpoint.Messages:
+        before = ""
+        if ask.kept:
+            before = Template(self.kept).safe_substitute(kept="\n".join(f"- {p.prompt}" for p in ask.kept))
+        elif ask.asked:
+            before = self.unused
+        asked = Template(self.asked).safe_substitute(
+            problem=ask.parent.prompt,
+            answer=ask.parent.solution or ask.parent.answer,
+            before=before,
+            many=self.one if ask.n == 1 else Template(self.several).safe_substitute(n=ask.n),
+        )
+        return [
+            {"role": "system", "content": self.system},
+            {"role": "user", "content": self.example_asked},
+            {"role": "assistant", "content": self.example_told},
+            {"role": "user", "content": asked},
+        ]
+
+
+PLACES = ("problem", "answer", "before", "many")
 
 
 @dataclass
 class Endpoint(endpoint.Endpoint, Teacher):
-    """A chat model (its options are those of the backend) that is asked once for each parent with problems missing."""
+    """A chat model that is asked once for each parent with problems missing. What it thinks aloud is no answer."""
 
+    temperature: float | None = 1.0  # null: not sent; some models refuse it
+    top_p: float | None = 1.0  # null: not sent
+    prompts: str = ""  # a file like tutor.yaml; empty: that one
     paid = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        cold, top = self.temperature, self.top_p
+        require(cold is None or cold >= 0, "temperature", cold, "at least 0, or null: not sent")
+        require(top is None or 0 < top <= 1, "top_p", top, "in (0, 1], or null: not sent")
         self.last: deque[str] = deque(maxlen=LAST)  # why a problem could not be used; '' if it could
 
+    def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        Prompts.read(self.file())
+
+    def file(self) -> Path:
+        return in_project(self.prompts, "prompts") if self.prompts else PROMPTS
+
+    def places(self) -> tuple[str, ...]:
+        return ("prompts",)
+
+    def fingerprint(self) -> str:
+        return sha256_file(self.file())
+
+    def told_by(self) -> dict[str, Any]:
+        return {"prompts": {"version": Prompts.read(self.file()).version, "sha256": self.fingerprint()}}
+
+    def question(self, said: endpoint.Messages, stream: int = 0) -> endpoint.Question:
+        sent = {"temperature": self.temperature, "top_p": self.top_p}
+        return endpoint.Question({"messages": said} | {k: v for k, v in sent.items() if v is not None}, stream)
+
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
-        """In the order in which the replies come. A reply is on the disk before the next one is asked for, and is
-        removed when the recipe has dealt with it."""
+        """In their order, so that a rerun, which finds all replies on the disk, keeps the same problems."""
         if asks[0].attempt == 0:
-            self.begin(request.scratch, request.account)
-        position = {ask.number: i for i, ask in enumerate(asks)}
-        asked = {ask.number: messages(ask) for ask in asks}
+            self.begin_round(request.scratch, request.account)
+        prompts = Prompts.read(self.file())
+        streams = [seed_of(request.seed, "teacher", ask.number, ask.asked) for ask in asks]
+        asked = [self.question(prompts.messages(ask), stream) for ask, stream in zip(asks, streams, strict=True)]
         try:
-            with closing(self.replies(asked, request.scratch / "replies", request.runtime.workers)) as found:
-                for number, text in found:
-                    i = position[number]
-                    yield i, parse(text, asks[i], request)
+            with closing(self.replies(enumerate(asked), request.runtime.workers)) as found:
+                for i, reply in found:
+                    yield i, [CUT_OFF] * asks[i].n if reply.cut else parse(reply.text, asks[i], request)
         except UserError as error:
             raise error.under("recipe.teacher") from None
 
@@ -92,29 +152,12 @@ class Endpoint(endpoint.Endpoint, Teacher):
             raise UserError("recipe.teacher.budget.refused", self.budget.refused, f"{why} ({reasons}); {remedy}")
 
     def spent(self, request: Request) -> dict[str, float]:
-        found = self.ledger(request.scratch).spent()
-        names = {"requests": "requests", "sent": "tokens_sent", "written": "tokens_written", "money": "money"}
-        return {names[key]: value for key, value in found.items() if key != "money" or value}
-
-
-def messages(ask: Ask) -> endpoint.Messages:
-    many = "1 new problem" if ask.n == 1 else f"{ask.n} new problems"
-    parts = ["Problem:", ask.parent.prompt, "Correct answer:", ask.parent.solution or ask.parent.answer]
-    if ask.kept:
-        parts += ["These are written already; write others:", *(f"- {p.prompt}" for p in ask.kept)]
-    elif ask.attempt:
-        parts += ["What you wrote before could not be used, or exists already; write something else."]
-    return [
-        {"role": "system", "content": RULES},
-        {"role": "user", "content": EXAMPLE_ASKED},
-        {"role": "assistant", "content": EXAMPLE_TOLD},
-        {"role": "user", "content": "\n".join([*parts, f"Write {many}."])},
-    ]
+        return self.costs(request.scratch)
 
 
 def parse(text: str, ask: Ask, request: Request) -> list[Problem | str]:
     """What a reply holds, at most `ask.n` of it; a reply without a list is unparseable, an empty list is empty."""
-    listed = final_list(text)
+    listed = final_list(without_thoughts(text))
     if listed is None:
         return [UNPARSEABLE]
     found: list[Problem | str] = []

@@ -7,14 +7,16 @@ Problem: 3+4*2:\\nAnswer: 4*2=8;3+8=11\\n\\nProblem:      <- shown, from `templa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from genloss.backends.local import Local
+from genloss.backends import made
 from genloss.backends.thoughts import without_thoughts
-from genloss.core.contracts import Decoding, Experiment
+from genloss.core.contracts import Decoding, Experiment, Plugin
 from genloss.core.errors import require
+from genloss.core.records import CUT
 from genloss.core.seeds import seed_of
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
@@ -35,6 +37,7 @@ class Written(Teacher):
     temperature: float = 1.0
     top_p: float = 1.0
     chunk: int = 64  # texts computed together; part of the identity
+    backend: Any = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         before, middle, rest = self.template.partition("{prompt}")
@@ -47,11 +50,16 @@ class Written(Teacher):
         )
         self._words = before, between, after
         self.decoding()  # refuses the rest
+        self.writer = made(self.backend)
 
     def decoding(self) -> Decoding:
         return Decoding(self.max_tokens, temperature=self.temperature, top_p=self.top_p, chunk=self.chunk)
 
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"backend": self.writer}
+
     def check(self, experiment: Experiment) -> None:
+        self.writer.check_decoding(self.decoding())
         saved.check_saved(self.path, "path")
         if self.tokenizer:
             saved.check_saved(self.tokenizer, "tokenizer", saved.ONE_OF)
@@ -68,22 +76,23 @@ class Written(Teacher):
         gold = ask.parent.solution or ask.parent.answer
         return f"{before}{ask.parent.prompt}{between}{gold}{after}{before}"
 
-    def parse(self, text: str) -> tuple[str, str] | None:
+    def parse(self, text: str, finish: str) -> tuple[str, str] | None:
         """(prompt, response) of a continuation; None if it does not keep to the template, or stops early."""
         _, between, after = self._words
         prompt, found, rest = without_thoughts(text).partition(between)
-        response, ended, _ = rest.partition(after) if after else (rest, True, "")
+        response, ended, _ = rest.partition(after) if after else (rest, finish != CUT, "")
         return (prompt.strip(), response.strip()) if found and ended else None
 
     def teach(self, asks: list[Ask], request: Request) -> Iterator[tuple[int, list[Problem | str]]]:
         shown = [self.show(ask) for ask in asks for _ in range(ask.n)]
         attempt = asks[0].attempt
-        backend = Local(saved.folder_of(self.path), self._data(request), request.runtime)
+        backend = self.writer.of(saved.folder_of(self.path), self._data(request), request.runtime)
         scratch = request.scratch / "teacher" / str(attempt)
         seed = seed_of(request.seed, "teacher", attempt)
-        written = iter(backend.respond(shown, self.decoding(), seed=seed, scratch=scratch).texts)
+        said = backend.respond(shown, self.decoding(), seed=seed, scratch=scratch)
+        written = zip(said.texts, said.finish, strict=True)
         for i, ask in enumerate(asks):
-            found = [self.parse(next(written)) for _ in range(ask.n)]
+            found = [self.parse(*next(written)) for _ in range(ask.n)]
             yield i, [read(*parts, ask, request) if parts else UNPARSEABLE for parts in found]
 
     def _data(self, request: Request) -> Path:
