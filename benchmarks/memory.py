@@ -1,18 +1,44 @@
-"""Peak memory over the rounds of accumulate with a fixed step budget.
+"""Peak memory: of rounds, of a corpus, of records; and how long a corpus takes beside reading and tokenising it.
 
-    python benchmarks/memory.py             # about a minute
+    python benchmarks/memory.py                     # all of it, about ten minutes on two cores
+    python benchmarks/memory.py rounds              # one of rounds, corpus, records
+    python benchmarks/memory.py corpus 20 200       # of these sizes, in MB
+    python benchmarks/memory.py records 100000 1000000
 
-The bound: from round 2 to round 10 within 5 %.
-"""
+Every number is of a process of its own. `peak` is its largest resident memory over what it had before the stage began,
+when all libraries were loaded and had been used once; `own` is the same without the pages of mapped files, which the
+kernel takes back when it needs them. The records come from a sampler that says random words at once: the model's own
+memory is that of a chunk (benchmarks/generation.py). Bound of the rounds: from round 2 to round 10 within 5 %."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 
 from common import scratch, table
+from genloss import stages
+from genloss.core import records
+from genloss.core.contracts import Inputs, Sampling, silent
+from genloss.domains.text import Text
+from genloss.experiment import Experiment
+from genloss.language.corpus import Sotu
+from genloss.language.packing import PORTION, Rows
+from genloss.language.tokenizer import load_codec
+from genloss.mix.shards import mix
+from genloss.workflow.compose import compose
 from overhead import project
 
 ROUNDS = """
@@ -28,9 +54,202 @@ def peak(n):
     print(n, value, flush=True)
 Loop(Experiment(cfg), open_run(arm_dir(cfg), cfg)).run(peak)
 """
+WORDS = 8  # of a record that is sampled
+SIZE = 1024  # records that evaluation looks at
 
 
-def main() -> None:
+def words_of_english() -> tuple[np.ndarray, np.ndarray]:
+    """Words of the default corpus, and the share of each."""
+    counts = Counter(word for _, text in Sotu().documents() for word in text.split())
+    share = np.array(list(counts.values()), dtype=float)
+    return np.array(list(counts), dtype=object), share / share.sum()
+
+
+def write_corpus(path: Path, megabytes: int) -> int:
+    """Documents of four lines of random words, about 1 kB each. Returns how many."""
+    words, share = words_of_english()
+    rng, size, count = np.random.default_rng(0), 0, 0
+    with path.open("w", encoding="utf-8") as file:
+        while size < megabytes * 1e6:
+            for said in rng.choice(words, (1000, 4, 40), p=share):
+                size += file.write(json.dumps({"text": "\n".join(" ".join(line) for line in said)}) + "\n")
+                count += 1
+    return count
+
+
+@dataclass
+class Replay(Text):
+    """A sampler that says random words at once."""
+
+    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list[str]], int]]:
+        words, share = words_of_english()
+        rng = np.random.default_rng(request.seed)
+        for at in range(0, request.n, request.decoding.chunk):
+            n = min(request.decoding.chunk, request.n - at)
+            texts = [" ".join(said) for said in rng.choice(words, (n, WORDS), p=share)]
+            yield {"text": texts, records.FINISH: [records.ENDED] * n}, n * WORDS
+
+
+# -- what is measured --------------------------------------------------------------------------------------------------
+
+
+def field(name: str) -> float:
+    """MB of a line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def measured(work: Callable[[], object]) -> dict[str, float]:
+    """Seconds, and MB over what the process has now."""
+    before, own, done = field("VmRSS"), field("RssAnon"), threading.Event()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    most = [own]
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            most[0] = max(most[0], field("RssAnon"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began = time.perf_counter()
+    try:
+        work()
+    finally:
+        seconds = time.perf_counter() - began
+        done.set()
+        watcher.join()
+    return {"seconds": seconds, "peak": field("VmHWM") - before, "own": most[0] - own}
+
+
+def experiment(corpus: Path, *overrides: str) -> Experiment:
+    return Experiment(compose(["domain/corpus=table", f"domain.corpus.path={corpus}", *overrides]))
+
+
+def read_and_tokenise(x: Experiment, tokenizer: Path) -> int:
+    """Nothing but that: documents as they come, ids in portions."""
+    domain, codec, held, size, tokens = x.domain, load_codec(tokenizer), [], 0, 0
+    assert isinstance(domain, Text)
+    for _, text in domain.source.documents():
+        held.append(text)
+        size += len(text)
+        if size > PORTION:
+            tokens += sum(map(len, codec.encode(held)))
+            held, size = [], 0
+    return tokens + sum(map(len, codec.encode(held)))
+
+
+CHAINS = {
+    "curate: rules, dedup, random": "[rules,dedup,random]",
+    "curate: top": "top",
+    "curate: near_dedup": "near_dedup",
+}
+
+
+def job(folder: Path, n: int, curation: str = "none") -> Any:
+    """A stage's job whose files lie in `folder`; the real data are there."""
+    x = experiment(folder / "corpus.jsonl", f"curation={curation}", f"recipe.n={n}", f"size={SIZE}")
+    x.domain = Replay(**{k: v for k, v in vars(x.domain).items() if k != "source"})
+    run = SimpleNamespace(done=lambda *_: None, account=folder, data=folder / "data", round=lambda n: folder)
+    return SimpleNamespace(
+        x=x, n=1, data=folder / "data", round=folder, run=run, report=silent, model=lambda n: folder,
+        inputs=lambda plugins: Inputs({}),
+    )  # fmt: skip
+
+
+def step(what: str, folder: Path, n: int) -> dict[str, float]:
+    """One measurement, in this process."""
+    small, corpus = folder / "small.jsonl", folder / "corpus.jsonl"
+    aside = folder / "aside"
+    if what in ("read and tokenise", "data: split, passages, tokenizer", "train: read"):
+        x = experiment(corpus)
+        if not small.exists():
+            small.write_text("".join(islice(corpus.open(), 100)))
+        experiment(small).domain.prepare(aside / f"warm-{os.getpid()}")
+        tokenizer = aside / f"warm-{os.getpid()}" / "tokenizer"
+        if what == "read and tokenise":
+            return measured(lambda: read_and_tokenise(x, tokenizer))
+        if what == "train: read":
+            codec = load_codec(tokenizer)
+            parts = [folder / "data" / "train.parquet"]
+            return measured(lambda: list(islice(Rows(parts, [1.0], codec, 128, 1, folder=aside), 1000)))
+        return measured(lambda: x.domain.prepare(folder / "data"))
+    (folder / "warm").mkdir(exist_ok=True)
+    if what == "generate":
+        stages.GENERATE.execute(job(folder, 2000), folder / "warm", folder)
+        return measured(lambda: stages.GENERATE.execute(job(folder, n), folder, folder))
+    if what in CHAINS:
+        warm = job(folder, 2000, CHAINS[what])
+        warm.round = folder / "warm"
+        stages.CURATE.execute(warm, folder / "warm", folder)
+        now = job(folder, n, CHAINS[what])
+        return measured(lambda: stages.CURATE.execute(now, folder, folder))
+    if what == "mix":
+        now = job(folder, n)
+        now.x.mixing.real.kind, now.x.mixing.budget = "none", SimpleNamespace(records=lambda n: None)
+        kept, real = {1: folder / "generated.parquet"}, folder / "data" / "train.parquet"
+        x = Experiment(compose(["mixing=replace", f"mixing.synthetic.n={n - 1}", f"size={SIZE}"]))
+        return measured(lambda: mix(x.regime, x.domain, 1, real, kept, folder / "train", 1))
+    if what == "train: read of records":
+        codec = load_codec(folder / "data" / "tokenizer")
+        parts = sorted((folder / "train").glob("*.parquet"))
+        return measured(lambda: list(islice(Rows(parts, [1.0] * len(parts), codec, 128, 1, folder=aside), 1000)))
+    if what == "evaluate":
+        names = "[diversity,rare_words,repetition,overlap,compression]"
+        now = job(folder, n)
+        now.x = Experiment(compose([f"metrics={names}", f"size={SIZE}"]))
+        return measured(lambda: stages.EVALUATE.execute(now, folder, folder))
+    raise LookupError(what)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def apart(what: str, folder: Path, n: int) -> dict[str, float]:
+    """`step` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "step", what, str(folder), str(n)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(what: str, n: str, found: dict[str, float]) -> list[str]:
+    return [what, n, f"{found['seconds']:.1f}", f"{found['peak']:.0f}", f"{found['own']:.0f}"]
+
+
+HEAD = ["stage", "size", "seconds", "peak MB", "own MB"]
+
+
+def of_corpora(sizes: list[int]) -> None:
+    rows = []
+    for megabytes in sizes:
+        with scratch() as name:
+            folder = Path(name)
+            count = write_corpus(folder / "corpus.jsonl", megabytes)
+            size = f"{megabytes} MB, {count} documents"
+            found = {}
+            for what in ("read and tokenise", "data: split, passages, tokenizer", "train: read"):
+                found[what] = apart(what, folder, 0)
+                rows.append(row(what, size, found[what]))
+            alone, data, _ = (each["seconds"] for each in found.values())
+            rows.append(["data, times reading and tokenising", size, f"{data / alone:.2f}", "", ""])
+    table("A corpus (JSONL)", HEAD, rows)
+
+
+def of_records(counts: list[int]) -> None:
+    rows = []
+    steps = ("generate", *CHAINS, "mix", "train: read of records", "evaluate")
+    for n in counts:
+        with scratch() as name:
+            folder = Path(name)
+            write_corpus(folder / "corpus.jsonl", 4)
+            experiment(folder / "corpus.jsonl").domain.prepare(folder / "data")
+            rows += [row(what, str(n), apart(what, folder, n)) for what in steps]
+    table(f"Records of {WORDS} words", HEAD, rows)
+
+
+def of_rounds() -> None:
     with scratch() as name:
         folder = project(Path(name) / "project")
         env = {k: v for k, v in os.environ.items() if k != "GENLOSS_PROJECT"}
@@ -45,6 +264,19 @@ def main() -> None:
     )
     late = [mb / peaks[2] - 1 for n, mb in peaks.items() if n >= 2]
     print(f"\nfrom round 2 to 10: {100 * min(late):+.1f} % to {100 * max(late):+.1f} %; bound: 5 %")
+
+
+def main() -> None:
+    what, *numbers = sys.argv[1:] or ["all"]
+    if what == "step":
+        print(json.dumps(step(numbers[0], Path(numbers[1]), int(numbers[2]))))
+        return
+    if what in ("all", "rounds"):
+        of_rounds()
+    if what in ("all", "corpus"):
+        of_corpora([int(n) for n in numbers] or [20, 200])
+    if what in ("all", "records"):
+        of_records([int(n) for n in numbers] or [100_000, 1_000_000])
 
 
 if __name__ == "__main__":
