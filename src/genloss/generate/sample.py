@@ -7,8 +7,9 @@ genloss run recipe.temperature=0.8 recipe.top_p=0.95    # sharpened decoding dri
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,30 @@ from genloss.core.seeds import generator
 from genloss.generate import Recipe, Request
 
 PROMPTS = ("none", "real", "previous")
+
+
+class Prompts(Sequence[str]):
+    """Texts of records of a pool, which may be larger than memory; a slice of them is a list."""
+
+    def __init__(self, pool: pa.Table, order: np.ndarray):
+        self._ids, self._texts = pool.columns
+        self._order = order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self._texts[i].as_py() for i in self._order[at].tolist()]
+        return self._texts[int(self._order[at])].as_py()
+
+    def parents(self, first: int, count: int) -> list[list[str]]:
+        """The ids of so many of them, as `make_table` takes them."""
+        return [[self._ids[i].as_py()] for i in self._order[first : first + count].tolist()]
 
 
 @dataclass
@@ -74,7 +99,7 @@ class Sample(Recipe, Finishes):
         require(fits, "max_tokens", self.max_tokens, f"at most the model's context, {context}")
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
-        prompts, parents = self._prompts(request)
+        prompts = self._prompts(request)
         sampling = Sampling(
             model=request.model,
             data=request.data,
@@ -86,27 +111,37 @@ class Sample(Recipe, Finishes):
             runtime=request.runtime,
             report=request.report,
         )
-        columns: dict[str, Any] = {}
-        tokens = 0
-        for payload, count in able(request.domain, Documents).sample(sampling):
-            tokens += count
-            for key, values in payload.items():
-                columns.setdefault(key, []).extend(values)
-        finish = columns.pop(records.FINISH)
-        table = records.make_table(
-            columns, origin=records.SYNTHETIC, generation=request.round, recipe=self.name, parents=parents
-        )
-        counts = {"cut_off": finish.count(records.CUT)}
-        return records.with_finish(table, finish), {"tokens": tokens, "counts": counts}
+        tokens, cut_off = 0, 0
 
-    def _prompts(self, request: Request) -> tuple[list[str] | None, list[list[str]] | None]:
+        def made() -> Iterator[pa.Table]:
+            nonlocal tokens, cut_off
+            first = 0
+            for payload, count in able(request.domain, Documents).sample(sampling):
+                columns = dict(payload)
+                finish = columns.pop(records.FINISH)
+                tokens += count
+                cut_off += finish.count(records.CUT)
+                table = records.make_table(
+                    columns,
+                    origin=records.SYNTHETIC,
+                    generation=request.round,
+                    recipe=self.name,
+                    parents=None if prompts is None else prompts.parents(first, len(finish)),
+                    first=first,
+                )
+                first += len(finish)
+                yield records.with_finish(table, finish)
+
+        table = records.spilled(made(), request.scratch)
+        return table, {"tokens": tokens, "counts": {"cut_off": cut_off}}
+
+    def _prompts(self, request: Request) -> Prompts | None:
         if self.prompts == "none":
-            return None, None
+            return None
         path = request.data / "prompts.parquet" if self.prompts == "real" else request.inputs[PREVIOUS]
-        pool = records.read(path, columns=["id", request.domain.payload[0]])
+        pool = records.load(path, request.scratch, ["id", request.domain.payload[0]])
         if len(pool) == 0:
             raise UserError("recipe.prompts", self.prompts, f"{path.name} holds no records to take prefixes from")
         rng = generator(request.seed, "prompts")
         order = np.concatenate([rng.permutation(len(pool)) for _ in range(-(-self.n // len(pool)))])[: self.n]
-        chosen = pool.take(pa.array(order))
-        return chosen.column(1).to_pylist(), [[i] for i in chosen.column("id").to_pylist()]
+        return Prompts(pool, order)

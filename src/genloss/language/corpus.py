@@ -175,8 +175,8 @@ def shown_name(path: Path) -> str:
 @dataclass
 class Folder(Corpus):
     """Text files below a folder, one document each, in the order of their names. Relative paths start at the
-    project. A file takes 100 bytes of memory while its name is known, and 0.5 kB for its hash: a million short documents
-    are better off in one JSONL file."""
+    project. A file takes 100 bytes of memory while its name is known, and 0.5 kB for its hash: a million short
+    documents are better off in one JSONL file."""
 
     path: str = "???"
     pattern: str = "*.txt"

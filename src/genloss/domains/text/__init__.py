@@ -42,7 +42,11 @@ def unwrapped(text: str) -> list[str]:
     is wrapped if that is a width that editors use, and one line in three ends in a soft break."""
     lines = [line.strip() for line in text.splitlines()]
     inner = [(a, b) for a, b in itertools.pairwise(lines) if a and b]
-    width = float(np.quantile([len(a) for a, _ in inner], 0.9)) if inner else 0.0
+    lengths = sorted(len(a) for a, _ in inner)
+    near = int(0.9 * (len(lengths) - 1))  # the quantile lies between this one and the next
+    if not lengths or lengths[min(near + 1, len(lengths) - 1)] < WIDTHS[0] or lengths[near] > WIDTHS[1]:
+        return lines
+    width = float(np.quantile(lengths, 0.9))
 
     def soft(a: str, b: str) -> bool:
         return len(a) + 1 + len(b.split()[0]) > width
