@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -65,7 +66,7 @@ def words_of_english() -> tuple[np.ndarray, np.ndarray]:
     return np.array(list(counts), dtype=object), share / share.sum()
 
 
-def write_corpus(path: Path, megabytes: int) -> int:
+def write_corpus(path: Path, megabytes: float) -> int:
     """Documents of four lines of random words, about 1 kB each. Returns how many."""
     words, share = words_of_english()
     rng, size, count = np.random.default_rng(0), 0, 0
@@ -99,7 +100,7 @@ def field(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
-def measured(work: Callable[[], object]) -> dict[str, float]:
+def measured(task: Callable[[], object]) -> dict[str, float]:
     """Seconds, and MB over what the process has now."""
     before, own, done = field("VmRSS"), field("RssAnon"), threading.Event()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
@@ -113,7 +114,7 @@ def measured(work: Callable[[], object]) -> dict[str, float]:
     watcher.start()
     began = time.perf_counter()
     try:
-        work()
+        task()
     finally:
         seconds = time.perf_counter() - began
         done.set()
@@ -143,11 +144,14 @@ CHAINS = {
     "curate: top": "top",
     "curate: near_dedup": "near_dedup",
 }
+OF_CORPORA = ("read and tokenise", "data: split, passages, tokenizer", "train: read")
+OF_RECORDS = ("generate", *CHAINS, "mix", "train: read", "evaluate")
+WARM = 2000  # records of a first call, which loads what is loaded late
 
 
-def job(folder: Path, n: int, curation: str = "none") -> Any:
+def job(folder: Path, n: int, *overrides: str) -> Any:
     """A stage's job whose files lie in `folder`; the real data are there."""
-    x = experiment(folder / "corpus.jsonl", f"curation={curation}", f"recipe.n={n}", f"size={SIZE}")
+    x = experiment(folder / "corpus.jsonl", f"recipe.n={n}", f"size={SIZE}", *overrides)
     x.domain = Replay(**{k: v for k, v in vars(x.domain).items() if k != "source"})
     run = SimpleNamespace(done=lambda *_: None, account=folder, data=folder / "data", round=lambda n: folder)
     return SimpleNamespace(
@@ -156,49 +160,38 @@ def job(folder: Path, n: int, curation: str = "none") -> Any:
     )  # fmt: skip
 
 
-def step(what: str, folder: Path, n: int) -> dict[str, float]:
-    """One measurement, in this process."""
-    small, corpus = folder / "small.jsonl", folder / "corpus.jsonl"
-    aside = folder / "aside"
-    if what in ("read and tokenise", "data: split, passages, tokenizer", "train: read"):
-        x = experiment(corpus)
-        if not small.exists():
-            small.write_text("".join(islice(corpus.open(), 100)))
-        experiment(small).domain.prepare(aside / f"warm-{os.getpid()}")
-        tokenizer = aside / f"warm-{os.getpid()}" / "tokenizer"
-        if what == "read and tokenise":
-            return measured(lambda: read_and_tokenise(x, tokenizer))
-        if what == "train: read":
-            codec = load_codec(tokenizer)
-            parts = [folder / "data" / "train.parquet"]
-            return measured(lambda: list(islice(Rows(parts, [1.0], codec, 128, 1, folder=aside), 1000)))
-        return measured(lambda: x.domain.prepare(folder / "data"))
-    (folder / "warm").mkdir(exist_ok=True)
-    if what == "generate":
-        stages.GENERATE.execute(job(folder, 2000), folder / "warm", folder)
-        return measured(lambda: stages.GENERATE.execute(job(folder, n), folder, folder))
-    if what in CHAINS:
-        warm = job(folder, 2000, CHAINS[what])
-        warm.round = folder / "warm"
-        stages.CURATE.execute(warm, folder / "warm", folder)
-        now = job(folder, n, CHAINS[what])
-        return measured(lambda: stages.CURATE.execute(now, folder, folder))
+def read_rows(shards: list[Path], tokenizer: Path, folder: Path) -> None:
+    """What a training does before its first step, and 1000 rows."""
+    shutil.rmtree(folder, ignore_errors=True)
+    rows = Rows(shards, [1.0] * len(shards), load_codec(tokenizer), 128, 1, folder=folder)
+    for _ in islice(rows, 1000):
+        pass
+
+
+def work(what: str, folder: Path, n: int) -> Callable[[], object]:
+    """One stage over what lies in `folder`."""
+    data = folder / "data"
+    if what == "read and tokenise":
+        x = experiment(folder / "corpus.jsonl")
+        return lambda: read_and_tokenise(x, data / "tokenizer")
+    if what == "data: split, passages, tokenizer":
+        x = experiment(folder / "corpus.jsonl")
+        return lambda: x.domain.prepare(data)
+    if what == "train: read":
+        shards = sorted((folder / "train").glob("*.parquet")) or [data / "train.parquet"]
+        return lambda: read_rows(shards, data / "tokenizer", folder / "tokens")
     if what == "mix":
-        now = job(folder, n)
-        now.x.mixing.real.kind, now.x.mixing.budget = "none", SimpleNamespace(records=lambda n: None)
-        kept, real = {1: folder / "generated.parquet"}, folder / "data" / "train.parquet"
-        x = Experiment(compose(["mixing=replace", f"mixing.synthetic.n={n - 1}", f"size={SIZE}"]))
-        return measured(lambda: mix(x.regime, x.domain, 1, real, kept, folder / "train", 1))
-    if what == "train: read of records":
-        codec = load_codec(folder / "data" / "tokenizer")
-        parts = sorted((folder / "train").glob("*.parquet"))
-        return measured(lambda: list(islice(Rows(parts, [1.0] * len(parts), codec, 128, 1, folder=aside), 1000)))
+        x = Experiment(compose(["mixing=replace", f"mixing.synthetic.n={n * 9 // 10}", f"size={SIZE}"]))
+        kept = {1: folder / "generated.parquet"}
+        return lambda: mix(x.regime, x.domain, 1, data / "train.parquet", kept, folder / "train", 1)
+    if what == "generate":
+        generate = job(folder, n)
+        return lambda: stages.GENERATE.execute(generate, folder, folder)
     if what == "evaluate":
-        names = "[diversity,rare_words,repetition,overlap,compression]"
-        now = job(folder, n)
-        now.x = Experiment(compose([f"metrics={names}", f"size={SIZE}"]))
-        return measured(lambda: stages.EVALUATE.execute(now, folder, folder))
-    raise LookupError(what)
+        evaluate = job(folder, n, "metrics=[diversity,rare_words,repetition,overlap,compression]")
+        return lambda: stages.EVALUATE.execute(evaluate, folder, folder)
+    curate = job(folder, n, f"curation={CHAINS[what]}")
+    return lambda: stages.CURATE.execute(curate, folder, folder)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -206,9 +199,8 @@ def step(what: str, folder: Path, n: int) -> dict[str, float]:
 
 def apart(what: str, folder: Path, n: int) -> dict[str, float]:
     """`step` in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "step", what, str(folder), str(n)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, __file__, "step", what, str(folder), str(n)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
@@ -221,31 +213,40 @@ def row(what: str, n: str, found: dict[str, float]) -> list[str]:
 HEAD = ["stage", "size", "seconds", "peak MB", "own MB"]
 
 
+def prepared(folder: Path, megabytes: float) -> int:
+    """A corpus and the data made of it. Returns its documents."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = write_corpus(folder / "corpus.jsonl", megabytes)
+    experiment(folder / "corpus.jsonl").domain.prepare(folder / "data")
+    return count
+
+
 def of_corpora(sizes: list[int]) -> None:
     rows = []
     for megabytes in sizes:
         with scratch() as name:
             folder = Path(name)
+            prepared(folder / "warm", 1)
             count = write_corpus(folder / "corpus.jsonl", megabytes)
+            shutil.copytree(folder / "warm" / "data" / "tokenizer", folder / "data" / "tokenizer")
             size = f"{megabytes} MB, {count} documents"
-            found = {}
-            for what in ("read and tokenise", "data: split, passages, tokenizer", "train: read"):
-                found[what] = apart(what, folder, 0)
-                rows.append(row(what, size, found[what]))
-            alone, data, _ = (each["seconds"] for each in found.values())
-            rows.append(["data, times reading and tokenising", size, f"{data / alone:.2f}", "", ""])
+            found = [apart(what, folder, 0) for what in OF_CORPORA]
+            rows += [row(what, size, each) for what, each in zip(OF_CORPORA, found, strict=True)]
+            ratio = found[1]["seconds"] / found[0]["seconds"]
+            rows.append(["data, times reading and tokenising", size, f"{ratio:.2f}", "", ""])
     table("A corpus (JSONL)", HEAD, rows)
 
 
 def of_records(counts: list[int]) -> None:
     rows = []
-    steps = ("generate", *CHAINS, "mix", "train: read of records", "evaluate")
     for n in counts:
         with scratch() as name:
             folder = Path(name)
-            write_corpus(folder / "corpus.jsonl", 4)
-            experiment(folder / "corpus.jsonl").domain.prepare(folder / "data")
-            rows += [row(what, str(n), apart(what, folder, n)) for what in steps]
+            for each in (folder / "warm", folder):
+                prepared(each, 4)
+            for what in OF_RECORDS:
+                work(what, folder / "warm", WARM)()
+                rows.append(row(what, str(n), apart(what, folder, n)))
     table(f"Records of {WORDS} words", HEAD, rows)
 
 
@@ -269,7 +270,9 @@ def of_rounds() -> None:
 def main() -> None:
     what, *numbers = sys.argv[1:] or ["all"]
     if what == "step":
-        print(json.dumps(step(numbers[0], Path(numbers[1]), int(numbers[2]))))
+        stage, folder, n = numbers[0], Path(numbers[1]), int(numbers[2])
+        work(stage, folder / "warm", WARM)()
+        print(json.dumps(measured(work(stage, folder, n))))
         return
     if what in ("all", "rounds"):
         of_rounds()

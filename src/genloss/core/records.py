@@ -35,7 +35,7 @@ REAL, SYNTHETIC = "real", "synthetic"
 FINISH = "finish"  # column of generated records: how they ended
 ENDED, CUT = "end", "length"  # the model said so; the limit was reached
 GROUP = 128  # rows of arrays that are read together
-PART, SHARE = 1 << 24, 1 << 25  # bytes of a file that are read together, and written
+PART, SHARE = 1 << 22, 1 << 24  # bytes of a file that are read together, and written
 ROWS = 1024  # that are read together at most: equal texts take no bytes in a file
 
 
@@ -46,8 +46,10 @@ def normal(text: str) -> str:
 
 def digests(texts: Iterable[str]) -> np.ndarray:
     """16 bytes [n] of each text (BLAKE2b): equal if and only if the texts are, and numpy sorts them."""
-    found = (hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts)
-    return np.frombuffer(b"".join(found), dtype="S16")
+    found = bytearray()  # 16 bytes each; objects would be 60
+    for text in texts:
+        found += hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+    return np.frombuffer(found, dtype="S16")
 
 
 def among(wanted: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -126,7 +128,7 @@ def _contents(column: pa.Array | pa.ChunkedArray) -> list[bytes]:
 
 def parts(table: pa.Table, rows: int = ROWS) -> Iterator[pa.Table]:
     """A table in parts of at most so many rows, which are no copies."""
-    for batch in table.to_batches(max_chunksize=rows):
+    for batch in table.to_reader(max_chunksize=rows):
         yield pa.Table.from_batches([batch])
 
 
@@ -155,6 +157,7 @@ def spilled(tables: Iterable[pa.Table], folder: Path | None = None) -> pa.Table:
         with pa.ipc.new_file(file, some[0].schema) as made:
             for group in itertools.chain(some, groups):
                 made.write_table(group)
+                pa.default_memory_pool().release_unused()  # what Arrow keeps for later grows with every group
         file.flush()
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
@@ -174,6 +177,7 @@ def write_parts(tables: Iterable[pa.Table], path: Path) -> int:
         for group in grouped(itertools.chain([first], rest), SHARE):
             put(group)
             count += len(group)
+            pa.default_memory_pool().release_unused()
     return count
 
 

@@ -12,6 +12,7 @@ import os
 import tempfile
 from array import array
 from pathlib import Path
+from typing import IO
 
 HELD = 1 << 20  # bytes that are written together
 
@@ -21,7 +22,7 @@ class Spool:
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=HELD)
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder, buffering=HELD)  # noqa: SIM115 - its life is ours
         self._edges = array("q", [0])  # bytes
         self._written = 0  # pairs that are on disk
 

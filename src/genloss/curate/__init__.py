@@ -36,11 +36,18 @@ class Decision:
     reason: np.ndarray
 
 
+def blank(n: int, word: str = "") -> np.ndarray:
+    """n times the same word, as objects; np.full would make n of them."""
+    made = np.empty(n, dtype=object)
+    made[:] = word
+    return made
+
+
 def decision(keep: np.ndarray, score: np.ndarray | None = None, reason: str | np.ndarray = "") -> Decision:
     """A `Decision` from a mask, optional scores, and one reason for all dropped records (or one each)."""
     n = len(keep)
     scores = np.full(n, np.nan) if score is None else np.asarray(score, dtype=float)
-    reasons = np.full(n, reason, dtype=object) if isinstance(reason, str) else np.asarray(reason, dtype=object)
+    reasons = blank(n, reason) if isinstance(reason, str) else np.asarray(reason, dtype=object)
     return Decision(np.asarray(keep, dtype=bool), scores, reasons)
 
 
@@ -109,7 +116,7 @@ def curate(table: pa.Table, curators: Mapping[str, Curator], control: str, conte
     n = len(table)
     keep = np.ones(n, dtype=bool)
     score = np.full(n, np.nan)
-    reason = np.full(n, "kept", dtype=object)
+    reason = blank(n, "kept")
     for position, (name, curator) in enumerate(curators.items()):
         assert isinstance(curator, RecordCurator)
         alive = np.flatnonzero(keep)
@@ -131,7 +138,7 @@ def curate(table: pa.Table, curators: Mapping[str, Curator], control: str, conte
         chosen = generator(context.seed, "control").permutation(n)[: int(keep.sum())]
         keep = np.zeros(n, dtype=bool)
         keep[chosen] = True
-        reason = np.full(n, "control: random", dtype=object)
+        reason = blank(n, "control: random")
         reason[keep] = "kept"
     if n > 0 and not keep.any():
         counts = ", ".join(f"{count} {what}" for what, count in _counts(reason).items())

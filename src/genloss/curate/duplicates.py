@@ -23,7 +23,7 @@ from genloss.core.contracts import Domain
 from genloss.core.errors import require
 from genloss.core.records import normal
 from genloss.core.words import words
-from genloss.curate import Context, Decision, RecordCurator, decision, texts
+from genloss.curate import Context, Decision, RecordCurator, blank, decision, texts
 
 CACHED = 1024  # records whose shingles are at hand: many copies meet the same record
 RECALL = 0.99  # of the pairs whose similarity is the threshold, the least share that is compared
@@ -44,7 +44,7 @@ class Deduplicate(RecordCurator):
     def decide(self, table: pa.Table, context: Context) -> Decision:
         mine = records.digests(map(normal, texts(table, context.domain)))
         known, first = np.unique(mine, return_index=True)
-        reason = np.full(len(table), "copy", dtype=object)
+        reason = blank(len(table), "copy")
         reason[first] = ""
         if self.real:
             of_real = np.zeros(len(known), dtype=bool)
@@ -109,7 +109,7 @@ class Near(RecordCurator):
         shingles = lru_cache(CACHED)(lambda i: set(self._shingles(said[i])))
         for i in range(real):
             alike.insert(i)
-        reason = np.full(len(table), "", dtype=object)
+        reason = blank(len(table))
         for i in range(real, len(said)):
             found = [j for j in alike.query(i) if jaccard(shingles(i), shingles(j)) >= self.threshold]
             if found:
