@@ -33,6 +33,7 @@ from genloss.language.tokenizer import load_codec, train_bpe
 WIDTHS = (60, 120)  # columns that editors wrap at
 CUT = 0.1  # of the passages may be longer than the context before a warning
 TOGETHER = 1 << 20  # characters of passages that are put in order together
+SCORED = 1 << 22  # bytes of text that are scored together: as token ids they take ten times that
 SHARES = ("validation_share", "test_share", "prompts_share")
 
 
@@ -236,4 +237,15 @@ class Text(LanguageDomain, Documents):
     ) -> tuple[np.ndarray, np.ndarray]:
         from genloss.language.scoring import losses
 
-        return losses(model, data, self.texts(table), self.context, runtime, report, records.cut_off(table))
+        nats: list[np.ndarray] = []
+        tokens: list[np.ndarray] = []
+        for part in list(portions(table, self.payload, SCORED)) or [table]:
+            done = sum(map(len, nats))
+
+            def tell(at: float, of: float, unit: str, done: int = done, n: int = len(part)) -> None:
+                report(done + at / of * n, len(table), unit)
+
+            some = losses(model, data, self.texts(part), self.context, runtime, tell, records.cut_off(part))
+            nats.append(some[0])
+            tokens.append(some[1])
+        return np.concatenate(nats), np.concatenate(tokens)
