@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from genloss.core.contracts import LAST, ROUND0, Inputs
 from genloss.core.errors import UserError
 from genloss.curate import Context, Curator, Decision, curate
 from genloss.curate.choose import Random, TopFraction
-from genloss.curate.duplicates import Deduplicate, Near
+from genloss.curate.duplicates import Deduplicate, Near, jaccard
+from genloss.curate.novelty import Novelty
 from genloss.curate.perplexity import Perplexity
 from genloss.curate.rules import Complete, Rules, repeated_share
 from genloss.experiment import Experiment
@@ -154,6 +156,32 @@ def test_near_duplicates_are_those_of_the_exact_similarity(
     assert dropped[above].mean() > 0.97 and dropped[np.array(similar) == 1].all()
 
 
+@pytest.mark.parametrize("real", [False, True])
+def test_near_duplicates_are_those_of_datasketch(context: Context, trained: Trained, real: bool) -> None:
+    """Its `MinHashLSH` proposes the same pairs, of texts that are copied with errors again and again."""
+    from datasketch import MinHash, MinHashLSH
+
+    known = records.read(trained.data / "train.parquet")["text"].to_pylist() if real else []
+    rng = np.random.default_rng(0)
+    texts = records.read(trained.data / "test.parquet")["text"].to_pylist() + known[:20]
+    for _ in range(300):
+        said = texts[rng.integers(len(texts))].split()
+        said[rng.integers(len(said))] = f"w{rng.integers(5)}"
+        texts.append(" ".join(said))
+    near = Near(threshold=0.6, ngram=2, real=real)
+    shingles = [near._shingles(text) for text in known + texts]
+    index = MinHashLSH(num_perm=128, params=near._bands())
+    expected = []
+    for i, signature in enumerate(MinHash.generator(shingles, num_perm=128, seed=1)):
+        found = [j for j in index.query(signature) if jaccard(set(shingles[i]), set(shingles[j])) >= 0.6]
+        if i < len(known) or not found:
+            index.insert(i, signature)
+        if i >= len(known):
+            expected.append("" if not found else "near copy of real" if min(found) < len(known) else "near copy")
+    assert near.decide(table(texts), context).reason.tolist() == expected
+    assert 50 < sum(reason != "" for reason in expected) < len(texts) - 50
+
+
 def test_near_duplicates_without_spaces(context: Context) -> None:
     base = "我们昨天下午一起去城里的公园散步，看见了许多人在湖边唱歌。"
     _, _, reasons = run({"near": Near(ngram=2)}, [base, base.replace("昨天", "今天"), base[::-1]], context)
@@ -254,6 +282,36 @@ def test_a_chain_runs_in_its_order(context: Context) -> None:
     assert reasons == ["kept", "dedup: copy", "top: low length", "top: low length"]
     _, _, reasons = run(dict(reversed(half.items())), texts, context)
     assert reasons == ["kept", "dedup: copy", "kept", "top: low length"]
+
+
+@pytest.mark.parametrize("control", ["none", "random"])
+def test_a_table_larger_than_memory_is_curated_as_a_small_one(
+    context: Context, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: str
+) -> None:
+    texts = [*records.read(trained.data / "train.parquet")["text"].to_pylist()[:150], "word " * 9, "tiny"]
+    texts = [*texts, *(text[5:] for text in texts), *texts]
+    chain = {
+        "rules": Rules(),
+        "dedup": Deduplicate(real=False),
+        "near": Near(ngram=2),
+        "top": TopFraction(0.7, "distinct"),
+        "p": Perplexity("low", 0.9),
+        "novelty": Novelty(0.9, real=False, earlier=False),
+        "random": Random(0.9),
+    }
+    expected = curate(table(texts), chain, control, context)
+    for module, name, size in (("core.records", "PART", 5000), ("core.records", "ROWS", 31)):
+        monkeypatch.setattr(f"genloss.{module}.{name}", size)
+    path = tmp_path / "x.parquet"
+    records.write(table(texts), path)
+    (tmp_path / "scratch").mkdir()
+    made = records.load(path, tmp_path / "scratch")
+    assert made.column("text").num_chunks > 5
+    found = curate(made, chain, control, replace(context, scratch=tmp_path / "scratch"))
+    assert found.reasons == expected.reasons and len(found.reasons) > (1 if control == "random" else 5)
+    for one, other in zip(found[:2], expected[:2], strict=True):
+        assert one.drop_columns("parents").equals(other.drop_columns("parents"))
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_no_curator_keeps_all(context: Context) -> None:

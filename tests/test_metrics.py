@@ -184,9 +184,14 @@ def test_tails_are_under_the_frozen_reference_model(trained: Trained, tmp_path: 
 
 
 def test_the_floor_is_scored_once(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scored = []
+    scored: list[pa.Table] = []
     known = type(trained.domain).losses
-    monkeypatch.setattr(type(trained.domain), "losses", lambda *a: scored.append(a[2]) or known(*a))
+
+    def counted(*arguments: Any) -> Any:
+        scored.append(arguments[3])
+        return known(*arguments)
+
+    monkeypatch.setattr(type(trained.domain), "losses", counted)
     tails, generated = Tails(), tmp_path / "generated.parquet"
 
     def measured(n: int, count: int, round0: Path) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -295,6 +295,32 @@ def test_prompts_are_recorded_as_parents(trained: Trained, tmp_path: Path, keep:
         assert longer["text"].to_pylist() == [
             b + t for b, t in zip(begins, table["text"].to_pylist(), strict=True)
         ]  # the prompt, and nothing else, was removed
+
+
+def test_prompts_are_read_as_they_are_needed(trained: Trained, tmp_path: Path) -> None:
+    """A million of them, as token ids, would take gigabytes; and no prompt depends on the others."""
+
+    class Asked(list[str]):
+        slices: ClassVar[list[int]] = []
+
+        def __getitem__(self, at: Any) -> Any:
+            found = super().__getitem__(at)
+            self.slices.append(len(found))
+            return found
+
+        def __iter__(self) -> Any:
+            raise AssertionError("all at once")
+
+    prompts = records.read(trained.data / "prompts.parquet")["text"].to_pylist()[:20]
+    decoding = options(prompt_tokens=4, keep_prompt=True)
+
+    def made(prompts: list[str], scratch: str) -> list[str]:
+        folder = tmp_path / scratch
+        folder.mkdir()
+        request = Sampling(trained.llama, trained.data, 20, 5, decoding, prompts, folder, Runtime(workers=1))
+        return [text for some in sample(request) for text in some.texts]
+
+    assert made(Asked(prompts), "a") == made(prompts, "b") and Asked.slices == [8, 8, 4]
 
 
 def test_previous_prompts_come_from_the_last_round(trained: Trained, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from genloss.core import records
 from genloss.core.errors import UserError, nearest
 from genloss.core.plugin import build
 from genloss.core.seeds import generator, seed_of, uniforms
+from genloss.core.spool import Spool
 
 parts = st.lists(st.text(alphabet="abc", min_size=1, max_size=3) | st.integers(0, 99), max_size=3)
 
@@ -157,3 +159,69 @@ def test_plugins_refuse_by_their_full_key(values: dict, line: str) -> None:
     assert str(caught.value).startswith(line), str(caught.value)
     made = build({"_target_": "genloss.mix.Mixing", "real": {"n": 3}}, Mixing, "mixing")
     assert isinstance(made, Mixing) and made.real.n == 3
+
+
+# -- tables larger than memory ---------------------------------------------------------------------------------------
+
+
+def made(n: int, first: int = 0) -> pa.Table:
+    texts = [f"text {i} {'x' * (i % 50)}" for i in range(first, first + n)]
+    return records.make_table({"text": texts}, origin="synthetic", generation=1, recipe="sample", first=first)
+
+
+def test_a_table_made_in_parts_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = made(1000), [made(130, at) for at in range(0, 1000, 130)]
+    parts[-1] = parts[-1].slice(0, 1000 - 7 * 130)
+    assert records.concat(parts).equals(whole)
+    assert records.spilled(parts).equals(whole) and records.spilled(parts).column("id").num_chunks == 1
+    monkeypatch.setattr(records, "PART", 20_000)
+    table = records.spilled(iter(parts), tmp_path)
+    assert table.equals(whole) and table.column("id").num_chunks > 2
+    assert not list(tmp_path.iterdir())  # its file has no name
+    assert records.concat(list(records.parts(table, 77))).equals(whole)
+    assert {len(part) for part in records.parts(whole, 77)} == {77, 1000 % 77}
+    (number := pa.total_allocated_bytes()), (again := records.spilled(iter(parts), tmp_path))
+    assert pa.total_allocated_bytes() - number < whole.nbytes / 4 and again.equals(whole)  # mapped, not copied
+
+
+def test_a_file_of_several_row_groups_is_read_and_chosen_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = tmp_path / "x.parquet", tmp_path / "y.parquet"
+    monkeypatch.setattr(records, "SHARE", 20_000)
+    assert records.write_parts((made(90, at) for at in range(0, 900, 90)), path) == 900
+    records.write(made(50, 900), other)
+    assert pq.ParquetFile(path).num_row_groups > 3
+    whole = records.read(path)
+    assert whole.to_pylist() == made(900).to_pylist()
+    assert records.load(path).equals(whole)
+    assert records.load(path, columns=["text"]).column_names == ["text"]
+    rows = np.array([0, 1, 1, 88, 450, 899])
+    records.choose(path, rows, tmp_path / "z.parquet")
+    assert records.read(tmp_path / "z.parquet").equals(whole.take(pa.array(rows)))
+    both = records.take([path, other], np.array([3, 899, 900, 949]))
+    assert both["text"].to_pylist() == [made(950)["text"][i].as_py() for i in (3, 899, 900, 949)]
+    none = records.take([path], np.array([], dtype=np.int64))
+    assert len(none) == 0 and none.schema.equals(whole.schema)
+    records.write(whole.slice(0, 0), path)
+    assert len(records.load(path)) == 0
+
+
+def test_digests_tell_texts_apart() -> None:
+    texts = ["a", "b", "a", "", "ä", "\ud83d"]
+    found = records.digests(texts)
+    assert found.itemsize == 16 and len(set(found.tolist())) == 5 and found[0] == found[2]
+    known = np.unique(records.digests(["b", "c", ""]))
+    assert records.among(found, known).tolist() == [False, True, False, True, False, False]
+    assert records.among(found, records.digests([])).tolist() == [False] * 6
+
+
+@given(st.lists(st.tuples(st.text(), st.text())), st.randoms())
+def test_a_spool_gives_back_what_it_got(tmp_path_factory: pytest.TempPathFactory, pairs: list, random) -> None:
+    spool = Spool(tmp_path_factory.getbasetemp())
+    for i, pair in enumerate(pairs):
+        spool.add(*pair)
+        assert spool[i] == pair and len(spool) == i + 1
+    numbers = list(range(len(pairs)))
+    random.shuffle(numbers)
+    assert [spool[i] for i in numbers] == [pairs[i] for i in numbers]
+    spool.add("half \ud83d", "3 4")
+    assert spool[len(pairs)] == ("half \ud83d", "3 4")

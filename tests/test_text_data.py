@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
+import itertools
 import json
+import lzma
 import os
 import textwrap
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.core.records import normal
 from genloss.domains.text import SHARES, Text, passages, unwrapped
 from genloss.experiment import Experiment
 from genloss.language.corpus import Corpus, Datasets, Folder, Sotu, Table
-from genloss.language.tokenizer import Codec, load_codec
+from genloss.language.tokenizer import Codec, load_codec, train_bpe
 from genloss.workflow.compose import compose
 
 SPLITS = ("train", *(key.removesuffix("_share") for key in SHARES))
@@ -253,7 +261,7 @@ def test_any_text_survives_the_tokenizer(codec: Codec, text: str) -> None:
 def test_a_text_that_spells_the_end_does_not_end(codec: Codec) -> None:
     ids = codec.encode(["before<|endoftext|>after"])[0]
     assert codec.end not in ids
-    assert codec.decode([ids]) == ["beforeafter"]
+    assert codec.decode([ids]) == ["before<|endoftext|>after"]  # its characters: texts are data
 
 
 def test_transformers_reads_the_same_tokenizer(codec: Codec, trained) -> None:
@@ -393,3 +401,189 @@ def test_a_column_within_a_column(tmp_path: Path, kind: str) -> None:
             texts(made(wrong))
     with pytest.raises(UserError, match=r"column=doc.meta: holds dict .*not text"):
         texts(made("doc.meta"))
+
+
+# -- memory: documents stream ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held() -> Iterator[list[int]]:
+    """The bytes that Python, numpy among it, holds at most."""
+    most = [0]
+    tracemalloc.start()
+    try:
+        yield most
+    finally:
+        most[0] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True),
+}
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_packed_files(tmp_path: Path, kind: str) -> None:
+    """As they are made: in one piece, and in several, one after the other (`cat a.gz b.gz`)."""
+    pack = PACKERS[kind]
+    rows = [json.dumps({"text": f"row {i} " * 999}).encode() + b"\n" for i in range(99)]
+    path = tmp_path / f"x.jsonl.{kind}"
+    path.write_bytes(pack(b"".join(rows[:50])) + pack(b"".join(rows[50:])))
+    table = Table(path=str(path))
+    table.check(None)  # type: ignore[arg-type]
+    assert texts(table) == [f"row {i} " * 999 for i in range(99)]
+    (tmp_path / f"b.txt.{kind}").write_bytes(pack("zwei ä".encode()))
+    (tmp_path / f"a.txt.{kind}").write_bytes(pack(b"one"))
+    folder = Folder(path=str(tmp_path), pattern=f"*.txt.{kind}")
+    folder.check(None)  # type: ignore[arg-type]
+    assert list(folder.documents()) == [(f"a.txt.{kind}", "one"), (f"b.txt.{kind}", "zwei ä")]
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+@pytest.mark.parametrize("damage", ["cut", "flipped", "not packed"])
+def test_damaged_packed_files_are_named(tmp_path: Path, kind: str, damage: str) -> None:
+    data = bytearray(PACKERS[kind](b"".join(json.dumps({"text": f"row {i}"}).encode() + b"\n" for i in range(9999))))
+    path = tmp_path / f"x.jsonl.{kind}"
+    if damage == "flipped":
+        data[len(data) // 2] ^= 255
+        data[len(data) // 2 + 1] ^= 255
+    path.write_bytes({"cut": bytes(data[:-20]), "flipped": bytes(data), "not packed": b'{"text": "a"}\n'}[damage])
+    with pytest.raises(UserError, match=rf"x\.jsonl\.{kind}.*(cannot be read|no JSON)"):
+        texts(Table(path=str(path)))
+
+
+def test_only_jsonl_is_packed(tmp_path: Path) -> None:
+    for name in ("x.parquet.gz", "x.gz", "x.csv"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(UserError, match="JSONL may be packed"):
+            Table(path=str(tmp_path / name)).check(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["", *PACKERS])
+def test_what_unpacks_to_more_than_a_document_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genloss.language.corpus.LONGEST", 1 << 16)
+    pack = PACKERS[kind] if kind else bytes
+    suffix = f".{kind}" if kind else ""
+    fits, bomb = b"a" * (1 << 16), b"a" * (1 << 25)
+    (tmp_path / f"a.txt{suffix}").write_bytes(pack(fits))
+    folder = Folder(path=str(tmp_path), pattern=f"*.txt{suffix}")
+    folder.check(None)  # type: ignore[arg-type]
+    (tmp_path / f"b.txt{suffix}").write_bytes(pack(bomb))
+    with pytest.raises(UserError, match=rf"b\.txt{suffix}: is longer than .* MiB; cut it"):
+        folder.check(None)  # type: ignore[arg-type]
+    path = tmp_path / f"x.jsonl{suffix}"
+    path.write_bytes(pack(b'{"text": "one"}\n{"text": "' + bomb + b'"}\n'))
+    with held() as most, pytest.raises(UserError, match=r"line 2: is longer than"):
+        texts(Table(path=str(path)))
+    assert most[0] < 1 << 24  # half of what the file unpacks to; 8 MB are the dictionary of xz
+
+
+def test_an_xz_file_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 29}]
+    (tmp_path / "x.jsonl.xz").write_bytes(lzma.compress(b'{"text": "a"}\n', filters=filters))
+    with pytest.raises(UserError, match="Memory usage limit"):
+        texts(Table(path=str(tmp_path / "x.jsonl.xz")))
+
+
+def test_a_long_value_of_parquet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genloss.language.corpus.LONGEST", 1 << 16)
+    pq.write_table(pa.table({"text": ["a", "b" * (1 << 17)]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="row 1: is longer than"):
+        texts(Table(path=str(tmp_path / "x.parquet")))
+
+
+def test_datasets_stream_from_a_folder_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a copy in the library's cache; files by name; compressed ones too."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for part in range(3):
+        rows = "".join(json.dumps({"doc": {"body": f"row {part} {i}"}}) + "\n" for i in range(4))
+        (folder / f"train-{part}.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    expected = [f"row {part} {i}" for part in range(3) for i in range(4)]
+    assert texts(Datasets(path=str(folder), column="doc.body")) == expected
+    assert not list(tmp_path.rglob("*.arrow"))
+    (folder / "train-1.jsonl.gz").write_bytes(gzip.compress(b'{"doc": {"body": "a"}}\n{"doc": \n'))
+    with pytest.raises(UserError, match="datasets cannot load it"):
+        texts(Datasets(path=str(folder), column="doc.body"))
+
+
+def test_data_sets_that_were_saved(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    made = datasets.Dataset.from_dict({"text": ["one", "two"], "doc": [{"body": "a"}, {"body": "b"}]})
+    made.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(valid=made).save_to_disk(tmp_path / "some")
+    assert texts(Datasets(path=str(tmp_path / "one"))) == ["one", "two"]
+    assert texts(Datasets(path=str(tmp_path / "some"), split="valid", column="doc.body")) == ["a", "b"]
+    with pytest.raises(UserError, match=r"domain\.corpus\.split=train: no such split.*known: valid"):
+        texts(Datasets(path=str(tmp_path / "some")))
+
+
+def write_jsonl(path: Path, documents: int, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    with path.open("w") as file:
+        for _ in range(documents):
+            lines = (" ".join(f"w{i}" for i in rng.integers(0, 500, 40)) for _ in range(9))
+            file.write(json.dumps({"text": "\n".join(lines)}) + "\n")
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python holds at most: 16 bytes a passage, and twice that of those that are held out."""
+    monkeypatch.setattr("genloss.domains.text.TOGETHER", 1 << 15)  # what is held together, a few times
+    peaks, passages_of = [], []
+    for documents in (60, 300, 1200):  # the first loads what is loaded late
+        path = tmp_path / f"{documents}.jsonl"
+        write_jsonl(path, documents)
+        domain = text_domain(tmp_path)
+        domain.source = Table(path=str(path))
+        with held() as most:
+            result = domain.prepare(tmp_path / str(documents))
+        peaks += most
+        passages_of.append(sum(result[split] for split in SPLITS))
+    grown = peaks[2] - peaks[1]
+    assert grown < 64 * (passages_of[2] - passages_of[1]), peaks
+    size = (tmp_path / "1200.jsonl").stat().st_size - (tmp_path / "300.jsonl").stat().st_size
+    assert grown < size / 2
+
+
+def test_a_large_corpus_is_split_as_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes of what is held together change no record, whatever they are."""
+    write_jsonl(tmp_path / "x.jsonl", 60)
+
+    def prepared(name: str) -> dict[str, pa.Table]:
+        domain = text_domain(tmp_path)
+        domain.source = Table(path=str(tmp_path / "x.jsonl"))
+        domain.prepare(tmp_path / name)
+        return splits(tmp_path / name)
+
+    whole = prepared("whole")
+    monkeypatch.setattr("genloss.domains.text.TOGETHER", 500)
+    monkeypatch.setattr(records, "SHARE", 5000)
+    monkeypatch.setattr(records, "PART", 3000)
+    parts = prepared("parts")
+    assert pq.ParquetFile(tmp_path / "parts" / "train.parquet").num_row_groups > 3
+    assert all(parts[split].equals(whole[split]) for split in SPLITS)
+    tokenizers = [(tmp_path / name / "tokenizer" / "tokenizer.json").read_bytes() for name in ("whole", "parts")]
+    assert tokenizers[0] == tokenizers[1]
+
+
+def test_a_tokenizer_learns_from_the_first_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genloss.language.tokenizer.ENOUGH", 1000)
+    asked: list[str] = []
+
+    def some(word: str) -> Iterator[str]:
+        for _ in range(1000):
+            asked.append(word)
+            yield f"{word} " * 20
+
+    train_bpe(itertools.chain(some("alpha"), some("omega")), 300, 48, tmp_path)
+    assert asked == ["alpha"] * 10  # the tenth has 1000 characters, with those before
+    known = load_codec(tmp_path)
+    assert len(known.encode(["alpha alpha"])[0]) < len(known.encode(["omega omega"])[0])

@@ -278,8 +278,9 @@ class Curate(Stage):
             inputs=job.inputs(list(x.curators.values())),
             runtime=x.runtime,
             report=job.report,
+            scratch=scratch,
         )
-        table = records.read(job.round / "generated.parquet")
+        table = records.load(job.round / "generated.parquet", scratch)
         curated = x.domain.curate(table, x.curators, x.control, context)
         write_curated(curated, out)
         kept = curated.reasons.get("kept", 0)

@@ -8,17 +8,17 @@ rejected.parquet with its reason. `control=random` replaces the chain's choice b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from genloss.core import records
-from genloss.core.capabilities import Points
+from genloss.core.capabilities import Points, Texts, able
 from genloss.core.contracts import Curated, Domain, Inputs, Plugin, Report, Runtime, silent
 from genloss.core.errors import UserError
 from genloss.core.seeds import generator, seed_of
@@ -36,11 +36,18 @@ class Decision:
     reason: np.ndarray
 
 
+def blank(n: int, word: str = "") -> np.ndarray:
+    """n times the same word, as objects; np.full would make n of them."""
+    made = np.empty(n, dtype=object)
+    made[:] = word
+    return made
+
+
 def decision(keep: np.ndarray, score: np.ndarray | None = None, reason: str | np.ndarray = "") -> Decision:
     """A `Decision` from a mask, optional scores, and one reason for all dropped records (or one each)."""
     n = len(keep)
     scores = np.full(n, np.nan) if score is None else np.asarray(score, dtype=float)
-    reasons = np.full(n, reason, dtype=object) if isinstance(reason, str) else np.asarray(reason, dtype=object)
+    reasons = blank(n, reason) if isinstance(reason, str) else np.asarray(reason, dtype=object)
     return Decision(np.asarray(keep, dtype=bool), scores, reasons)
 
 
@@ -55,6 +62,7 @@ class Context:
     inputs: Inputs  # what else the curators `read`
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
+    scratch: Path | None = None  # where tables lie that are larger than memory; None: where the system has such files
 
     def seeded(self, seed: int) -> Context:
         return replace(self, seed=seed)
@@ -69,7 +77,8 @@ class RecordCurator(Curator, ABC):
 
     @abstractmethod
     def decide(self, table: pa.Table, context: Context) -> Decision:
-        """What to keep of a table of n >= 1 records."""
+        """What to keep of a table of n >= 1 records, which may be larger than memory: `records.parts` goes through it
+        part by part."""
 
 
 class PointCurator(Curator, ABC):
@@ -107,13 +116,14 @@ def curate(table: pa.Table, curators: Mapping[str, Curator], control: str, conte
     n = len(table)
     keep = np.ones(n, dtype=bool)
     score = np.full(n, np.nan)
-    reason = np.full(n, "kept", dtype=object)
+    reason = blank(n, "kept")
     for position, (name, curator) in enumerate(curators.items()):
         assert isinstance(curator, RecordCurator)
         alive = np.flatnonzero(keep)
         if len(alive) == 0:
             break
-        said = curator.decide(table.take(pa.array(alive)), context.seeded(seed_of(context.seed, name, position)))
+        left = table if len(alive) == n else records.spilled(_where(table, keep), context.scratch)
+        said = curator.decide(left, context.seeded(seed_of(context.seed, name, position)))
         for part in (said.keep, said.score, said.reason):
             if len(part) != len(alive):
                 raise ValueError(f"curator {name} decided on {len(part)} of {len(alive)} records")
@@ -121,25 +131,46 @@ def curate(table: pa.Table, curators: Mapping[str, Curator], control: str, conte
         scored = ~np.isnan(said.score)
         score[alive[scored]] = said.score[scored]
         dropped = alive[~said.keep]
-        reason[dropped] = [f"{name}: {r}" if r else name for r in said.reason[~said.keep]]
+        why = said.reason[~said.keep]
+        named = {r: f"{name}: {r}" if r else name for r in set(why)}  # one object for all that share it
+        reason[dropped] = [named[r] for r in why]
     if control == "random":
         chosen = generator(context.seed, "control").permutation(n)[: int(keep.sum())]
         keep = np.zeros(n, dtype=bool)
         keep[chosen] = True
-        reason = np.where(keep, "kept", "control: random").astype(object)
+        reason = blank(n, "control: random")
+        reason[keep] = "kept"
     if n > 0 and not keep.any():
         counts = ", ".join(f"{count} {what}" for what, count in _counts(reason).items())
         why = f"kept none of {n} records in round {context.round} ({counts})"
         raise UserError("curation", "+".join(curators), f"{why}; loosen the curator, or generate more with recipe.n")
-    full = table.append_column("score", pa.array(score, pa.float64(), from_pandas=True))
-    full = full.append_column("reason", pa.array(reason.tolist(), pa.string()))
-    mask = pa.array(keep)
-    return Curated(full.filter(mask), full.filter(pc.invert(mask)), _counts(reason))
+    columns = {"score": score, "reason": reason}
+    kept, rejected = (
+        records.spilled(_where(table, mask, columns), context.scratch) for mask in (keep, np.logical_not(keep))
+    )
+    return Curated(kept, rejected, _counts(reason))
+
+
+def texts(table: pa.Table, domain: Domain) -> Iterator[str]:
+    """The text of each record, one after the other."""
+    for part in records.parts(table):
+        yield from able(domain, Texts).texts(part)
+
+
+def _where(table: pa.Table, mask: np.ndarray, columns: Mapping[str, np.ndarray] | None = None) -> Iterator[pa.Table]:
+    """Those records, in parts, with what is said of each: `score` and `reason`."""
+    first = 0
+    for part in records.parts(table) if len(table) else [table]:
+        here = slice(first, first + len(part))
+        if columns is not None:
+            part = part.append_column("score", pa.array(columns["score"][here], pa.float64(), from_pandas=True))
+            part = part.append_column("reason", pa.array(columns["reason"][here].tolist(), pa.string()))
+        yield part.filter(pa.array(mask[here]))
+        first = here.stop
 
 
 def _counts(reason: np.ndarray) -> dict[str, int]:
-    values, counts = np.unique(reason.astype(str), return_counts=True)
-    return {str(v): int(c) for v, c in zip(values, counts, strict=True)}
+    return dict(sorted(Counter(reason.tolist()).items()))
 
 
 def write(curated: Curated, out: Path) -> None:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.capabilities import Repeats, Texts, able
+from genloss.core.capabilities import Repeats, Texts
 from genloss.core.contracts import Experiment
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.seeds import generator
 from genloss.core.words import words
-from genloss.curate import Context, Decision, PointCurator, Rated, RecordCurator, decision
+from genloss.curate import Context, Decision, PointCurator, Rated, RecordCurator, decision, texts
 
 
 def kept_of(fraction: float, n: int) -> int:
@@ -81,6 +81,12 @@ class Random(RecordCurator, PointCurator, Rated):
 SCORES = ("length", "distinct")
 
 
+def distinct(text: str) -> float:
+    """Share of the words of a text that are not there twice."""
+    said = words(text)
+    return len(set(said)) / max(1, len(said))
+
+
 @dataclass
 class TopFraction(RecordCurator):
     """Keep the top fraction by a score of the text: its length in bytes, or its share of distinct words."""
@@ -94,9 +100,6 @@ class TopFraction(RecordCurator):
         one_of("score", self.score, SCORES)
 
     def decide(self, table: pa.Table, context: Context) -> Decision:
-        texts = able(context.domain, Texts).texts(table)
-        if self.score == "length":
-            score = np.array([len(t.encode()) for t in texts], dtype=float)
-        else:
-            score = np.array([len(set(said)) / max(1, len(said)) for said in map(words, texts)])
+        of = {"length": lambda text: len(text.encode()), "distinct": distinct}[self.score]
+        score = np.fromiter(map(of, texts(table, context.domain)), float, len(table))
         return decision(top(score, kept_of(self.fraction, len(table))), score, f"low {self.score}")

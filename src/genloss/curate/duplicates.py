@@ -7,25 +7,31 @@ genloss run curation=near_dedup   # Jaccard similarity of word 5-grams above 0.7
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import tempfile
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
 from genloss.core.capabilities import Texts, able
+from genloss.core.contracts import Domain
 from genloss.core.errors import require
 from genloss.core.records import normal
 from genloss.core.words import words
-from genloss.curate import Context, Decision, RecordCurator, decision
+from genloss.curate import Context, Decision, RecordCurator, blank, decision, texts
 
+CACHED = 1024  # records whose shingles are at hand: many copies meet the same record
 RECALL = 0.99  # of the pairs whose similarity is the threshold, the least share that is compared
 
 
-def _real(context: Context) -> Iterator[str]:
-    for batch in records.read(context.data / "train.parquet", columns=list(context.domain.payload)).to_batches():
-        yield from able(context.domain, Texts).texts(pa.table(batch))
+def _real(context: Context) -> Iterator[list[str]]:
+    for part in records.batches(context.data / "train.parquet", context.domain.payload):
+        yield able(context.domain, Texts).texts(part)
 
 
 @dataclass
@@ -36,15 +42,17 @@ class Deduplicate(RecordCurator):
     needs = (Texts,)
 
     def decide(self, table: pa.Table, context: Context) -> Decision:
-        copies = {normal(t) for t in _real(context)} if self.real else set()
-        seen: set[str] = set()
-        reason = np.full(len(table), "", dtype=object)
-        for i, text in enumerate(map(normal, able(context.domain, Texts).texts(table))):
-            if text in copies:
-                reason[i] = "copy of real"
-            elif text in seen:
-                reason[i] = "copy"
-            seen.add(text)
+        mine = records.digests(map(normal, texts(table, context.domain)))
+        known, first = np.unique(mine, return_index=True)
+        reason = blank(len(table), "copy")
+        reason[first] = ""
+        if self.real:
+            of_real = np.zeros(len(known), dtype=bool)
+            for part in _real(context):
+                real = records.digests(map(normal, part))
+                at = np.minimum(np.searchsorted(known, real), len(known) - 1)
+                of_real[at[known[at] == real]] = True
+            reason[of_real[np.searchsorted(known, mine)]] = "copy of real"
         return decision(reason == "", reason=reason)
 
 
@@ -55,8 +63,8 @@ def jaccard(a: set[bytes], b: set[bytes]) -> float:
 @dataclass
 class Near(RecordCurator):
     """Drop every record whose Jaccard similarity to an earlier kept one, or (`real`) to a real training record, is at
-    least `threshold`. Shingles are word `ngram`s. MinHash signatures of `permutations` values propose pairs (datasketch
-    LSH), at least RECALL of those at the threshold and more of those above; the exact similarity decides."""
+    least `threshold`. Shingles are word `ngram`s. MinHash signatures of `permutations` values propose pairs
+    (`Buckets`), at least RECALL of those at the threshold and more of those above; the exact similarity decides."""
 
     threshold: float = 0.7
     ngram: int = 5
@@ -84,29 +92,107 @@ class Near(RecordCurator):
                 return bands, rows
         return self.permutations, 1
 
+    def _signatures(self, texts: list[str]) -> np.ndarray:
+        """uint64 [n, permutations]"""
+        from datasketch import MinHash
+
+        made = MinHash.generator([self._shingles(t) for t in texts], num_perm=self.permutations, seed=1)
+        return np.stack([signature.hashvalues for signature in made]).astype(np.uint64)
+
     def decide(self, table: pa.Table, context: Context) -> Decision:
-        from datasketch import MinHash, MinHashLSH
-
-        index = MinHashLSH(num_perm=self.permutations, params=self._bands())
-        texts = able(context.domain, Texts).texts(table)
-        real = list(_real(context)) if self.real else []
-        sources = {"real": real, "generated": texts}
-
-        def signatures(texts: list[str]) -> Iterator[MinHash]:
-            return MinHash.generator([self._shingles(t) for t in texts], num_perm=self.permutations, seed=1)
-
-        for i, signature in enumerate(signatures(real)):
-            index.insert(("real", i), signature)
-        reason = np.full(len(table), "", dtype=object)
-        for i, signature in enumerate(signatures(texts)):
-            mine = set(self._shingles(texts[i]))
-            found = [
-                (kind, j)
-                for kind, j in index.query(signature)
-                if jaccard(mine, set(self._shingles(sources[kind][j]))) >= self.threshold
-            ]
+        columns = context.domain.payload
+        files = [records.load(context.data / "train.parquet", context.scratch, columns)] if self.real else []
+        tables = [*files, table]
+        real = sum(map(len, files))
+        said = TextsOf(tables, context.domain)
+        alike = Buckets(said.parts(), len(said), self._signatures, *self._bands(), context.scratch)
+        shingles = lru_cache(CACHED)(lambda i: set(self._shingles(said[i])))
+        for i in range(real):
+            alike.insert(i)
+        reason = blank(len(table))
+        for i in range(real, len(said)):
+            found = [j for j in alike.query(i) if jaccard(shingles(i), shingles(j)) >= self.threshold]
             if found:
-                reason[i] = "near copy of real" if any(kind == "real" for kind, _ in found) else "near copy"
+                reason[i - real] = "near copy of real" if min(found) < real else "near copy"
             else:
-                index.insert(("generated", i), signature)
+                alike.insert(i)
         return decision(reason == "", reason=reason)
+
+
+class TextsOf:
+    """The texts of some tables, one after the other, each read where it lies."""
+
+    def __init__(self, tables: Sequence[pa.Table], domain: Domain):
+        self._tables, self._domain = tables, able(domain, Texts)
+        self._edges = np.cumsum([0, *map(len, tables)]).tolist()
+
+    def __len__(self) -> int:
+        return self._edges[-1]
+
+    def __getitem__(self, number: int) -> str:
+        at = bisect_right(self._edges, number) - 1
+        return self._domain.texts(self._tables[at].slice(number - self._edges[at], 1))[0]
+
+    def parts(self) -> Iterator[list[str]]:
+        for table in self._tables:
+            yield from map(self._domain.texts, records.parts(table))
+
+
+class Buckets:
+    """Locality-sensitive hashing (Indyk & Motwani 1998): two of n records meet if their signatures agree in all rows of
+    a band.
+
+    The hashes of the bands are on disk, 8 bytes each. In memory are 24 bytes a record while they are sorted, and 12
+    bytes for each band in which a record meets another one."""
+
+    def __init__(
+        self,
+        parts: Iterable[list[str]],
+        n: int,
+        signatures: Callable[[list[str]], np.ndarray],
+        bands: int,
+        rows: int,
+        folder: Path | None,
+    ):
+        weights = np.random.default_rng(0).integers(0, 1 << 63, rows, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        record, group, groups = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
+        with tempfile.TemporaryFile(dir=folder) as file:
+            hashes = np.memmap(file, np.uint64, "w+", shape=(bands, n))
+            at = 0
+            for texts in parts:
+                made = signatures(texts)[:, : bands * rows].reshape(len(texts), bands, rows)
+                hashes[:, at : at + len(texts)] = (made * weights).sum(axis=2, dtype=np.uint64).T
+                at += len(texts)
+            for band in range(bands):
+                order = np.argsort(hashes[band], kind="stable")
+                same = hashes[band][order]
+                first = np.concatenate([[True], same[1:] != same[:-1]])
+                alone = first & np.concatenate([first[1:], [True]])
+                record.append(order[~alone].astype(np.int32))
+                group.append((groups + np.cumsum(first[~alone]) - 1).astype(np.int32))
+                groups += int(first[~alone].sum())
+            del hashes
+        records_, groups_ = np.concatenate(record), np.concatenate(group)
+        order = np.argsort(records_, kind="stable")
+        self._record, self._group = records_[order], groups_[order]  # of each meeting, by record
+        self._head = np.full(groups, -1, np.int32)  # the meeting that was inserted last, of each group
+        self._before = np.full(len(order), -1, np.int32)  # the one that was inserted before, of each meeting
+
+    def _meetings(self, number: int) -> range:
+        return range(*np.searchsorted(self._record, [number, number + 1]).tolist())
+
+    def query(self, number: int) -> list[int]:
+        """Those that were inserted and meet the record, rising."""
+        found: set[int] = set()
+        for meeting in self._meetings(number):
+            at = int(self._head[self._group[meeting]])
+            while at >= 0:
+                found.add(int(self._record[at]))
+                at = int(self._before[at])
+        return sorted(found)
+
+    def insert(self, number: int) -> None:
+        for meeting in self._meetings(number):
+            group = self._group[meeting]
+            self._before[meeting] = self._head[group]
+            self._head[group] = meeting

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,7 +106,10 @@ def nearest(rows: list[str], columns: list[str], workers: int = 1) -> np.ndarray
 class Novelty(RecordCurator):
     """Drop a record whose ROUGE-L to a real training record (`real`), a record that an earlier round kept (`earlier`),
     or a kept one before it in this round is above `threshold`; its score is the largest of them. Exactly at the
-    threshold is kept. Records are compared in their order, which is part of the result."""
+    threshold is kept. Records are compared in their order, which is part of the result.
+
+    What records are compared with is in memory, 90 bytes and two to four a token each; time grows with its square, long
+    before memory does."""
 
     threshold: float = 0.7
     column: str = ""  # of the record that is compared; empty: the domain's first (text; prompt)
@@ -132,13 +135,12 @@ class Novelty(RecordCurator):
         alphabet = Alphabet()
         sources = [context.data / "train.parquet"] if self.real else []
         sources += list(context.inputs.all(HISTORY)) if self.earlier else []
-        pool = [text for path in sources for text in alphabet.encode(_texts(path, column))]
+        pool = [text for path in sources for part in _texts(path, column) for text in alphabet.encode(part)]
         workers = context.runtime.workers or cores()
-        encoded = alphabet.encode(table.column(column).to_pylist())
-        score = np.zeros(len(encoded))
-        keep = np.ones(len(encoded), dtype=bool)
-        for at in range(0, len(encoded), BLOCK):
-            block = encoded[at : at + BLOCK]
+        n = len(table)
+        score, keep = np.zeros(n), np.ones(n, dtype=bool)
+        for at in range(0, n, BLOCK):
+            block = alphabet.encode(table.column(column).slice(at, BLOCK).to_pylist())
             score[at : at + BLOCK] = nearest(block, pool, workers)
             among = rouge_l(block, block, workers)
             for i in range(len(block)):
@@ -146,9 +148,9 @@ class Novelty(RecordCurator):
                 score[at + i] = max(score[at + i], float(before.max(initial=0.0)))
                 keep[at + i] = score[at + i] <= self.threshold
             pool += [text for text, kept in zip(block, keep[at : at + BLOCK], strict=True) if kept]
-            context.report(min(at + BLOCK, len(encoded)), len(encoded), "records")
+            context.report(min(at + BLOCK, n), n, "records")
         return decision(keep, score, "too similar")
 
 
-def _texts(path: Path, column: str) -> list[str]:
-    return records.read(path, columns=[column]).column(column).to_pylist()
+def _texts(path: Path, column: str) -> Iterator[list[str]]:
+    return (part.column(column).to_pylist() for part in records.batches(path, [column]))

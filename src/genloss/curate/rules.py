@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.capabilities import Finishes, Texts, able
+from genloss.core.capabilities import Finishes, Texts
 from genloss.core.contracts import Experiment
 from genloss.core.errors import UserError, require
 from genloss.core.words import words
-from genloss.curate import Context, Decision, RecordCurator, decision
+from genloss.curate import Context, Decision, RecordCurator, blank, decision, texts
 
 
 def repeated_share(text: str, n: int) -> float:
@@ -54,9 +54,9 @@ class Rules(RecordCurator):
             require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a fraction in [0, 1]")
 
     def decide(self, table: pa.Table, context: Context) -> Decision:
-        reason = np.full(len(table), "", dtype=object)
+        reason = blank(len(table))
         score = np.zeros(len(table))
-        for i, text in enumerate(able(context.domain, Texts).texts(table)):
+        for i, text in enumerate(texts(table, context.domain)):
             score[i] = repeated_share(text, self.ngram)
             reason[i] = self._fault(text, score[i])
         return decision(reason == "", score, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 
 from genloss.core.capabilities import Scores, Texts, Tokenized
@@ -45,10 +46,10 @@ class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
         return saved.hash_of(saved.folder_of(self.tokenizer, "domain.tokenizer"), saved.TOKENIZER_FILES)
 
     @abstractmethod
-    def train_tokenizer(self, texts: list[str], out: Path) -> None:
+    def train_tokenizer(self, texts: Iterable[str], out: Path) -> None:
         """Train the domain's own tokenizer on the texts of the training split."""
 
-    def make_tokenizer(self, texts: list[str], out: Path) -> None:
+    def make_tokenizer(self, texts: Iterable[str], out: Path) -> None:
         if self.tokenizer == OWN:
             self.train_tokenizer(texts, out)
         else:

@@ -7,7 +7,7 @@ the generated records, and as its real-vs-real floor on equally many held-out re
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,47 +40,52 @@ class Evidence:
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
 
-    @cached_property
-    def _pools(self) -> tuple[pa.Table | None, pa.Table]:
-        generated = records.read(self.generated) if self.generated else None
-        held_out = records.concat(
-            [records.read(self.data / "test.parquet"), records.read(self.data / "validation.parquet")]
-        )
-        return generated, held_out
+    @property
+    def _held_out(self) -> list[Path]:
+        return [self.data / "test.parquet", self.data / "validation.parquet"]
 
     @cached_property
     def n_samples(self) -> int:
         """Records in a sample and in its floor: equally many, since most diversity measures depend on it."""
-        generated, held_out = self._pools
-        sizes = [self.size, len(held_out)] + ([len(generated)] if generated is not None else [])
-        return min(sizes)
+        sizes = [self.size, sum(map(records.count, self._held_out))]
+        return min(sizes + ([records.count(self.generated)] if self.generated else []))
 
-    def _draw(self, table: pa.Table, purpose: str) -> pa.Table:
-        chosen = np.sort(generator(self.seed, "sample", purpose).permutation(len(table))[: self.n_samples])
-        return table.take(pa.array(chosen))
+    def _draw(self, files: list[Path], purpose: str) -> pa.Table:
+        count = sum(map(records.count, files))
+        return records.take(
+            files, np.sort(generator(self.seed, "sample", purpose).permutation(count)[: self.n_samples])
+        )
 
     @cached_property
     def sample(self) -> pa.Table | None:
         """`n_samples` generated records; None in round 0."""
-        generated, _ = self._pools
-        return None if generated is None else self._draw(generated, "generated")
+        return self._draw([self.generated], "generated") if self.generated else None
 
     @cached_property
     def floor(self) -> pa.Table:
         """`n_samples` held-out real records."""
-        return self._draw(self._pools[1], "floor")
+        return self._draw(self._held_out, "floor")
 
     @cached_property
     def real(self) -> pa.Table:
         """The real records that round 0 was trained on."""
-        return records.read(self.data / "train.parquet").slice(0, self.n_real)
+        return records.read(self.data / "train.parquet", rows=(0, self._n_real))
+
+    @property
+    def _n_real(self) -> int:
+        return min(self.n_real, records.count(self.data / "train.parquet"))
 
     def texts(self, table: pa.Table) -> list[str]:
         return able(self.domain, Texts).texts(table)
 
-    @cached_property
-    def real_texts(self) -> list[str]:
-        return self.texts(self.real)
+    def real_texts(self) -> Iterator[str]:
+        """Of the records that round 0 was trained on, one after the other: there may be millions."""
+        left = self._n_real
+        for part in records.batches(self.data / "train.parquet", self.domain.payload):
+            yield from self.texts(part.slice(0, left))
+            left -= len(part)
+            if left <= 0:
+                return
 
 
 class Metric(Plugin, ABC):

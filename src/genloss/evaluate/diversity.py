@@ -84,7 +84,7 @@ class RareWords(SampleMetric):
     """
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
-        counts = Counter(w for t in evidence.real_texts for w in words(t))
+        counts = Counter(w for t in evidence.real_texts() for w in words(t))
         ranked = [w for w, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
         present = {w for t in evidence.texts(table) for w in words(t)}
         groups = np.array_split(np.array([w in present for w in ranked]), 10)
@@ -125,14 +125,17 @@ class Overlap(SampleMetric):
         return {hash(tuple(ws[i : i + self.ngram])) for i in range(len(ws) - self.ngram + 1)}
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
-        exact = set(evidence.real_texts)
-        wanted = [self._grams(t) for t in evidence.texts(table)]
+        texts = evidence.texts(table)
+        wanted = [self._grams(t) for t in texts]
         in_sample = set().union(*wanted)
+        said = set(texts)
         in_both: set[int] = set()
-        for text in evidence.real_texts:  # the real n-grams are never held at once
+        exact: set[str] = set()
+        for text in evidence.real_texts():  # neither the real texts nor their n-grams are held at once
             in_both |= self._grams(text) & in_sample
+            exact |= {text} & said
         return {
-            "overlap_exact": float(np.mean([t in exact for t in evidence.texts(table)])),
+            "overlap_exact": float(np.mean([t in exact for t in texts])),
             f"overlap_{self.ngram}gram": float(np.mean([bool(w & in_both) for w in wanted])),
         }
 

@@ -9,9 +9,9 @@ genloss run recipe/backend=openai recipe.backend.url=http://localhost:8000/v1 re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,30 @@ from genloss.core.seeds import generator
 from genloss.generate import Recipe, Request
 
 PROMPTS = ("none", "real", "previous")
+
+
+class Prompts(Sequence[str]):
+    """Texts of records of a pool, which may be larger than memory; a slice of them is a list."""
+
+    def __init__(self, pool: pa.Table, order: np.ndarray):
+        self._ids, self._texts = pool.columns
+        self._order = order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self._texts[i].as_py() for i in self._order[at].tolist()]
+        return self._texts[int(self._order[at])].as_py()
+
+    def parents(self, first: int, count: int) -> list[list[str]]:
+        """The ids of so many of them, as `make_table` takes them."""
+        return [[self._ids[i].as_py()] for i in self._order[first : first + count].tolist()]
 
 
 @dataclass
@@ -88,7 +112,7 @@ class Sample(Recipe, Finishes):
         require(fits, "max_tokens", self.max_tokens, f"at most the model's context, {context}")
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
-        prompts, parents = self._prompts(request)
+        prompts = self._prompts(request)
         sampling = Sampling(
             model=request.model,
             data=request.data,
@@ -101,36 +125,41 @@ class Sample(Recipe, Finishes):
             report=request.report,
             account=request.account,
         )
-        texts: list[str] = []
-        finish: list[str] = []
-        logprobs: list[float] = []
-        tokens = 0
-        for some in self.writer.sample(sampling):
-            texts += some.texts
-            finish += some.finish
-            tokens += some.tokens
-            logprobs += map(sum, some.logprobs or [])
-        table = records.make_table(
-            {request.domain.payload[0]: texts},
-            origin=records.SYNTHETIC,
-            generation=request.round,
-            recipe=self.name,
-            parents=parents,
-        )
-        table = records.with_finish(table, finish)
-        if self.logprobs:  # like `finish`, no part of a record's id
-            table = table.append_column("logprob", pa.array(logprobs, pa.float64()))
-        counts = {"cut_off": finish.count(records.CUT), **self.writer.spent(request.scratch)}
+        tokens, cut_off = 0, 0
+
+        def tables() -> Iterator[pa.Table]:
+            nonlocal tokens, cut_off
+            first = 0
+            for some in self.writer.sample(sampling):
+                count = len(some.texts)
+                tokens += some.tokens
+                cut_off += some.finish.count(records.CUT)
+                table = records.make_table(
+                    {request.domain.payload[0]: some.texts},
+                    origin=records.SYNTHETIC,
+                    generation=request.round,
+                    recipe=self.name,
+                    parents=None if prompts is None else prompts.parents(first, count),
+                    first=first,
+                )
+                first += count
+                table = records.with_finish(table, some.finish)
+                if self.logprobs:  # like `finish`, no part of a record's id
+                    sums = [sum(each) for each in some.logprobs or []]
+                    table = table.append_column("logprob", pa.array(sums, pa.float64()))
+                yield table
+
+        table = records.spilled(tables(), request.scratch)
+        counts = {"cut_off": cut_off, **self.writer.spent(request.scratch)}
         return table, {"tokens": tokens, "counts": counts}
 
-    def _prompts(self, request: Request) -> tuple[list[str] | None, list[list[str]] | None]:
+    def _prompts(self, request: Request) -> Prompts | None:
         if self.prompts == "none":
-            return None, None
+            return None
         path = request.data / "prompts.parquet" if self.prompts == "real" else request.inputs[PREVIOUS]
-        pool = records.read(path, columns=["id", request.domain.payload[0]])
+        pool = records.load(path, request.scratch, ["id", request.domain.payload[0]])
         if len(pool) == 0:
             raise UserError("recipe.prompts", self.prompts, f"{path.name} holds no records to take prefixes from")
         rng = generator(request.seed, "prompts")
         order = np.concatenate([rng.permutation(len(pool)) for _ in range(-(-self.n // len(pool)))])[: self.n]
-        chosen = pool.take(pa.array(order))
-        return chosen.column(1).to_pylist(), [[i] for i in chosen.column("id").to_pylist()]
+        return Prompts(pool, order)

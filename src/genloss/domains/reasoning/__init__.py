@@ -11,7 +11,7 @@ a prompt. `prompts` is the pool of fresh problems: recipes draw from it, and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
@@ -139,7 +139,7 @@ class Reasoning(LanguageDomain, Responds, Verifies):
         )
         return result | {"longest": longest}
 
-    def train_tokenizer(self, texts: list[str], out: Path) -> None:
+    def train_tokenizer(self, texts: Iterable[str], out: Path) -> None:
         train_bpe(texts, self.vocabulary, self.context, out, digits=True)
 
     def _counts(self, n: int) -> dict[str, int]:

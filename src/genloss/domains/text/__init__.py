@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,16 @@ from genloss.core.errors import UserError, require
 from genloss.core.plugin import build, named
 from genloss.core.records import normal
 from genloss.core.seeds import generator
+from genloss.core.spool import Spool
 from genloss.domains.language import LanguageDomain
 from genloss.language.corpus import Corpus
+from genloss.language.packing import portions
 from genloss.language.tokenizer import load_codec, train_bpe
 
 WIDTHS = (60, 120)  # columns that editors wrap at
 CUT = 0.1  # of the passages may be longer than the context before a warning
+TOGETHER = 1 << 20  # characters of passages that are put in order together
+SCORED = 1 << 22  # bytes of text that are scored together: as token ids they take ten times that
 SHARES = ("validation_share", "test_share", "prompts_share")
 
 
@@ -39,7 +43,11 @@ def unwrapped(text: str) -> list[str]:
     is wrapped if that is a width that editors use, and one line in three ends in a soft break."""
     lines = [line.strip() for line in text.splitlines()]
     inner = [(a, b) for a, b in itertools.pairwise(lines) if a and b]
-    width = float(np.quantile([len(a) for a, _ in inner], 0.9)) if inner else 0.0
+    lengths = sorted(len(a) for a, _ in inner)
+    near = int(0.9 * (len(lengths) - 1))  # the quantile lies between this one and the next
+    if not lengths or lengths[min(near + 1, len(lengths) - 1)] < WIDTHS[0] or lengths[near] > WIDTHS[1]:
+        return lines
+    width = float(np.quantile(lengths, 0.9))
 
     def soft(a: str, b: str) -> bool:
         return len(a) + 1 + len(b.split()[0]) > width
@@ -74,6 +82,14 @@ def passages(text: str, longest: int, shortest: int) -> Iterator[str]:
                 start += 1
         if len(line) - start >= shortest:
             yield line[start:]
+
+
+def _tables(spool: Spool, order: np.ndarray, rows: int, recipe: str) -> Iterator[pa.Table]:
+    """Passages as records, in that order."""
+    for at in range(0, len(order), rows):
+        names, texts = zip(*(spool[i] for i in order[at : at + rows]), strict=True)
+        made = records.make_table({"text": texts}, origin=records.REAL, generation=0, recipe=recipe, first=at)
+        yield made.append_column("document", pa.array(names, pa.string()))
 
 
 @dataclass
@@ -129,8 +145,13 @@ class Text(LanguageDomain, Documents):
     # -- data --------------------------------------------------------------------------------------------------------
 
     def prepare(self, out: Path) -> dict[str, Any]:
-        documents = [(name, text) for name, text in self.source.documents() if text.strip()]
-        if not documents:
+        """Two files without a name hold the documents, and the passages of a split, while they are put in order. Memory
+        is flat but for 16 bytes a document, 16 a passage of a split, and 16 a passage that is held out."""
+        documents = Spool(out)
+        for name, text in self.source.documents():
+            if text.strip():
+                documents.add(name, text)
+        if not len(documents):
             raise UserError("domain.corpus", None, "holds no text; give it documents")
         if len(documents) < 4:
             raise UserError(
@@ -148,20 +169,23 @@ class Text(LanguageDomain, Documents):
                 "domain.corpus", f"{len(documents)} documents", "leaves none to train on; give more documents"
             )
 
-        seen: set[str] = set()  # a passage stays in the first of test, validation, prompts, train that has it
+        held_out = records.digests([])  # a passage stays in the first of test, validation, prompts, train that has it
+        rows = max(1, TOGETHER // self.max_characters)
         result: dict[str, Any] = {"documents": len(documents)}
-        splits: dict[str, list[str]] = {}
         for split in ("test", "validation", "prompts", "train"):
-            mine: list[tuple[str, str]] = []
-            own: set[str] = set()
-            for i in member[split]:
-                for passage in passages(documents[i][1], self.max_characters, self.min_characters):
-                    key = normal(passage)
-                    if key not in seen:
-                        own.add(key)
-                        mine.append((documents[i][0], passage))
-            seen |= own
-            if not mine:
+            mine = Spool(out)
+            own = [held_out]
+            those = self._passages(documents, member[split])
+            while found := list(itertools.islice(those, rows)):
+                keys = records.digests(normal(passage) for _, passage in found)
+                new = ~records.among(keys, held_out)
+                for (name, passage), is_new in zip(found, new.tolist(), strict=True):
+                    if is_new:
+                        mine.add(name, passage)
+                if split != "train":
+                    own.append(keys[new])
+            held_out = np.unique(np.concatenate(own))
+            if not len(mine):
                 raise UserError(
                     "domain.corpus",
                     split,
@@ -169,22 +193,32 @@ class Text(LanguageDomain, Documents):
                     "in another split; give more text or lower domain.min_characters",
                 )
             shuffle = generator(self.split_seed, split).permutation(len(mine))
-            splits[split] = [mine[i][1] for i in shuffle]
-            table = records.make_table(
-                {"text": splits[split]}, origin=records.REAL, generation=0, recipe=f"corpus/{split}"
-            ).append_column("document", pa.array([mine[i][0] for i in shuffle], pa.string()))
-            records.write(table, out / f"{split}.parquet")
+            records.write_parts(_tables(mine, shuffle, rows, f"corpus/{split}"), out / f"{split}.parquet")
             result[split] = len(mine)
-        self.make_tokenizer(splits["train"], out / "tokenizer")
-        lengths = map(len, load_codec(out / "tokenizer").encode(splits["train"]))
-        result["cut"] = sum(length + 1 > self.context for length in lengths)  # with the end of the text
+        train = out / "train.parquet"
+        self.make_tokenizer((text for texts in self._texts_of(train) for text in texts), out / "tokenizer")
+        codec = load_codec(out / "tokenizer")
+        result["cut"] = sum(
+            len(ids) + 1 > self.context for texts in self._texts_of(train) for ids in codec.encode(texts)
+        )  # with the end of the text
         if result["cut"] > CUT * result["train"]:
             what = f"{result['cut']} of {result['train']} passages are longer than domain.context={self.context} tokens"
             remedy = f"raise it, or domain.vocabulary, or lower domain.max_characters={self.max_characters}"
             print(f"genloss: warning: {what}, and models see their beginnings alone; {remedy}", file=sys.stderr)
         return result
 
-    def train_tokenizer(self, texts: list[str], out: Path) -> None:
+    def _passages(self, documents: Spool, numbers: np.ndarray) -> Iterator[tuple[str, str]]:
+        """(name of the document, passage) of those documents."""
+        for i in numbers:
+            name, text = documents[i]
+            for passage in passages(text, self.max_characters, self.min_characters):
+                yield name, passage
+
+    def _texts_of(self, path: Path) -> Iterator[list[str]]:
+        for table in records.batches(path, self.payload):
+            yield from map(self.texts, portions(table, self.payload))
+
+    def train_tokenizer(self, texts: Iterable[str], out: Path) -> None:
         train_bpe(texts, self.vocabulary, self.context, out)
 
     # -- models: imported when used, since torch and transformers take seconds to load ---------------------------------
@@ -197,4 +231,15 @@ class Text(LanguageDomain, Documents):
     ) -> tuple[np.ndarray, np.ndarray]:
         from genloss.language.scoring import losses
 
-        return losses(model, data, self.texts(table), self.context, runtime, report, records.cut_off(table))
+        nats: list[np.ndarray] = []
+        tokens: list[np.ndarray] = []
+        for part in list(portions(table, self.payload, SCORED)) or [table]:
+            done = sum(map(len, nats))
+
+            def tell(at: float, of: float, unit: str, done: int = done, n: int = len(part)) -> None:
+                report(done + at / of * n, len(table), unit)
+
+            some = losses(model, data, self.texts(part), self.context, runtime, tell, records.cut_off(part))
+            nats.append(some[0])
+            tokens.append(some[1])
+        return np.concatenate(nats), np.concatenate(tokens)
