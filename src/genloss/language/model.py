@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from genloss.core.capabilities import Tokenized, able
-from genloss.core.contracts import STARTS, Experiment, Fit, Model, Plugin, Runtime
+from genloss.core.contracts import STARTS, Experiment, Fit, Model, Plugin, Runtime, Size
 from genloss.core.errors import UserError, first_line, one_of, require
 from genloss.core.hashes import sha256_file
 from genloss.core.places import on_hub
@@ -93,6 +93,14 @@ class Scratch(TextModel):
         known = {f.name for f in fields(config)} | set(config.attribute_map) | {"rope_theta", "rope_scaling"}
         for name in self.options:
             one_of("options", name, known)
+
+    def size(self, experiment: Experiment) -> Size:
+        import torch
+
+        domain = able(experiment.domain, Tokenized)
+        with torch.device("meta"):
+            numbers = _numbers(self.fresh(getattr(domain, "vocabulary", 512), 0, 0, domain.context, seed=0))
+        return Size(4 * numbers, numbers)
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         import torch
@@ -237,6 +245,18 @@ class Pretrained(TextModel):
         kept = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
         return kept if kept in DTYPES else "float32"
 
+    def size(self, experiment: Experiment) -> Size:
+        folder = saved.at_hand(self.path, "path", self.revision)
+        if folder is None:  # what a GGUF file will be
+            file = None if on_hub(self.path) else saved.place_of(self.path)
+            return Size(4 * file.stat().st_size if file and not self.lora else 0)
+        model = _without_memory(folder, sha256_file(folder / "config.json"))
+        if self.lora:
+            numbers = self.lora.numbers(model)
+            return Size(4 * numbers, numbers)
+        numbers = _numbers(model)
+        return Size(numbers * (4 if self._saves() == "float32" else 2), numbers)
+
     # -- the training --------------------------------------------------------------------------------------------------
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
@@ -274,6 +294,11 @@ class Pretrained(TextModel):
         save_adapter(model, folder, saved.remember(base), fit.start, weights)
         shutil.copyfile(base / "config.json", folder / "config.json")  # says what the adapter is of
         beside(fit, folder)
+
+
+def _numbers(model: Any) -> int:
+    """Parameters of a model, those that are tied once."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def _config(folder: Path) -> dict[str, Any]:
