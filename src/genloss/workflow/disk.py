@@ -111,7 +111,7 @@ def cost(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1, kee
         run, rule = RunDir(home, Kept(store_root())), keep or x.keep
         dropped = rule.dropped(x.rounds)
         going = dropped - rule.reference
-        made = [n for n in range(x.rounds + 1) if run.done(TRAIN.name, n)]
+        made = _made(run, x.rounds)
         if set(made) >= set(range(x.rounds + 1)) and not any(n not in dropped and not run.holds(n) for n in made):
             continue
         sizes = [x.at_round(n).model.size(x.at_round(n)) for n in range(x.rounds + 1)]
@@ -134,6 +134,14 @@ def cost(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1, kee
     waiting = sum(max(each) for line, each in lines.items() if len(each) > 1 and line not in stays)  # for the others
     found.work = min(jobs, len(arms)) * most + waiting
     return found
+
+
+def _made(run: RunDir, last: int) -> list[int]:
+    """The rounds whose training is in a run directory. What is wrong with that the run says."""
+    try:
+        return [n for n in range(last + 1) if run.done(TRAIN.name, n)]
+    except (UserError, OSError):
+        return []
 
 
 def _checkpoints(x: Experiment) -> bool:
