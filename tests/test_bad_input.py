@@ -27,7 +27,7 @@ from genloss.workflow.compose import compose
 def check_line(outcome, *words: str) -> str:
     """Exit code 2, and one line with these words."""
     assert outcome.code == 2, (outcome.code, outcome.err)
-    passed = (": round ", "genloss: warning: ")  # progress of stages that finished
+    passed = (": round ", "genloss: warning: ", "genloss: needs at most ")  # of disk; progress of stages that finished
     lines = [line for line in outcome.err.splitlines() if not any(part in line for part in passed)]
     assert len(lines) == 1, outcome.err
     assert lines[0].startswith("genloss: ") and "Traceback" not in outcome.err

@@ -289,6 +289,35 @@ def test_a_run_is_killed_at_every_point(tmp_path: Path, calm: Victim) -> None:
     killed_everywhere(Victim.make(tmp_path, *RUN), calm)
 
 
+@pytest.mark.parametrize("models", ["last", "none"])
+def test_a_run_that_keeps_few_models_is_killed_at_every_point(tmp_path: Path, database: Path, models: str) -> None:
+    """Where weights go, and where they are linked to be read, too; no training that was finished is done again."""
+    words = (*RUN, "rounds=2", f"keep.models={models}")
+    calm, wild = (Victim.make(tmp_path / name, *words, database=database) for name in ("calm", "wild"))
+    calm.ok()
+    killed_everywhere(wild, calm)
+    assert weights_in_store(wild.home) == weights_in_store(calm.home)
+
+
+def weights_in_store(home: Project) -> list[str]:
+    """Of trainings, those whose weights are there."""
+    blobs = {path.parent.name + path.name for path in home.store.glob("blobs/*/*")}
+    found = [json.loads(path.read_text())["files"] for path in home.store.glob("stages/train/*.json")]
+    return sorted(files["model/model.safetensors"] for files in found if files["model/model.safetensors"] in blobs)
+
+
+def test_the_rule_for_models_is_changed_and_killed_at_every_point(tmp_path: Path, database: Path) -> None:
+    """From all to the last one: store, run and DVC's cache let go of what they had."""
+    words = (*RUN, "rounds=2", "keep.models=last")
+    calm, wild = (Victim.make(tmp_path / name, *RUN, "rounds=2", database=database) for name in ("calm", "wild"))
+    for victim in (calm, wild):
+        victim.ok()
+        victim.words = words
+    calm.ok()
+    killed_everywhere(wild, calm)
+    assert weights_in_store(wild.home) == weights_in_store(calm.home)
+
+
 def test_dvc_repro_is_killed_at_every_point(tmp_path: Path, database: Path) -> None:
     """In the arm's folder, from nothing; its rounds and its report too."""
     calm, wild = (Victim.make(tmp_path / name, *RUN, database=database) for name in ("calm", "wild"))

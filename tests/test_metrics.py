@@ -7,8 +7,10 @@ import math
 import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from conftest import Trained

@@ -183,6 +183,19 @@ def _trace(args: argparse.Namespace) -> int:
 
 
 @verb(
+    "model",
+    "the model of a round, computed again if it was not kept (keep.models)",
+    DIR,
+    argument("--round", type=int, required=True, help="which round"),
+)
+def _model(args: argparse.Namespace) -> int:
+    from genloss.workflow.arm import one_model
+
+    print(f"model: {one_model(args.dir, args.round)}")
+    return 0
+
+
+@verb(
     "replicate",
     "run published results against theory, and write the scoreboard",
     argument("names", nargs="*", metavar="CASE|PAPER", help="which of --list; none: all"),

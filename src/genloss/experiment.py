@@ -25,6 +25,7 @@ from genloss.core.errors import UserError, check_name, nearest, require
 from genloss.core.limits import check_limit
 from genloss.core.places import has_secret, option_files, options
 from genloss.core.plugin import build, fill, flatten, locate, mapping, no_numbers, plain, shown
+from genloss.core.retention import Keep
 from genloss.curate import Curator
 from genloss.evaluate import Metric
 from genloss.generate import Recipe
@@ -33,6 +34,7 @@ from genloss.mix import Mixing, Regime
 # Keys that change how a run is carried out, never what it computes; dots lead into a group.
 OPERATIONAL = (
     "runtime",
+    "keep",
     "tracking",
     "dvc",
     "trainer.logger",
@@ -49,7 +51,7 @@ SCHEDULED = ("model", "recipe", "curation", "control", "mixing", "trainer", "met
 # Where MLflow can be: schemes of `tracking.uri`
 WEB = ("http", "https")
 TRACKED = (*WEB, "sqlite", "postgresql", "mysql", "mssql", "file", "databricks")
-UNWRITTEN = ("runtime", "dvc", "schedule")  # may be absent: what runs of before have not written, or follows
+UNWRITTEN = ("runtime", "keep", "dvc", "schedule")  # may be absent: what runs of before have not written, or follows
 KEYS = (
     "size",
     "rounds",
@@ -135,6 +137,7 @@ class Experiment(contracts.Experiment):
             str(k): build(v, Metric, f"metrics.{k}") for k, v in plain(cfg.metrics).items()
         }
         self.runtime = fill(Runtime, plain(cfg.get("runtime", {})), "runtime")
+        self.keep = fill(Keep, plain(cfg.get("keep", {})), "keep")
         fill(Tracking, plain(cfg.tracking), "tracking")
         if self.control == "random" and not self.curators:
             raise UserError("control", "random", "needs a curation to imitate; add curation=... or set control=none")

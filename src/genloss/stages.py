@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 from genloss.core import code, records
 from genloss.core.contracts import HISTORY, KEPT, LAST, PREVIOUS, ROUND0, Domain, Fit, Inputs, Plugin, Report
 from genloss.core.plugin import named, plain, without
-from genloss.core.rundir import RunDir
+from genloss.core.rundir import RunDir, round_name
 from genloss.core.seeds import seed_of
 from genloss.core.store import Work
 from genloss.curate import Context
@@ -33,17 +33,8 @@ from genloss.mix.shards import mix
 # code is not in its key.
 BEFORE_WORK = frozenset(
     {
-        "check",
-        "fingerprint",
-        "places",
-        "parts",
-        "classes",
-        "needs",
-        "at_most",
-        "ended",
-        "starts",
-        "ready",
-        "architecture",
+        *("check", "fingerprint", "places", "parts", "classes", "needs", "at_most", "ended", "starts", "ready"),
+        *("architecture", "size", "record_bytes"),
     }
 )
 NOT_CALLED = BEFORE_WORK | {
@@ -89,6 +80,10 @@ def artifacts(name: str, n: int) -> tuple[Artifact, ...]:
     raise LookupError(f"{name} is nothing that a plug-in can read")
 
 
+def nowhere(n: int) -> Work:
+    raise LookupError(f"the model of round {n} is not in the run directory, and this job cannot compute it again")
+
+
 @dataclass(frozen=True)
 class Job:
     """One stage of one round of one run."""
@@ -98,6 +93,8 @@ class Job:
     run: RunDir
     report: Report
     config: Mapping[str, Any] = field(default_factory=dict)  # `Stage.config`, which is in the key
+    again: Callable[[int], Work] = nowhere  # the training of a round
+    places: Mapping[Artifact, Path] = field(default_factory=dict)  # of models that are not in the run directory
 
     @property
     def data(self) -> Path:
@@ -107,13 +104,24 @@ class Job:
     def round(self) -> Path:
         return self.run.round(self.n)
 
+    def path(self, artifact: Artifact) -> Path:
+        return self.places.get(artifact) or artifact.path(self.run)
+
     def model(self, n: int) -> Path:
-        return self.run.round(n) / "model"
+        return self.path(Artifact("train", n, "model/"))
+
+    def fetched(self, artifacts: Iterable[Artifact], scratch: Path) -> dict[Artifact, Path]:
+        """Where those models are that the run directory does not hold: below `scratch`, computed again if need be."""
+        missing = {a for a in artifacts if a.stage == "train" and not self.run.holds(a.round)}
+        return {
+            a: self.run.fetch(self.again(a.round), a.round, scratch / "models" / round_name(a.round))
+            for a in sorted(missing)
+        }
 
     def inputs(self, plugins: list[Plugin]) -> Inputs:
         """Paths to what the plug-ins read."""
         names = {name for plugin in plugins for name in plugin.reads()} if self.n > 0 else set()
-        return Inputs({name: tuple(a.path(self.run) for a in artifacts(name, self.n)) for name in names})
+        return Inputs({name: tuple(self.path(a) for a in artifacts(name, self.n)) for name in names})
 
 
 class Stage(ABC):
@@ -156,14 +164,21 @@ class Stage(ABC):
         files = [text for plugin in plugins if (text := plugin.fingerprint())]
         if files:
             config["files"] = files
+        reads, places = self.reads(job), dict[Artifact, Path]()
+
+        def ready(scratch: Path) -> None:
+            job.run.claim(scratch, self.name, job.n)
+            places.update(job.fetched(reads.values(), scratch))
+
         return Work(
             stage=self.name,
             config=config,
-            inputs={key: job.run.hash_of(*artifact) for key, artifact in self.reads(job).items()},
+            inputs={key: job.run.hash_of(*artifact) for key, artifact in reads.items()},
             seed=self.seed(job),
             code=reached.modules(),
             libraries=reached.versions(),
-            execute=lambda out, scratch: self.execute(replace(job, config=config), out, scratch),
+            ready=ready,
+            execute=lambda out, scratch: self.execute(replace(job, config=config, places=places), out, scratch),
         )
 
 

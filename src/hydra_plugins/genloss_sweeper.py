@@ -52,7 +52,18 @@ class GenlossSweeper(Sweeper):
         from hydra.core.override_parser.types import Quote, QuotedString
         from hydra.core.plugins import Plugins
 
-        from genloss.workflow.sweep import distinct, expand, finish_sweep, left_to_do, live, prepare_sweep, show
+        from genloss.workflow.sweep import (
+            begin,
+            distinct,
+            end,
+            expand,
+            finish_sweep,
+            left_to_do,
+            live,
+            look_at_disk,
+            prepare_sweep,
+            show,
+        )
 
         context, config, task_function = self.hydra_context, self.config, self.task_function
         assert context is not None and config is not None
@@ -61,6 +72,7 @@ class GenlossSweeper(Sweeper):
             print(f"genloss: {len(jobs)} arms are composed and checked first", file=sys.stderr, flush=True)
         jobs, arms = distinct(jobs, [composed(context, config, job) for job in jobs])
         configs = [arm.cfg for arm in arms]
+        look_at_disk(arms, at_a_time(config))
         folder = prepare_sweep(configs, chosen_folder(config))
         config.hydra.sweep.dir = str(folder)
         launcher = Plugins.instance().instantiate_launcher(
@@ -71,6 +83,8 @@ class GenlossSweeper(Sweeper):
         where = f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}"
         returns: Sequence[JobReturn] = []
         left = left_to_do(folder, jobs, arms)
+        if left:
+            begin(folder, arms)
         with show(folder, configs[0], left):
             with live(folder / "progress", configs):
                 try:
@@ -78,6 +92,8 @@ class GenlossSweeper(Sweeper):
                 except BrokenExecutor:  # the arms that it had are among those that never ended
                     said = "genloss: a worker was killed, for want of memory perhaps; take fewer at a time"
                     print(said, file=sys.stderr)
+            if left:
+                end(folder, arms)
             for done in returns:
                 _ = done.return_value  # raises what is no failure of an arm but a bug
             code = finish_sweep(folder)
@@ -104,3 +120,11 @@ def chosen_folder(config: DictConfig) -> str | None:
     """hydra.sweep.dir, if the command line says it; else the arms name the folder."""
     given = any(str(o).lstrip("+").startswith("hydra.sweep.dir=") for o in config.hydra.overrides.hydra)
     return str(config.hydra.sweep.dir) if given else None
+
+
+def at_a_time(config: DictConfig) -> int:
+    """How many arms a launcher runs at once, as far as its config says: joblib's n_jobs, -1 of which are all cores."""
+    from genloss.core.machine import cores
+
+    jobs = config.hydra.launcher.get("n_jobs", 1)
+    return jobs if isinstance(jobs, int) and jobs > 0 else cores()

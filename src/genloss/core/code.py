@@ -43,6 +43,7 @@ PLUMBING = (
     "genloss.core.schedule",
     "genloss.core.plugin",
     "genloss.core.progress",
+    "genloss.core.retention",
     "genloss.core.rundir",
     "genloss.core.signals",
     "genloss.core.source",

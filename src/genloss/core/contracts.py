@@ -141,6 +141,13 @@ class Experiment(ABC):
         """The experiment with the overrides that `schedule` has for round n."""
 
 
+class Size(NamedTuple):
+    """What a model takes, about: bytes that a round saves of it, and numbers that are trained. 0: not known."""
+
+    saved: int = 0
+    trained: int = 0
+
+
 class Model(Plugin):
     """What is trained: an architecture or a model to continue from. A plug-in of its domain."""
 
@@ -156,6 +163,10 @@ class Model(Plugin):
     def architecture(self) -> str | None:
         """The class of transformers that it is; None if it is none, or that is not known before work begins."""
         return None
+
+    def size(self, experiment: Experiment) -> Size:
+        """What it takes, for the line that says what a run will cost on disk."""
+        return Size()
 
     def ready(self, experiment: Experiment) -> None:
         """Have at hand, where work begins, what it is made from, and refuse what can only be known then."""
@@ -369,6 +380,10 @@ class Domain(Plugin, ABC):
     def config(self, stage: str) -> dict[str, Any]:
         """The part of the domain's own config that `stage` depends on (data, generate, curate, train, evaluate)."""
         return {}
+
+    def record_bytes(self) -> int:
+        """Bytes of a record in a file, at most and about; 0: not known."""
+        return 0
 
     def theory(self, experiment: Experiment) -> list[dict[str, float]]:
         """What theory predicts of rounds 0, 1, ... of this arm, under the names of the metrics that it predicts; []

@@ -10,15 +10,19 @@ the library versions that matter). `Work` describes one; its key is the hash of 
 
 Run directories hold hard links to blobs: a file that is shared by rounds or arms is on disk once. Deleting the
 whole store loses no result that a run directory or the DVC cache holds; it only has to be computed again.
+
+Weights of models may go alone (`keep.models`, genloss.core.retention): the record stays, so that nothing is computed
+again before something needs them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ from genloss.core.files import link, locked, write_atomic
 from genloss.core.hashes import canonical, sha256_file, sha256_json, sha256_text
 from genloss.core.machine import _one_heap, release_memory
 from genloss.core.plugin import no_numbers
+from genloss.core.retention import weights
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Work:
     code: dict[str, str]  # module -> sha256 of what is reached of it (genloss.core.code)
     libraries: dict[str, str]  # name -> version
     execute: Callable[[Path, Path], dict[str, Any]] = field(compare=False)
+    ready: Callable[[Path], None] = field(default=lambda scratch: None, compare=False)  # before it, and not timed
 
     def identity(self) -> dict[str, Any]:
         """Everything that the outputs depend on, readable: it goes into the manifest."""
@@ -111,18 +117,26 @@ class Store:
     def _record(self, work: Work, key: str) -> Path:
         return self.root / "stages" / work.stage / f"{key}.json"
 
-    def lookup(self, work: Work, key: str) -> Done | None:
-        """The finished stage with this key, if its record and all of its files are there and intact."""
+    def _known(self, work: Work, key: str) -> Done | None:
         path = self._record(work, key)
         try:
-            done = Done.from_json(json.loads(path.read_text()))
+            return Done.from_json(json.loads(path.read_text()))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 str(path), None, "is damaged; delete it and run again (the stage is then computed anew)"
             ) from None
+
+    def lookup(self, work: Work, key: str, whole: bool = True) -> Done | None:
+        """The finished stage with this key, if its record and all of its files are there and intact. whole: with its
+        weights, which else are not looked at."""
+        done = self._known(work, key)
+        if done is None:
+            return None
         for name, digest in done.files.items():
+            if not whole and name in weights(done.files):
+                continue
             blob = self.blob(digest)
             if not blob.is_file():
                 return None
@@ -147,20 +161,36 @@ class Store:
             os.replace(path, blob)
         return digest
 
-    def adopt(self, done: Done, work: Work, folder: Path) -> None:
-        """Enter a stage that a run directory already holds (after `dvc pull`, say) without computing it."""
-        for name, digest in done.files.items():
-            if not self.blob(digest).exists():
-                link(folder / name, self.blob(digest))
-        write_atomic(self._record(work, done.key), canonical(done.to_json()))
+    def add_link(self, path: Path, digest: str) -> None:
+        """Have a file of a run directory, whose sha256 is known, among the blobs too."""
+        if not self.blob(digest).exists():
+            link(path, self.blob(digest))
 
-    def get(self, work: Work, *, waiting: Callable[[], None] | None = None) -> Done:
-        """The outputs of `work`: from the store if its key is known, else computed here, once."""
+    def adopt(self, done: Done, work: Work, folder: Path) -> None:
+        """Enter a stage that a run directory already holds (after `dvc pull`, say) without computing it; weights as
+        far as they are there."""
+        for name, digest in done.files.items():
+            if name not in weights(done.files) or (folder / name).is_file():
+                self.add_link(folder / name, digest)
+        if self._known(work, done.key) is None:
+            write_atomic(self._record(work, done.key), canonical(done.to_json()))
+
+    def drop(self, digests: Iterable[str]) -> None:
+        """Delete blobs that are nowhere else: one that a run directory, DVC's cache or a stage at work links to costs
+        nothing here."""
+        for digest in digests:
+            with contextlib.suppress(FileNotFoundError):
+                if self.blob(digest).stat().st_nlink == 1:
+                    self.blob(digest).unlink()
+
+    def get(self, work: Work, *, whole: bool = True, waiting: Callable[[], None] | None = None) -> Done:
+        """The outputs of `work`: from the store if its key is known, else computed here, once. whole: with its weights;
+        those that have gone are computed again."""
         key = work.key
-        done = self.lookup(work, key)
+        done = self.lookup(work, key, whole)
         if done is None:
             with locked(self.root / "locks" / key, waiting):
-                done = self.lookup(work, key)  # another arm may have finished it while we waited
+                done = self.lookup(work, key, whole)  # another arm may have finished it while we waited
                 if done is None:
                     done = self._compute(work, key)
                     self.computed += 1
@@ -182,6 +212,7 @@ class Store:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         _one_heap()
+        work.ready(scratch)
         began = time.perf_counter()
         result = work.execute(out, scratch)
         seconds = time.perf_counter() - began
@@ -189,7 +220,11 @@ class Store:
             raise UserError(f"{work.stage}.{name}", number, "is no finite number; nothing was stored")
         files = {str(path.relative_to(out)): self.add_file(path) for path in sorted(out.rglob("*")) if path.is_file()}
         done = Done(key, files, result, round(seconds, 3))
-        write_atomic(self._record(work, key), canonical(done.to_json()), aside=scratch / "record")
+        before = self._known(work, key)
+        if before and before.files == done.files:  # weights had gone, and are the same again
+            done = before
+        else:
+            write_atomic(self._record(work, key), canonical(done.to_json()), aside=scratch / "record")
         shutil.rmtree(scratch, ignore_errors=True)
         release_memory()
         return done
@@ -198,8 +233,11 @@ class Store:
 class Kept(Store):
     """Computes nothing and restores nothing: for who only asks whether all is there."""
 
-    def get(self, work: Work, *, waiting: Callable[[], None] | None = None) -> Done:
+    def get(self, work: Work, *, whole: bool = True, waiting: Callable[[], None] | None = None) -> Done:
         raise UserError(work.stage, None, "is not there")
+
+    def drop(self, digests: Iterable[str]) -> None:
+        """Not here."""
 
     def clear(self, key: str) -> None:
         """Not here: somebody may be at work there."""

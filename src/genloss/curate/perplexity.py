@@ -18,6 +18,7 @@ from genloss.core.contracts import LAST, ROUND0, Experiment
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.hashes import folder_hash
 from genloss.core.places import in_project
+from genloss.core.retention import check_kept
 from genloss.curate import Context, Decision, RecordCurator, decision
 from genloss.curate.choose import kept_of, top
 
@@ -49,7 +50,7 @@ class Perplexity(RecordCurator):
 
     def check(self, experiment: Experiment) -> None:
         if self.judge not in OWN:
-            self._folder()
+            check_kept(self._folder(), "judge", self.judge)
 
     def _folder(self) -> Path:
         """Of the judge, a saved model."""

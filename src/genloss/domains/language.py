@@ -45,6 +45,9 @@ class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
             return ""
         return saved.hash_of(saved.folder_of(self.tokenizer, "domain.tokenizer"), saved.TOKENIZER_FILES)
 
+    def record_bytes(self) -> int:
+        return 4 * self.context + 100  # four bytes a token; ids, scores and reasons
+
     @abstractmethod
     def train_tokenizer(self, texts: Iterable[str], out: Path) -> None:
         """Train the domain's own tokenizer on the texts of the training split."""

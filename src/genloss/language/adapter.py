@@ -90,6 +90,16 @@ class Lora(Plugin):
             why = f"is no linear layer of this model, which has {ends}"
             raise UserError("target_modules", missing[0], f"{why}; name some of them, or {ALL_LINEAR}")
 
+    def numbers(self, model: Any) -> int:
+        """How many numbers such an adapter of a model has; it may be one without memory."""
+        names = linear(model)
+        if isinstance(self.target_modules, list):
+            names = [n for n in names if any(f".{n}".endswith(f".{t}") for t in self.target_modules)]
+        elif self.target_modules != ALL_LINEAR:
+            names = [n for n in names if re.fullmatch(self.target_modules, n)]
+        shapes = [model.get_submodule(name).weight.shape for name in names]
+        return sum(self.r * sum(shape) + (max(shape) if self.use_dora else 0) for shape in shapes)
+
     def on(self, base: Any, start: Path | None, stacked: bool, seed: int) -> Any:
         """`base` with what is trained: a new adapter; the newest one of the model at `start`, further; or, if
         `stacked`, a new one on all of that model's. `seed`: of a new one's A (its B is 0)."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from genloss.core.capabilities import Tokenized, able
-from genloss.core.contracts import STARTS, Experiment, Fit, Model, Plugin, Runtime
+from genloss.core.contracts import STARTS, Experiment, Fit, Model, Plugin, Runtime, Size
 from genloss.core.errors import UserError, first_line, one_of, require
 from genloss.core.hashes import sha256_file
 from genloss.core.places import on_hub
@@ -105,6 +105,14 @@ class Scratch(TextModel):
 
     def architecture(self) -> str:
         return {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}[self.arch]
+
+    def size(self, experiment: Experiment) -> Size:
+        import torch
+
+        domain = able(experiment.domain, Tokenized)
+        with torch.device("meta"):
+            numbers = _numbers(self.fresh(getattr(domain, "vocabulary", 512), 0, 0, domain.context, seed=0))
+        return Size(4 * numbers, numbers)
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
         import torch
@@ -255,6 +263,18 @@ class Pretrained(TextModel):
         kept = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
         return kept if kept in DTYPES else "float32"
 
+    def size(self, experiment: Experiment) -> Size:
+        folder = saved.at_hand(self.path, "path", self.revision)
+        if folder is None:  # what a GGUF file will be
+            file = None if on_hub(self.path) else saved.place_of(self.path)
+            return Size(4 * file.stat().st_size if file and not self.lora else 0)
+        model = _without_memory(folder, sha256_file(folder / "config.json"))
+        if self.lora:
+            numbers = self.lora.numbers(model)
+            return Size(4 * numbers, numbers)
+        numbers = _numbers(model)
+        return Size(numbers * (4 if self._saves() == "float32" else 2), numbers)
+
     # -- the training --------------------------------------------------------------------------------------------------
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
@@ -299,6 +319,11 @@ def check_compiler(wanted: bool) -> None:
     known = [os.environ.get("CXX", ""), "g++", "clang++"]
     if wanted and not any(shutil.which(name) for name in known if name):
         raise UserError("compile", True, "needs a C++ compiler, and there is no g++ or clang++; leave it false")
+
+
+def _numbers(model: Any) -> int:
+    """Parameters of a model, those that are tied once."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def _config(folder: Path) -> dict[str, Any]:

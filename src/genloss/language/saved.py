@@ -30,6 +30,7 @@ from genloss.core.errors import UserError, first_line
 from genloss.core.files import locked
 from genloss.core.hashes import sha256_file, tree_hash
 from genloss.core.places import in_project, load_params, on_hub, project_root, revision_of
+from genloss.core.retention import check_kept
 
 PACKAGE = "package:"  # before MODULE/PATH, a file or folder of an installed Python package
 GGUF = ".gguf"
@@ -73,6 +74,8 @@ def check_saved(name: str, key: str, files: Sequence[str] = ("config.json",)) ->
     if on_hub(name, key):
         return
     place = place_of(name, key)
+    if "config.json" in files:
+        check_kept(place, key, name)
     if not (place.suffix == GGUF and place.is_file()) and not any((place / file).is_file() for file in files):
         why = f"is no folder with a saved one ({' or '.join(files)}), and no {GGUF} file"
         raise UserError(key, name, f"{why}; a relative path starts at the project, and what is on a hub is hub:NAME")
@@ -215,7 +218,9 @@ def find(digest: str, adapter: Path) -> Path:
 
 
 def base_of(folder: Path) -> Path | None:
-    """The folder of the base that the adapter in a folder was trained on; None if the folder holds no adapter."""
+    """The folder of the base that the adapter in a folder was trained on; None if the folder holds no adapter.
+    UserError if it held a model that was not kept."""
+    check_kept(folder)
     if not (folder / ADAPTER).is_file():
         return None
     try:

@@ -12,15 +12,16 @@ from genloss.core.files import keep, write_atomic
 from genloss.core.places import load_params, project_root, store_root
 from genloss.core.plugin import plain
 from genloss.core.progress import Progress, drawn
-from genloss.core.rundir import RunDir
+from genloss.core.rundir import RunDir, round_name
 from genloss.core.store import Kept, Store
 from genloss.experiment import Experiment, whole
-from genloss.loop import Loop
+from genloss.loop import Loop, Models
 from genloss.observatory.results import rounds_of, shown
-from genloss.stages import ALL
+from genloss.stages import ALL, TRAIN
 from genloss.workflow.compose import to_yaml
+from genloss.workflow.disk import needed_by_others, tell, tidy
 from genloss.workflow.dvc import dvc_yaml
-from genloss.workflow.dvc_cache import commit, committed
+from genloss.workflow.dvc_cache import commit, committed, forget
 from genloss.workflow.dvc_config import configure
 from genloss.workflow.identity import arm_id, differences, label
 from genloss.workflow.params import rounds_for_dvc
@@ -73,6 +74,9 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
 
     experiment = Experiment(cfg)
     folder = arm_dir(cfg)
+    if sweep is None:  # which else has done it for all of its arms
+        tidy()
+        tell([experiment], [folder])
     run = open_run(folder, cfg, sweep)
     refuse_other_data(run, experiment)
     keep(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))  # `dvc repro` goes on with it, too
@@ -85,13 +89,39 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
     )
     try:
         with track.Tracker(run, cfg, sweep, name) as tracker:
-            Loop(experiment, run, progress).run(after_round=tracker.round)
+            loop = Loop(experiment, run, progress, needed_by_others(sweep, arm_id(cfg)))
+            loop.run(after_round=tracker.round)
             commit(folder)
+            forget(folder)
+            loop.models.end()
     except BaseException:
         progress.end("failed")
         raise
     progress.end("finished")
     return folder
+
+
+def retired(experiment: Experiment, sweep: Path) -> None:
+    """Let the store drop what an arm of a sweep has kept for others, as far as they have ended."""
+    run = RunDir(arm_dir(experiment.cfg), Store(store_root()))
+    Models(experiment, run, needed_by_others(sweep, arm_id(experiment.cfg))).end()
+
+
+def one_model(folder: Path, n: int) -> Path:
+    """`genloss model`: the folder of a round's model, which is computed again if it was not kept."""
+    folder = folder.resolve()
+    cfg = load_params(folder / "params.yaml")
+    experiment = Experiment(cfg)
+    if not 0 <= n <= experiment.rounds:
+        raise UserError("--round", n, f"must lie in 0..{experiment.rounds} (rounds={experiment.rounds})")
+    run = RunDir(folder, Store(store_root()))
+    loop = Loop(experiment, run, Progress(f"round {n}", experiment.rounds))
+    if run.holds(n):
+        return run.round(n) / "model"
+    with loop.progress.stage(n, "train") as report:
+        found = run.fetch(loop.work(TRAIN, n, report), n, folder / "models" / round_name(n))
+    loop.models.end()  # models that it was continued from
+    return found
 
 
 def finished(experiment: Experiment, name: str, sweep: Path, shown: Shown) -> bool:

@@ -29,8 +29,8 @@ import yaml
 from genloss.core.errors import UserError
 from genloss.core.files import OUTPUTS, link, sweep
 from genloss.core.hashes import sha256_file
-from genloss.core.places import load_params, store_root
-from genloss.core.rundir import round_name
+from genloss.core.places import load_params, project_root, store_root
+from genloss.core.rundir import files_of, round_name
 from genloss.core.store import Store
 from genloss.observatory.report import SUMMARY, write_report, write_summary
 from genloss.workflow.dvc import dvc_yaml, outputs
@@ -162,11 +162,10 @@ def _rounds(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every file that the manifests of a run name, with its sha256."""
+    """Every file that the manifests of a run name, with its sha256; not what was dropped."""
     for home in _rounds(folder):
-        for stage, entry in json.loads((home / "manifest.json").read_text())["stages"].items():
-            place = folder / "data" if stage == "data" else home
-            yield from ((place / name, digest) for name, digest in entry["files"].items())
+        for stage, name, digest in files_of(json.loads((home / "manifest.json").read_text())):
+            yield (folder / "data" if stage == "data" else home) / name, digest
 
 
 def restored(folder: Path) -> bool:
@@ -190,3 +189,30 @@ def share(folder: Path) -> None:
         blob = store.blob(digest)
         if blob.is_file() and not path.samefile(blob) and path.stat().st_dev == blob.stat().st_dev:
             link(path, blob)  # the same content: `restored` has looked at it
+
+
+def forget(folder: Path) -> None:
+    """Delete from DVC's cache the weights that a run has dropped and had kept before, if nobody else has them: of a
+    cache that other projects share nobody knows."""
+    cache, store = Cache(), Store(store_root())
+    if not cache.root.is_relative_to(project_root()):
+        return
+    for home in _rounds(folder):
+        manifest = json.loads((home / "manifest.json").read_text())
+        for name in manifest.get("dropped", {}).get("files", ()):
+            digest = manifest["stages"]["train"]["files"][name]
+            blob = store.blob(digest)
+            if not blob.is_file() or blob.stat().st_nlink != 2 or _elsewhere(home, name, digest):
+                continue
+            hashed = md5(blob)
+            found = cache.root / hashed[:2] / hashed[2:]
+            if found.is_file() and found.samefile(blob):
+                found.unlink()
+
+
+def _elsewhere(home: Path, name: str, digest: str) -> bool:
+    """Whether another arm keeps these weights of a round, if only in DVC's cache."""
+    others = project_root().glob(f"runs/*/rounds/{home.name}/manifest.json")
+    return any(
+        ("train", name, digest) in files_of(json.loads(path.read_text())) for path in others if path.parent != home
+    )

@@ -25,7 +25,8 @@ from genloss.core.progress import Live
 from genloss.core.signals import Stopped
 from genloss.experiment import Experiment
 from genloss.observatory.results import Arm, arms_of, sweep_entries
-from genloss.workflow.arm import arm_dir, finished, headline, run_arm
+from genloss.workflow import disk
+from genloss.workflow.arm import arm_dir, finished, headline, retired, run_arm
 from genloss.workflow.dvc import own_data
 from genloss.workflow.identity import SCHEME, arm_id, label, names_of
 from genloss.workflow.shown import Shown
@@ -129,6 +130,24 @@ def left_to_do(folder: Path, jobs: Sequence[list[str]], arms: Sequence[Experimen
         if not (entry["state"] == "finished" and finished(arm, entry["name"], folder, shown)):
             left.append(job)
     return left
+
+
+def look_at_disk(arms: Sequence[Experiment], jobs: int) -> None:
+    """Before anything is written: see that the disk can hold the arms of a sweep, `jobs` at a time."""
+    disk.tidy()
+    disk.tell(arms, [arm_dir(arm.cfg) for arm in arms], jobs)
+
+
+def begin(folder: Path, arms: Sequence[Experiment]) -> None:
+    """Before the first arm of a sweep runs: note which models they share."""
+    disk.share(folder, [(arm_id(arm.cfg), arm, arm_dir(arm.cfg)) for arm in arms])
+
+
+def end(folder: Path, arms: Sequence[Experiment]) -> None:
+    """Let the store drop models that arms have kept for each other."""
+    for arm, entry in zip(arms, sweep_entries(folder), strict=True):
+        if entry["state"] == "finished" and arm.keep.dropped(arm.rounds):
+            retired(arm, folder)
 
 
 def show(folder: Path, cfg: DictConfig, left: Sequence[list[str]]) -> contextlib.AbstractContextManager[None]:

@@ -219,9 +219,17 @@ def sweep_id(folder: Path) -> str:
 
 
 def manifest_of(folder: Path, n: int) -> tuple[str, dict[str, Any]]:
-    """What made a round, and its digest."""
+    """What made a round, and its digest: with whether its model was kept, which the model's page says."""
     manifest = json.loads((folder / "rounds" / round_name(n) / "manifest.json").read_text())
-    return tree_hash({name: stage["key"] for name, stage in manifest["stages"].items()})[:16], manifest
+    keys = {name: stage["key"] for name, stage in manifest["stages"].items()}
+    return tree_hash(keys | ({"dropped": ""} if "dropped" in manifest else {}))[:16], manifest
+
+
+def _found(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Where a round's model is, or which command computes it again."""
+    if dropped := manifest.get("dropped"):
+        return {"genloss.path": "was not kept", "genloss.again": dropped["again"]}
+    return {"genloss.path": f"{place(folder)}/model"}
 
 
 def _trained(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -752,7 +760,7 @@ class View(Run):
 
         tags = {
             "mlflow.model.isExternal": "true",
-            "genloss.path": f"{place(folder)}/model",
+            **_found(folder, manifest),
             "genloss.sha256": tree_hash(manifest["stages"]["train"]["files"]),
             "genloss.round": str(n),
             "genloss.dataset": f"{data.name} {data.digest}",

@@ -16,6 +16,7 @@ from genloss.core.files import link
 from genloss.core.hashes import sha256_file, version
 from genloss.core.places import load_params
 from genloss.core.progress import Progress, drawn
+from genloss.core.retention import NOTE, weights
 from genloss.core.rundir import LIBRARIES, STAGES, RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
@@ -65,7 +66,8 @@ def verify(folder: Path, only: int | None) -> int:
         rounds = range(experiment.rounds + 1) if only is None else [only]
         if only in (None, 0):
             loop.prepare()
-        checked = different = 0
+        there.dropped = again.dropped
+        checked = different = dropped = 0
         for n in rounds:
             loop.round(n)
             for stage in STAGES:
@@ -77,9 +79,10 @@ def verify(folder: Path, only: int | None) -> int:
                     different += 1
                     continue
                 for file in sorted(set(old.files) | set(new.files)):
-                    checked += 1
+                    gone = stage == "train" and n in there.dropped and file in weights(old.files)
+                    checked, dropped = checked + 1, dropped + gone
                     path = there.folder(stage, n) / file
-                    if file in old.files and not (path.is_file() and sha256_file(path) == old.files[file]):
+                    if file in old.files and not (gone or (path.is_file() and sha256_file(path) == old.files[file])):
                         different += 1
                         print(f"round {n} {stage} {file}: {'was edited' if path.is_file() else 'is missing'}")
                     if old.files.get(file) != new.files.get(file):
@@ -101,7 +104,8 @@ def verify(folder: Path, only: int | None) -> int:
                 different += 1
                 print(f"round {n}: {path} is of no stage; delete it")
             print(f"round {n}: {'same' if not different else f'{different} differences so far'}", flush=True)
-    print(f"verified {checked} files: {'all the same' if not different else f'{different} differ'}")
+    kept = f" ({dropped} are not kept, and were compared by their sha256)" if dropped else ""
+    print(f"verified {checked} files{kept}: {'all the same' if not different else f'{different} differ'}")
     return 1 if different else 0
 
 
@@ -112,6 +116,7 @@ def unnamed(run: RunDir, n: int) -> list[Path]:
     for stage in STAGES:
         if done := run.done(stage, n):
             named |= {run.folder(stage, n) / name for name in done.files}
+    named |= {run.round(n) / "model" / NOTE} if n in run.dropped else set()
     return sorted(p for folder in folders for p in folder.rglob("*") if p.is_file() and p not in named)
 
 

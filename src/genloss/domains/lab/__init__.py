@@ -154,6 +154,9 @@ class Lab(Domain, Points):
 
     # -- what a lab domain says ------------------------------------------------------------------------------------
 
+    def record_bytes(self) -> int:
+        return 8 * self.chains * getattr(self, "dimension", 1)
+
     @abstractmethod
     def real(self, rng: np.random.Generator, n: int, truth: Parameters) -> np.ndarray:
         """n real points of every chain, [n, chains, width]."""

@@ -21,6 +21,7 @@ from genloss.core.contracts import LAST, ROUND0, Decoding, Experiment
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.hashes import folder_hash
 from genloss.core.places import find_folder
+from genloss.core.retention import check_kept
 from genloss.core.seeds import generator
 from genloss.curate import Context, Decision, Rated, RecordCurator, decision
 from genloss.curate.choose import best_of_each, needs_several
@@ -114,6 +115,7 @@ class Agree(RecordCurator):
     def check(self, experiment: Experiment) -> None:
         if self.judge in OWN:
             return
+        check_kept(self._folder(), "judge", self.judge)
         known = json.loads((self._folder() / "config.json").read_text(encoding="utf-8"))
         room = known.get("max_position_embeddings", known.get("n_positions", 0))  # gpt2 has a name of its own for it
         context = able(experiment.domain, Responds).context

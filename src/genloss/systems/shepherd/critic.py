@@ -23,6 +23,7 @@ from genloss.core.errors import UserError
 from genloss.core.hashes import canonical, folder_hash, sha256_text
 from genloss.core.places import find_folder, load_params
 from genloss.core.plugin import build, plain
+from genloss.core.retention import check_kept
 from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.arithmetic import needs_expressions
 from genloss.domains.reasoning.critics import StepCritic
@@ -154,6 +155,7 @@ def find(path: str, chunk: int = 512, key: str = "path") -> TrainedCritic:
         if not needed.is_file():
             name = needed.relative_to(folder)
             raise UserError(key, path, f"has no {name}: its round 0 is not finished; run it again")
+    check_kept(critic.model, key, path)
     size = _json(critic.model / "config.json").get("vocab_size")
     tokens = _json(critic.data / "tokenizer" / "tokenizer.json").get("model", {}).get("vocab", {})
     if size != len(tokens):
