@@ -18,8 +18,9 @@ from genloss.core.contracts import PREVIOUS, Decoding, Inputs, Runtime, Sampling
 from genloss.core.seeds import uniforms
 from genloss.generate import Request
 from genloss.generate.sample import Sample
+from genloss.language.drawing import adjust, draw
 from genloss.language.model import load
-from genloss.language.sampling import adjust, draw, sample, sample_chunk
+from genloss.language.sampling import sample, sample_chunk
 from genloss.language.tokenizer import load_codec
 
 

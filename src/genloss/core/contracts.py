@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 Report = Callable[[float, float, str], None]  # report(done, total, unit): progress inside a stage
+
+KERNELS = ("torch", "fused")  # what a decode step is computed by
 
 # of Lightning, which is not imported to check a name
 STRATEGIES = (
@@ -221,6 +224,7 @@ class Decoding:
     prompt_tokens: int | None = None  # prompts are cut to so many; None: to max_tokens - 1
     keep_prompt: bool = False  # whether a text contains its prompt
     chunk: int = 512  # records computed together; part of the identity, since kernels differ between batch sizes
+    kernel: str = "torch"  # or fused: compiled kernels, which round in other ways (genloss.language.fused)
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
@@ -232,6 +236,9 @@ class Decoding:
         require(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1) (0: off)")
         require(0 <= self.bias <= 1, "bias", self.bias, "in [0, 1] (1: faithful sampling, 0: greedy)")
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+        one_of("kernel", self.kernel, KERNELS)
+        if self.kernel == "fused" and find_spec("numba") is None:
+            raise UserError("kernel", self.kernel, "needs numba; pip install 'genloss[fast]'")
         check_limits(self)
 
     @property
