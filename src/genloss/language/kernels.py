@@ -18,6 +18,7 @@ BLOCK = 256  # tokens whose probabilities are summed before the sum is looked at
 
 f32 = np.float32
 _ORDER = {"reassoc", "contract", "nsz", "arcp"}  # all of fastmath but "there are no NaN and no infinity"
+lowered: Any = intrinsic
 kernel: Any = njit(nogil=True, cache=True, fastmath=_ORDER, error_model="numpy")
 
 _COLDEST = f32(-87.0)
@@ -27,7 +28,7 @@ _P3, _P4, _P5 = f32(4.1665795894e-2), f32(1.6666665459e-1), f32(5.0000001201e-1)
 _ONE, _HALF = f32(1), f32(0.5)
 
 
-@intrinsic
+@lowered
 def _float_of(typing: Any, bits: Any) -> Any:
     """The float32 with these 32 bits."""
 
@@ -37,7 +38,7 @@ def _float_of(typing: Any, bits: Any) -> Any:
     return types.float32(types.int32), code
 
 
-@intrinsic
+@lowered
 def _fetch(typing: Any, address: Any) -> Any:
     """Have the processor read a line of memory that is needed soon."""
 

@@ -30,7 +30,7 @@ from genloss.core.records import CUT, ENDED
 from genloss.core.seeds import uniforms
 from genloss.language.decode import new_cache, stepper
 from genloss.language.drawing import adjust, draw
-from genloss.language.model import device_of, load
+from genloss.language.model import device_of, load, one_thread
 from genloss.language.tokenizer import Codec, load_codec
 
 LEAVE = 0.75  # rows that have ended leave the batch when fewer than this share are still going
@@ -157,11 +157,6 @@ def sample(request: Sampling) -> Iterator[Replies]:
         done += len(made.texts)
         request.report(done, request.n, "records")
         yield made
-
-
-def one_thread() -> None:
-    """Of torch, in this thread; a new one has as many as there are cores, whatever others were told."""
-    torch.set_num_threads(1)
 
 
 def _by_chunk(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
