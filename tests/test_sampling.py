@@ -104,7 +104,7 @@ def test_keys_and_values_have_a_bound(trained: Trained, tmp_path: Path, monkeypa
     config = load(trained.llama).config
     width = config.hidden_size // config.num_attention_heads
     each = 2 * config.num_hidden_layers * config.num_key_value_heads * width * 41 * 4  # keys and values; tokens, bytes
-    memory = type("Memory", (), {"available": 0})
+    memory = SimpleNamespace(available=0)
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
     memory.available = 4 * 9 * each  # a quarter is for keys and values: of one chunk of 8, not of two
     assert texts(trained, tmp_path / "short", 40, 2) == whole
