@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2_contingency
 
 from conftest import Trained
+from genloss.backends.torch import Torch
 from genloss.core import records
 from genloss.core.contracts import PREVIOUS, Decoding, Inputs, Runtime, Sampling
+from genloss.core.errors import UserError
 from genloss.core.seeds import uniforms
+from genloss.experiment import Experiment
 from genloss.generate import Request
 from genloss.generate.sample import Sample
+from genloss.language import kernels
+from genloss.language.drawing import NoProbabilities, adjust, draw
+from genloss.language.fused import Chunk, Fused, sample_records
 from genloss.language.model import load
-from genloss.language.sampling import adjust, draw, sample, sample_chunk
+from genloss.language.sampling import rows_alike, sample, sample_chunk
 from genloss.language.tokenizer import load_codec
+from genloss.workflow.compose import compose
 
 
 def options(**values: Any) -> Decoding:
@@ -40,14 +51,17 @@ def texts(
 # -- the same records, however they are computed -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ["llama", "gpt2"])
-def test_records_do_not_depend_on_workers_number_or_a_kill(trained: Trained, tmp_path: Path, arch: str) -> None:
-    whole = texts(trained, tmp_path / "1", 50, arch=arch)
+@pytest.mark.parametrize("arch, kernel", [("llama", "torch"), ("gpt2", "torch"), ("llama", "fused")])
+def test_records_do_not_depend_on_workers_number_or_a_kill(
+    trained: Trained, tmp_path: Path, arch: str, kernel: str
+) -> None:
+    made = partial(texts, trained, arch=arch, kernel=kernel)
+    whole = made(tmp_path / "1", 50)
     assert len(whole) == 50 and len(set(whole)) > 40
-    for workers in (2, 3):
-        assert texts(trained, tmp_path / str(workers), 50, workers, arch=arch) == whole
+    for workers in (2, 4):
+        assert made(tmp_path / str(workers), 50, workers) == whole
     # a longer request begins with the shorter one
-    assert texts(trained, tmp_path / "n20", 20, 2, arch=arch) == whole[:20]
+    assert made(tmp_path / "n20", 20, 2) == whole[:20]
     # a kill leaves some chunks in scratch, not always the first ones
     killed = tmp_path / "killed"
     shutil.copytree(tmp_path / "1", killed)
@@ -56,8 +70,53 @@ def test_records_do_not_depend_on_workers_number_or_a_kill(trained: Trained, tmp
     for path in chunks[::2]:
         path.unlink()
     kept = {p: p.stat().st_mtime_ns for p in chunks[1::2]}
-    assert texts(trained, killed, 50, 2, arch=arch) == whole
+    assert made(killed, 50, 2) == whole
     assert {p: p.stat().st_mtime_ns for p in kept} == kept, "finished chunks were computed again"
+
+
+@pytest.mark.parametrize("kernel", ["torch", "fused"])
+def test_the_last_chunk_is_not_computed_whole(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
+    whole = texts(trained, tmp_path / "whole", 64, chunk=64, kernel=kernel)
+    computed = []
+
+    def watched(model: Any, codec: Any, u: torch.Tensor, *rest: Any) -> Any:
+        computed.append(len(u))
+        return sample_chunk(model, codec, u, *rest)
+
+    monkeypatch.setattr("genloss.language.sampling.sample_chunk", watched)
+    for n in (3, 9, 37):
+        assert texts(trained, tmp_path / str(n), n, chunk=64, kernel=kernel) == whole[:n]
+    assert computed == ([8, 9, 37] if kernel == "torch" else [])
+    # where this machine's products differ between batch sizes, it is
+    monkeypatch.setattr("genloss.language.sampling.rows_alike", lambda model, rows: False)
+    assert texts(trained, tmp_path / "unlike", 9, chunk=64) == whole[:9] and computed[-1] == 64
+
+
+def test_rows_alike_sees_a_difference(trained: Trained) -> None:
+    model = load(trained.llama)
+    assert rows_alike(model, 64)
+    model.model.norm.forward = (lambda norm: lambda x: norm(x) * (1 + 1e-5 * len(x)))(model.model.norm.forward)
+    assert not rows_alike(model, 64)
+
+
+def test_keys_and_values_have_a_bound(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer chunks at a time where memory is short, and one clear line where not even one has room."""
+    whole = texts(trained, tmp_path / "whole", 40)
+    config = load(trained.llama).config
+    width = config.hidden_size // config.num_attention_heads
+    each = 2 * config.num_hidden_layers * config.num_key_value_heads * width * 41 * 4  # keys and values; tokens, bytes
+    memory = SimpleNamespace(available=0)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    memory.available = 4 * 9 * each  # a quarter is for keys and values: of one chunk of 8, not of two
+    assert texts(trained, tmp_path / "short", 40, 2) == whole
+    memory.available = 4 * 7 * each
+    with pytest.raises(UserError, match=r"recipe\.chunk=8: .*at most 7 records"):
+        texts(trained, tmp_path / "too short", 40)
+    fused = texts(trained, tmp_path / "fused", 40, kernel="fused")
+    memory.available = 0
+    assert texts(trained, tmp_path / "one by one", 40, 2, kernel="fused") == fused
 
 
 def test_a_resume_may_ask_for_another_number(trained: Trained, tmp_path: Path) -> None:
@@ -112,6 +171,143 @@ def test_greedy_equals_generate(trained: Trained, arch: str, penalty: float) -> 
         assert ids == theirs
         longest = max(longest, len(ids) - len(prompt))
     assert longest >= (10 if penalty == 1 else 4) and count >= longest
+
+
+SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {"num_key_value_heads": 2, "intermediate_size": 48, "tie_word_embeddings": False},
+    "Qwen2ForCausalLM": {"num_key_value_heads": 2, "intermediate_size": 48},
+    "GPT2LMHeadModel": {},
+    "GPTNeoXForCausalLM": {"intermediate_size": 48},
+}
+
+
+def random_model(name: str) -> Any:
+    kind: Any = getattr(transformers, name)
+    torch.manual_seed(0)
+    config = kind.config_class(**SMALL, **FAMILIES[name], max_position_embeddings=64, initializer_range=0.3)
+    model = kind(config).eval()
+    for parameter in model.parameters():  # biases and norms too
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.2)
+    return model
+
+
+def decoded(
+    model: Any, u: np.ndarray, prompts: list[list[int]] | None, decoding: Decoding, slots: int = 5
+) -> list[list[int]]:
+    """By the kernel that `decoding` names; token 0 begins a record, 1 ends it."""
+    codec: Any = SimpleNamespace(begin=0, end=1, size=61)
+    if decoding.kernel == "torch":
+        model.set_attn_implementation("genloss_one_query")
+        return sample_chunk(model, codec, torch.from_numpy(u), prompts, decoding)[0]
+    chunk = Chunk(0, u, prompts)
+    waiting = ((chunk, row) for row in range(len(u)))
+    assert list(sample_records(Fused(model), codec, waiting, u.shape[1], slots, decoding)) == [chunk]
+    return chunk.ids
+
+
+def prompted(n: int, longest: int) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(2, 61, int(k)).tolist() for k in rng.integers(0, longest, n)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("kernel", ["torch", "fused"])
+def test_greedy_equals_generate_for_any_family(name: str, kernel: str) -> None:
+    model, prompts = random_model(name), prompted(12, 12)
+    decoding = Decoding(40, bias=0.0, kernel=kernel)
+    if kernel == "fused" and name not in ("LlamaForCausalLM", "Qwen2ForCausalLM"):
+        with pytest.raises(UserError, match=f"kernel=fused: is for Llama and Qwen2, and this is a {name}; set recipe"):
+            decoded(model, np.zeros((12, 40)), prompts, decoding)
+        return
+    mine = decoded(model, np.zeros((12, 40)), prompts, decoding)
+    reference = random_model(name)
+    for ids, prompt in zip(mine, prompts, strict=True):
+        begun = torch.tensor([[0, *prompt]])
+        given: dict[str, Any] = {"attention_mask": torch.ones_like(begun), "eos_token_id": 1, "pad_token_id": 1}
+        theirs = reference.generate(begun, do_sample=False, max_new_tokens=40 - len(prompt), **given)[0, 1:].tolist()
+        assert ids == (theirs[:-1] if theirs[-1] == 1 else theirs)
+    assert len({tuple(ids) for ids in mine}) > 3
+
+
+@pytest.mark.parametrize("values", [{}, {"temperature": 0.7, "top_k": 20}, {"repetition_penalty": 1.5, "top_p": 0.9}])
+def test_a_record_of_the_fused_kernel_is_the_same_in_any_company(values: dict[str, Any]) -> None:
+    model, prompts, u = random_model("Qwen2ForCausalLM"), prompted(300, 30), uniforms(1, 0, 300, 40)
+    decoding = Decoding(40, kernel="fused", **values)
+    ids = decoded(model, u, prompts, decoding, slots=300)  # their prompts are more tokens than a step takes
+    for slots in (1, 7, 64):
+        assert decoded(model, u, prompts, decoding, slots=slots) == ids
+    some = [5, 17, 200]
+    assert decoded(model, u[some], [prompts[i] for i in some], decoding) == [ids[i] for i in some]
+    # the torch kernel rounds in other ways, which few records show
+    same = decoded(model, u, prompts, replace(decoding, kernel="torch"))
+    assert np.mean([a == b for a, b in zip(ids, same, strict=True)]) > 0.97
+
+
+@pytest.mark.parametrize("kernel", ["torch", "fused"])
+def test_samples_are_distributed_as_those_of_generate(kernel: str) -> None:
+    """Pairs of tokens after one prompt: chi-square of two samples, on a vocabulary of 61."""
+    model, n = random_model("LlamaForCausalLM"), 4000
+    ids = decoded(model, uniforms(9, 0, n, 4), [[7, 8]] * n, Decoding(4, kernel=kernel), slots=128)
+    torch.manual_seed(0)
+    begun = torch.tensor([[0, 7, 8]] * n)
+    given: dict[str, Any] = {"attention_mask": torch.ones_like(begun), "eos_token_id": 1, "pad_token_id": 1}
+    theirs = random_model("LlamaForCausalLM").generate(begun, do_sample=True, top_k=0, max_new_tokens=2, **given)
+    pairs = [[*row[2:], 1, 1][:2] for row in ids], theirs[:, 3:].tolist()
+    counts = np.array([np.bincount([61 * a + b for a, b in some], minlength=61 * 61) for some in pairs])
+    common = counts.sum(0) >= 20
+    table = np.column_stack([counts[:, common], counts[:, ~common].sum(1)])
+    assert table.shape[1] > 30 and chi2_contingency(table).pvalue > 0.001
+
+
+def test_the_fused_kernel_needs_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genloss.backends.torch.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"kernel=fused: needs numba; pip install 'genloss\[fast\]'"):
+        Torch(kernel="fused")
+    assert Torch().kernel == "torch"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=gpt2"], r"backend\.kernel=fused: is for LlamaForCausalLM and Qwen2ForCausalLM, .* a GPT2LMHeadModel"),
+        (["recipe.constraint={regex: a+}"], r"constraint=.*: is none of kernel=fused"),
+        (["recipe.backend.kernel=slow"], r"backend\.kernel=slow: unknown; known: fused, torch"),
+    ],
+)
+def test_what_the_fused_kernel_has_not(overrides: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Experiment(compose(["recipe.backend.kernel=fused", *overrides]))
+
+
+@pytest.mark.parametrize("kernel", ["torch", "fused"])
+def test_a_diverged_model_is_named(kernel: str) -> None:
+    model = random_model("LlamaForCausalLM")
+    model.model.norm.weight.data[3] = torch.nan
+    with pytest.raises(NoProbabilities, match="diverged"):
+        decoded(model, uniforms(1, 0, 4, 8), None, Decoding(8, kernel=kernel))
+
+
+def test_a_machine_whose_rows_differ_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genloss.language.fused.rows_alike", lambda linear: False)
+    with pytest.raises(UserError, match="compute every row alike, and this machine's do not; set recipe"):
+        Fused(random_model("LlamaForCausalLM"))
+
+
+@given(st.integers(1, 700), st.floats(0, 1, exclude_max=True), st.floats(0.3, 3), st.integers(0, 99))
+def test_the_fused_draw_is_the_inverse_of_the_cumulative_distribution(
+    size: int, u: float, temperature: float, seed: int
+) -> None:
+    logits = np.random.default_rng(seed).normal(0, 8, (1, size + 3)).astype(np.float32)
+    logits[0, ::3] = -np.inf if size > 1 else 0
+    tokens = np.empty(1, np.int64)
+    exact = np.exp((logits[0, :size].astype(float) - logits[0, :size].max()) * np.float32(1 / temperature)).cumsum()
+    kernels.draw(logits, size, np.float32(1 / temperature), np.array([u]), tokens)
+    token = int(tokens[0])
+    assert 0 <= token < size and (size == 1 or token % 3)
+    low = exact[token - 1] if token else 0.0
+    assert low / exact[-1] - 1e-6 <= u <= exact[token] / exact[-1] + 1e-6
 
 
 def test_top_k_one_equals_bias_zero_equals_low_temperature(trained: Trained, tmp_path: Path) -> None:

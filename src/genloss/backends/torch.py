@@ -1,6 +1,7 @@
 """The reference: a saved model in this process (genloss.language.sampling). Any architecture of transformers.
 
     genloss run recipe/backend=torch                                              # the default
+    genloss run recipe.backend.kernel=fused          # Llama-like models on CPUs, faster: pip install 'genloss[fast]'
     Torch().of(run / "rounds/03/model", run / "data").respond(["3+4:"], Decoding(max_tokens=16, bias=0)).texts
 
 Each record has its own random stream, so that it depends neither on the number of workers nor on where a run was
@@ -9,20 +10,41 @@ resumed."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 from genloss.core.contracts import Backend, Decoding, Replies, Sampling
+from genloss.core.errors import UserError, one_of
 from genloss.language.constraint import check_constraint
+
+KERNELS = ("torch", "fused")
+FUSED = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # of genloss.language.fused, which checks more where work begins
 
 
 @dataclass
 class Torch(Backend):
-    """Every option of `Decoding`."""
+    """Every option of `Decoding`. kernel: fused rounds in other ways than torch, so that it is part of the identity."""
+
+    kernel: str = "torch"
+
+    def __post_init__(self) -> None:
+        one_of("kernel", self.kernel, KERNELS)
+        if self.kernel == "fused" and find_spec("numba") is None:
+            raise UserError("kernel", self.kernel, "needs numba; pip install 'genloss[fast]'")
 
     def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:
         check_constraint(decoding.constraint)
+        if decoding.constraint and self.kernel == "fused":
+            raise UserError(
+                "constraint", decoding.constraint, "is none of kernel=fused; set recipe.backend.kernel=torch"
+            )
+
+    def check_architecture(self, name: str) -> None:
+        if self.kernel == "fused" and name not in FUSED:
+            why = f"is for {' and '.join(FUSED)}, and the model is a {name}; set recipe.backend.kernel=torch"
+            raise UserError("backend.kernel", self.kernel, why)
 
     def sample(self, request: Sampling) -> Iterator[Replies]:
         from genloss.language.sampling import sample  # torch and transformers take seconds to load
 
-        return sample(request)
+        return sample(replace(request, decoding=replace(request.decoding, kernel=self.kernel)))

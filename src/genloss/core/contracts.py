@@ -241,6 +241,7 @@ class Decoding:
     chunk: int = 512  # records computed together; part of the identity, since kernels differ between batch sizes
     logprobs: bool = False  # whether `Replies` has token ids and log-probabilities
     constraint: dict[str, Any] = field(default_factory=dict)  # what a text must match (genloss.language.constraint)
+    kernel: str = "torch"  # of the backend torch: or fused (genloss.language.fused)
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")

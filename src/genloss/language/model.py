@@ -444,3 +444,10 @@ def device_of(runtime: Runtime) -> str:
     if runtime.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
         return "cuda"
     return "cpu"
+
+
+def one_thread() -> None:
+    """Of torch, in this thread; a new one has as many as there are cores, whatever others were told."""
+    import torch
+
+    torch.set_num_threads(1)

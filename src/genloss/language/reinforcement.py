@@ -21,8 +21,9 @@ from genloss.core.contracts import Decoding, Fit
 from genloss.core.seeds import generator, seed_of, uniforms
 from genloss.language.checkpoint import STATE, Checkpoints
 from genloss.language.curve import Live, write_curve
+from genloss.language.drawing import NoProbabilities
 from genloss.language.model import TextModel, device_of, load
-from genloss.language.sampling import NoProbabilities, sample_chunk
+from genloss.language.sampling import sample_chunk
 from genloss.language.tokenizer import Codec, load_codec
 
 # -- the objective -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ Records are computed in chunks of fixed size (`recipe.chunk`): record i is alway
 with one thread a chunk and chunks in parallel, so neither order, nor workers, nor a resume can change it. A token costs
 one uniform number (inverse CDF), not one a vocabulary entry. Keys and values live in one preallocated slab a layer;
 rows that have ended leave the batch. `transformers`' generate() does none of these (it draws from global state and
-concatenates its cache).
+concatenates its cache). With `recipe.backend.kernel=fused` records of a Llama-like model depend on no others at all,
+and are computed in any company (genloss.language.fused).
 
     begin -> model -> logits -> penalty, temperature, top-k, top-p, min-p -> cumulative sum -> first token above u
 """
@@ -13,9 +14,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
+from threading import Lock
 from typing import Any
 
+import psutil
 import torch
 
 from genloss.core.contracts import Decoding, Replies, Sampling
@@ -26,53 +30,15 @@ from genloss.core.records import CUT, ENDED
 from genloss.core.seeds import uniforms
 from genloss.language.constraint import Masks
 from genloss.language.decode import new_cache, stepper
+from genloss.language.drawing import adjust, draw
 from genloss.language.likelihood import token_logprobs
-from genloss.language.model import device_of, load
+from genloss.language.model import device_of, load, one_thread
 from genloss.language.tokenizer import Codec, load_codec
 
 LEAVE = 0.75  # rows that have ended leave the batch when fewer than this share are still going
-
-
-class NoProbabilities(UserError):
-    """Of a model whose numbers are none."""
-
-
-def adjust(logits: torch.Tensor, options: Decoding, seen: torch.Tensor | None) -> torch.Tensor:
-    """Next-token probabilities [rows, vocabulary] after the decoding options, in their documented order."""
-    if seen is not None:
-        penalty = options.repetition_penalty
-        logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-    if options.temperature != 1:
-        logits = logits / options.temperature
-    if 0 < options.top_k < logits.shape[-1]:
-        smallest = logits.topk(options.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    p = torch.softmax(logits, dim=-1)
-    if options.top_p < 1:
-        ordered, index = p.sort(dim=-1, descending=True, stable=True)
-        outside = ordered.cumsum(dim=-1) - ordered >= options.top_p  # the token that crosses top_p stays
-        p = p.masked_fill(outside.gather(-1, index.argsort(dim=-1)), 0.0)
-    if options.min_p > 0:
-        p = p.masked_fill(p < options.min_p * p.amax(dim=-1, keepdim=True), 0.0)
-    return p
-
-
-def draw(p: torch.Tensor, u: torch.Tensor, bias: float) -> torch.Tensor:
-    """Tokens [rows] by inverse CDF: the first whose cumulative probability exceeds u. p [rows, vocabulary] >= 0 need
-    not sum to one. With probability 1 - `bias` the mode instead, decided by the same u. UserError where p is no
-    number."""
-    mode = None
-    if bias < 1:
-        mode = p.argmax(dim=-1)
-        faithful = u >= 1 - bias
-        u = torch.where(faithful, (u - (1 - bias)) / max(bias, 1e-12), u).clamp(0, 1 - 1e-12)
-    total = p.cumsum(dim=-1, dtype=torch.float64)
-    if not bool(total[:, -1].isfinite().all()):  # else the last token would be drawn, in silence
-        raise NoProbabilities("model", None, "gives probabilities that are no numbers; its training has diverged")
-    token = torch.searchsorted(total, u[:, None] * total[:, -1:], right=True)[:, 0]
-    last = p.shape[-1] - 1 - (p.flip(-1) > 0).int().argmax(dim=-1) if bool((token > p.shape[-1] - 1).any()) else None
-    token = token if last is None else torch.minimum(token, last)
-    return token if mode is None else torch.where(faithful, token, mode)
+FEW = 8  # rows that a batch keeps: products of fewer are computed by other kernels, with other roundings
+SLOTS = 128  # records that a thread of the fused kernel computes at a time
+MEMORY = 0.25  # of the machine's, for keys and values
 
 
 @torch.inference_mode()
@@ -129,8 +95,10 @@ def sample_chunk(
         if seen is not None:
             seen.scatter_(1, token[:, None], True)
         step = token[:, None]
-        if left < LEAVE * len(alive):
+        if left < LEAVE * len(alive) and len(alive) > FEW:
             index = going.nonzero()[:, 0]
+            if left < FEW:
+                index = torch.cat([index, (~going).nonzero()[: FEW - left, 0]])
             cache.batch_select_indices(index)
             alive, step, going = alive[index], step[index], going[index]
             seen = seen[index] if seen is not None else None
@@ -138,49 +106,180 @@ def sample_chunk(
     return [row[:n].tolist() for row, n in zip(ids, length.tolist(), strict=True)], count
 
 
+class Asked:
+    """A request in chunks: what they begin with, and what is kept of them in its scratch folder."""
+
+    def __init__(self, request: Sampling, codec: Codec, model: Any):
+        self.request, self.options, self.codec, self.model = request, request.decoding, codec, model
+        self.chunks = -(-request.n // self.options.chunk)
+
+    def rows(self, number: int) -> int:
+        return min(self.options.chunk, self.request.n - number * self.options.chunk)
+
+    def uniforms(self, number: int, rows: int) -> Any:
+        return uniforms(self.request.seed, number, rows, self.options.max_tokens)
+
+    def prompts(self, number: int) -> list[list[int]] | None:
+        """Token ids that the records of a chunk begin with; encoded when they are needed, since all of them together
+        are larger than their texts."""
+        if self.request.prompts is None:
+            return None
+        at = number * self.options.chunk
+        texts = list(self.request.prompts[at : at + self.rows(number)])
+        return [ids[: self.options.prefix] for ids in self.codec.encode(texts)]
+
+    def found(self, number: int) -> Replies | None:
+        """What was kept of a chunk that was finished before a kill."""
+        if not (kept := self._kept(number)).is_file():
+            return None
+        return Replies(**json.loads(kept.read_text()))
+
+    def keep(self, number: int, ids: list[list[int]], prompts: Sequence[Sequence[int]] | None) -> Replies:
+        finish = [CUT if len(row) == self.options.max_tokens else ENDED for row in ids]
+        given = [0] * len(ids) if prompts is None else [len(prompt) for prompt in prompts]
+        tokens = sum(map(len, ids)) - sum(given) + finish.count(ENDED)  # an end is sampled too
+        said = [row[n:] for row, n in zip(ids, given, strict=True)]
+        details: dict[str, Any] = {}
+        if self.options.logprobs:
+            ended = [end == ENDED for end in finish]
+            details = {"ids": said, "logprobs": token_logprobs(self.model, self.codec, ids, given, ended)}
+        made = Replies(self.codec.decode(ids if self.options.keep_prompt else said), tokens, finish, **details)
+        write_atomic(self._kept(number), json.dumps(made._asdict()))
+        return made
+
+    def _kept(self, number: int) -> Any:
+        return self.request.scratch / f"chunk-{number:06d}.json"
+
+
 def sample(request: Sampling) -> Iterator[Replies]:
     """Yield texts, tokens sampled and how each text ended, chunk by chunk, in order. Finished chunks are kept in
     `request.scratch`."""
-    options, codec = request.decoding, load_codec(request.data / "tokenizer")
+    codec = load_codec(request.data / "tokenizer")
     device = device_of(request.runtime)
-    torch.set_num_threads(1)
+    one_thread()
     torch.use_deterministic_algorithms(device == "cpu")  # CUDA has no deterministic cumulative sum
     model = load(request.model).to(device)
+    asked = Asked(request, codec, model)
+    workers = 1 if device == "cuda" else request.runtime.workers or cores()
+    by = _by_record if request.decoding.kernel == "fused" else _by_chunk
+    done = 0
+    for made in by(model, asked, workers):
+        done += len(made.texts)
+        request.report(done, request.n, "records")
+        yield made
+
+
+def _by_chunk(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
     model.set_attn_implementation("genloss_one_query")
-    chunks = -(-request.n // options.chunk)
-    workers = 1 if device == "cuda" else min(chunks, request.runtime.workers or cores())
+    options, codec = asked.options, asked.codec
+    workers = min(workers, asked.chunks, _room(model, options) // options.chunk)
+    if not workers:
+        most = f"at most {_room(model, options)} records of {options.max_tokens} tokens have room in memory at a time"
+        raise UserError("recipe.chunk", options.chunk, f"their keys and values are too many: {most}")
 
     def make(number: int) -> Replies:
-        kept = request.scratch / f"chunk-{number:06d}.json"
-        if kept.is_file():
-            stored = json.loads(kept.read_text())
-            return Replies(**stored)
-        # the last chunk is computed whole and cut, so that asking for more records changes none of the first ones
-        u = torch.from_numpy(uniforms(request.seed, number, options.chunk, options.max_tokens))
-        own = None
-        if request.prompts is not None:  # those of a chunk alone: as token ids they take kilobytes each
-            texts = request.prompts[number * options.chunk : (number + 1) * options.chunk]
-            own = [ids[: options.prefix] for ids in codec.encode(texts)]
-            own = own + [own[-1]] * (options.chunk - len(own))
-        ids, tokens = sample_chunk(model, codec, u, own, options)
-        finish = [CUT if len(row) == options.max_tokens else ENDED for row in ids]
-        size = min(len(ids), request.n - number * options.chunk)
-        ids, finish = ids[:size], finish[:size]
-        details: dict[str, Any] = {}
-        given = [0] * size if own is None else [len(prompt) for prompt in own[:size]]
-        if options.logprobs:
-            ended = [end == ENDED for end in finish]
-            said = [row[n:] for row, n in zip(ids, given, strict=True)]
-            details = {"ids": said, "logprobs": token_logprobs(model, codec, ids, given, ended)}
-        if own is not None and not options.keep_prompt:
-            ids = [row[len(prompt) :] for row, prompt in zip(ids, own[:size], strict=True)]
-        made = Replies(codec.decode(ids), tokens, finish, **details)
-        write_atomic(kept, json.dumps(made._asdict()))
-        return made
+        if found := asked.found(number):
+            return found
+        rows, own = asked.rows(number), asked.prompts(number)
+        # where rows depend on how many they are, the last chunk is computed whole and cut, so that asking for more
+        # records changes none of the first ones
+        few = max(rows, min(FEW, options.chunk))
+        computed = few if few == options.chunk or rows_alike(model, options.chunk) else options.chunk
+        filled = None if own is None else own + [own[-1]] * (computed - rows)
+        u = torch.from_numpy(asked.uniforms(number, computed))
+        ids, _ = sample_chunk(model, codec, u, filled, options)
+        return asked.keep(number, ids[:rows], own)
 
-    done = 0
+    with ThreadPoolExecutor(workers, initializer=one_thread) as pool:
+        yield from pool.map(make, range(asked.chunks))
+
+
+def _room(model: Any, options: Decoding) -> int:
+    """Records whose keys and values fit into free memory."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    each = 2 * config.num_hidden_layers * groups * width * (options.max_tokens + 1) * model.dtype.itemsize
+    cuda = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
+    return int(free * MEMORY) // each
+
+
+@torch.inference_mode()
+def rows_alike(model: Any, rows: int) -> bool:
+    """Whether this machine computes a row alike, to the last bit, beside any number of others of at least FEW:
+    measured, with a prompt and a step."""
+    if model.device.type != "cpu":
+        return False
+    tokens = torch.arange(3 * rows).view(rows, 3) % model.config.get_text_config().vocab_size
+    advance = stepper(model, 4)
+
+    def logits(some: torch.Tensor) -> torch.Tensor:
+        cache = new_cache(model.config, 4)
+        return torch.stack([advance(some[:, :2], cache, 0), advance(some[:, 2:], cache, 2)])
+
+    whole = logits(tokens)
+    return all(
+        torch.equal(logits(tokens[:some]), whole[:, :some]) for some in range(FEW, rows, max(1, (rows - FEW) // 4))
+    )
+
+
+class _Shared:
+    """An iterator that several threads take from, until it is closed."""
+
+    def __init__(self, items: Iterator[Any]):
+        self._items, self._lock, self._open = items, Lock(), True
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        with self._lock:
+            if not self._open:
+                raise StopIteration
+            return next(self._items)
+
+    def close(self) -> None:
+        with self._lock:
+            self._open = False
+
+
+def _by_record(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
+    from genloss.language.fused import Chunk, Fused, sample_records  # numba is an extra
+
+    fused, options = Fused(model), asked.options
+    workers = min(workers, asked.request.n)
+    slots = min(SLOTS, -(-asked.request.n // workers), max(1, _room(model, options) // workers))
+    made: list[Future[Replies]] = [Future() for _ in range(asked.chunks)]
+
+    def records() -> Iterator[tuple[Chunk, int]]:
+        for number in range(asked.chunks):
+            if found := asked.found(number):
+                made[number].set_result(found)
+                continue
+            rows = asked.rows(number)
+            chunk = Chunk(number, asked.uniforms(number, rows), asked.prompts(number))
+            yield from ((chunk, row) for row in range(rows))
+
+    waiting = _Shared(records())
+
+    def work() -> None:
+        one_thread()
+        try:
+            for chunk in sample_records(fused, asked.codec, waiting, options.max_tokens, slots, options):
+                made[chunk.number].set_result(asked.keep(chunk.number, chunk.ids, chunk.prompts))
+        except BaseException as error:
+            waiting.close()
+            for future in made:
+                with suppress(InvalidStateError):  # done, or failed in another thread
+                    future.set_exception(error)
+
     with ThreadPoolExecutor(workers) as pool:
-        for made in pool.map(make, range(chunks)):
-            done += len(made.texts)
-            request.report(done, request.n, "records")
-            yield made
+        try:
+            for _ in range(workers):
+                pool.submit(work)
+            for future in made:
+                yield future.result()
+        finally:
+            waiting.close()
