@@ -32,9 +32,10 @@ import numpy as np
 from common import scratch, table
 from genloss import stages
 from genloss.core import records
-from genloss.core.contracts import Inputs, Sampling, silent
-from genloss.domains.text import Text
+from genloss.core.capabilities import able
+from genloss.core.contracts import Backend, Inputs, Replies, Sampling, silent
 from genloss.experiment import Experiment
+from genloss.generate.sample import Sample
 from genloss.language.corpus import Sotu
 from genloss.language.packing import PORTION, Rows
 from genloss.language.tokenizer import load_codec
@@ -79,16 +80,16 @@ def write_corpus(path: Path, megabytes: float) -> int:
 
 
 @dataclass
-class Replay(Text):
-    """A sampler that says random words at once."""
+class Replay(Backend):
+    """Says random words at once."""
 
-    def sample(self, request: Sampling) -> Iterator[tuple[dict[str, list[str]], int]]:
+    def sample(self, request: Sampling) -> Iterator[Replies]:
         words, share = words_of_english()
         rng = np.random.default_rng(request.seed)
         for at in range(0, request.n, request.decoding.chunk):
             n = min(request.decoding.chunk, request.n - at)
             texts = [" ".join(said) for said in rng.choice(words, (n, WORDS), p=share)]
-            yield {"text": texts, records.FINISH: [records.ENDED] * n}, n * WORDS
+            yield Replies(texts, n * WORDS, [records.ENDED] * n)
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ WARM = 2000  # records of a first call, which loads what is loaded late
 def job(folder: Path, n: int, *overrides: str) -> Any:
     """A stage's job whose files lie in `folder`; the real data are there."""
     x = experiment(folder / "corpus.jsonl", f"recipe.n={n}", f"size={SIZE}", *overrides)
-    x.domain = Replay(**{k: v for k, v in vars(x.domain).items() if k != "source"})
+    able(x.recipe, Sample).writer = Replay()
     run = SimpleNamespace(done=lambda *_: None, account=folder, data=folder / "data", round=lambda n: folder)
     return SimpleNamespace(
         x=x, n=1, data=folder / "data", round=folder, run=run, report=silent, model=lambda n: folder,
