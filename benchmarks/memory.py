@@ -34,6 +34,7 @@ from genloss import stages
 from genloss.core import records
 from genloss.core.capabilities import able
 from genloss.core.contracts import Backend, Inputs, Replies, Sampling, silent
+from genloss.domains.text import Text
 from genloss.experiment import Experiment
 from genloss.generate.sample import Sample
 from genloss.language.corpus import Sotu
@@ -46,6 +47,7 @@ from overhead import project
 ROUNDS = """
 import resource
 from genloss.workflow.compose import compose
+from genloss.domains.text import Text
 from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.workflow.arm import arm_dir, open_run
