@@ -258,6 +258,7 @@ class Server(ThreadingHTTPServer):
         self.behave, self.lock = behave, threading.Lock()
         self.bodies: list[Any] = []
         self.headers: list[Any] = []
+        self.paths: list[str] = []
         self.given = 0  # replies with content
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -278,6 +279,7 @@ class Handler(BaseHTTPRequestHandler):
             number = len(self.server.bodies)
             self.server.bodies.append(body)
             self.server.headers.append(dict(self.headers))
+            self.server.paths.append(self.path)
         said = self.server.behave(number, body)
         if callable(said):
             said(self)

@@ -454,6 +454,16 @@ def test_what_a_server_ignores_is_refused(
         assert len(there.bodies) <= 6 and "\n" not in str(refused.value)
 
 
+def test_a_server_that_was_mended_is_asked_again(trained: Trained, tmp_path: Path) -> None:
+    server = VLLM("temperature", "seed")
+    with serving(server) as there:
+        with pytest.raises(UserError, match="ignores temperature"):
+            written(trained, tmp_path / "a", there.url, begin="<s>", workers=1)
+        server.ignores = ()
+        said, _ = written(trained, tmp_path / "b", there.url, begin="<s>")
+    assert len(said.texts) == len(PROMPTS)
+
+
 def test_a_server_that_repeats_nothing_is_said_to(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -525,6 +535,13 @@ def test_a_budget_of_a_backend(trained: Trained, tmp_path: Path) -> None:
 SERVER = ["recipe/backend=openai", "recipe.backend.model=m"]
 
 
+TAUGHT = [
+    *("domain=reasoning", "domain/tasks=arithmetic", "domain.context=48", "recipe=llm2llm", "mixing=accumulate"),
+    *("recipe/teacher=model", "recipe.teacher.path=nowhere", "recipe/backend@recipe.teacher.backend=openai"),
+    "recipe.teacher.backend.model=m",
+]
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -534,6 +551,7 @@ SERVER = ["recipe/backend=openai", "recipe.backend.model=m"]
         ([*SERVER, "recipe.prompts=real", "recipe.backend.api=chatt"], "did you mean chat?"),
         ([*SERVER, "recipe.backend.url=https://u:hush@h"], "recipe.backend.url: must be without a secret"),
         (["recipe/backend=openai", "recipe.prompts=real"], r"recipe.backend.model"),
+        (TAUGHT, "recipe.teacher.backend=OpenAI: is another model, .* use recipe/teacher=endpoint"),
     ],
 )
 def test_bad_backends(overrides: list[str], words: str) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -79,14 +80,51 @@ def test_null_is_not_sent() -> None:
     assert (server.bodies[1]["temperature"], server.bodies[1]["top_p"]) == (1.0, 1.0)
 
 
+def test_the_query_of_an_address_is_sent_as_it_is() -> None:
+    with serving(lambda number, body: "4") as server:
+        assert say(endpoint(server, url=f"{server.url}?api-version=2024-06-01&a=")) == "4"
+    assert server.paths == ["/v1/chat/completions?api-version=2024-06-01&a="]
+
+
+def test_a_key_that_is_a_word_stays_in_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    with serving(lambda number, body: "the greatest content") as server:
+        asked = endpoint(server)
+        question = asked.question(ASKED, next(ANEW))
+        assert asked.reply(question).text == asked.reply(question).text == "the greatest content"
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    with serving(lambda number, body: "it is sk-0123456789") as server:
+        question = asked.question(ASKED, next(ANEW))
+        asked = endpoint(server)
+        assert asked.reply(question).text == asked.reply(question).text == "it is ***"
+        assert "sk-0123456789" not in asked.place(question).read_text()
+    assert len(server.bodies) == 1
+
+
+def test_two_who_ask_the_same_have_the_same_reply() -> None:
+    """Also where the server never says the same twice, and both ask before either is told."""
+    both = threading.Barrier(2)
+
+    def behave(number: int, body: Any) -> str:
+        both.wait(20)
+        return f"number {number}"
+
+    with serving(behave) as server:
+        asked = endpoint(server)
+        question = asked.question(ASKED, next(ANEW))
+        with ThreadPoolExecutor(2) as pool:
+            one, other = pool.map(lambda _: asked.reply(question).text, range(2))
+        assert one == other == asked.reply(question).text and len(server.bodies) == 2
+
+
 def test_a_token_in_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays in the environment, also where the server is named."""
-    with serving(lambda number, body: error(403, b"no")) as server:
+    with serving(lambda number, body: error(403, f"no POST to {server.paths[-1]}".encode())) as server:
         asked = endpoint(server, url=server.url.replace("/v1", "/{MY_TOKEN}/v1"))
         with pytest.raises(UserError, match="names MY_TOKEN, which is no variable"):
             asked.begin_round(Path(), Path())
-        monkeypatch.setenv("MY_TOKEN", "hidden")
-        assert asked.address().endswith("/hidden/v1/chat/completions")
+        monkeypatch.setenv("MY_TOKEN", "hidden-012345")
+        assert asked.address().endswith("/hidden-012345/v1/chat/completions")
         with pytest.raises(UserError, match=r"/{MY_TOKEN}/v1: answers HTTP 403") as refused:
             say(asked)
     assert "hidden" not in str(refused.value)

@@ -33,7 +33,7 @@ from urllib.parse import SplitResult, urlsplit
 from genloss.backends.reply import SPENT, NoReply, Reply, complaint, read, tokens_of, wait_of
 from genloss.backends.spending import Budget, Ledger, ask
 from genloss.core.errors import UserError, require
-from genloss.core.files import write_atomic
+from genloss.core.files import write_first
 from genloss.core.hashes import canonical, sha256_text
 from genloss.core.places import has_secret, store_root
 
@@ -46,6 +46,8 @@ PASSING = (408, 409, 425, 429, 500, 502, 503, 504)  # HTTP: worth another try, u
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 OURS = ("model", "messages", "prompt", "temperature", "top_p", "n")  # of a request; no `options`
 NAMED = re.compile(r"\{([A-Za-z_]\w*)\}")  # in an address: a variable of the environment
+
+SECRET = 8  # characters of the shortest secret that is looked for in what a server says
 
 Messages = list[dict[str, str]]  # of role and content
 
@@ -167,20 +169,22 @@ class Endpoint:
     def reply(self, question: Question, stop: threading.Event | None = None) -> Reply:
         """The reply to one question, from the disk if it is there; UserError after the last attempt. Stopped once
         `stop` is set."""
-        key, place = os.environ.get(self.key, ""), self.place(question)
-        if place.is_file():
-            try:
-                return read(json.loads(place.read_text(encoding="utf-8"))["content"].encode())
-            except (ValueError, KeyError, TypeError):
-                place.unlink(missing_ok=True)  # damaged
+        place = self.place(question)
+        if known := _kept(place):
+            return known
+        place.unlink(missing_ok=True)  # damaged
         content = self._received(question, stop or threading.Event())
-        reply = read(content, key)
-        self.compare(question, reply)
+        self.compare(question, read(content))
         text = content.decode(errors="replace")
-        text = text.replace(key, "***") if key else text  # a server may repeat what it was sent
         kept = {"url": self.url, "body": self.body(question), "stream": str(question.stream), "content": text}
-        write_atomic(place, json.dumps(kept))
-        return reply
+        # two arms may ask the same at the same time: the first reply is that of both, now and in a rerun
+        write_first(place, json.dumps(kept))
+        return _kept(place) or read(content)
+
+    def forget(self, questions: Iterable[Question]) -> None:
+        """Ask again the next time."""
+        for question in questions:
+            self.place(question).unlink(missing_ok=True)
 
     def place(self, question: Question) -> Path:
         """Where the reply to a question is kept."""
@@ -260,6 +264,7 @@ class Endpoint:
             if came.status == 200 or (came.asked and not came.status):
                 self._pay(came.content, body)
             raise Passing(str(trouble)) from None
+        came.content = self._masked(came.content)
         if came.status != 200:
             raise self._refusal(came, key)
         self._pay(came.content, body)
@@ -268,6 +273,14 @@ class Endpoint:
         except NoReply as trouble:
             raise Passing(str(trouble)) from None
         return came.content
+
+    def _masked(self, content: bytes) -> bytes:
+        """Without what a server may repeat of the secrets that it was sent. A local server's key may be any word, which
+        texts have too."""
+        for name in (self.key, *NAMED.findall(self.url)):
+            if len(secret := os.environ.get(name, "")) >= SECRET:
+                content = content.replace(secret.encode(), b"***")
+        return content
 
     def _limit(self) -> float:
         return min(self.timeout, self.end - time.monotonic())
@@ -297,6 +310,14 @@ class Endpoint:
         if 300 <= status < 400:
             hint = "; it is a redirect, which is not followed: name the address itself"
         return self.stopped(f"answers HTTP {status}{said}{hint}")
+
+
+def _kept(place: Path) -> Reply | None:
+    """A reply that is on the disk; None if there is none that can be read."""
+    try:
+        return read(json.loads(place.read_text(encoding="utf-8"))["content"].encode())
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 class Stopped(Exception):

@@ -41,6 +41,7 @@ class OpenAI(Endpoint, Backend):
     """api: completions go on from a prompt as it is; chat answers it as a message, by the model's own template, and
     what the model thinks aloud is cut out."""
 
+    elsewhere = True
     api: str = "completions"
     system: str = ""  # what a chat is told first
     begin: str = ""  # where a record has no prompt (recipe.prompts=none): the text that begins a document there
@@ -106,6 +107,9 @@ class OpenAI(Endpoint, Backend):
         prompts = list(request.prompts[first:end]) if request.prompts is not None else [""] * (end - first)
         ids = codec.encode(prompts)
         short = codec.decode([row[: options.prefix] for row in ids])
+        short = [
+            s if p.startswith(s) else s.rstrip("\ufffd") for p, s in zip(prompts, short, strict=True)
+        ]  # half a character
         prompts = [s if len(row) > options.prefix else p for p, s, row in zip(prompts, short, ids, strict=True)]
         asked = []
         for i, prompt, row in zip(range(first, end), prompts, ids, strict=True):
@@ -141,20 +145,25 @@ class OpenAI(Endpoint, Backend):
         body = {**question.body, "max_tokens": min(PROBE, question.body["max_tokens"]), "temperature": HOT}
         body.pop("response_format", None)
 
+        asked: list[Question] = []
+
         def said(name: str, seed: int, **more: Any) -> Reply:
             seeds = {"seed": seed} if seeded else {}
-            return self.reply(Question({**body, **seeds, **more}, f"{name} {request.seed}"))
+            asked.append(Question({**body, **seeds, **more}, f"{name} {request.seed}"))
+            return self.reply(asked[-1])
 
         one, other = said("one", 1), said("other", 2)
         if one.text == other.text and one.cut and len(one.text) >= PROBE:
             how = f"{HOT:g} gives {one.text[:40]!r} twice; a server of transformers samples with "
             how += "options={generation_config: '{\"do_sample\": true}'} where its model's own has do_sample=false"
+            self.forget(asked)  # it may be mended
             raise self.ignored("temperature", how)
         if seeded and said("again", 1).text != one.text:
             why = "does not repeat a reply for a seed; what it gives is kept, so that a rerun has the same records"
             print(f"genloss: {self.url} {why}", file=sys.stderr)
         for name, value in NARROW.items():
             if name in body and said(name, 1, **{name: value}).text != said(f"{name} again", 2, **{name: value}).text:
+                self.forget(asked)
                 raise self.ignored(name, f"{name}={value:g} gives different texts; leave it as it is by default")
 
     def spent(self, scratch: Path) -> dict[str, float]:

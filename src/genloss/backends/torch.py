@@ -32,6 +32,13 @@ class Torch(Backend):
         if self.kernel == "fused" and find_spec("numba") is None:
             raise UserError("kernel", self.kernel, "needs numba; pip install 'genloss[fast]'")
 
+    def classes(self) -> tuple[type, ...]:
+        if self.kernel == "torch":
+            return ()
+        from genloss.language.fused import Fused
+
+        return (Fused,)
+
     def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:
         check_constraint(decoding.constraint)
         if decoding.constraint and self.kernel == "fused":

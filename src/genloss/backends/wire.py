@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -44,9 +44,9 @@ class Came:
 class Wire(httpx2.AsyncClient):
     """The HTTP client of one request."""
 
-    def __init__(self, came: Came, key: str):
+    def __init__(self, came: Came, key: str, query: str):
         super().__init__(timeout=None, follow_redirects=False, verify=_certificates())
-        self.came, self.key = came, key
+        self.came, self.key, self.asked_for = came, key, query
 
     async def send(self, request: Any, **options: Any) -> Any:
         """A reply whose body is there."""
@@ -54,6 +54,8 @@ class Wire(httpx2.AsyncClient):
             request.headers.pop(name, None)
         if self.key:
             request.headers["Authorization"] = f"Bearer {self.key}"
+        if self.asked_for:  # as it is written: the client spells a query in another way
+            request.url = request.url.copy_with(query=self.asked_for.encode())
         request.headers["accept-encoding"] = "identity"  # what is packed all the same is unpacked, up to the limit
 
         async def trace(event: str, _: Any) -> None:
@@ -89,7 +91,7 @@ def exchange(address: str, body: Mapping[str, Any], key: str, seconds: float, ca
 
 async def _within(address: str, body: Mapping[str, Any], key: str, seconds: float, came: Came) -> None:
     try:
-        async with asyncio.timeout(seconds), Wire(came, key) as wire:
+        async with asyncio.timeout(seconds), Wire(came, key, urlsplit(address).query) as wire:
             await _post(wire, address, body)
     except TimeoutError:
         raise Broken("timeout") from None
@@ -112,7 +114,6 @@ async def _post(wire: Wire, address: str, body: Mapping[str, Any]) -> None:
         max_retries=0,
         timeout=None,
         http_client=wire,
-        default_query=parse_qs(known.query, keep_blank_values=True) or None,
     )
     resource: Any = client.chat.completions if chat else client.completions
     first = "messages" if chat else "prompt"

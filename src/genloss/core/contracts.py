@@ -291,6 +291,8 @@ class Replies(NamedTuple):
 class Backend(Plugin, ABC):
     """Who goes on from prompts: a plug-in of a recipe, `recipe/backend=NAME` (genloss.backends)."""
 
+    elsewhere: ClassVar[bool] = False  # whether it writes by another model than it is given
+
     def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:
         """Refuse an option that it does not have (UserError, whose key is the option's name). Nothing is ignored.
         prompted: whether records have prompts."""

@@ -60,14 +60,29 @@ def write_atomic(
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = aside or aside_of(path)
     with _renamed(aside):
-        with aside.open("w", encoding="utf-8") as file:
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            file.write(text)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        _write(aside, text, durable, mode)
         os.replace(aside, path)
+
+
+def write_first(path: Path, text: str) -> None:
+    """`write_atomic`, but what is there already stays, also where several write at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = aside_of(path)
+    with _renamed(aside):
+        _write(aside, text)
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+        aside.unlink()
+
+
+def _write(aside: Path, text: str, durable: bool = True, mode: int | None = None) -> None:
+    with aside.open("w", encoding="utf-8") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def keep(path: Path, text: str) -> None:

@@ -30,7 +30,8 @@ class HeldOut(Metric):
         require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
-        test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
+        path = evidence.data / "test.parquet"
+        test = records.read(path, rows=(0, min(self.max_records, records.count(path))))
         nats, tokens = able(evidence.domain, Scores).losses(
             evidence.model, evidence.data, test, evidence.runtime, evidence.report
         )

@@ -55,8 +55,9 @@ class Checkpoints:
         return found[max(known)] if known else None
 
     def restore(self, step: int | None = None) -> None:
-        """Make `out` what it was at `last(step)`; without one it is empty."""
-        if self.folder is None:
+        """Make `out` what it was at `last(step)`; without one it is empty. Of a training that begins without
+        checkpoints it is so already."""
+        if self.folder is None and step is None:
             return
         shutil.rmtree(self.out, ignore_errors=True)
         if last := self.last(step):

@@ -203,7 +203,10 @@ class Reinforcement:
             "earlier": self.earlier,
             "curve": self.curve[:done],
         }
-        torch.save(state, path)
+        try:
+            torch.save(state, path)
+        except (OSError, RuntimeError):  # torch's, of what it could not write; who looks for the file says so
+            path.unlink(missing_ok=True)
 
     def resume(self) -> int:
         """Go on from the last checkpoint; returns the steps that were done then."""

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
+from importlib import import_module
 from threading import Lock
 from typing import Any
 
@@ -246,20 +247,20 @@ class _Shared:
 
 
 def _by_record(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
-    from genloss.language.fused import Chunk, Fused, sample_records  # numba is an extra
-
-    fused, options = Fused(model), asked.options
+    # by its name, so that an extra which is not used is not in the keys of what `torch` computes: Torch.classes
+    kernel = import_module("genloss.language.fused")
+    fused, options = kernel.Fused(model), asked.options
     workers = min(workers, asked.request.n)
     slots = min(SLOTS, -(-asked.request.n // workers), max(1, _room(model, options) // workers))
-    made: list[Future[Replies]] = [Future() for _ in range(asked.chunks)]
+    made: dict[int, Future[Replies]] = {number: Future() for number in range(asked.chunks)}
 
-    def records() -> Iterator[tuple[Chunk, int]]:
+    def records() -> Iterator[tuple[Any, int]]:
         for number in range(asked.chunks):
             if found := asked.found(number):
                 made[number].set_result(found)
                 continue
             rows = asked.rows(number)
-            chunk = Chunk(number, asked.uniforms(number, rows), asked.prompts(number))
+            chunk = kernel.Chunk(number, asked.uniforms(number, rows), asked.prompts(number))
             yield from ((chunk, row) for row in range(rows))
 
     waiting = _Shared(records())
@@ -267,11 +268,11 @@ def _by_record(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
     def work() -> None:
         one_thread()
         try:
-            for chunk in sample_records(fused, asked.codec, waiting, options.max_tokens, slots, options):
+            for chunk in kernel.sample_records(fused, asked.codec, waiting, options.max_tokens, slots, options):
                 made[chunk.number].set_result(asked.keep(chunk.number, chunk.ids, chunk.prompts))
         except BaseException as error:
             waiting.close()
-            for future in made:
+            for future in list(made.values()):
                 with suppress(InvalidStateError):  # done, or failed in another thread
                     future.set_exception(error)
 
@@ -279,7 +280,9 @@ def _by_record(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
         try:
             for _ in range(workers):
                 pool.submit(work)
-            for future in made:
-                yield future.result()
+            for number in range(asked.chunks):
+                some = made[number].result()
+                del made[number]  # or all texts would stay in memory
+                yield some
         finally:
             waiting.close()

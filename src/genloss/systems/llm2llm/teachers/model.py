@@ -15,7 +15,7 @@ from typing import Any
 from genloss.backends import made
 from genloss.backends.thoughts import without_thoughts
 from genloss.core.contracts import Decoding, Experiment, Plugin
-from genloss.core.errors import require
+from genloss.core.errors import UserError, require
 from genloss.core.records import CUT
 from genloss.core.seeds import seed_of
 from genloss.domains.reasoning.tasks import Problem
@@ -59,6 +59,9 @@ class Written(Teacher):
         return {"backend": self.writer}
 
     def check(self, experiment: Experiment) -> None:
+        if self.writer.elsewhere:
+            why = "is another model, and this teacher a saved one; use recipe/teacher=endpoint"
+            raise UserError("backend", type(self.writer).__name__, why)
         self.writer.check_decoding(self.decoding())
         saved.check_saved(self.path, "path")
         if self.tokenizer:
