@@ -49,6 +49,13 @@ class Result:
         """What the last line on standard output names: `run: PATH` or `sweep: PATH`."""
         return Path(self.out.strip().splitlines()[-1].partition(": ")[2])
 
+    @property
+    def refusals(self) -> list[str]:
+        """Lines on standard error that are no warning, and not what a run will take of the disk."""
+        other = ("warning: ", "genloss: needs at most ")
+        said = [line for line in self.err.splitlines() if line.startswith("genloss: ")]
+        return [line for line in said if not any(word in line for word in other)]
+
 
 @dataclass
 class Project:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -19,7 +20,7 @@ from genloss.loop import Loop, Models
 from genloss.observatory.results import rounds_of, shown
 from genloss.stages import ALL, TRAIN
 from genloss.workflow.compose import to_yaml
-from genloss.workflow.disk import needed_by_others, tell, tidy
+from genloss.workflow.disk import checked, needed_by_others, tidy
 from genloss.workflow.dvc import dvc_yaml
 from genloss.workflow.dvc_cache import commit, committed, forget
 from genloss.workflow.dvc_config import configure
@@ -74,9 +75,10 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
 
     experiment = Experiment(cfg)
     folder = arm_dir(cfg)
+    costs = ""
     if sweep is None:  # which else has done it for all of its arms
         tidy()
-        tell([experiment], [folder])
+        costs = checked([experiment], [folder])
     run = open_run(folder, cfg, sweep)
     refuse_other_data(run, experiment)
     keep(folder / "dvc.yaml", dvc_yaml(folder / "params.yaml", code=False))  # `dvc repro` goes on with it, too
@@ -90,6 +92,7 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
     try:
         with track.Tracker(run, cfg, sweep, name) as tracker:
             loop = Loop(experiment, run, progress, needed_by_others(sweep, arm_id(cfg)))
+            sys.stderr.write(costs)  # nothing is wrong that can be known before work
             loop.run(after_round=tracker.round)
             commit(folder)
             forget(folder)

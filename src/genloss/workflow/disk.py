@@ -148,11 +148,11 @@ def _checkpoints(x: Experiment) -> bool:
     return bool(getattr(x.trainer, "checkpoint_minutes", 0))
 
 
-def tell(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1) -> None:
-    """Say in a line what arms will cost on disk, and refuse (UserError) what the disk cannot hold."""
+def checked(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1) -> str:
+    """A line that says what arms will cost on disk, '' if nothing; UserError if the disk cannot hold it."""
     there = cost(arms, folders, jobs)
     if not there.all:
-        return
+        return ""
     parts = [f"{there.count} model{'s' * (there.count > 1)}, {amount(there.models)}"] if there.count else []
     parts += [f"records, {amount(there.records)}"] if there.records else []
     parts += [f"while it works, {amount(there.work)}"] if there.work else []
@@ -160,10 +160,7 @@ def tell(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1) -> 
         if there.all > free:
             raise _refused(arms, folders, jobs, there, place, free)
     free = min(free for _, free in _disks())
-    print(
-        f"genloss: needs at most {amount(there.all)} of disk ({'; '.join(parts)}); {amount(free)} are free",
-        file=sys.stderr,
-    )
+    return f"genloss: needs at most {amount(there.all)} of disk ({'; '.join(parts)}); {amount(free)} are free\n"
 
 
 def _refused(

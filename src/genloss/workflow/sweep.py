@@ -135,7 +135,7 @@ def left_to_do(folder: Path, jobs: Sequence[list[str]], arms: Sequence[Experimen
 def look_at_disk(arms: Sequence[Experiment], jobs: int) -> None:
     """Before anything is written: see that the disk can hold the arms of a sweep, `jobs` at a time."""
     disk.tidy()
-    disk.tell(arms, [arm_dir(arm.cfg) for arm in arms], jobs)
+    sys.stderr.write(disk.checked(arms, [arm_dir(arm.cfg) for arm in arms], jobs))
 
 
 def begin(folder: Path, arms: Sequence[Experiment]) -> None:
