@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from genloss.core.files import locked
 from genloss.core.hashes import sha256_file
 from genloss.core.places import load_params
 from genloss.core.retention import Keep, weights
-from genloss.core.store import Store
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store, Work
 from genloss.experiment import Experiment
 from genloss.language.model import load, write
 from genloss.workflow import disk
@@ -200,6 +202,37 @@ def test_another_arm_keeps_what_one_drops(home: Project) -> None:
     home.ok("run", *LAB, "rounds=3", "keep.models=none")
     home.dvc("checkout", cwd=long)
     assert kept(long) == [0, 1, 2, 3, 4]
+
+
+def _training(config: str, model: bytes) -> Work:
+    def execute(out: Path, scratch: Path) -> dict[str, Any]:
+        (out / "model").mkdir()
+        (out / "model/model.safetensors").write_bytes(model)
+        return {}
+
+    return Work("train", {"config": config}, {}, 0, {}, {}, execute)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["settle", "adopt"])
+def test_weights_of_an_earlier_training_are_not_stored_as_the_new_ones(home: Project, killed: bool) -> None:
+    """The run directory has those of one key; of the other only the record is there, or the manifest after a kill."""
+    old, new = _training("old", b"old"), _training("new", b"new")
+    with home.here():
+        other = RunDir(home.root / "runs/other", Store(home.store))
+        done = other.ensure(new, 0)
+        [digest] = done.files.values()
+        shutil.rmtree(other.root)
+        other.store.drop([digest])
+        run = RunDir(home.root / "runs/arm", Store(home.store))
+        run.ensure(old, 0)
+        run.dropped = frozenset({0})
+        if killed:
+            run._enter(new, 0, done)
+            shutil.rmtree(home.store)
+            run.store = Store(home.store)
+        run.ensure(new, 0)
+    assert not run.store.blob(digest).exists() and kept(run.root) == []
+    assert run.done("train", 0) == done
 
 
 def test_another_model_is_no_model_again(home: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,6 +532,24 @@ def test_a_killed_stage_says_whose_it_is(home: Project) -> None:
     shutil.rmtree(arm)
     home.ok("run", *LAB, "seed=2")
     assert not left.exists()
+
+
+def test_a_stage_that_is_done_again_goes_on(home: Project) -> None:
+    """Code has changed, the training under the new key was killed: its checkpoint stays, though the run still has the
+    stage under the key of before."""
+    arm = home.ok("run", *LAB, "rounds=1").folder
+    with home.here():
+        run = RunDir(arm, Store(home.store))
+        before = run.done("train", 1)
+        scratch = home.store / "scratch" / ("a" * 64)
+        scratch.mkdir()
+        run.claim(scratch, "train", 1)
+        disk.tidy()
+        assert scratch.is_dir()
+        assert before
+        run._enter(_training("other", b"1"), 1, replace(before, key="b" * 64))  # the run has moved on since
+        disk.tidy()
+        assert not scratch.exists()
 
 
 # -- files of models ---------------------------------------------------------------------------------------------------

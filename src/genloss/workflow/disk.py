@@ -248,4 +248,4 @@ def _goes_on(scratch: Path) -> bool:
         done = RunDir(run, Kept(store_root())).done(stage, n)
     except UserError:  # damaged, which is another's to say
         return True
-    return done is None or done.key == scratch.name
+    return done is None or done.key in (scratch.name, claim.get("before"))
