@@ -9,6 +9,8 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +27,11 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store, Work
 from genloss.experiment import Experiment
 from genloss.language.model import load, write
-from genloss.workflow import disk
+from genloss.stages import TRAIN
+from genloss.workflow import arm as workflow_arm
+from genloss.workflow import disk, sweep
 from genloss.workflow.compose import compose
+from genloss.workflow.dvc_cache import _elsewhere
 from genloss.workflow.identity import arm_id
 from support import Project, frozen, hashes
 
@@ -233,6 +238,31 @@ def test_weights_of_an_earlier_training_are_not_stored_as_the_new_ones(home: Pro
         run.ensure(new, 0)
     assert not run.store.blob(digest).exists() and kept(run.root) == []
     assert run.done("train", 0) == done
+
+
+def test_a_model_that_is_had_again_takes_none_from_others(home: Project) -> None:
+    """The store may hold models for other arms of a sweep: what was there before stays."""
+    whole = home.ok("run", *LAB).folder
+    blobs = {n: Store(home.store).blob(hashes(whole)[WEIGHTS.format(n)]) for n in range(5)}
+    saved = {n: blobs[n].read_bytes() for n in (1, 3)}
+    arm = home.ok("run", *LAB, "keep.models=none").folder
+    assert in_store(home, arm) == []
+    for n, content in saved.items():
+        blobs[n].write_bytes(content)
+    home.ok("model", str(arm), "--round", "2")
+    assert in_store(home, arm) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"stages": {"train": 1}}'])
+def test_a_damaged_manifest_may_keep_anything(home: Project, text: str) -> None:
+    """Of another arm, when DVC's cache is asked to forget: no traceback, and nothing goes."""
+    arm = home.root / "runs/arm/rounds/00"
+    other = home.root / "runs/other/rounds/00/manifest.json"
+    other.parent.mkdir(parents=True)
+    with home.here():
+        assert not _elsewhere(arm, "model/model.safetensors", "0" * 64)
+        other.write_text(text)
+        assert _elsewhere(arm, "model/model.safetensors", "0" * 64)
 
 
 def test_another_model_is_no_model_again(home: Project, monkeypatch: pytest.MonkeyPatch) -> None:
