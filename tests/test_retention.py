@@ -449,6 +449,49 @@ def test_an_arm_that_has_failed_still_needs_what_it_shares(home: Project, monkey
     assert computed["train"] == 7 and in_store(home, failed) == in_store(home, done) == []
 
 
+def test_arms_that_have_ended_need_models_when_they_are_done_again(
+    home: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a change of code: each of what they share is trained once, again."""
+    from genloss.domains.lab import gaussian
+
+    computed: Counter[str] = Counter()
+    compute = Store._compute
+    monkeypatch.setattr(Store, "_compute", lambda *given: computed.update([given[1].stage]) or compute(*given))
+    words = ["run", "-m", *LAB, "keep.models=none", "++schedule.from3.recipe.n=20,19,18"]
+    home.ok(*words)
+    assert computed.pop("train") == 3 + 3 * 2
+    reached, estimate = TRAIN.code, gaussian.Gaussian.estimate
+
+    def other(*given: Any) -> Any:
+        return {name: value + 1e-9 for name, value in estimate(*given).items()}
+
+    def changed(x: Experiment) -> Any:
+        found = reached(x)
+        return SimpleNamespace(modules=lambda: found.modules() | {"new": "0" * 64}, versions=found.versions)
+
+    monkeypatch.setattr(TRAIN, "code", changed)
+    monkeypatch.setattr(gaussian.Gaussian, "estimate", other)
+    said = home.ok(*words).err
+    assert computed["train"] == 3 + 3 * 2 and "trained again" not in said
+    assert [in_store(home, arm) for arm in home.root.glob("runs/gaussian-*")] == [[]] * 3
+
+
+def test_what_parallel_arms_left_each_other_goes_on_the_next_call(
+    home: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each ended while the other was at work, and the sweep was killed before its end."""
+    words = ["run", "-m", *LAB, "keep.models=none", "++schedule.from3.recipe.n=20,19"]
+    with monkeypatch.context() as parallel:
+        parallel.setattr(workflow_arm, "needed_by_others", lambda *given: lambda n: n < 3)
+        parallel.setattr(sweep, "end", lambda *given: None)
+        home.ok(*words)
+    arms = list(home.root.glob("runs/gaussian-*"))
+    assert [in_store(home, arm) for arm in arms] == [[0, 1, 2]] * 2
+    said = home.ok(*words).err
+    assert " train: " not in said and [in_store(home, arm) for arm in arms] == [[]] * 2
+
+
 # -- disk --------------------------------------------------------------------------------------------------------------
 
 
