@@ -561,6 +561,40 @@ def test_shared_models_count_once_and_those_that_are_there_not_at_all(home: Proj
         assert disk.cost([Experiment(cfg)], [arm]).all == 0
 
 
+def test_arms_that_are_finished_need_no_room_to_work(home: Project, tiny: list[str]) -> None:
+    finished = home.ok("run", *tiny).folder
+    with home.here():
+        arms = [Experiment(compose([*tiny, *more])) for more in ([], ["seed=1"], ["seed=2"])]
+        folders = [finished, *(home.root / f"runs/{i}" for i in range(2))]
+        work = [disk.cost(arms[:n], folders[:n], jobs).work for n, jobs in ((2, 1), (2, 2), (3, 2), (3, 3))]
+    assert work[0] and work == [work[0], work[0], 2 * work[0], 2 * work[0]]
+
+
+def test_room_to_work_is_needed_where_the_store_is(
+    tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs two disks")
+    usage, free = shutil.disk_usage("/"), {True: 0, False: 0}
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda place: usage._replace(free=free[place.is_relative_to(shm)]))
+    with TemporaryDirectory(dir=shm) as store, Project.make(tmp_path / "project", GENLOSS_STORE=store).here():
+        arms, folders = [Experiment(compose(tiny))], [tmp_path / "project/runs/arm"]
+        there = disk.cost(arms, folders)
+        rest = there.all - there.work
+        assert there.work and rest
+        for here, other, tells in ((there.all, there.all, False), (there.all + 1, rest, True)):
+            free.update({True: here, False: other})
+            disk.tell(arms, folders)
+            said = capsys.readouterr().err
+            need = rest if tells else there.all
+            assert f"at most {disk.amount(need)} of" in said and ("while it works" in said) != tells
+        for here, other, need in ((there.all - 1, there.all, there.all), (there.all, rest - 1, rest)):
+            free.update({True: here, False: other})
+            with pytest.raises(UserError, match=f"needs up to {disk.amount(need)} on the disk of"):
+                disk.tell(arms, folders)
+
+
 def test_what_killed_stages_left_for_nobody_is_deleted(home: Project, tiny: list[str]) -> None:
     """A stage of a run that is gone, and one that the run has finished under another key; not one that would go on, nor
     one where somebody works."""
