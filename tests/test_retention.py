@@ -7,7 +7,10 @@ import os
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +23,15 @@ from genloss.core.files import locked
 from genloss.core.hashes import sha256_file
 from genloss.core.places import load_params
 from genloss.core.retention import Keep, weights
-from genloss.core.store import Store
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store, Work
 from genloss.experiment import Experiment
 from genloss.language.model import load, write
-from genloss.workflow import disk
+from genloss.stages import TRAIN
+from genloss.workflow import arm as workflow_arm
+from genloss.workflow import disk, sweep
 from genloss.workflow.compose import compose
+from genloss.workflow.dvc_cache import _elsewhere
 from genloss.workflow.identity import arm_id
 from support import Project, frozen, hashes
 
@@ -200,6 +207,62 @@ def test_another_arm_keeps_what_one_drops(home: Project) -> None:
     home.ok("run", *LAB, "rounds=3", "keep.models=none")
     home.dvc("checkout", cwd=long)
     assert kept(long) == [0, 1, 2, 3, 4]
+
+
+def _training(config: str, model: bytes) -> Work:
+    def execute(out: Path, scratch: Path) -> dict[str, Any]:
+        (out / "model").mkdir()
+        (out / "model/model.safetensors").write_bytes(model)
+        return {}
+
+    return Work("train", {"config": config}, {}, 0, {}, {}, execute)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["settle", "adopt"])
+def test_weights_of_an_earlier_training_are_not_stored_as_the_new_ones(home: Project, killed: bool) -> None:
+    """The run directory has those of one key; of the other only the record is there, or the manifest after a kill."""
+    old, new = _training("old", b"old"), _training("new", b"new")
+    with home.here():
+        other = RunDir(home.root / "runs/other", Store(home.store))
+        done = other.ensure(new, 0)
+        [digest] = done.files.values()
+        shutil.rmtree(other.root)
+        other.store.drop([digest])
+        run = RunDir(home.root / "runs/arm", Store(home.store))
+        run.ensure(old, 0)
+        run.dropped = frozenset({0})
+        if killed:
+            run._enter(new, 0, done)
+            shutil.rmtree(home.store)
+            run.store = Store(home.store)
+        run.ensure(new, 0)
+    assert not run.store.blob(digest).exists() and kept(run.root) == []
+    assert run.done("train", 0) == done
+
+
+def test_a_model_that_is_had_again_takes_none_from_others(home: Project) -> None:
+    """The store may hold models for other arms of a sweep: what was there before stays."""
+    whole = home.ok("run", *LAB).folder
+    blobs = {n: Store(home.store).blob(hashes(whole)[WEIGHTS.format(n)]) for n in range(5)}
+    saved = {n: blobs[n].read_bytes() for n in (1, 3)}
+    arm = home.ok("run", *LAB, "keep.models=none").folder
+    assert in_store(home, arm) == []
+    for n, content in saved.items():
+        blobs[n].write_bytes(content)
+    home.ok("model", str(arm), "--round", "2")
+    assert in_store(home, arm) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"stages": {"train": 1}}'])
+def test_a_damaged_manifest_may_keep_anything(home: Project, text: str) -> None:
+    """Of another arm, when DVC's cache is asked to forget: no traceback, and nothing goes."""
+    arm = home.root / "runs/arm/rounds/00"
+    other = home.root / "runs/other/rounds/00/manifest.json"
+    other.parent.mkdir(parents=True)
+    with home.here():
+        assert not _elsewhere(arm, "model/model.safetensors", "0" * 64)
+        other.write_text(text)
+        assert _elsewhere(arm, "model/model.safetensors", "0" * 64)
 
 
 def test_another_model_is_no_model_again(home: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,6 +449,49 @@ def test_an_arm_that_has_failed_still_needs_what_it_shares(home: Project, monkey
     assert computed["train"] == 7 and in_store(home, failed) == in_store(home, done) == []
 
 
+def test_arms_that_have_ended_need_models_when_they_are_done_again(
+    home: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a change of code: each of what they share is trained once, again."""
+    from genloss.domains.lab import gaussian
+
+    computed: Counter[str] = Counter()
+    compute = Store._compute
+    monkeypatch.setattr(Store, "_compute", lambda *given: computed.update([given[1].stage]) or compute(*given))
+    words = ["run", "-m", *LAB, "keep.models=none", "++schedule.from3.recipe.n=20,19,18"]
+    home.ok(*words)
+    assert computed.pop("train") == 3 + 3 * 2
+    reached, estimate = TRAIN.code, gaussian.Gaussian.estimate
+
+    def other(*given: Any) -> Any:
+        return {name: value + 1e-9 for name, value in estimate(*given).items()}
+
+    def changed(x: Experiment) -> Any:
+        found = reached(x)
+        return SimpleNamespace(modules=lambda: found.modules() | {"new": "0" * 64}, versions=found.versions)
+
+    monkeypatch.setattr(TRAIN, "code", changed)
+    monkeypatch.setattr(gaussian.Gaussian, "estimate", other)
+    said = home.ok(*words).err
+    assert computed["train"] == 3 + 3 * 2 and "trained again" not in said
+    assert [in_store(home, arm) for arm in home.root.glob("runs/gaussian-*")] == [[]] * 3
+
+
+def test_what_parallel_arms_left_each_other_goes_on_the_next_call(
+    home: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each ended while the other was at work, and the sweep was killed before its end."""
+    words = ["run", "-m", *LAB, "keep.models=none", "++schedule.from3.recipe.n=20,19"]
+    with monkeypatch.context() as parallel:
+        parallel.setattr(workflow_arm, "needed_by_others", lambda *given: lambda n: n < 3)
+        parallel.setattr(sweep, "end", lambda *given: None)
+        home.ok(*words)
+    arms = list(home.root.glob("runs/gaussian-*"))
+    assert [in_store(home, arm) for arm in arms] == [[0, 1, 2]] * 2
+    said = home.ok(*words).err
+    assert " train: " not in said and [in_store(home, arm) for arm in arms] == [[]] * 2
+
+
 # -- disk --------------------------------------------------------------------------------------------------------------
 
 
@@ -455,6 +561,40 @@ def test_shared_models_count_once_and_those_that_are_there_not_at_all(home: Proj
         assert disk.cost([Experiment(cfg)], [arm]).all == 0
 
 
+def test_arms_that_are_finished_need_no_room_to_work(home: Project, tiny: list[str]) -> None:
+    finished = home.ok("run", *tiny).folder
+    with home.here():
+        arms = [Experiment(compose([*tiny, *more])) for more in ([], ["seed=1"], ["seed=2"])]
+        folders = [finished, *(home.root / f"runs/{i}" for i in range(2))]
+        work = [disk.cost(arms[:n], folders[:n], jobs).work for n, jobs in ((2, 1), (2, 2), (3, 2), (3, 3))]
+    assert work[0] and work == [work[0], work[0], 2 * work[0], 2 * work[0]]
+
+
+def test_room_to_work_is_needed_where_the_store_is(
+    tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs two disks")
+    usage, free = shutil.disk_usage("/"), {True: 0, False: 0}
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda place: usage._replace(free=free[place.is_relative_to(shm)]))
+    with TemporaryDirectory(dir=shm) as store, Project.make(tmp_path / "project", GENLOSS_STORE=store).here():
+        arms, folders = [Experiment(compose(tiny))], [tmp_path / "project/runs/arm"]
+        there = disk.cost(arms, folders)
+        rest = there.all - there.work
+        assert there.work and rest
+        for here, other, tells in ((there.all, there.all, False), (there.all + 1, rest, True)):
+            free.update({True: here, False: other})
+            disk.tell(arms, folders)
+            said = capsys.readouterr().err
+            need = rest if tells else there.all
+            assert f"at most {disk.amount(need)} of" in said and ("while it works" in said) != tells
+        for here, other, need in ((there.all - 1, there.all, there.all), (there.all, rest - 1, rest)):
+            free.update({True: here, False: other})
+            with pytest.raises(UserError, match=f"needs up to {disk.amount(need)} on the disk of"):
+                disk.tell(arms, folders)
+
+
 def test_what_killed_stages_left_for_nobody_is_deleted(home: Project, tiny: list[str]) -> None:
     """A stage of a run that is gone, and one that the run has finished under another key; not one that would go on, nor
     one where somebody works."""
@@ -499,6 +639,24 @@ def test_a_killed_stage_says_whose_it_is(home: Project) -> None:
     shutil.rmtree(arm)
     home.ok("run", *LAB, "seed=2")
     assert not left.exists()
+
+
+def test_a_stage_that_is_done_again_goes_on(home: Project) -> None:
+    """Code has changed, the training under the new key was killed: its checkpoint stays, though the run still has the
+    stage under the key of before."""
+    arm = home.ok("run", *LAB, "rounds=1").folder
+    with home.here():
+        run = RunDir(arm, Store(home.store))
+        before = run.done("train", 1)
+        scratch = home.store / "scratch" / ("a" * 64)
+        scratch.mkdir()
+        run.claim(scratch, "train", 1)
+        disk.tidy()
+        assert scratch.is_dir()
+        assert before
+        run._enter(_training("other", b"1"), 1, replace(before, key="b" * 64))  # the run has moved on since
+        disk.tidy()
+        assert not scratch.exists()
 
 
 # -- files of models ---------------------------------------------------------------------------------------------------

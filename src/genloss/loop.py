@@ -147,6 +147,11 @@ class Models:
         kept = {digest for m in self.last if m not in goes and (m in over or needed(m)) for digest in self._weights(m)}
         self.run.store.drop(sorted({digest for m in goes for digest in self._weights(m)} - kept))
 
+    def absent(self) -> list[str]:
+        """sha256 of weights of the arm that the store does not have."""
+        digests = {digest for m in range(self.experiment.rounds + 1) for digest in self._weights(m)}
+        return sorted(digest for digest in digests if not self.run.store.blob(digest).is_file())
+
     def _weights(self, m: int) -> list[str]:
         done = self.run.done(TRAIN.name, m)
         return [done.files[name] for name in weights(done.files)] if done else []

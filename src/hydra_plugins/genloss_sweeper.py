@@ -84,16 +84,15 @@ class GenlossSweeper(Sweeper):
         returns: Sequence[JobReturn] = []
         left = left_to_do(folder, jobs, arms)
         if left:
-            begin(folder, arms)
+            begin(folder, arms, [arm for _, arm in left])
         with show(folder, configs[0], left):
             with live(folder / "progress", configs):
                 try:
-                    returns = launcher.launch([[*job, where] for job in left], initial_job_idx=0) if left else []
+                    returns = launcher.launch([[*job, where] for job, _ in left], initial_job_idx=0) if left else []
                 except BrokenExecutor:  # the arms that it had are among those that never ended
                     said = "genloss: a worker was killed, for want of memory perhaps; take fewer at a time"
                     print(said, file=sys.stderr)
-            if left:
-                end(folder, arms)
+            end(folder, arms)  # also where nothing was left: a kill may have come before it
             for done in returns:
                 _ = done.return_value  # raises what is no failure of an arm but a bug
             code = finish_sweep(folder)

@@ -127,8 +127,9 @@ class RunDir:
         if gone:
             keep(folder / "model" / NOTE, note(done.files))
             for name in names:
-                if (folder / name).is_file():  # of a run that kept them
-                    self.store.add_link(folder / name, done.files[name])
+                if (folder / name).is_file():  # of a run that kept them, perhaps under another key
+                    if sha256_file(folder / name) == done.files[name]:
+                        self.store.add_link(folder / name, done.files[name])
                     (folder / name).unlink()
         else:
             (folder / "model" / NOTE).unlink(missing_ok=True)
@@ -222,8 +223,9 @@ class RunDir:
 
     def claim(self, scratch: Path, stage: str, n: int) -> None:
         """Note in a stage's scratch folder who works there: it is nobody's any more where the run is gone, or has this
-        stage under another key."""
-        claim = {"run": str(self.root), "stage": stage, "round": n}
+        stage under a key that is neither this one nor that of before."""
+        before = self.done(stage, n)
+        claim = {"run": str(self.root), "stage": stage, "round": n, "before": before.key if before else None}
         (scratch / CLAIM).write_text(json.dumps(claim), encoding="utf-8")
 
     def holds(self, n: int) -> bool:

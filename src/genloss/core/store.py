@@ -168,10 +168,11 @@ class Store:
 
     def adopt(self, done: Done, work: Work, folder: Path) -> None:
         """Enter a stage that a run directory already holds (after `dvc pull`, say) without computing it; weights as
-        far as they are there."""
+        far as they are there, and not those of an earlier training."""
         for name, digest in done.files.items():
-            if name not in weights(done.files) or (folder / name).is_file():
-                self.add_link(folder / name, digest)
+            path = folder / name
+            if name not in weights(done.files) or (path.is_file() and sha256_file(path) == digest):
+                self.add_link(path, digest)
         if self._known(work, done.key) is None:
             write_atomic(self._record(work, done.key), canonical(done.to_json()))
 

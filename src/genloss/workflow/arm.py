@@ -121,9 +121,10 @@ def one_model(folder: Path, n: int) -> Path:
     loop = Loop(experiment, run, Progress(f"round {n}", experiment.rounds))
     if run.holds(n):
         return run.round(n) / "model"
+    absent = loop.models.absent()
     with loop.progress.stage(n, "train") as report:
         found = run.fetch(loop.work(TRAIN, n, report), n, folder / "models" / round_name(n))
-    loop.models.end()  # models that it was continued from
+    run.store.drop(absent)  # models that it was continued from; what was there others may need
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -100,13 +101,17 @@ class Cost:
     def all(self) -> int:
         return self.models + self.records + self.work
 
+    def on(self, store: bool) -> int:
+        """Of a disk: what is there while arms work lies on the store's alone."""
+        return self.all if store else self.all - self.work
+
 
 def cost(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1, keep: Keep | None = None) -> Cost:
     """Of arms that run `jobs` at a time; what is there already costs nothing. keep: in place of their own."""
     found, there = Cost(), set[str]()
     stays: dict[str, int] = {}
     lines: dict[str, list[int]] = {}  # of models that go: their sizes, one an arm
-    most = 0
+    most, working = 0, 0
     for x, home in zip(arms, folders, strict=True):
         run, rule = RunDir(home, Kept(store_root())), keep or x.keep
         dropped = rule.dropped(x.rounds)
@@ -114,6 +119,7 @@ def cost(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1, kee
         made = _made(run, x.rounds)
         if set(made) >= set(range(x.rounds + 1)) and not any(n not in dropped and not run.holds(n) for n in made):
             continue
+        working += 1
         sizes = [x.at_round(n).model.size(x.at_round(n)) for n in range(x.rounds + 1)]
         for n, line in enumerate(lineage(x, run)):
             if n in made and run.holds(n):
@@ -132,7 +138,7 @@ def cost(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1, kee
     left = [size for line, size in stays.items() if line not in there]
     found.models, found.count = sum(left), len(left)
     waiting = sum(max(each) for line, each in lines.items() if len(each) > 1 and line not in stays)  # for the others
-    found.work = min(jobs, len(arms)) * most + waiting
+    found.work = min(jobs, working) * most + waiting
     return found
 
 
@@ -155,25 +161,27 @@ def checked(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1) 
         return ""
     parts = [f"{there.count} model{'s' * (there.count > 1)}, {amount(there.models)}"] if there.count else []
     parts += [f"records, {amount(there.records)}"] if there.records else []
-    parts += [f"while it works, {amount(there.work)}"] if there.work else []
-    for place, free in _disks():
-        if there.all > free:
-            raise _refused(arms, folders, jobs, there, place, free)
-    free = min(free for _, free in _disks())
-    return f"genloss: needs at most {amount(there.all)} of disk ({'; '.join(parts)}); {amount(free)} are free\n"
+    disks = list(_disks())
+    for place, free, store in disks:
+        if there.on(store) > free:
+            raise _refused(arms, folders, jobs, there, place, free, store)
+    _, free, store = min(disks, key=lambda disk: disk[1] - there.on(disk[2]) if there.on(disk[2]) else math.inf)
+    parts += [f"while it works, {amount(there.work)}"] if there.work and store else []
+    most = amount(there.on(store))
+    return f"genloss: needs at most {most} of disk ({'; '.join(parts)}); {amount(free)} are free\n"
 
 
 def _refused(
-    arms: Sequence[Experiment], folders: Sequence[Path], jobs: int, there: Cost, place: Path, free: int
+    arms: Sequence[Experiment], folders: Sequence[Path], jobs: int, there: Cost, place: Path, free: int, store: bool
 ) -> UserError:
-    need = f"needs up to {amount(there.all)} on the disk of {place}, where {amount(free)} are free"
-    if there.models + there.work < there.records:
+    need = f"needs up to {amount(there.on(store))} on the disk of {place}, where {amount(free)} are free"
+    if there.on(store) - there.records < there.records:
         return UserError("size", arms[0].size, f"{need}, most of it for records; lower it or recipe.n, or free space")
     remedies = []
     for models in ("last", "none"):
         less = cost(arms, folders, jobs, Keep(models))
-        if less.all < there.all:
-            remedies.append(f"keep.models={models} needs {amount(less.all)}")
+        if less.on(store) < there.on(store):
+            remedies.append(f"keep.models={models} needs {amount(less.on(store))}")
             break
     if any("base" in x.model.starts() and getattr(x.model, "lora", 0) is None for x in arms):
         remedies.append("an adapter (model/adapter=lora) needs a hundredth for each model")
@@ -181,14 +189,14 @@ def _refused(
     return UserError("keep.models", arms[0].keep.models, f"{need}; {said}")
 
 
-def _disks() -> Iterator[tuple[Path, int]]:
-    """(place, free bytes) of every disk that the project writes to."""
-    seen = set()
+def _disks() -> Iterator[tuple[Path, int, bool]]:
+    """(place, free bytes, whether the store is there) of every disk that the project writes to."""
+    seen = set[int]()
     for place in (store_root(), project_root() / "runs", cache_dir()):
         there = next(p for p in (place, *place.parents) if p.exists())
         if (device := there.stat().st_dev) not in seen:
+            yield place, shutil.disk_usage(there).free, not seen
             seen.add(device)
-            yield place, shutil.disk_usage(there).free
 
 
 def amount(size: float) -> str:
@@ -245,4 +253,4 @@ def _goes_on(scratch: Path) -> bool:
         done = RunDir(run, Kept(store_root())).done(stage, n)
     except UserError:  # damaged, which is another's to say
         return True
-    return done is None or done.key == scratch.name
+    return done is None or done.key in (scratch.name, claim.get("before"))

@@ -211,8 +211,11 @@ def forget(folder: Path) -> None:
 
 
 def _elsewhere(home: Path, name: str, digest: str) -> bool:
-    """Whether another arm keeps these weights of a round, if only in DVC's cache."""
-    others = project_root().glob(f"runs/*/rounds/{home.name}/manifest.json")
-    return any(
-        ("train", name, digest) in files_of(json.loads(path.read_text())) for path in others if path.parent != home
-    )
+    """Whether another arm keeps these weights of a round, if only in DVC's cache; perhaps, if it does not say."""
+    for path in project_root().glob(f"runs/*/rounds/{home.name}/manifest.json"):
+        try:
+            if path.parent != home and ("train", name, digest) in files_of(json.loads(path.read_text())):
+                return True
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
+            return True  # empty or damaged, which its own run says
+    return False

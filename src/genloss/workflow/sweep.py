@@ -122,13 +122,15 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
     return found
 
 
-def left_to_do(folder: Path, jobs: Sequence[list[str]], arms: Sequence[Experiment]) -> list[list[str]]:
-    """The jobs of a sweep whose arms are not finished. They are looked at here: a launcher would compose each of them
-    anew, and perhaps queue for a machine, to find that there is nothing to do."""
+def left_to_do(
+    folder: Path, jobs: Sequence[list[str]], arms: Sequence[Experiment]
+) -> list[tuple[list[str], Experiment]]:
+    """The jobs and arms of a sweep that are not finished. They are looked at here: a launcher would compose each of
+    them anew, and perhaps queue for a machine, to find that there is nothing to do."""
     shown, left = Shown(arms[0].cfg), []
     for job, arm, entry in zip(jobs, arms, sweep_entries(folder), strict=True):
         if not (entry["state"] == "finished" and finished(arm, entry["name"], folder, shown)):
-            left.append(job)
+            left.append((job, arm))
     return left
 
 
@@ -138,8 +140,14 @@ def look_at_disk(arms: Sequence[Experiment], jobs: int) -> None:
     sys.stderr.write(disk.checked(arms, [arm_dir(arm.cfg) for arm in arms], jobs))
 
 
-def begin(folder: Path, arms: Sequence[Experiment]) -> None:
-    """Before the first arm of a sweep runs: note which models they share."""
+def begin(folder: Path, arms: Sequence[Experiment], left: Sequence[Experiment]) -> None:
+    """Before the first arm of a sweep runs: note which models they share, and that those which are left have not
+    ended, though they had before code changed, say: they need what they share."""
+    for arm in left:
+        note = folder / "arms" / f"{arm_id(arm.cfg)}.json"
+        entry = json.loads(note.read_text())
+        if entry["state"] == "finished":
+            write_atomic(note, json.dumps(entry | {"state": "waiting"}, indent=1))
     disk.share(folder, [(arm_id(arm.cfg), arm, arm_dir(arm.cfg)) for arm in arms])
 
 
@@ -150,7 +158,7 @@ def end(folder: Path, arms: Sequence[Experiment]) -> None:
             retired(arm, folder)
 
 
-def show(folder: Path, cfg: DictConfig, left: Sequence[list[str]]) -> contextlib.AbstractContextManager[None]:
+def show(folder: Path, cfg: DictConfig, left: Sequence[object]) -> contextlib.AbstractContextManager[None]:
     """MLflow follows a sweep if there is something to show."""
     from genloss.workflow.tracking import following
 
