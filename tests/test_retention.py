@@ -571,7 +571,7 @@ def test_arms_that_are_finished_need_no_room_to_work(home: Project, tiny: list[s
 
 
 def test_room_to_work_is_needed_where_the_store_is(
-    tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shm = Path("/dev/shm")
     if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
@@ -585,14 +585,13 @@ def test_room_to_work_is_needed_where_the_store_is(
         assert there.work and rest
         for here, other, tells in ((there.all, there.all, False), (there.all + 1, rest, True)):
             free.update({True: here, False: other})
-            disk.tell(arms, folders)
-            said = capsys.readouterr().err
+            said = disk.checked(arms, folders)
             need = rest if tells else there.all
             assert f"at most {disk.amount(need)} of" in said and ("while it works" in said) != tells
         for here, other, need in ((there.all - 1, there.all, there.all), (there.all, rest - 1, rest)):
             free.update({True: here, False: other})
             with pytest.raises(UserError, match=f"needs up to {disk.amount(need)} on the disk of"):
-                disk.tell(arms, folders)
+                disk.checked(arms, folders)
 
 
 def test_what_killed_stages_left_for_nobody_is_deleted(home: Project, tiny: list[str]) -> None:
