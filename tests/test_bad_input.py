@@ -85,7 +85,7 @@ BAD = {
     "misspelt key": (["sizes=10"], ["sizes", "did you mean size?"]),
     "misspelt nested key": (["recipe.temprature=1"], ["recipe.temprature", "did you mean temperature?"]),
     "misspelt deep key": (["mixing.real.number=1"], ["mixing.real.number", "known: kind, n"]),
-    "unknown added key": (["+recipe.heat=1"], ["recipe.heat", "1", "unknown option", "known: bias"]),
+    "unknown added key": (["+recipe.heat=1"], ["recipe.heat", "1", "unknown option", "known: backend, bias"]),
     "misspelt key of another group": (["model=gpt2", "model=pretrained", "model.pth=1"], ["did you mean path?"]),
     "new key in a value": (
         ["domain.corpus={pth: x}"],

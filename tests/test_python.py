@@ -60,7 +60,7 @@ def interrupt(seed):
 for seed in (0, 1):
     threading.Thread(target=interrupt, args=[seed]).start()
     try:
-        genloss.run(["-m", f"seed={seed},2", "domain=gaussian", "tracking=none", "rounds=500", "domain.chains=20000"])
+        genloss.run(["-m", f"seed={seed},2", "domain=gaussian", "tracking=none", "rounds=100", "domain.chains=20000"])
     except BaseException as error:
         print(type(error).__name__, flush=True)
     assert signal.getsignal(signal.SIGINT) is before

@@ -148,7 +148,8 @@ def test_digits_are_single_tokens(tmp_path: Path) -> None:
     (ids,) = codec.encode(["State the final answer to the following arithmetic problem: 12 - 345 ="])
     assert len(ids) == 8  # the phrase, five digits, the sign, the end
     assert codec.decode([ids]) == ["State the final answer to the following arithmetic problem: 12 - 345 ="]
-    assert codec.decode(codec.encode(["-0 ünï <|endoftext|>"])) == ["-0 ünï "]
+    spelled = codec.encode(["-0 ünï <|endoftext|>"])  # characters as any others, and no end
+    assert codec.decode(spelled) == ["-0 ünï <|endoftext|>"] and codec.end not in spelled[0]
 
 
 # -- training ----------------------------------------------------------------------------------------------------------

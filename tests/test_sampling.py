@@ -272,7 +272,7 @@ def test_the_fused_kernel_needs_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     ("overrides", "words"),
     [
         (["model=gpt2"], r"backend\.kernel=fused: is for LlamaForCausalLM and Qwen2ForCausalLM, .* a GPT2LMHeadModel"),
-        (["recipe.constraint={regex: a+}"], r"constraint=.*: is none of kernel=fused"),
+        (["+recipe.constraint.regex=a+"], r"constraint=.*: is none of kernel=fused"),
         (["recipe.backend.kernel=slow"], r"backend\.kernel=slow: unknown; known: fused, torch"),
     ],
 )

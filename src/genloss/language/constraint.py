@@ -1,8 +1,8 @@
 """Constrained decoding: a text that matches a regular expression, is one of several, or is JSON of a schema.
 
-    genloss run 'recipe.constraint={regex: "[A-Z][a-z ]{3,40}\\\\."}'
-    genloss run domain=reasoning recipe=solve 'recipe.constraint={choice: ["yes", "no"]}'
-    genloss run 'recipe.constraint={json: {type: object, properties: {age: {type: integer}}, required: [age]}}'
+    genloss run '+recipe.constraint.regex="[A-Z][a-z ]{3,40}\\\\."'
+    genloss run domain=reasoning recipe=solve '+recipe.constraint.choice=["yes", "no"]'
+    genloss run '+recipe.constraint.json={type: object, properties: {age: {type: integer}}, required: [age]}'
 
 At each step the tokens that no text of the constraint can go on with are masked (llguidance; Willard & Louf 2023, arXiv
 2307.09702), before every other option acts: a record is drawn from the model's own tokens, each renormalised over those
