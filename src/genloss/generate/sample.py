@@ -2,7 +2,7 @@
 
 genloss run                                             # unconditional, from document start
 genloss run recipe.prompts=real recipe.prompt_tokens=16 # continue real text that no model trains on
-genloss run recipe.backend.kernel=fused                 # several times as fast; pip install 'genloss[fast]'
+genloss run recipe.backend.kernel=fused                 # faster; pip install 'genloss[fast]'
 genloss run recipe.temperature=0.8 recipe.top_p=0.95    # sharpened decoding drives collapse (Drayson & Lampos 2025)
 genloss run recipe/backend=ctranslate2                  # by another engine; or by another model, behind a server:
 genloss run recipe/backend=openai recipe.backend.url=http://localhost:8000/v1 recipe.backend.model=X recipe.prompts=real
