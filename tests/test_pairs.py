@@ -285,7 +285,8 @@ NOT_HERE = (
     "runtime.accelerator",
     "Grpo.start=base",
     "Supervised.start=stacked",
-    "Answers.start=stacked",
+    "ClosedForm.start=stacked",
+    "Grpo.start=stacked",
     "ResponseReward.factors=critic",
     "EvolReward.factors=critic",
 )
