@@ -100,15 +100,17 @@ def test_secrets_stay_out_of_what_goes_to_git(tmp_path: Path) -> None:
 @example('"a, b;c #d = $f ${g} [h]"')
 @example("%(home)s")
 @example("../ä/%20")
+@example(",")  # a list, at which DVC's own check is a TypeError
 def test_an_arm_reads_the_values_that_the_project_reads(tmp_path_factory: pytest.TempPathFactory, value: str) -> None:
     """Whatever DVC can read; the rest is refused in a line."""
     home = Project.make(tmp_path_factory.mktemp("config") / "project")
     (home.root / ".dvc").mkdir()
     text = f"['remote \"shelf\"']\n    url = {value}\n    access_key_id = {value}\n"
     (home.root / ".dvc/config.local").write_text(text, encoding="utf-8")
+
     try:
         expected = config_of(home.root)["remote"]
-    except Exception:
+    except Exception:  # DVC has no kind of its own for all that it cannot read
         with home.here(), pytest.raises(UserError, match="DVC cannot read its config"):
             configure(home.root / "runs/arm")
         return

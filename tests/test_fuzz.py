@@ -66,8 +66,8 @@ MADE = {
 def lab(corpus: Path) -> Path:
     """A folder with a critic's run and a saved model."""
     folder = corpus.parent / "lab"
-    cfg = config("reasoning", "metrics=critique", [], ["rounds=0"])
-    OmegaConf.update(cfg, "rounds", 0)
+    cfg = config("reasoning", "metrics=critique", [])
+    cfg.rounds = 0
     run = Loop(Experiment(cfg), RunDir(folder / "critic", Store(folder / "store")))
     run.run()
     (folder / "critic/params.yaml").write_text(to_yaml(cfg))

@@ -110,8 +110,8 @@ def test_while_evaluating_committing_and_pushing(tmp_path: Path) -> None:
     (home.root / ".dvc").mkdir(exist_ok=True)
     shelf = f"['remote \"shelf\"']\n    url = {tmp_path / 'shelf'}\n"
     (home.root / ".dvc/config").write_text(f"[core]\n    remote = shelf\n{shelf}")
-    pushing = lambda: bool(started(DVC[-1], "push"))  # noqa: E731
-    stopped(home, signal.SIGTERM, pushing, "push", str(arm), prints=f"{arm.name}:\n")
+    push = "push", str(arm)
+    stopped(home, signal.SIGTERM, lambda: bool(started(DVC[-1], "push")), *push, prints=f"{arm.name}:\n")
     home.ok("push", str(arm))
 
 
@@ -174,8 +174,8 @@ DEVICES = ["runtime.devices=2", "runtime.strategy=ddp", "runtime.accelerator=cpu
 
 def test_while_several_devices_train(tmp_path: Path, tiny: list[str]) -> None:
     home = Project.make(tmp_path / "project")
-    both = lambda: len(started("genloss.language.training")) == 2  # noqa: E731
-    stopped(home, signal.SIGTERM, both, "run", *tiny, *DEVICES, LONG)
+    train = "run", *tiny, *DEVICES, LONG
+    stopped(home, signal.SIGTERM, lambda: len(started("genloss.language.training")) == 2, *train)
 
 
 def test_processes_of_several_devices_end_with_a_killed_parent(tmp_path: Path, tiny: list[str]) -> None:
