@@ -6,7 +6,10 @@ operations a layer; every other architecture, and the prompt, goes through the l
 "Sampling").
 
     step = stepper(model, longest)
-    logits = step(tokens [rows, new], cache, position of the first)      # [rows, vocabulary]
+    logits = step(tokens [rows, new], cache, slot of the first, padding)      # [rows, vocabulary]
+
+Prompts of several lengths stand side by side, with padding on the left that nothing looks at (`padding` [rows]: how
+much; None where there is none), so that the token that is next has one slot for all rows.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-Step = Callable[[torch.Tensor, Cache, int], torch.Tensor]
+Step = Callable[[torch.Tensor, Cache, int, torch.Tensor | None], torch.Tensor]
 
 
 class SlabLayer(DynamicLayer):
@@ -52,12 +55,12 @@ class SlabLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         return self.used
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         # only what is filled moves
         for name in ("keys", "values"):
             slab = getattr(self, name)
-            moved = slab.new_empty(len(indices), *slab.shape[1:])
-            moved[:, :, : self.used] = slab[indices, :, : self.used]
+            moved = slab.new_empty(len(beam_idx), *slab.shape[1:])
+            moved[:, :, : self.used] = slab[beam_idx, :, : self.used]
             setattr(self, name, moved)
 
 
@@ -99,9 +102,20 @@ AttentionMaskInterface.register("genloss_one_query", sdpa_mask)
 def stepper(model: Any, longest: int) -> Step:
     """The function that takes `model` one step further, for sequences of at most `longest` tokens."""
 
-    def library(tokens: torch.Tensor, cache: Cache, position: int) -> torch.Tensor:
-        positions = torch.arange(position, position + tokens.shape[1], device=tokens.device)[None]
-        out = model(input_ids=tokens, past_key_values=cache, use_cache=True, position_ids=positions, logits_to_keep=1)
+    def library(tokens: torch.Tensor, cache: Cache, slot: int, padding: torch.Tensor | None) -> torch.Tensor:
+        slots = torch.arange(slot + tokens.shape[1], device=tokens.device)[None]
+        places, mask = slots[:, slot:], None
+        if padding is not None:
+            places = (places - padding[:, None]).clamp(min=0)
+            mask = (slots >= padding[:, None]).long()
+        out = model(
+            input_ids=tokens,
+            past_key_values=cache,
+            use_cache=True,
+            position_ids=places,
+            attention_mask=mask,
+            logits_to_keep=1,
+        )
         return out.logits[:, -1]
 
     config = model.config
@@ -114,7 +128,7 @@ def stepper(model: Any, longest: int) -> Step:
     if not plain:
         return library
     one = llama_step(model, longest)
-    return lambda tokens, cache, position: (one if tokens.shape[1] == 1 else library)(tokens, cache, position)
+    return lambda tokens, *at: (one if tokens.shape[1] == 1 else library)(tokens, *at)
 
 
 def llama_step(model: LlamaForCausalLM, longest: int) -> Step:
@@ -151,10 +165,13 @@ def llama_step(model: LlamaForCausalLM, longest: int) -> Step:
     def norm(x: torch.Tensor, by: Any) -> torch.Tensor:
         return functional.rms_norm(x, by.weight.shape, by.weight, by.variance_epsilon)
 
-    def step(tokens: torch.Tensor, cache: Cache, position: int) -> torch.Tensor:
+    def step(tokens: torch.Tensor, cache: Cache, slot: int, padding: torch.Tensor | None) -> torch.Tensor:
         x = functional.embedding(tokens[:, 0], base.embed_tokens.weight)
         rows = len(x)
-        c, s = cos[position], sin[position]
+        c, s, hidden = cos[slot], sin[slot], None
+        if padding is not None:
+            c, s = cos[slot - padding, None], sin[slot - padding, None]
+            hidden = (torch.arange(slot + 1, device=padding.device) < padding[:, None])[:, None, None]
         slabs: Any = cache.layers
         for slab, (before, qkv, scaling, o, between, gate_up, act, down) in zip(slabs, layers, strict=True):
             found = functional.linear(norm(x, before), *qkv).view(rows, heads + 2 * groups, width)
@@ -163,7 +180,10 @@ def llama_step(model: LlamaForCausalLM, longest: int) -> Step:
             turned = torch.addcmul(turn * c, half, s)
             key, value = slab.update(turned[:, heads:, None], found[:, heads + groups :, None])
             query = turned[:, :heads].view(rows, groups, heads // groups, width) * scaling
-            weights = torch.softmax(query @ key.transpose(-1, -2), dim=-1)
+            scores = query @ key.transpose(-1, -2)
+            if hidden is not None:
+                scores = scores.masked_fill_(hidden, -torch.inf)
+            weights = torch.softmax(scores, dim=-1)
             x = x + functional.linear((weights @ value).view(rows, -1), o.weight, o.bias)
             gate, up = functional.linear(norm(x, between), *gate_up).chunk(2, dim=-1)
             x = x + functional.linear(act(gate) * up, down.weight, down.bias)

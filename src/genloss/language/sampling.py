@@ -13,9 +13,14 @@ and are computed in any company (genloss.language.fused).
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from threading import Lock
 from typing import Any
@@ -23,10 +28,10 @@ from typing import Any
 import psutil
 import torch
 
-from genloss.core.contracts import Decoding, Replies, Sampling
+from genloss.core.contracts import Decoding, Replies, Sampling, silent
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
-from genloss.core.machine import cores
+from genloss.core.machine import cores, end_with
 from genloss.core.records import CUT, ENDED
 from genloss.core.seeds import uniforms
 from genloss.language.constraint import Masks
@@ -54,57 +59,56 @@ def sample_chunk(
     rows, longest = u.shape
     device = model.device
     u = u.to(device)
-    tokens = torch.full((rows, longest), codec.end, dtype=torch.long, device=device)
-    forced = torch.zeros(rows, dtype=torch.long, device=device)
-    if prompts is not None:
-        forced = torch.tensor([len(p) for p in prompts], device=device)
-        for i, prompt in enumerate(prompts):
-            tokens[i, : len(prompt)] = torch.tensor(prompt, dtype=torch.long, device=device)
-    shared = int(forced.min())  # prompt tokens that every row has go through the model at once
-    length = torch.full((rows,), longest, dtype=torch.long, device=device)
-    alive = torch.arange(rows, device=device)
-    going = torch.ones(rows, dtype=torch.bool, device=device)
-    cache, advance = new_cache(model.config, longest + 1), stepper(model, longest + 1)
-    begin = torch.full((rows, 1), codec.begin, dtype=torch.long, device=device)
-    step = torch.cat([begin, tokens[:, :shared]], dim=1)
-    seen = None
-    if options.repetition_penalty != 1:
-        seen = torch.zeros(rows, codec.size, dtype=torch.bool, device=device)
-        seen.scatter_(1, step[:, 1:], True)
+    given: list[list[int]] = [[] for _ in range(rows)] if prompts is None else [list(prompt) for prompt in prompts]
+    length = torch.tensor([len(prompt) for prompt in given], device=device)
+    widest, least = int(length.max()), int(length.min())
+    tokens = torch.full((rows, longest + 1), codec.end, dtype=torch.long)  # the last is written by rows that have ended
+    step = torch.full((rows, 1 + widest), codec.begin, dtype=torch.long)  # all but the last of the first are padding
+    seen = None if options.repetition_penalty == 1 else torch.zeros(rows, codec.size, dtype=torch.bool)
+    for i, prompt in enumerate(given):
+        ids = torch.tensor(prompt, dtype=torch.long)
+        tokens[i, : len(ids)] = ids
+        step[i, 1 + widest - len(ids) :] = ids
+        if seen is not None:
+            seen[i, ids] = True
+    tokens, step, seen = tokens.to(device), step.to(device), None if seen is None else seen.to(device)
+    padding = None if least == widest else widest - length
+    slots = longest + 1 + widest - least
+    cache: Any = new_cache(model.config, slots)
+    advance = stepper(model, slots)
     masks = Masks(options.constraint, codec, rows) if options.constraint else None
-    count = 0
-    for t in range(shared, longest):
-        logits = advance(step, cache, t + 1 - step.shape[1])[:, : codec.size].float()
+    alive, place = torch.arange(rows, device=device), length.clone()  # where the next token of each row stands
+    going = place < longest
+    count, slot = 0, 0
+    while left := int(going.sum()):
+        logits = advance(step, cache, slot, padding)[:, : codec.size].float()
+        slot += step.shape[1]
         if masks:
             logits = logits.masked_fill(~torch.from_numpy(masks.of(alive.tolist())).to(device), -torch.inf)
-        p = adjust(logits, options, seen)
-        token = draw(p, u[alive, t], options.bias)
-        is_forced = t < forced[alive]
-        token = torch.where(is_forced, tokens[alive, t], token)
-        count += int((going & ~is_forced).sum())
-        ended = (token == codec.end) & ~is_forced
-        finished = going & ended
-        length[alive[finished]] = t
-        tokens[alive, t] = torch.where(going, token, codec.end)
-        going = going & ~ended
+        token = draw(adjust(logits, options, seen), u[alive, place.clamp(max=longest - 1)], options.bias)
+        count += left
+        tokens[alive, place.clamp(max=longest)] = torch.where(going, token, codec.end)
         if masks:
-            for i in (going & ~is_forced).nonzero()[:, 0].tolist():
+            for i in going.nonzero()[:, 0].tolist():
                 masks.take(int(alive[i]), int(token[i]))
-        left = int(going.sum())
-        if left == 0:
-            break
+        ended = going & (token == codec.end)
+        length[alive] += going & ~ended
+        place += 1
+        going = going & ~ended & (place < longest)
         if seen is not None:
             seen.scatter_(1, token[:, None], True)
         step = token[:, None]
-        if left < LEAVE * len(alive) and len(alive) > FEW:
+        left = int(going.sum())
+        if 0 < left < LEAVE * len(alive) and len(alive) > FEW:
             index = going.nonzero()[:, 0]
             if left < FEW:
                 index = torch.cat([index, (~going).nonzero()[: FEW - left, 0]])
-            cache.batch_select_indices(index)
-            alive, step, going = alive[index], step[index], going[index]
-            seen = seen[index] if seen is not None else None
-    ids = tokens.cpu().numpy()
-    return [row[:n].tolist() for row, n in zip(ids, length.tolist(), strict=True)], count
+            cache.reorder_cache(index)  # of all kinds, states too
+            alive, step, going, place = alive[index], step[index], going[index], place[index]
+            padding = None if padding is None else padding[index]
+            seen = None if seen is None else seen[index]
+    found = tokens.cpu().numpy()
+    return [row[:n].tolist() for row, n in zip(found, length.tolist(), strict=True)], count
 
 
 class Asked:
@@ -155,44 +159,104 @@ class Asked:
 def sample(request: Sampling) -> Iterator[Replies]:
     """Yield texts, tokens sampled and how each text ended, chunk by chunk, in order. Finished chunks are kept in
     `request.scratch`."""
-    codec = load_codec(request.data / "tokenizer")
-    device = device_of(request.runtime)
-    one_thread()
-    torch.use_deterministic_algorithms(device == "cpu")  # CUDA has no deterministic cumulative sum
-    model = load(request.model).to(device)
-    asked = Asked(request, codec, model)
-    workers = 1 if device == "cuda" else request.runtime.workers or cores()
-    by = _by_record if request.decoding.kernel == "fused" else _by_chunk
-    done = 0
-    for made in by(model, asked, workers):
+    runtime, device, done = request.runtime, device_of(request.runtime), 0
+    if device == "cuda" and runtime.devices > 1 and request.decoding.kernel == "torch":
+        found = by_process(request, [f"cuda:{i}" for i in range(runtime.devices)])
+    else:
+        model, asked = _ready(request, device)
+        by = _by_record if request.decoding.kernel == "fused" else _by_chunk
+        found = by(model, asked, 1 if device == "cuda" else runtime.workers or cores())
+    for made in found:
         done += len(made.texts)
         request.report(done, request.n, "records")
         yield made
 
 
+def _ready(request: Sampling, device: str) -> tuple[Any, Asked]:
+    one_thread()
+    torch.use_deterministic_algorithms(device == "cpu")  # CUDA has no deterministic cumulative sum
+    model = load(request.model).to(device)
+    return model, Asked(request, load_codec(request.data / "tokenizer"), model)
+
+
 def _by_chunk(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
     model.set_attn_implementation("genloss_one_query")
-    options, codec = asked.options, asked.codec
-    workers = min(workers, asked.chunks, _room(model, options) // options.chunk)
-    if not workers:
-        most = f"at most {_room(model, options)} records of {options.max_tokens} tokens have room in memory at a time"
-        raise UserError("recipe.chunk", options.chunk, f"their keys and values are too many: {most}")
-
-    def make(number: int) -> Replies:
-        if found := asked.found(number):
-            return found
-        rows, own = asked.rows(number), asked.prompts(number)
-        # where rows depend on how many they are, the last chunk is computed whole and cut, so that asking for more
-        # records changes none of the first ones
-        few = max(rows, min(FEW, options.chunk))
-        computed = few if few == options.chunk or rows_alike(model, options.chunk) else options.chunk
-        filled = None if own is None else own + [own[-1]] * (computed - rows)
-        u = torch.from_numpy(asked.uniforms(number, computed))
-        ids, _ = sample_chunk(model, codec, u, filled, options)
-        return asked.keep(number, ids[:rows], own)
-
+    options = asked.options
+    workers = min(workers, asked.chunks, _batches(model, options))
     with ThreadPoolExecutor(workers, initializer=one_thread) as pool:
-        yield from pool.map(make, range(asked.chunks))
+        yield from pool.map(
+            lambda number: asked.found(number) or _chunk(model, asked, number, asked.prompts(number)),
+            range(asked.chunks),
+        )
+
+
+def _chunk(model: Any, asked: Asked, number: int, own: list[list[int]] | None) -> Replies:
+    options, rows = asked.options, asked.rows(number)
+    # where rows depend on how many they are, the last chunk is computed whole and cut, so that asking for more
+    # records changes none of the first ones
+    few = max(rows, min(FEW, options.chunk))
+    computed = few if few == options.chunk or rows_alike(model, options.chunk, few) else options.chunk
+    filled = None if own is None else own + [own[-1]] * (computed - rows)
+    u = torch.from_numpy(asked.uniforms(number, computed))
+    ids, _ = sample_chunk(model, asked.codec, u, filled, options)
+    return asked.keep(number, ids[:rows], own)
+
+
+def by_process(request: Sampling, devices: Sequence[str]) -> Iterator[Replies]:
+    """As `sample`, by a process on each of the devices. Which of them computes a chunk makes no difference where they
+    are of one kind."""
+    asked = Asked(request, load_codec(request.data / "tokenizer"), None)
+    context = multiprocessing.get_context("spawn")
+    free = context.SimpleQueue()
+    for device in devices:
+        free.put(device)
+    begin = (os.getpid(), replace(request, prompts=None, report=silent), free)
+    waiting: deque[Future[Replies]] = deque()
+    with ProcessPoolExecutor(len(devices), context, _begin, begin) as pool:
+        try:
+            for number in range(asked.chunks):
+                if found := asked.found(number):
+                    waiting.append(Future())
+                    waiting[-1].set_result(found)
+                else:
+                    waiting.append(pool.submit(_go_on, number, asked.prompts(number)))
+                if len(waiting) == 2 * len(devices):  # or the prompts of all would be in memory
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            why = "a process of the sampling was killed; is there memory for one a device? Finished chunks are kept"
+            raise UserError("runtime.devices", len(devices), why) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_mine: dict[str, Any] = {}  # of a process of `by_process`
+
+
+def _begin(parent: int, request: Sampling, free: Any) -> None:
+    end_with(parent)
+    _mine.update(request=request, device=free.get())
+
+
+def _go_on(number: int, prompts: list[list[int]] | None) -> Replies:
+    if "model" not in _mine:  # loaded here, since errors of `_begin` do not reach who has asked
+        if _mine["device"].startswith("cuda"):
+            torch.cuda.set_device(_mine["device"])
+        _mine["model"], _mine["asked"] = _ready(_mine["request"], _mine["device"])
+        _mine["model"].set_attn_implementation("genloss_one_query")
+        _batches(_mine["model"], _mine["asked"].options)
+    return _chunk(_mine["model"], _mine["asked"], number, prompts)
+
+
+def _batches(model: Any, options: Decoding) -> int:
+    """Chunks whose keys and values fit into free memory; UserError if none does."""
+    most = _room(model, options)
+    if most < options.chunk:
+        why = f"at most {most} records of {options.max_tokens} tokens have room in memory at a time"
+        raise UserError("recipe.chunk", options.chunk, f"their keys and values are too many: {why}")
+    return most // options.chunk
 
 
 def _room(model: Any, options: Decoding) -> int:
@@ -208,9 +272,9 @@ def _room(model: Any, options: Decoding) -> int:
 
 
 @torch.inference_mode()
-def rows_alike(model: Any, rows: int) -> bool:
-    """Whether this machine computes a row alike, to the last bit, beside any number of others of at least FEW:
-    measured, with a prompt and a step."""
+def rows_alike(model: Any, rows: int, few: int) -> bool:
+    """Whether this machine computes a row alike, to the last bit, beside `few` others as beside `rows`, or any number
+    of at least FEW: measured, with a prompt and a step."""
     if model.device.type != "cpu":
         return False
     tokens = torch.arange(3 * rows).view(rows, 3) % model.config.get_text_config().vocab_size
@@ -218,12 +282,11 @@ def rows_alike(model: Any, rows: int) -> bool:
 
     def logits(some: torch.Tensor) -> torch.Tensor:
         cache = new_cache(model.config, 4)
-        return torch.stack([advance(some[:, :2], cache, 0), advance(some[:, 2:], cache, 2)])
+        return torch.stack([advance(some[:, :2], cache, 0, None), advance(some[:, 2:], cache, 2, None)])
 
     whole = logits(tokens)
-    return all(
-        torch.equal(logits(tokens[:some]), whole[:, :some]) for some in range(FEW, rows, max(1, (rows - FEW) // 4))
-    )
+    sizes = [few, *range(FEW, rows, max(1, (rows - FEW) // 4))]
+    return all(torch.equal(logits(tokens[:some]), whole[:, :some]) for some in sizes)
 
 
 class _Shared:
