@@ -16,6 +16,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
+from torch.nn import functional
 
 from conftest import Trained
 from genloss.backends.torch import Torch
@@ -28,7 +29,7 @@ from genloss.generate import Request
 from genloss.generate.sample import Sample
 from genloss.language import kernels
 from genloss.language.drawing import NoProbabilities, adjust, draw
-from genloss.language.fused import Chunk, Fused, sample_records
+from genloss.language.fused import Batch, Chunk, Fused, Half, Quantized, sample_records
 from genloss.language.model import load, one_thread
 from genloss.language.sampling import by_process, rows_alike, sample, sample_chunk
 from genloss.language.tokenizer import load_codec
@@ -225,7 +226,9 @@ def decoded(
         return sample_chunk(model, codec, torch.from_numpy(u), prompts, decoding)[0]
     chunk = Chunk(0, u, prompts)
     waiting = ((chunk, row) for row in range(len(u)))
-    assert list(sample_records(Fused(model), codec, waiting, u.shape[1], slots, decoding)) == [chunk]
+    assert list(sample_records(Fused(model, decoding.compute_type), codec, waiting, u.shape[1], slots, decoding)) == [
+        chunk
+    ]
     return chunk.ids
 
 
@@ -254,7 +257,16 @@ def test_greedy_equals_generate_for_any_family(name: str, kernel: str) -> None:
     assert len({tuple(ids) for ids in mine}) > 3
 
 
-@pytest.mark.parametrize("values", [{}, {"temperature": 0.7, "top_k": 20}, {"repetition_penalty": 1.5, "top_p": 0.9}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"temperature": 0.7, "top_k": 20},
+        {"repetition_penalty": 1.5, "top_p": 0.9},
+        {"compute_type": "bfloat16"},
+        {"compute_type": "int8"},
+    ],
+)
 def test_a_record_of_the_fused_kernel_is_the_same_in_any_company(values: dict[str, Any]) -> None:
     model, prompts, u = random_model("Qwen2ForCausalLM"), prompted(300, 30), uniforms(1, 0, 300, 40)
     decoding = Decoding(40, kernel="fused", **values)
@@ -264,8 +276,41 @@ def test_a_record_of_the_fused_kernel_is_the_same_in_any_company(values: dict[st
     some = [5, 17, 200]
     assert decoded(model, u[some], [prompts[i] for i in some], decoding) == [ids[i] for i in some]
     # the torch kernel rounds in other ways, which few records show
-    same = decoded(model, u, prompts, replace(decoding, kernel="torch"))
-    assert np.mean([a == b for a, b in zip(ids, same, strict=True)]) > 0.97
+    if "compute_type" not in values:
+        same = decoded(model, u, prompts, replace(decoding, kernel="torch"))
+        assert np.mean([a == b for a, b in zip(ids, same, strict=True)]) > 0.97
+
+
+def test_fewer_bits_give_nearly_the_same_logits() -> None:
+    model = random_model("LlamaForCausalLM")
+    tokens, found = np.arange(16) + 20, {}
+    for kind in ("float32", "bfloat16", "int8"):
+        fused = Fused(model, kind)
+        batch = Batch(fused, 16, 16)
+        hidden = batch.step(tokens, np.arange(16), np.zeros(16, np.int64))
+        found[kind] = next(batch.logits(hidden))[1].ravel()
+    for kind in ("bfloat16", "int8"):
+        assert 0.99 < np.corrcoef(found["float32"], found[kind])[0, 1] < 1 - 1e-9
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_products_of_8_and_16_bits_are_what_they_say(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = (
+        torch.nn.Linear(96, 80, bias=bias).requires_grad_(False),
+        torch.randn(16, 96) * torch.logspace(-3, 3, 16)[:, None],
+    )
+    b = layer.bias if bias else torch.zeros(80)
+    rows, columns = x.abs().amax(1) / 127, layer.weight.abs().amax(1) / 127
+    whole = (x / rows[:, None]).round().double() @ (layer.weight / columns[:, None]).round().double().T
+    wanted = whole * rows[:, None] * columns + b
+    quantized = Quantized(layer)
+    assert quantized.exact()
+    np.testing.assert_allclose(quantized(x.numpy()), wanted.numpy(), rtol=1e-5, atol=1e-5)
+    half = functional.linear(x.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16() if bias else None).float()
+    np.testing.assert_allclose(Half(layer)(x.numpy()), half.numpy(), rtol=1e-2, atol=1e-2)
+    x[3, 5] = torch.nan
+    assert np.isnan(quantized(x.numpy())[3]).all() and np.isfinite(quantized(x.numpy())[4]).all()
 
 
 @pytest.mark.parametrize("kernel", ["torch", "fused"])

@@ -2,6 +2,7 @@
 
     genloss run recipe/backend=torch                                              # the default
     genloss run recipe.backend.kernel=fused          # Llama-like models on CPUs, faster: pip install 'genloss[fast]'
+    genloss run recipe.backend.compute_type=bfloat16 # faster where the hardware has it, and another model
     Torch().of(run / "rounds/03/model", run / "data").respond(["3+4:"], Decoding(max_tokens=16, bias=0)).texts
 
 Each record has its own random stream, so that it depends neither on the number of workers nor on where a run was
@@ -17,18 +18,23 @@ from genloss.core.contracts import Backend, Decoding, Replies, Sampling
 from genloss.core.errors import UserError, one_of
 from genloss.language.constraint import check_constraint
 
-KERNELS = ("torch", "fused")
+COMPUTES = {"torch": ("float32", "bfloat16"), "fused": ("float32", "bfloat16", "int8")}  # by kernel
 FUSED = ("LlamaForCausalLM", "Qwen2ForCausalLM")  # of genloss.language.fused, which checks more where work begins
 
 
 @dataclass
 class Torch(Backend):
-    """Every option of `Decoding`. kernel: fused rounds in other ways than torch, so that it is part of the identity."""
+    """Every option of `Decoding`. kernel: fused rounds in other ways than torch, so that it is part of the identity.
+    compute_type: of the matrix products while sampling; training, losses and log-probabilities are in float32."""
 
     kernel: str = "torch"
+    compute_type: str = "float32"
 
     def __post_init__(self) -> None:
-        one_of("kernel", self.kernel, KERNELS)
+        one_of("kernel", self.kernel, tuple(COMPUTES))
+        if self.compute_type == "int8" and self.kernel == "torch":
+            raise UserError("compute_type", "int8", "is of the compiled kernels; set recipe.backend.kernel=fused too")
+        one_of("compute_type", self.compute_type, COMPUTES[self.kernel])
         if self.kernel == "fused" and find_spec("numba") is None:
             raise UserError("kernel", self.kernel, "needs numba; pip install 'genloss[fast]'")
 
@@ -54,4 +60,5 @@ class Torch(Backend):
     def sample(self, request: Sampling) -> Iterator[Replies]:
         from genloss.language.sampling import sample  # torch and transformers take seconds to load
 
-        return sample(replace(request, decoding=replace(request.decoding, kernel=self.kernel)))
+        decoding = replace(request.decoding, kernel=self.kernel, compute_type=self.compute_type)
+        return sample(replace(request, decoding=decoding))

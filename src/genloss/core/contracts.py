@@ -242,6 +242,7 @@ class Decoding:
     logprobs: bool = False  # whether `Replies` has token ids and log-probabilities
     constraint: dict[str, Any] = field(default_factory=dict)  # what a text must match (genloss.language.constraint)
     kernel: str = "torch"  # of the backend torch: or fused (genloss.language.fused)
+    compute_type: str = "float32"  # of the backend torch: or bfloat16; with kernel=fused int8 too
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")

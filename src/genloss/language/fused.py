@@ -2,12 +2,13 @@
 
     pip install 'genloss[fast]'
     genloss run recipe.backend.kernel=fused
+    genloss run recipe.backend.kernel=fused recipe.backend.compute_type=int8     # or bfloat16: faster, another model
 
 A step takes any tokens of any records, each at its own position: the next token of some and prompts of others, without
 padding. Matrix products are oneDNN's, on weights that are packed once; all between them are compiled kernels
 (genloss.language.kernels). A slot holds the keys and values of one record; when the record ends, the next one gets it.
 
-    fused = Fused(model)                        # weights, for all threads
+    fused = Fused(model, "float32")             # weights, for all threads
     batch = Batch(fused, slots, longest)        # keys and values, for one thread
     hidden = batch.step(tokens, slots, positions)
 
@@ -62,20 +63,67 @@ class Linear:
     """x W^T + b of linear layers side by side, their weights packed for oneDNN where torch has it."""
 
     def __init__(self, *layers: Any):
-        self.weight = torch.cat([layer.weight.detach() for layer in layers])
-        self.outputs, self.inputs = self.weight.shape
+        weight = torch.cat([layer.weight.detach() for layer in layers])
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self.outputs, self.inputs = weight.shape
         self.bias = torch.cat(biases) if biases else None
+        self.weight = self.pack(weight)
+
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
         # a call of oneDNN costs 10 microseconds more than one of the BLAS
-        self.packed = self.weight.numel() >= SMALL and torch.backends.mkldnn.is_available()
-        if self.packed:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, TOKENS)
+        self.packed = weight.numel() >= SMALL and torch.backends.mkldnn.is_available()
+        return torch.ops.mkldnn._reorder_linear_weight(weight, TOKENS) if self.packed else weight
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         given = torch.from_numpy(x)
         if self.packed:
             return torch.ops.mkldnn._linear_pointwise(given, self.weight, self.bias, "none", [], "").numpy()
         return functional.linear(given, self.weight, self.bias).numpy()
+
+
+class Half(Linear):
+    """The same in bfloat16: inputs, weights and results are rounded to 8 bits of precision."""
+
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
+        self.bias = None if self.bias is None else self.bias.bfloat16()
+        return torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), TOKENS)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        given = torch.from_numpy(x).bfloat16()
+        return torch.ops.mkldnn._linear_pointwise(given, self.weight, self.bias, "none", [], "").float().numpy()
+
+
+class Quantized(Linear):
+    """The same on integers of 8 bits: each row of the inputs and each output's weights are scaled by their own largest
+    number to [-127, 127] and rounded; sums are exact (dynamic W8A8; Dettmers et al. 2022, section 2.1, vector-wise)."""
+
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
+        self.scales = weight.abs().amax(1).clamp(min=1e-30) / 127
+        self.zeros = torch.zeros(self.outputs, dtype=torch.int64)
+        self.whole = (weight / self.scales[:, None]).round().to(torch.int8)
+        return torch.ops.onednn.qlinear_prepack(self.whole, [TOKENS, self.inputs])
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        given, scales = np.empty(x.shape, np.uint8), np.empty(len(x), np.float32)
+        kernels.quantize(x, given, scales)
+        made = self.product(torch.from_numpy(given)).numpy()
+        kernels.rescale(made, scales, self.scales.numpy(), np.empty(0) if self.bias is None else self.bias.numpy())
+        return made
+
+    def product(self, given: torch.Tensor) -> torch.Tensor:
+        """float32 [rows, outputs] of whole numbers; 128 stands for 0."""
+        one = torch.ones(self.outputs)
+        options: Any = (one, self.zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        return torch.ops.onednn.qlinear_pointwise(given, 1.0, 128, self.weight, *options)
+
+    def exact(self) -> bool:
+        """Whether this machine's products are: older ones let sums of two overflow."""
+        given = torch.from_numpy(np.random.default_rng(0).choice([1, 255], (ROUND, self.inputs)).astype(np.uint8))
+        wanted = (given.double() - 128) @ self.whole.double().T
+        return torch.equal(self.product(given).double(), wanted.float().double())
+
+
+LINEAR = {"float32": Linear, "bfloat16": Half, "int8": Quantized}  # by compute_type
 
 
 class Layer(NamedTuple):
@@ -88,14 +136,14 @@ class Layer(NamedTuple):
 
 
 class Fused:
-    """The weights of a model, packed. UserError where the model is of another kind, or where this machine computes a
-    row in another way when it stands beside others."""
+    """The weights of a model, packed for products of `compute_type`. UserError where the model is of another kind, or
+    where this machine computes a row in another way when it stands beside others."""
 
     @torch.inference_mode()
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, compute_type: str = "float32"):
         if why := unfit(model):
             raise UserError("recipe.backend.kernel", "fused", f"{why}; set recipe.backend.kernel=torch")
-        base, config = model.model, model.config
+        base, config, linear = model.model, model.config, LINEAR[compute_type]
         attention = base.layers[0].self_attn
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.width: int = attention.head_dim
@@ -105,19 +153,22 @@ class Fused:
         self.layers = [
             Layer(
                 layer.input_layernorm.weight.numpy(),
-                Linear(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
-                Linear(layer.self_attn.o_proj),
+                linear(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+                linear(layer.self_attn.o_proj),
                 layer.post_attention_layernorm.weight.numpy(),
-                Linear(layer.mlp.gate_proj, layer.mlp.up_proj),
-                Linear(layer.mlp.down_proj),
+                linear(layer.mlp.gate_proj, layer.mlp.up_proj),
+                linear(layer.mlp.down_proj),
             )
             for layer in base.layers
         ]
-        self.head = Linear(model.lm_head)
+        self.head = linear(model.lm_head)
         self.rotary = base.rotary_emb
         first = self.layers[0]
-        for linear in (first.qkv, first.o, first.gate_up, first.down, self.head):
-            if not rows_alike(linear):
+        for each in (first.qkv, first.o, first.gate_up, first.down, self.head):
+            if isinstance(each, Quantized) and not each.exact():
+                why = "this machine's sums of 8-bit products overflow; set recipe.backend.compute_type=float32"
+                raise UserError("recipe.backend.compute_type", compute_type, why)
+            if not rows_alike(each):
                 why = "needs matrix products that compute every row alike, and this machine's do not"
                 raise UserError("recipe.backend.kernel", "fused", f"{why}; set recipe.backend.kernel=torch")
 

@@ -25,7 +25,7 @@ _COLDEST = f32(-87.0)
 _LOG2E, _LN2_HIGH, _LN2_LOW = f32(1.44269504), f32(0.693359375), f32(-2.12194440e-4)
 _P0, _P1, _P2 = f32(1.9875691500e-4), f32(1.3981999507e-3), f32(8.3334519073e-3)
 _P3, _P4, _P5 = f32(4.1665795894e-2), f32(1.6666665459e-1), f32(5.0000001201e-1)
-_ONE, _HALF = f32(1), f32(0.5)
+_ONE, _HALF, _INFINITE = f32(1), f32(0.5), f32(np.inf)
 
 
 @lowered
@@ -99,6 +99,40 @@ def swiglu(gate_up: Any, out: Any) -> None:
             gate = gate_up[i, j]
             e = exp(-abs(gate))
             out[i, j] = gate * (_ONE if gate >= 0 else e) / (_ONE + e) * gate_up[i, width + j]
+
+
+@kernel
+def quantize(x: Any, out: Any, scales: Any) -> None:
+    """out = x / scale + 128, rounded, of [rows, width]: uint8 in [1, 255], where 128 stands for 0. scales [rows]: each
+    row's largest absolute number / 127; NaN where a row has what is no number."""
+    rows, width = x.shape
+    for i in range(rows):
+        top, total = f32(0), f32(0)
+        for j in range(width):
+            size = abs(x[i, j])
+            top = max(top, size)
+            total += size
+        # not isfinite, which is total - total == 0: where sums may be reordered, that is always so
+        if total < _INFINITE:
+            scales[i] = top / f32(127)
+            inverse = f32(127) / max(top, f32(1e-30))
+        else:
+            scales[i], inverse = f32(np.nan), f32(0)
+        for j in range(width):
+            out[i, j] = np.uint8(np.int32(np.rint(x[i, j] * inverse)) + np.int32(128))
+
+
+@kernel
+def rescale(x: Any, rows: Any, columns: Any, bias: Any) -> None:
+    """x = x * rows[:, None] * columns + bias, in place; an empty bias is none."""
+    if len(bias):
+        for i in range(len(x)):
+            for j in range(len(columns)):
+                x[i, j] = x[i, j] * (rows[i] * columns[j]) + bias[j]
+    else:
+        for i in range(len(x)):
+            for j in range(len(columns)):
+                x[i, j] *= rows[i] * columns[j]
 
 
 @kernel
@@ -209,7 +243,7 @@ def draw(logits: Any, size: int, cold: Any, u: Any, tokens: Any) -> None:
                 part += np.float64(row[j])
             sums[b] = part
             whole += part
-        if not np.isfinite(whole):
+        if not whole < _INFINITE:
             tokens[i] = -1
             continue
         sought = u[i] * whole

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
 from threading import Lock
@@ -175,8 +176,11 @@ def sample(request: Sampling) -> Iterator[Replies]:
 def _ready(request: Sampling, device: str) -> tuple[Any, Asked]:
     one_thread()
     torch.use_deterministic_algorithms(device == "cpu")  # CUDA has no deterministic cumulative sum
-    model = load(request.model).to(device)
-    return model, Asked(request, load_codec(request.data / "tokenizer"), model)
+    model, options = load(request.model).to(device), request.decoding
+    asked = Asked(request, load_codec(request.data / "tokenizer"), model)
+    if options.kernel == "torch" and options.compute_type != "float32":
+        model = deepcopy(model).to(getattr(torch, options.compute_type))
+    return model, asked
 
 
 def _by_chunk(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
@@ -312,7 +316,7 @@ class _Shared:
 def _by_record(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
     # by its name, so that an extra which is not used is not in the keys of what `torch` computes: Torch.classes
     kernel = import_module("genloss.language.fused")
-    fused, options = kernel.Fused(model), asked.options
+    fused, options = kernel.Fused(model, asked.options.compute_type), asked.options
     workers = min(workers, asked.request.n)
     slots = min(SLOTS, -(-asked.request.n // workers), max(1, _room(model, options) // workers))
     made: dict[int, Future[Replies]] = {number: Future() for number in range(asked.chunks)}
