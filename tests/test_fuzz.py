@@ -42,6 +42,7 @@ LATER = "schedule.1."  # before a key: that of round 1
 # where no factor is one, a corpus where the distribution is none
 FREE = re.compile(
     r"tracking\.experiment|domain\.corpus\.pattern|.*\.critic\b.*|.*teacher\.(model|key)|categorical domain\.corpus.*"
+    r"|recipe\.backend\.(model|key|system|begin)"
 )
 HANG = 5.0  # seconds of CPU; a check takes a fiftieth
 TOP = ["size", "rounds", "seed", "control", "schedule", "runtime", "tracking"]
@@ -52,11 +53,14 @@ Case = tuple[str, str, str, Any]  # domain, option (GROUP=NAME, or '' for what i
 
 # What an option asks for that is made first (`lab`), where it asks for no more than an option (HELP of test_pairs)
 CRITIC = "{lab}/critic"
+SAVED = ["model.path={lab}/model", "domain.tokenizer={lab}/critic/data/tokenizer"]
 MADE = {
     "curation=critic": [f"curation.critic.path={CRITIC}"],
     "recipe=refine": [f"recipe.critic={CRITIC}"],
     "metrics=refinement": ["recipe=refine", f"recipe.critic={CRITIC}"],
-    "model=pretrained": ["model.path={lab}/model", "domain.tokenizer={lab}/critic/data/tokenizer"],
+    "model=pretrained": SAVED,
+    **{f"model/adapter={name}": ["model=pretrained", *SAVED] for name in options("model/adapter")},
+    "recipe/backend=openai": ["recipe.backend.model=m", "recipe.prompts=real"],
     "recipe/teacher=endpoint": ["recipe.teacher.model=m"],
     "recipe/teacher=model": ["recipe.teacher.path={lab}/model"],
 }

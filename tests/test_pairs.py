@@ -26,8 +26,10 @@ from support import REPOSITORY, undocumented
 
 STAGE = {
     "model": TRAIN,
+    "model/adapter": TRAIN,
     "trainer": TRAIN,
     "recipe": GENERATE,
+    "recipe/backend": GENERATE,
     "recipe/teacher": GENERATE,
     "curation": CURATE,
     "mixing": MIX,
@@ -127,7 +129,7 @@ def node_of(cfg: DictConfig, group: str, option: str) -> str:
     """The key of the option's fields."""
     if group == "curation":
         return f"curation.{next(iter(cfg.curation), '')}"
-    return {"metrics": f"metrics.{option}", "recipe/teacher": "recipe.teacher"}.get(group, group)
+    return f"metrics.{option}" if group == "metrics" else group.replace("/", ".")
 
 
 def others(value: Any) -> list[Any]:

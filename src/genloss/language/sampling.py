@@ -44,7 +44,7 @@ from genloss.language.tokenizer import Codec, load_codec
 
 LEAVE = 0.75  # rows that have ended leave the batch when fewer than this share are still going
 FEW = 8  # rows that a batch keeps: products of fewer are computed by other kernels, with other roundings
-SLOTS = 128  # records that a thread of the fused kernel computes at a time
+SLOTS = 128  # records that a thread of the fused kernel computes at a time; 192 of models whose steps are short
 MEMORY = 0.25  # of the machine's, for keys and values
 
 
@@ -318,7 +318,8 @@ def _by_record(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
     kernel = import_module("genloss.language.fused")
     fused, options = kernel.Fused(model, asked.options.compute_type), asked.options
     workers = min(workers, asked.request.n)
-    slots = min(SLOTS, -(-asked.request.n // workers), max(1, _room(model, options) // workers))
+    most = SLOTS if model.config.hidden_size > 128 else SLOTS * 3 // 2
+    slots = min(most, -(-asked.request.n // workers), max(1, _room(model, options) // workers))
     made: dict[int, Future[Replies]] = {number: Future() for number in range(asked.chunks)}
 
     def records() -> Iterator[tuple[Any, int]]:
