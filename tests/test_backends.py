@@ -562,6 +562,14 @@ def test_bad_backends(overrides: list[str], words: str) -> None:
     assert "hush" not in str(refused.value)
 
 
+def test_a_saved_teacher_is_one_that_its_backend_has(trained: Trained) -> None:
+    from genloss.experiment import Experiment
+
+    asked = [*TAUGHT[:-3], f"recipe.teacher.path={trained.models['gpt2']}"]
+    with pytest.raises(UserError, match=r"recipe\.teacher\.backend\.kernel=fused: is for Llama.* a GPT2LMHeadModel"):
+        Experiment(compose([*asked, "recipe.teacher.backend.kernel=fused"]))
+
+
 # -- openai: the server of transformers --------------------------------------------------------------------------------
 
 

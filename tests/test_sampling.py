@@ -244,7 +244,9 @@ def test_greedy_equals_generate_for_any_family(name: str, kernel: str) -> None:
     model, prompts = random_model(name), prompted(12, 12)
     decoding = Decoding(40, bias=0.0, kernel=kernel)
     if kernel == "fused" and name not in ("LlamaForCausalLM", "Qwen2ForCausalLM"):
-        with pytest.raises(UserError, match=f"kernel=fused: is for Llama and Qwen2, and this is a {name}; set recipe"):
+        with pytest.raises(
+            UserError, match=f"kernel=fused: is for Llama and Qwen2, and this is a {name}; set it to torch"
+        ):
             decoded(model, np.zeros((12, 40)), prompts, decoding)
         return
     mine = decoded(model, np.zeros((12, 40)), prompts, decoding)
@@ -341,6 +343,8 @@ def test_the_fused_kernel_needs_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["model=gpt2"], r"backend\.kernel=fused: is for LlamaForCausalLM and Qwen2ForCausalLM, .* a GPT2LMHeadModel"),
         (["+recipe.constraint.regex=a+"], r"constraint=.*: is none of kernel=fused"),
+        (["recipe.backend.compute_type=int4"], r"recipe\.backend\.compute_type=int4: .*int8"),
+        (["recipe.backend.kernel=torch", "recipe.backend.compute_type=int8"], r"compute_type=int8: .*set kernel=fused"),
         (["recipe.backend.kernel=slow"], r"backend\.kernel=slow: unknown; known: fused, torch"),
     ],
 )

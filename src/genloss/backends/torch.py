@@ -33,7 +33,7 @@ class Torch(Backend):
     def __post_init__(self) -> None:
         one_of("kernel", self.kernel, tuple(COMPUTES))
         if self.compute_type == "int8" and self.kernel == "torch":
-            raise UserError("compute_type", "int8", "is of the compiled kernels; set recipe.backend.kernel=fused too")
+            raise UserError("compute_type", "int8", "is of the compiled kernels; set kernel=fused too")
         one_of("compute_type", self.compute_type, COMPUTES[self.kernel])
         if self.kernel == "fused" and find_spec("numba") is None:
             raise UserError("kernel", self.kernel, "needs numba; pip install 'genloss[fast]'")
@@ -48,13 +48,11 @@ class Torch(Backend):
     def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:
         check_constraint(decoding.constraint)
         if decoding.constraint and self.kernel == "fused":
-            raise UserError(
-                "constraint", decoding.constraint, "is none of kernel=fused; set recipe.backend.kernel=torch"
-            )
+            raise UserError("constraint", decoding.constraint, "is none of kernel=fused; set that to torch")
 
     def check_architecture(self, name: str) -> None:
         if self.kernel == "fused" and name not in FUSED:
-            why = f"is for {' and '.join(FUSED)}, and the model is a {name}; set recipe.backend.kernel=torch"
+            why = f"is for {' and '.join(FUSED)}, and the model is a {name}; set it to torch"
             raise UserError("backend.kernel", self.kernel, why)
 
     def sample(self, request: Sampling) -> Iterator[Replies]:

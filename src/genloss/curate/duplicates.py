@@ -7,6 +7,7 @@ genloss run curation=near_dedup   # Jaccard similarity of word 5-grams above 0.7
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -157,6 +158,8 @@ class Buckets:
         weights = np.random.default_rng(0).integers(0, 1 << 63, rows, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
         record, group, groups = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
         with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here; at a page it would be a signal
+                os.posix_fallocate(file.fileno(), 0, 8 * bands * n)
             hashes = np.memmap(file, np.uint64, "w+", shape=(bands, n))
             at = 0
             for texts in parts:

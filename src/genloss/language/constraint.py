@@ -89,4 +89,8 @@ def tokenizer_of(codec: Any) -> Any:
 def _read(text: str, size: int, end: int) -> Any:
     from llguidance import LLTokenizer
 
-    return LLTokenizer(text, n_vocab=size, eos_token=end)
+    try:
+        return LLTokenizer(text, n_vocab=size, eos_token=end)
+    except ValueError as error:
+        why = f"needs a tokenizer that llguidance can read, and this one it cannot ({first_line(error)})"
+        raise UserError("recipe.constraint", None, why) from None

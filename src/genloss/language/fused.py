@@ -142,7 +142,7 @@ class Fused:
     @torch.inference_mode()
     def __init__(self, model: Any, compute_type: str = "float32"):
         if why := unfit(model):
-            raise UserError("recipe.backend.kernel", "fused", f"{why}; set recipe.backend.kernel=torch")
+            raise UserError("backend.kernel", "fused", f"{why}; set it to torch")
         base, config, linear = model.model, model.config, LINEAR[compute_type]
         attention = base.layers[0].self_attn
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
@@ -166,11 +166,11 @@ class Fused:
         first = self.layers[0]
         for each in (first.qkv, first.o, first.gate_up, first.down, self.head):
             if isinstance(each, Quantized) and not each.exact():
-                why = "this machine's sums of 8-bit products overflow; set recipe.backend.compute_type=float32"
-                raise UserError("recipe.backend.compute_type", compute_type, why)
+                why = "this machine's sums of 8-bit products overflow; set it to float32"
+                raise UserError("backend.compute_type", compute_type, why)
             if not rows_alike(each):
                 why = "needs matrix products that compute every row alike, and this machine's do not"
-                raise UserError("recipe.backend.kernel", "fused", f"{why}; set recipe.backend.kernel=torch")
+                raise UserError("backend.kernel", "fused", f"{why}; set it to torch")
 
     def angles(self, length: int) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin [length, width / 2]."""

@@ -11,7 +11,6 @@ load(run / "rounds/03/model")                 # the model of a round, whether sa
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -184,9 +183,7 @@ class Pretrained(TextModel):
         return {"adapter": self.lora} if self.lora else {}
 
     def architecture(self) -> str | None:
-        folder = saved.at_hand(self.path, "path", self.revision)
-        names = _config(folder).get("architectures") if folder else None
-        return str(names[0]) if names else None
+        return saved.architecture(self.path, self.revision)
 
     def starts(self) -> tuple[str, ...]:
         return STARTS if self.lora else super().starts()
@@ -231,7 +228,7 @@ class Pretrained(TextModel):
 
     def _fits(self, folder: Path, domain: Tokenized) -> None:
         """Refuse a folder that holds no model which can be trained here."""
-        config = _config(folder)
+        config = saved.config(folder)
         pickled = sorted(f.name for pattern in saved.PICKLED for f in folder.glob(pattern))
         if (folder / saved.ADAPTER).is_file():
             raise UserError("path", self.path, "holds an adapter, and no model; merge it into its base first")
@@ -259,7 +256,7 @@ class Pretrained(TextModel):
         """The dtype of what is saved, by its name."""
         if self.dtype != "auto":
             return self.dtype
-        config = _config(self.folder())
+        config = saved.config(self.folder())
         kept = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
         return kept if kept in DTYPES else "float32"
 
@@ -324,17 +321,6 @@ def check_compiler(wanted: bool) -> None:
 def _numbers(model: Any) -> int:
     """Parameters of a model, those that are tied once."""
     return sum(p.numel() for p in model.parameters())
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """config.json of a saved model."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            "path", str(folder), f"cannot be loaded: its config.json is none ({first_line(error)})"
-        ) from None
-    return config if isinstance(config, dict) else {}
 
 
 def _known(architecture: Any) -> bool:

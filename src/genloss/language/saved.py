@@ -102,6 +102,24 @@ def at_hand(name: str, key: str = "path", revision: str | None = None) -> Path |
     return folder if folder.is_dir() else None
 
 
+def architecture(name: str, revision: str | None = None) -> str | None:
+    """The class of a saved model, as its config.json names it; None where it does not, or is not at hand."""
+    folder = at_hand(name, "path", revision)
+    names = config(folder).get("architectures") if folder else None
+    return str(names[0]) if names else None
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """config.json of a saved model."""
+    try:
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "path", str(folder), f"cannot be loaded: its config.json is none ({first_line(error)})"
+        ) from None
+    return said if isinstance(said, dict) else {}
+
+
 @cache
 def _from_hub(name: str, revision: str | None, key: str, there: bool = False) -> Path:
     from huggingface_hub import snapshot_download

@@ -159,7 +159,8 @@ def checked(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1) 
     there = cost(arms, folders, jobs)
     if not there.all:
         return ""
-    parts = [f"{there.count} model{'s' * (there.count > 1)}, {amount(there.models)}"] if there.count else []
+    models = f"{there.count} model{'s' * (there.count > 1)}"
+    parts = [f"{models}, {amount(there.models)}"] if there.models else []
     parts += [f"records, {amount(there.records)}"] if there.records else []
     disks = list(_disks())
     for place, free, store in disks:
@@ -168,7 +169,8 @@ def checked(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1) 
     _, free, store = min(disks, key=lambda disk: disk[1] - there.on(disk[2]) if there.on(disk[2]) else math.inf)
     parts += [f"while it works, {amount(there.work)}"] if there.work and store else []
     most = amount(there.on(store))
-    return f"genloss: needs at most {most} of disk ({'; '.join(parts)}); {amount(free)} are free\n"
+    beside = f", and {models} of a size that is known once the base is read" if there.count and not there.models else ""
+    return f"genloss: needs at most {most} of disk ({'; '.join(parts)}){beside}; {amount(free)} are free\n"
 
 
 def _refused(

@@ -64,6 +64,8 @@ class Written(Teacher):
             raise UserError("backend", type(self.writer).__name__, why)
         self.writer.check_decoding(self.decoding())
         saved.check_saved(self.path, "path")
+        if name := saved.architecture(self.path):
+            self.writer.check_architecture(name)
         if self.tokenizer:
             saved.check_saved(self.tokenizer, "tokenizer", saved.ONE_OF)
 
