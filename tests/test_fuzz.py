@@ -46,7 +46,8 @@ FREE = re.compile(
 )
 HANG = 5.0  # seconds of CPU; a check takes a fiftieth
 TOP = ["size", "rounds", "seed", "control", "schedule", "runtime", "tracking"]
-BASES = [(d, c) for d in ("text", *SMALL) for c in ("", *(f"{g}={name}" for g in STAGE for name in options(g)))]
+GROUPS = [*STAGE, "model/adapter"]
+BASES = [(d, c) for d in ("text", *SMALL) for c in ("", *(f"{g}={name}" for g in GROUPS for name in options(g)))]
 
 Case = tuple[str, str, str, Any]  # domain, option (GROUP=NAME, or '' for what is in every config), key, value
 
@@ -194,7 +195,7 @@ def test_a_sample_of_bad_values(corpus: Path, project: Path) -> None:
 
 @pytest.mark.fuzz
 @pytest.mark.timeout(3600)  # minutes on an idle core
-@pytest.mark.parametrize("group", ["", *STAGE])
+@pytest.mark.parametrize("group", ["", *GROUPS])
 @pytest.mark.parametrize("domain", ["text", *SMALL])
 def test_every_bad_value(domain: str, group: str, corpus: Path, project: Path) -> None:
     bases = [(d, c) for d, c in BASES if d == domain and c.partition("=")[0] == group]
