@@ -474,3 +474,22 @@ def test_a_damaged_ledger_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "spent.json").write_text('{"requests": ')
     with pytest.raises(UserError, match=r"spent.json: is damaged; delete it"):
         Ledger(tmp_path / "spent.json", Limits(), Budget(), "round").check()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"choices": [{"text": "a", "finish_reason": "abort"}]},
+        {"choices": [], "object": "text_completion", "usage": {"prompt_tokens": 1, "completion_tokens": 1}},
+        {"choices": [{"text": "a", "logprobs": {"token_logprobs": [float("nan")]}}]},
+        {"choices": [{"text": "a", "logprobs": {"token_logprobs": [5.0]}}]},
+        {"choices": [{"text": "a", "logprobs": {"token_logprobs": [float("-inf")]}}]},
+    ],
+)
+def test_what_is_no_reply(said: dict[str, Any]) -> None:
+    with pytest.raises(NoReply):
+        read(json.dumps(said).encode())
+
+
+def test_halves_of_characters_in_a_reply_are_replaced() -> None:
+    assert read(b'{"choices": [{"text": "a\\ud800b \\ud83d\\ude00"}]}').text == "a\ufffdb \U0001f600"

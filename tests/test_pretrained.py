@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -595,3 +596,14 @@ def test_smollm2_is_read_once_and_tells_a_document_apart(project: Path, tmp_path
     facts = ["The capital of France is Paris.", "The capital of France is purple."]
     (right, wrong), _ = losses(folder, tmp_path / "data", facts, 64)
     assert right < 35 and wrong > right + 10  # nats
+
+
+def test_weights_that_are_not_there_are_no_random_ones(trained: Trained, tmp_path: Path) -> None:
+    """They were others at each load."""
+    shutil.copytree(trained.llama, tmp_path / "model")
+    file = tmp_path / "model/model.safetensors"
+    weights = load_file(file)
+    gone = next(name for name in weights if "layers.1" in name)
+    save_file({name: tensor for name, tensor in weights.items() if name != gone}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"lack 1 of a LlamaForCausalLM's weights, {re.escape(gone)} first"):
+        load(tmp_path / "model")

@@ -363,7 +363,7 @@ def test_a_diverged_model_is_named(kernel: str) -> None:
 
 def test_a_machine_whose_rows_differ_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genloss.language.fused.rows_alike", lambda linear: False)
-    with pytest.raises(UserError, match="compute every row alike, and this machine's do not; set recipe"):
+    with pytest.raises(UserError, match="compute every row alike, and this machine's do not; set it to torch"):
         Fused(random_model("LlamaForCausalLM"))
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -171,6 +172,29 @@ def test_training_learns_and_writes_its_curve(fit, trained) -> None:
     )
     validation = {int(r["step"]): float(r["validation_loss"]) for r in rows if r["validation_loss"]}
     assert set(validation) == {10, 20} and validation[20] < validation[10]
+
+
+@pytest.mark.parametrize("pace", [lambda step: 0.001, lambda step: 0.1, lambda step: 30.0, lambda step: 0.01 * step])
+def test_checkpoints_are_due_when_their_minutes_are_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pace: Callable[[int], float]
+) -> None:
+    now, asked = [1000.0], [0]
+
+    def clock() -> float:
+        asked[0] += 1
+        return now[0]
+
+    monkeypatch.setattr("time.monotonic", clock)
+    checkpoints = Checkpoints(tmp_path, tmp_path / "out", minutes=10)
+    last, kept, step = now[0], 0, 0
+    while kept < 5:
+        step += 1
+        now[0] += pace(step)
+        if checkpoints.due(step):
+            checkpoints._kept = now[0]  # as `keep` does
+            assert 600 <= now[0] - last < 1.5 * 600 + 2 * pace(step)
+            last, kept = now[0], kept + 1
+    assert asked[0] <= min(step + 1, 200)
 
 
 def test_rate_warms_up_and_decays() -> None:

@@ -108,7 +108,7 @@ class CTranslate2(Backend):
 
         (begin,) = codec.spelled([codec.begin])
         draw = {
-            "sampling_topk": options.top_k if options.bias else 1,  # 0: all of them
+            "sampling_topk": (options.top_k if options.top_k < codec.size else 0) if options.bias else 1,  # 0: all
             "sampling_topp": options.top_p,
             "sampling_temperature": options.temperature,
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 # What a server calls an error that nothing but money helps against
 SPENT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
 TEXTS = ("text", "output_text")  # of the parts of a content
+BROKEN = ("abort", "error")  # of finish_reason: it is no reply
 CUT_OFF = ("length", "max_tokens", "model_length", "content_filter")  # of finish_reason: the text is not whole
 DAY = 86_400.0
 BYTES = 3  # of a token, where a server does not count them
@@ -54,19 +56,28 @@ def read(content: bytes, key: str = "") -> Reply:
         texts = [text for chunk in known for text in contents(chunk)]
         choices = [chunk["choices"][0] for chunk in known if chunk["choices"]]
         finish = next((c["finish_reason"] for c in reversed(choices) if c.get("finish_reason")), None)
+        if not choices or finish in BROKEN:
+            raise NoReply(f"finish_reason {finish}" if choices else "no choice")
         model = next((chunk["model"] for chunk in known if chunk.get("model")), None)
         logprobs = [_logprobs(choice) for choice in choices if choice.get("logprobs")]
         return Reply(
-            "".join(texts),
+            as_characters("".join(texts)),
             finish if isinstance(finish, str) else None,
             model if isinstance(model, str) else None,
             [number for each in logprobs for number in each] if logprobs else None,
             max(len(chunk["choices"]) for chunk in known),
             counted(known),
         )
+    except NoReply:
+        raise
     except BAD:
         _, words = complaint(content, key)
         raise NoReply(words) from None
+
+
+def as_characters(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can write and no file can hold: U+FFFD stands for them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def chunks(content: bytes) -> list[Any]:
@@ -105,7 +116,10 @@ def _logprobs(choice: Any) -> list[float]:
     """Of the tokens of a choice, as either of the two interfaces writes them."""
     known = choice["logprobs"]
     numbers = known.get("token_logprobs") or [token["logprob"] for token in known.get("content") or []]
-    return [float(number) for number in numbers if number is not None]
+    found = [float(number) for number in numbers if number is not None]
+    if not all(-math.inf < number <= 1e-3 for number in found):  # rounding may leave a little above 0
+        raise NoReply("logprobs that are none")
+    return found
 
 
 def counted(known: list[Any]) -> tuple[int, int] | None:

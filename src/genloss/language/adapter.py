@@ -85,6 +85,12 @@ class Lora(Plugin):
             missing = [] if any(re.fullmatch(self.target_modules, n) for n in names) else [self.target_modules]
         else:
             missing = [t for t in self.target_modules if not any(f".{n}".endswith(f".{t}") for n in names)]
+        if isinstance(self.target_modules, str) and not missing:
+            last = model.get_output_embeddings()
+            others = [n for n, m in model.named_modules() if n not in names and m is not last]
+            other = next((n for n in others if n and re.fullmatch(self.target_modules, n)), None)
+            if other:
+                raise UserError("target_modules", self.target_modules, f"fits {other} too, which is no linear layer")
         if missing:
             ends = ", ".join(dict.fromkeys(n.rpartition(".")[2] for n in names))
             why = f"is no linear layer of this model, which has {ends}"

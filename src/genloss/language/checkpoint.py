@@ -67,7 +67,7 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Whether one should be kept after that step. The clock is asked at half of the steps that are left until
-        then, if they go on as fast as they did: processes need not agree at each one."""
+        then, if they go on as fast as they did, and after twice as many at most: processes need not agree at each."""
         if self.folder is None or step < self._next:
             return False
         now = time.monotonic()
@@ -75,7 +75,7 @@ class Checkpoints:
             self._began, self._first = now, step
         left = self._kept + self.seconds - now
         pace = (now - self._began) / max(1, step - self._first)
-        wait = self.agree(0 if left <= 0 else max(1, int(left / max(pace, 1e-6) / 2)))
+        wait = self.agree(0 if left <= 0 else max(1, min(int(left / max(pace, 1e-6) / 2), step - self._first)))
         self._next = step + max(1, wait)
         return wait == 0
 

@@ -1,6 +1,6 @@
 """Constrained decoding: a text that matches a regular expression, is one of several, or is JSON of a schema.
 
-    genloss run '+recipe.constraint.regex="[A-Z][a-z ]{3,40}\\\\."'
+    genloss run '+recipe.constraint.regex="[A-Z][a-z ]{3,40}\\."'
     genloss run domain=reasoning recipe=solve '+recipe.constraint.choice=["yes", "no"]'
     genloss run '+recipe.constraint.json={type: object, properties: {age: {type: integer}}, required: [age]}'
 

@@ -99,15 +99,16 @@ AttentionInterface.register("genloss_one_query", one_query)
 AttentionMaskInterface.register("genloss_one_query", sdpa_mask)
 
 
-def stepper(model: Any, longest: int) -> Step:
-    """The function that takes `model` one step further, for sequences of at most `longest` tokens."""
+def stepper(model: Any, longest: int, padding: int = 0) -> Step:
+    """The function that takes `model` one step further, for sequences of at most `longest` tokens, with at most so much
+    padding before them."""
 
-    def library(tokens: torch.Tensor, cache: Cache, slot: int, padding: torch.Tensor | None) -> torch.Tensor:
+    def library(tokens: torch.Tensor, cache: Cache, slot: int, before: torch.Tensor | None) -> torch.Tensor:
         slots = torch.arange(slot + tokens.shape[1], device=tokens.device)[None]
         places, mask = slots[:, slot:], None
-        if padding is not None:
-            places = (places - padding[:, None]).clamp(min=0)
-            mask = (slots >= padding[:, None]).long()
+        if before is not None:
+            places = (places - before[:, None]).clamp(0, longest - 1)  # rows that have ended go on beside the others
+            mask = (slots >= before[:, None]).long()
         out = model(
             input_ids=tokens,
             past_key_values=cache,
@@ -127,7 +128,7 @@ def stepper(model: Any, longest: int) -> Step:
     )
     if not plain:
         return library
-    one = llama_step(model, longest)
+    one = llama_step(model, longest + padding)
     return lambda tokens, *at: (one if tokens.shape[1] == 1 else library)(tokens, *at)
 
 

@@ -242,7 +242,7 @@ class Pretrained(TextModel):
             raise UserError("path", self.path, f"{why} beside a model is never run")
         text = config.get("text_config") or config
         room = next((text[k] for k in ("max_position_embeddings", "n_positions", "max_seq_len") if k in text), None)
-        if room is not None and domain.context > room:
+        if isinstance(room, int) and domain.context > room:
             why = f"is more than the model can read, {room} tokens; lower it"
             raise UserError("domain.context", domain.context, why)
         _same_tokens(folder, domain)
@@ -294,7 +294,11 @@ class Pretrained(TextModel):
             model = self.fresh(codec.size, codec.begin, codec.end, fit.options["context"], fit.seed)
         if self.lora:
             model = self.lora.on(model, fit.start, fit.trainer.start == "stacked", fit.seed)
-        model.set_attn_implementation(self.attention)
+        try:
+            model.set_attn_implementation(self.attention)
+        except (ImportError, ValueError) as error:
+            why = f"is not to be had for this model here ({first_line(error)}); set model.attention=eager"
+            raise UserError("model.attention", self.attention, why) from None
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.compile:
@@ -355,7 +359,7 @@ def _without_memory(folder: Path, config: str) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(known, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-        raise UserError("path", str(folder), f"cannot be loaded ({first_line(error)})") from None
+        raise UserError("model.path", str(folder), f"cannot be loaded ({first_line(error)})") from None
 
 
 # -- loading and saving ------------------------------------------------------------------------------------------------
@@ -375,9 +379,13 @@ def read(folder: Path, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     quiet()
-    return AutoModelForCausalLM.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, dtype)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, dtype), output_loading_info=True
     )
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):  # they would be random, and others each time
+        raise ValueError(f"its files lack {len(missing)} of a {type(model).__name__}'s weights, {missing[0]} first")
+    return model
 
 
 def load(folder: Path, dtype: str = "float32") -> Any:

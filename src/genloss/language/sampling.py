@@ -74,9 +74,8 @@ def sample_chunk(
             seen[i, ids] = True
     tokens, step, seen = tokens.to(device), step.to(device), None if seen is None else seen.to(device)
     padding = None if least == widest else widest - length
-    slots = longest + 1 + widest - least
-    cache: Any = new_cache(model.config, slots)
-    advance = stepper(model, slots)
+    cache: Any = new_cache(model.config, longest + 1 + widest - least)
+    advance = stepper(model, longest, widest - least)
     masks = Masks(options.constraint, codec, rows) if options.constraint else None
     alive, place = torch.arange(rows, device=device), length.clone()  # where the next token of each row stands
     going = place < longest

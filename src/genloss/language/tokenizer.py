@@ -102,7 +102,10 @@ def vocabulary_of(file: Path) -> dict[str, int]:
     """Every token of a tokenizer.json, with its number."""
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+    try:
+        return Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # the library raises no other kind
+        raise UserError("domain.tokenizer", str(file), f"cannot be read ({first_line(error)})") from None
 
 
 class Codec:
