@@ -486,7 +486,7 @@ def test_a_damaged_ledger_is_one_line(tmp_path: Path) -> None:
         {"choices": [{"text": "a", "logprobs": {"token_logprobs": [float("-inf")]}}]},
     ],
 )
-def test_what_is_no_reply(said: dict[str, Any]) -> None:
+def test_a_completion_that_is_none(said: dict[str, Any]) -> None:
     with pytest.raises(NoReply):
         read(json.dumps(said).encode())
 
