@@ -551,6 +551,10 @@ TAUGHT = [
         ([*SERVER, "recipe.prompts=real", "recipe.backend.api=chatt"], "did you mean chat?"),
         ([*SERVER, "recipe.backend.url=https://u:hush@h"], "recipe.backend.url: must be without a secret"),
         (["recipe/backend=openai", "recipe.prompts=real"], r"recipe.backend.model"),
+        (
+            [*SERVER, "recipe.prompts=real", "+recipe.backend.options.seed=3"],
+            r"recipe.backend.options.seed=3: must be absent",
+        ),
         (TAUGHT, "recipe.teacher.backend=OpenAI: is another model, .* use recipe/teacher=endpoint"),
     ],
 )

@@ -607,3 +607,22 @@ def test_weights_that_are_not_there_are_no_random_ones(trained: Trained, tmp_pat
     save_file({name: tensor for name, tensor in weights.items() if name != gone}, file, {"format": "pt"})
     with pytest.raises(UserError, match=f"lack 1 of a LlamaForCausalLM's weights, {re.escape(gone)} first"):
         load(tmp_path / "model")
+
+
+def test_saved_models_that_cannot_be_trained_on(trained: Trained, tmp_path: Path) -> None:
+    from transformers import BertConfig, BertLMHeadModel
+
+    shutil.copytree(trained.llama, tmp_path / "nan")
+    weights = load_file(trained.llama / "model.safetensors")
+    next(iter(weights.values()))[0] = torch.nan
+    save_file(weights, tmp_path / "nan/model.safetensors", {"format": "pt"})
+    small: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    BertLMHeadModel(BertConfig(vocab_size=600, **small)).save_pretrained(tmp_path / "bert")
+    for name, words in (("nan", "holds weights that are no numbers"), ("bert", "is no causal language model")):
+        with pytest.raises(UserError, match=rf"model\.path=.*{name}: {words}"):
+            Pretrained(path=str(tmp_path / name)).fresh(300, 0, 1, 32, 0)

@@ -333,6 +333,15 @@ def test_a_parquet_column_that_is_no_text(tmp_path: Path) -> None:
     assert texts(Table(path=str(tmp_path / "x.parquet"), column="body")) == ["b"]
 
 
+def test_a_large_value_that_repeats_takes_the_memory_of_few(tmp_path: Path) -> None:
+    """A file of a few kilobytes, since a Parquet file has each value once."""
+    pq.write_table(pa.table({"text": ["x" * (1 << 22)] * 64}), tmp_path / "x.parquet", compression="zstd")
+    assert (tmp_path / "x.parquet").stat().st_size < 1 << 16
+    before = pa.total_allocated_bytes()
+    for _, text in itertools.islice(Table(path=str(tmp_path / "x.parquet")).documents(), 8):
+        assert len(text) == 1 << 22 and pa.total_allocated_bytes() - before < 10 * len(text)
+
+
 def test_a_data_set_of_conversations_is_refused_by_its_column(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}], "text": "hi"}\n')
     assert texts(Datasets(path=str(tmp_path))) == ["hi"]

@@ -32,6 +32,7 @@ from genloss.language.tokenizer import load_codec
 
 SEEDS = 1 << 31  # of a server
 PROBE = 16  # tokens of a reply that only shows what the server heeds
+SET = ("seed", "max_tokens", "max_completion_tokens", "top_k", "min_p", "logprobs", "response_format")  # by the recipe
 HOT = 2.0  # its temperature: the highest that servers take
 NARROW = {"top_k": 1, "top_p": 0.001, "min_p": 0.999}  # leaves the likeliest token alone
 
@@ -52,6 +53,8 @@ class OpenAI(Endpoint, Backend):
         super().__post_init__()
         one_of("api", self.api, ("completions", "chat"))
         require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1, or null")
+        for name in SET:
+            require(name not in self.options, f"options.{name}", self.options.get(name), "absent: it is set here")
         require(not self.system or self.api == "chat", "system", self.system, "empty where api=completions")
 
     def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:

@@ -78,9 +78,11 @@ class Lora(Plugin):
 
     def fits(self, model: Any) -> None:
         """Refuse targets that a model has not (UserError); it may be one without memory."""
+        names = linear(model)
+        widest = max((max(model.get_submodule(name).weight.shape) for name in names), default=0)
+        require(self.r <= widest, "r", self.r, f"at most {widest}, the width of this model's widest layer")
         if self.target_modules == ALL_LINEAR:
             return
-        names = linear(model)
         if isinstance(self.target_modules, str):
             missing = [] if any(re.fullmatch(self.target_modules, n) for n in names) else [self.target_modules]
         else:

@@ -41,7 +41,8 @@ PATH, COLUMN = "domain.corpus.path", "domain.corpus.column"  # what errors name
 LONGEST = 1 << 27  # bytes of a document, or of a line of JSONL: a document is cut into passages as a whole
 AHEAD = 1 << 20  # bytes that are read ahead
 DICTIONARY = 1 << 28  # bytes that unpacking .xz may take; xz -9 needs 65 MiB
-ROWS = 64  # of a Parquet file that are read together: a value of megabytes that repeats takes no bytes there
+ROWS = 64  # of a Parquet file that are read together; 1 where they are large
+LARGE = 1 << 16  # bytes of a row, on an average: of a value of megabytes that repeats, a file has one
 NAMES = 1000  # columns of JSONL that an error chooses the nearest from
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 
@@ -314,12 +315,18 @@ class Table(Corpus):
             if not _in_schema(file.schema_arrow, self.column):
                 names = {*file.schema_arrow.names, *(leaf.path for leaf in file.schema)}
                 raise UserError(COLUMN, self.column, f"no such column in {self.path}; {nearest(self.column, names)}")
-            for batch in file.iter_batches(ROWS, columns=[self.column]):
+            for batch in file.iter_batches(_together(file.metadata), columns=[self.column]):
                 for row in batch.to_pylist():
                     yield str(i), as_text(field(row, self.column), self.column, f"{self.path}, row {i}")
                     i += 1
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(PATH, self.path, f"cannot be read as Parquet ({first_line(error)})") from None
+
+
+def _together(metadata: Any) -> int:
+    """Rows of a Parquet file that memory has room for together."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    return 1 if any(group.total_byte_size > LARGE * group.num_rows for group in groups) else ROWS
 
 
 @dataclass

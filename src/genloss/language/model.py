@@ -275,11 +275,18 @@ class Pretrained(TextModel):
     # -- the training --------------------------------------------------------------------------------------------------
 
     def fresh(self, vocabulary: int, begin: int, end: int, context: int, seed: int) -> Any:
+        import torch
+
         folder = self.folder()
         try:
             model = read(folder, self._saves() if self.lora else "float32")
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
             raise UserError("model.path", self.path, f"cannot be loaded ({first_line(error)})") from None
+        if any(bool(torch.isnan(weights).any()) for weights in model.parameters()):
+            raise UserError("model.path", self.path, "holds weights that are no numbers; it has diverged")
+        if looks_ahead(model):
+            why = "is no causal language model: what it says of a token depends on those after it"
+            raise UserError("model.path", self.path, f"{why}; choose another")
         if model.config.get_text_config().vocab_size < vocabulary:
             raise UserError(
                 "domain.tokenizer", None, f"has {vocabulary} tokens, more than the model at {self.path} knows"
@@ -360,6 +367,17 @@ def _without_memory(folder: Path, config: str) -> Any:
             return AutoModelForCausalLM.from_config(known, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
         raise UserError("model.path", str(folder), f"cannot be loaded ({first_line(error)})") from None
+
+
+def looks_ahead(model: Any) -> bool:
+    """Whether what a model says of a token depends on those after it."""
+    import torch
+
+    model.eval()
+    with torch.inference_mode():
+        tokens = torch.tensor([[0, 1, 2, 3], [0, 1, 3, 2]], device=model.device)
+        first, second = model(input_ids=tokens, use_cache=False).logits[:, :2].float()
+    return not torch.allclose(first, second, atol=1e-3, rtol=1e-3)
 
 
 # -- loading and saving ------------------------------------------------------------------------------------------------
