@@ -107,7 +107,6 @@ def test_an_arm_reads_the_values_that_the_project_reads(tmp_path_factory: pytest
     (home.root / ".dvc").mkdir()
     text = f"['remote \"shelf\"']\n    url = {value}\n    access_key_id = {value}\n"
     (home.root / ".dvc/config.local").write_text(text, encoding="utf-8")
-
     try:
         expected = config_of(home.root)["remote"]
     except Exception:  # DVC has no kind of its own for all that it cannot read

@@ -33,6 +33,7 @@ from genloss.language.trainer import Supervised
 from genloss.language.training import train
 from genloss.stages import TRAIN, Job
 from genloss.workflow.compose import compose
+from genloss.workflow.disk import cost
 from genloss.workflow.verify import verify
 from support import Project
 
@@ -621,8 +622,21 @@ def test_saved_models_that_cannot_be_trained_on(trained: Trained, tmp_path: Path
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "intermediate_size": 16,
+        "initializer_range": 0.5,
     }
     BertLMHeadModel(BertConfig(vocab_size=600, **small)).save_pretrained(tmp_path / "bert")
     for name, words in (("nan", "holds weights that are no numbers"), ("bert", "is no causal language model")):
         with pytest.raises(UserError, match=rf"model\.path=.*{name}: {words}"):
             Pretrained(path=str(tmp_path / name)).fresh(300, 0, 1, 32, 0)
+
+
+def test_a_model_of_another_kind_is_named_by_its_key(trained: Trained, tmp_path: Path) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    small: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    T5ForConditionalGeneration(T5Config(vocab_size=600, **small)).save_pretrained(tmp_path / "t5")
+    asked = ["model=pretrained", f"model.path={tmp_path / 't5'}", f"domain.tokenizer={trained.data / 'tokenizer'}"]
+    for kind in ("none", "lora"):
+        with pytest.raises(UserError, match=r"^model\.path=\S*t5: cannot be loaded"):
+            x = Experiment(compose([*asked, f"model/adapter={kind}", "domain.context=32", "recipe.max_tokens=32"]))
+            cost([x], [tmp_path / "run"])

@@ -23,13 +23,15 @@ from genloss.backends.torch import Torch
 from genloss.core import records
 from genloss.core.contracts import PREVIOUS, Decoding, Inputs, Runtime, Sampling
 from genloss.core.errors import UserError
+from genloss.core.records import ENDED
 from genloss.core.seeds import uniforms
 from genloss.experiment import Experiment
 from genloss.generate import Request
 from genloss.generate.sample import Sample
 from genloss.language import kernels
 from genloss.language.drawing import NoProbabilities, adjust, draw
-from genloss.language.fused import Batch, Chunk, Fused, Half, Quantized, sample_records
+from genloss.language.fused import Batch, Chunk, Fused, Half, Quantized, exact, sample_records
+from genloss.language.likelihood import token_logprobs
 from genloss.language.model import load, one_thread
 from genloss.language.sampling import by_process, rows_alike, sample, sample_chunk
 from genloss.language.tokenizer import load_codec
@@ -73,6 +75,21 @@ def test_records_do_not_depend_on_workers_number_or_a_kill(
     kept = {p: p.stat().st_mtime_ns for p in chunks[1::2]}
     assert made(killed, 50, 2) == whole
     assert {p: p.stat().st_mtime_ns for p in kept} == kept, "finished chunks were computed again"
+
+
+def test_records_in_bfloat16(trained: Trained, tmp_path: Path) -> None:
+    """Of the torch kernel: the same for any workers, others than in float32, and with float32's log-probabilities."""
+    made = partial(texts, trained, compute_type="bfloat16")
+    whole = made(tmp_path / "1", 40)
+    assert made(tmp_path / "2", 40, 2) == whole != texts(trained, tmp_path / "32", 40)
+    request = Sampling(trained.llama, trained.data, 8, 5, options(logprobs=True), None, tmp_path / "3")
+    request = replace(request, decoding=replace(request.decoding, compute_type="bfloat16"))
+    (tmp_path / "3").mkdir()
+    (said,) = sample(request)
+    model, codec = load(trained.llama), load_codec(trained.data / "tokenizer")
+    assert said.ids and said.logprobs == token_logprobs(
+        model, codec, said.ids, [0] * 8, [f == ENDED for f in said.finish]
+    )
 
 
 def test_processes_make_the_records_of_one(trained: Trained, tmp_path: Path) -> None:
@@ -307,7 +324,7 @@ def test_products_of_8_and_16_bits_are_what_they_say(bias: bool) -> None:
     whole = (x / rows[:, None]).round().double() @ (layer.weight / columns[:, None]).round().double().T
     wanted = whole * rows[:, None] * columns + b
     quantized = Quantized(layer)
-    assert quantized.exact()
+    assert exact(80, 96)
     np.testing.assert_allclose(quantized(x.numpy()), wanted.numpy(), rtol=1e-5, atol=1e-5)
     half = functional.linear(x.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16() if bias else None).float()
     np.testing.assert_allclose(Half(layer)(x.numpy()), half.numpy(), rtol=1e-2, atol=1e-2)

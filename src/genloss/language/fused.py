@@ -98,29 +98,35 @@ class Quantized(Linear):
     number to [-127, 127] and rounded; sums are exact (dynamic W8A8; Dettmers et al. 2022, section 2.1, vector-wise)."""
 
     def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        self.scales = weight.abs().amax(1).clamp(min=1e-30) / 127
-        self.zeros = torch.zeros(self.outputs, dtype=torch.int64)
-        self.whole = (weight / self.scales[:, None]).round().to(torch.int8)
-        return torch.ops.onednn.qlinear_prepack(self.whole, [TOKENS, self.inputs])
+        scales = weight.abs().amax(1).clamp(min=1e-30) / 127
+        self.scales = scales.numpy()
+        self.shift = np.zeros(self.outputs, np.float32) if self.bias is None else self.bias.numpy()
+        self.one, self.zero = torch.ones(self.outputs), torch.zeros(self.outputs, dtype=torch.int64)
+        whole = (weight / scales[:, None]).round().to(torch.int8)
+        return torch.ops.onednn.qlinear_prepack(whole, [TOKENS, self.inputs])
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         given, scales = np.empty(x.shape, np.uint8), np.empty(len(x), np.float32)
         kernels.quantize(x, given, scales)
         made = self.product(torch.from_numpy(given)).numpy()
-        kernels.rescale(made, scales, self.scales.numpy(), np.empty(0) if self.bias is None else self.bias.numpy())
+        kernels.rescale(made, scales, self.scales, self.shift)
         return made
 
     def product(self, given: torch.Tensor) -> torch.Tensor:
         """float32 [rows, outputs] of whole numbers; 128 stands for 0."""
-        one = torch.ones(self.outputs)
-        options: Any = (one, self.zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        options: Any = (self.one, self.zero, None, 1.0, 0, torch.float32, "none", [], "")
         return torch.ops.onednn.qlinear_pointwise(given, 1.0, 128, self.weight, *options)
 
-    def exact(self) -> bool:
-        """Whether this machine's products are: older ones let sums of two overflow."""
-        given = torch.from_numpy(np.random.default_rng(0).choice([1, 255], (ROUND, self.inputs)).astype(np.uint8))
-        wanted = (given.double() - 128) @ self.whole.double().T
-        return torch.equal(self.product(given).double(), wanted.float().double())
+
+def exact(outputs: int, inputs: int) -> bool:
+    """Whether this machine's products of that shape are: older ones let sums of two overflow."""
+    rng = np.random.default_rng(0)
+    layer = torch.nn.Linear(inputs, outputs, bias=False).requires_grad_(False)
+    signs = torch.from_numpy(rng.choice([-1.0, 1.0], (outputs, inputs)))  # times 127 are the weights
+    layer.weight.copy_(signs)
+    given = torch.from_numpy(rng.choice([1, 255], (ROUND, inputs)).astype(np.uint8))
+    wanted = (given.double() - 128) @ signs.T * 127
+    return torch.equal(Quantized(layer).product(given), wanted.float())
 
 
 LINEAR = {"float32": Linear, "bfloat16": Half, "int8": Quantized}  # by compute_type
@@ -165,7 +171,7 @@ class Fused:
         self.rotary = base.rotary_emb
         first = self.layers[0]
         for each in (first.qkv, first.o, first.gate_up, first.down, self.head):
-            if isinstance(each, Quantized) and not each.exact():
+            if isinstance(each, Quantized) and not exact(each.outputs, each.inputs):
                 why = "this machine's sums of 8-bit products overflow; set it to float32"
                 raise UserError("backend.compute_type", compute_type, why)
             if not rows_alike(each):

@@ -1,7 +1,7 @@
 """Compiled kernels of a decode step: what lies between the matrix products of a Llama, each read once and written once,
 outside the interpreter lock. numba (extra `fast`) compiles them on first use, once a machine.
 
-Sums are in the order that the compiler finds fastest, so bytes are those of `recipe.kernel=fused`, not of `torch`.
+Sums are in the order that the compiler finds fastest, so bytes are those of `recipe.backend.kernel=fused` alone.
 Every row is computed for itself: what it gives does not depend on the rows beside it.
 """
 
@@ -124,15 +124,10 @@ def quantize(x: Any, out: Any, scales: Any) -> None:
 
 @kernel
 def rescale(x: Any, rows: Any, columns: Any, bias: Any) -> None:
-    """x = x * rows[:, None] * columns + bias, in place; an empty bias is none."""
-    if len(bias):
-        for i in range(len(x)):
-            for j in range(len(columns)):
-                x[i, j] = x[i, j] * (rows[i] * columns[j]) + bias[j]
-    else:
-        for i in range(len(x)):
-            for j in range(len(columns)):
-                x[i, j] *= rows[i] * columns[j]
+    """x = x * rows[:, None] * columns + bias, in place, of [rows, columns]."""
+    for i in range(len(x)):
+        for j in range(len(columns)):
+            x[i, j] = x[i, j] * (rows[i] * columns[j]) + bias[j]
 
 
 @kernel

@@ -247,8 +247,9 @@ class Pretrained(TextModel):
             raise UserError("domain.context", domain.context, why)
         _same_tokens(folder, domain)
         if self.lora:
+            model = _without_memory(folder, sha256_file(folder / "config.json"))
             try:
-                self.lora.fits(_without_memory(folder, sha256_file(folder / "config.json")))
+                self.lora.fits(model)
             except UserError as error:
                 raise error.under("adapter") from None
 
@@ -366,7 +367,7 @@ def _without_memory(folder: Path, config: str) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(known, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
-        raise UserError("model.path", str(folder), f"cannot be loaded ({first_line(error)})") from None
+        raise UserError("path", str(folder), f"cannot be loaded ({first_line(error)})") from None
 
 
 def looks_ahead(model: Any) -> bool:

@@ -177,13 +177,14 @@ def _ready(request: Sampling, device: str) -> tuple[Any, Asked]:
     torch.use_deterministic_algorithms(device == "cpu")  # CUDA has no deterministic cumulative sum
     model, options = load(request.model).to(device), request.decoding
     asked = Asked(request, load_codec(request.data / "tokenizer"), model)
-    if options.kernel == "torch" and options.compute_type != "float32":
-        model = deepcopy(model).to(getattr(torch, options.compute_type))
+    if options.kernel == "torch":
+        if options.compute_type != "float32":  # log-probabilities stay those of `asked.model`
+            model = deepcopy(model).to(getattr(torch, options.compute_type))
+        model.set_attn_implementation("genloss_one_query")
     return model, asked
 
 
 def _by_chunk(model: Any, asked: Asked, workers: int) -> Iterator[Replies]:
-    model.set_attn_implementation("genloss_one_query")
     options = asked.options
     workers = min(workers, asked.chunks, _batches(model, options))
     with ThreadPoolExecutor(workers, initializer=one_thread) as pool:
@@ -248,7 +249,6 @@ def _go_on(number: int, prompts: list[list[int]] | None) -> Replies:
         if _mine["device"].startswith("cuda"):
             torch.cuda.set_device(_mine["device"])
         _mine["model"], _mine["asked"] = _ready(_mine["request"], _mine["device"])
-        _mine["model"].set_attn_implementation("genloss_one_query")
         _batches(_mine["model"], _mine["asked"].options)
     return _chunk(_mine["model"], _mine["asked"], number, prompts)
 

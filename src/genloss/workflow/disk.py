@@ -120,7 +120,10 @@ def cost(arms: Sequence[Experiment], folders: Sequence[Path], jobs: int = 1, kee
         if set(made) >= set(range(x.rounds + 1)) and not any(n not in dropped and not run.holds(n) for n in made):
             continue
         working += 1
-        sizes = [x.at_round(n).model.size(x.at_round(n)) for n in range(x.rounds + 1)]
+        try:
+            sizes = [x.at_round(n).model.size(x.at_round(n)) for n in range(x.rounds + 1)]
+        except UserError as error:
+            raise error.under("model") from None
         for n, line in enumerate(lineage(x, run)):
             if n in made and run.holds(n):
                 there.add(line)
