@@ -522,6 +522,38 @@ def test_a_server_that_is_down(trained: Trained, tmp_path: Path) -> None:
         written(trained, tmp_path, server.url, begin="<s>", attempts=2)
 
 
+SERVER = ["recipe/backend=openai", "recipe.backend.model=m"]
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        (None, r"recipe.backend.url=\S+: gave no reply in 1 attempts"),
+        (VLLM(model="gpt-2"), "recipe.backend.model=m: the server answers as gpt-2"),
+    ],
+)
+def test_a_server_is_tried_before_round_0_is_trained(
+    project: Path, tiny: list[str], tmp_path: Path, server: Any, words: str
+) -> None:
+    from genloss.core.rundir import RunDir
+    from genloss.core.store import Store
+    from genloss.experiment import Experiment
+    from genloss.loop import Loop
+
+    def run(url: str) -> None:
+        of = [f"recipe.backend.url={url}", "recipe.backend.attempts=1", "recipe.prompts=real"]
+        x = Experiment(compose([*tiny, *SERVER, *of]))
+        with pytest.raises(UserError, match=words):
+            Loop(x, RunDir(tmp_path / "run", Store(project / ".genloss/store"))).run()
+
+    with serving(server or VLLM()) as there:
+        if server:
+            run(there.url)
+    if server is None:
+        run(there.url)
+    assert (tmp_path / "run/data").is_dir() and not (tmp_path / "run/rounds/00/model").exists()
+
+
 def test_a_budget_of_a_backend(trained: Trained, tmp_path: Path) -> None:
     with serving(VLLM()) as server:
         limited = Budget(round=Limits(requests=9))
@@ -530,9 +562,6 @@ def test_a_budget_of_a_backend(trained: Trained, tmp_path: Path) -> None:
         assert len(server.bodies) == 9
         written(trained, tmp_path, server.url, begin="<s>")
         assert len(server.bodies) == len(PROMPTS) + 3
-
-
-SERVER = ["recipe/backend=openai", "recipe.backend.model=m"]
 
 
 TAUGHT = [

@@ -364,6 +364,7 @@ def test_module_is_the_command(home: Project) -> None:
             [f"{c} seed {s}" for c in ("critic", "exact") for s in (0, 1)],
         ),
         (["domain=reasoning", "domain.context=24", "domain/tasks=gcd,[gcd,eigenvalues]"], ["gcd", "gcd+eigenvalues"]),
+        (["model=pretrained", "model.path=a", "model/adapter=none,lora"], ["none", "Lora"]),
         (["model=llama,gpt2", "model.layers=2,3"], [f"{m} layers={n}" for m in ("llama", "gpt2") for n in (2, 3)]),
         (["experiment=evol_instruct", "recipe=solve,evol_instruct", "hydra.mode=RUN"], ["solve", "evol_instruct"]),
         (

@@ -298,6 +298,20 @@ def test_tokens_are_counted_or_estimated() -> None:
 # -- servers that do otherwise than they were asked --------------------------------------------------------------------
 
 
+def schema(**of: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "record", "schema": of}}
+
+
+PERSON = schema(type="object", properties={"age": {"type": "integer"}})
+ELSEWHERE = schema(**{"$ref": "http://localhost:9/schema.json"})
+
+
+def test_json_of_the_schema_is_taken() -> None:
+    """Whatever its spaces and the order of its keys are."""
+    with serving(lambda number, body: (200, of({"content": '{"b": 1,\n "age" : 7}'}))) as server:
+        assert say(endpoint(server, options={"response_format": PERSON})) == '{"b": 1,\n "age" : 7}'
+
+
 @pytest.mark.parametrize(
     ("options", "said", "words"),
     [
@@ -309,11 +323,18 @@ def test_tokens_are_counted_or_estimated() -> None:
         ),
         ({"options": {"logprobs": True}}, {}, "ignores logprobs: the reply has none"),
         ({"options": {"response_format": {"type": "json_object"}}}, {}, "ignores response_format: .* no JSON"),
+        ({"options": {"response_format": PERSON}}, {"text": '{"age": "old"}'}, "'old' is not of type 'integer'"),
+        (
+            {"options": {"response_format": ELSEWHERE}},
+            {"text": "{}"},
+            "^response_format: has no schema that can be checked",
+        ),
     ],
 )
 def test_what_a_server_ignores(options: dict[str, Any], said: dict[str, Any], words: str) -> None:
     """Is told in one line, and such a reply is not kept."""
-    with serving(lambda number, body: (200, of({"content": "four"}, **said))) as server:
+    text = said.pop("text", "four")
+    with serving(lambda number, body: (200, of({"content": text}, **said))) as server:
         asked = endpoint(server, **options)
         with pytest.raises(UserError, match=words):
             say(asked)

@@ -426,6 +426,24 @@ def test_a_folder_says_what_is_wrong_with_it(bases: dict[str, Path], trained: Tr
     pickled = changed("pickled", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"))
     assert "pytorch_model.bin" in refused(path=pickled) and "safetensors" in refused(path=pickled)
 
+    def cut(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
+
+    def says(folder: Path, **more: Any) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **more}))
+
+    assert "is damaged: model.safetensors has" in refused(path=changed("cut", cut))
+    assert "is no safetensors file" in refused(
+        path=changed("none", lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 9))
+    )
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    indexed = changed("indexed", lambda f: (f / "model.safetensors.index.json").write_text(json.dumps(index)))
+    assert "model-00001-of-00002.safetensors, which model.safetensors.index.json names" in refused(path=indexed)
+    quantised = changed("quantised", lambda f: says(f, quantization_config={"quant_method": "gptq", "bits": 4}))
+    assert "holds gptq weights, which cannot be trained" in refused(path=quantised)
+
     def own_code(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
         own = {"model_type": "mine", "auto_map": {"AutoModelForCausalLM": "mine.Mine"}}

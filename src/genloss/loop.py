@@ -53,6 +53,7 @@ class Loop:
 
     def run(self, after_round: Callable[[int], None] = lambda n: None) -> None:
         self.prepare()
+        self.greet()
         for n in range(self.experiment.rounds + 1):
             self.round(n)
             after_round(n)
@@ -63,6 +64,19 @@ class Loop:
         bounds = {n: x.at_round(n).recipe.at_most() for n in range(1, x.rounds + 1)}
         at_most = {n: bound for n, bound in bounds.items() if bound is not None}
         x.regime.check_available(done.result["train"], x.size, at_most)
+
+    def greet(self) -> None:
+        """Refuse before hours of training what the next round would find out behind them: a server that is down, or is
+        not the one that is meant."""
+        left = [n for n in range(1, self.experiment.rounds + 1) if not self.run_dir.done(GENERATE.name, n)]
+        if not left:
+            return
+        n, x = left[0], self.experiment.at_round(left[0])
+        for key, plugin in x.plugins():
+            try:
+                plugin.greet(self.run_dir.account)
+            except UserError as error:
+                raise self.experiment.placed(error.under(key), n) from None
 
     def round(self, n: int) -> dict[str, float]:
         """One turn of the recursion; returns its metrics."""

@@ -27,12 +27,13 @@ from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from genloss.backends.reply import SPENT, NoReply, Reply, complaint, read, tokens_of, wait_of
 from genloss.backends.spending import Budget, Ledger, ask
-from genloss.core.errors import UserError, require
+from genloss.core.errors import UserError, first_line, require
 from genloss.core.files import write_first
 from genloss.core.hashes import canonical, sha256_text
 from genloss.core.places import has_secret, store_root
@@ -47,6 +48,7 @@ CHAT, COMPLETIONS = "/chat/completions", "/completions"
 OURS = ("model", "messages", "prompt", "temperature", "top_p", "n")  # of a request; no `options`
 NAMED = re.compile(r"\{([A-Za-z_]\w*)\}")  # in an address: a variable of the environment
 
+GREETING = "Say yes."
 SECRET = 8  # characters of the shortest secret that is looked for in what a server says
 
 Messages = list[dict[str, str]]  # of role and content
@@ -106,9 +108,18 @@ class Endpoint:
 
     def check(self, experiment: Experiment) -> None:
         """UserError where a library that it needs is not installed."""
-        for library in ("openai", "tenacity"):
+        for library in ("openai", "tenacity", "jsonschema"):
             if importlib.util.find_spec(library) is None:
                 raise UserError("_target_", type(self).__name__, f"needs {library}; pip install 'genloss[openai]'")
+
+    def greeting(self) -> Question:
+        """A question whose reply shows whether the server is there, and is the one that is meant."""
+        return Question({"messages": [{"role": "user", "content": GREETING}]}, "greeting")
+
+    def greet(self, account: Path) -> None:
+        with TemporaryDirectory() as scratch:  # what it costs counts for the sweep, and for no round
+            self.begin_round(Path(scratch), account)
+            self.reply(self.greeting())
 
     def begin_round(self, scratch: Path, account: Path) -> None:
         """The `seconds` of a round begin now, and its budget holds; without it there is no end. scratch: the round's
@@ -206,11 +217,13 @@ class Endpoint:
         if body.get("logprobs") and reply.logprobs is None and reply.text:
             raise self.ignored("logprobs", "the reply has none; do without them, or ask a server that has them")
         shape = body.get("response_format")
-        if isinstance(shape, dict) and shape.get("type", "").startswith("json") and not reply.cut:
-            try:
-                json.loads(reply.text)
-            except (ValueError, RecursionError):
-                raise self.ignored("response_format", "the reply is no JSON") from None
+        shape = shape if isinstance(shape, dict) and shape.get("type", "").startswith("json") else None
+        if shape and not reply.cut and (why := misses(self.said(reply), shape)):
+            raise self.ignored("response_format", f"the reply {why}")
+
+    def said(self, reply: Reply) -> str:
+        """The text of a reply that is meant."""
+        return reply.text
 
     def ignored(self, name: str, how: str) -> UserError:
         return UserError("url", self.url, f"the server ignores {name}: {how}")
@@ -322,6 +335,31 @@ def _kept(place: Path) -> Reply | None:
 
 class Stopped(Exception):
     """A request that was not sent, since another one has failed."""
+
+
+def misses(text: str, shape: Mapping[str, Any]) -> str:
+    """How a text misses the response_format that was asked for; '' if it does not. Raises UserError if that has a
+    schema that is none."""
+    from jsonschema import Draft202012Validator, SchemaError, ValidationError
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return "is no JSON"
+    schema = (shape.get("json_schema") or {}).get("schema")
+    if schema is None:
+        return ""
+    try:
+        Draft202012Validator.check_schema(schema)
+        Draft202012Validator(schema, registry=Registry()).validate(value)  # fetches nothing
+    except ValidationError as error:
+        return f"is JSON of another schema ({first_line(ValueError(error.message[:100]))})"
+    except (SchemaError, Unresolvable, RecursionError) as error:
+        why = f"has no schema that can be checked ({first_line(error)})"
+        raise UserError("response_format", None, why) from None
+    return ""
 
 
 def same_model(asked: str, said: str) -> bool:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genloss.backends.endpoint import Endpoint, Question
+from genloss.backends.endpoint import GREETING, Endpoint, Question
 from genloss.backends.reply import BYTES, Reply
 from genloss.backends.thoughts import without_thoughts
 from genloss.core.contracts import Backend, Decoding, Replies, Sampling
@@ -70,10 +70,16 @@ class OpenAI(Endpoint, Backend):
         if not prompted and not (self.api == "completions" and self.begin):
             raise UserError("prompts", "none", "leaves a server nothing to go on from; use real, or set backend.begin")
 
+    def greeting(self) -> Question:
+        return Question(self.sent(GREETING, Decoding(max_tokens=1)) | {"max_tokens": 1}, "greeting")
+
     def compare(self, question: Question, reply: Reply) -> None:
         super().compare(question, reply)
         if reply.finish is None and reply.counted is None:
             raise self.ignored("finish_reason", "a reply does not say whether it was cut off, nor count its tokens")
+
+    def said(self, reply: Reply) -> str:
+        return without_thoughts(reply.text).strip() if self.api == "chat" else reply.text
 
     def sample(self, request: Sampling) -> Iterator[Replies]:
         try:
@@ -93,7 +99,7 @@ class OpenAI(Endpoint, Backend):
         tokens = 0
         with closing(self.replies(enumerate(asked), request.runtime.workers)) as found:
             for i, reply in found:
-                text = without_thoughts(reply.text).strip() if self.api == "chat" else reply.text
+                text = self.said(reply)
                 made.texts.append(prompts[i] + text if options.keep_prompt else text)
                 written = reply.counted[1] if reply.counted else len(reply.text.encode()) // BYTES
                 cut = reply.cut or (reply.finish is None and written >= asked[i].body["max_tokens"])

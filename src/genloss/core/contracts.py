@@ -100,6 +100,15 @@ class Plugin:
         """The plug-ins that it is made of, by their keys below its own."""
         return {}
 
+    def greet(self, account: Path) -> None:
+        """Refuse, before a round is trained, a service that the next one cannot use (UserError, like `check`). account:
+        of `Sampling`."""
+        for key, part in self.parts().items():
+            try:
+                part.greet(account)
+            except UserError as error:
+                raise error.under(key) from None
+
 
 class Inputs:
     """Paths to what a plug-in `reads` of finished stages. What it has not named is not there: the stage's key would

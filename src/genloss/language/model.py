@@ -237,6 +237,12 @@ class Pretrained(TextModel):
                 f"only pickled weights ({pickled[0]}), which run code when they are read" if pickled else "no weights"
             )
             raise UserError("path", self.path, f"holds {held}; save the model as safetensors")
+        if wrong := saved.damaged(folder):
+            raise UserError("path", self.path, f"is damaged: {wrong}; copy or download it again")
+        if quantised := config.get("quantization_config"):
+            method = quantised.get("quant_method", "quantised") if isinstance(quantised, dict) else "quantised"
+            why = f"holds {method} weights, which cannot be trained; name the model that it was made from"
+            raise UserError("path", self.path, why)
         if "auto_map" in config and not _known(config.get("model_type")):
             why = f"cannot be loaded: {config.get('model_type')} is no architecture of transformers, and code that lies"
             raise UserError("path", self.path, f"{why} beside a model is never run")

@@ -193,6 +193,29 @@ def identity(folder: Path) -> str:
     return hash_of(folder, MODEL_FILES)
 
 
+def damaged(folder: Path) -> str:
+    """What is wrong with the safetensors in a folder, as far as their sizes tell; '' if nothing. A file is the length
+    of its header (8 bytes, little-endian), the header (JSON), and the tensors, whose places the header has."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with file.open("rb") as opened:
+                length = int.from_bytes(opened.read(8), "little")
+                header = json.loads(opened.read(min(length, file.stat().st_size)))
+            end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return f"{file.name} is no safetensors file"
+        if file.stat().st_size != 8 + length + end:
+            return f"{file.name} has {file.stat().st_size} bytes, and its header says {8 + length + end}"
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return f"{index.name} is no index"
+        if missing := sorted(str(name) for name in named if not (folder / str(name)).is_file()):
+            return f"{missing[0]}, which {index.name} names, is not there"
+    return ""
+
+
 def check_sha256(place: Path, name: str, expected: str, key: str) -> None:
     """Refuse a file, or a model's folder, that is not the one that is meant. name: what the config calls it."""
     found = sha256_file(place) if place.is_file() else identity(place)

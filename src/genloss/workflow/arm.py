@@ -170,5 +170,6 @@ def one_round(folder: Path, number: int) -> int:
     loop = Loop(experiment, run, Progress(f"round {number}", experiment.rounds))
     if number == 0:
         loop.prepare()
+        loop.greet()
     loop.round(number)
     return 0

@@ -123,8 +123,10 @@ def names_of(configs: Sequence[DictConfig]) -> list[str]:
     columns = list(groups.values())
     for key, column in values.items():
         before = "seed " if key == "seed" else f"{key.rpartition('.')[2]}="
-        columns.append([f"{before}{_text(value)}" for value in column])
-    names = [" ".join(parts) for parts in zip(*columns, strict=True)] if columns else [label(cfg) for cfg in configs]
+        columns.append(["" if value is None else f"{before}{_text(value)}" for value in column])
+    if not columns:
+        return [label(cfg) for cfg in configs]
+    names = [" ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
     if len(set(names)) == len(names):
         return names
     return [f"{name} {arm_id(cfg)[:6]}" for name, cfg in zip(names, configs, strict=True)]
@@ -144,7 +146,8 @@ def _options(values: Columns, chains: Columns) -> Columns:
             group, _, last = key.rpartition(".")
             if group and last == choice and not any(_within(group, other) for other in (*chains, *found)):
                 found[group] = [
-                    str(value).rpartition(".")[2] if choice == "_target_" else str(value) for value in column
+                    "none" if value is None else str(value).rpartition(".")[2] if choice == "_target_" else str(value)
+                    for value in column
                 ]
     return found
 
