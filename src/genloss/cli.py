@@ -172,14 +172,18 @@ def _samples(args: argparse.Namespace) -> int:
 
 @verb(
     "trace",
-    "where a record comes from and which models learned from it",
+    "where a record comes from, what was made from it, and which models learned from it",
     DIR,
-    argument("record", help="id of a record, or its beginning"),
+    argument("record", nargs="?", help="id of a record, or its beginning"),
+    argument("--summary", action="store_true", help="of all records: generations, real ancestors, what was dropped"),
+    argument("--json", action="store_true", help="as JSON, to be read by a program"),
 )
 def _trace(args: argparse.Namespace) -> int:
-    from genloss.observatory.lineage import trace
+    from genloss.observatory.lineage import summarise, trace
 
-    return trace(args.dir, args.record)
+    if bool(args.record) == args.summary:
+        raise UserError("record", args.record, "give the id of a record, or --summary, and not both")
+    return summarise(args.dir, args.json) if args.summary else trace(args.dir, args.record, args.json)
 
 
 @verb(

@@ -37,6 +37,7 @@ ENDED, CUT = "end", "length"  # the model said so; the limit was reached
 GROUP = 128  # rows of arrays that are read together
 PART, SHARE = 1 << 22, 1 << 24  # bytes of a file that are read together, and written
 ROWS = 1024  # that are read together at most: equal texts take no bytes in a file
+NARROW = 1 << 16  # the same, of columns that hold ids, numbers and short words alone
 
 
 def normal(text: str) -> str:
@@ -244,6 +245,23 @@ def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Tab
             size = max(1, min(ROWS, about.num_rows * PART // max(PART, about.total_byte_size)))
             for batch in file.iter_batches(size, row_groups=[group], columns=named):
                 yield pa.Table.from_batches([batch])
+
+
+def columns(path: Path) -> list[str]:
+    """The names of a file's columns."""
+    with _reading(path):
+        return list(pq.read_schema(path).names)
+
+
+def scan(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Narrow columns of a file, those that it has, in parts of NARROW rows. What is repeated (`reason`, `recipe`) is
+    read as a dictionary."""
+    with _reading(path):
+        named = [name for name in pq.read_schema(path).names if name in columns]
+        words = [name for name in named if name in ("reason", "recipe")]
+        file = pq.ParquetFile(path, memory_map=True, read_dictionary=words)
+        for batch in file.iter_batches(NARROW, columns=named):
+            yield pa.Table.from_batches([batch])
 
 
 def _taken(files: Sequence[Path], rows: np.ndarray) -> Iterator[pa.Table]:

@@ -5,5 +5,6 @@ tables      those numbers, arm by round, as text, Markdown and CSV
 figures     the same as lines over rounds; and a study's panels
 report      all three written into a folder (`genloss report`)
 compare     arms compared over seeds: differences and trends, their intervals and verdicts
-lineage     where one record comes from, and which rounds learned from it (`genloss trace`)
+lineage     where records come from, what was made from them, which rounds learned from them (`genloss trace`)
+ancestry    its arithmetic, on arrays
 """
