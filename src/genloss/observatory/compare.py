@@ -224,11 +224,15 @@ def together(outcomes: Sequence[Outcome], looked: int = 0) -> list[Outcome]:
     """The outcomes of a study with p corrected: Bonferroni over the looks at a line (two if it has more seeds than the
     `looked` of an earlier one), then Holm over the lines."""
     p = [o.p * (2 if 0 < looked < o.seeds else 1) for o in outcomes]
-    found = list(outcomes)
-    least = 0.0
+    return [replace(o, corrected=corrected) for o, corrected in zip(outcomes, holm(p), strict=True)]
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected by Holm's step-down method: the chance of any false rejection among them is at most LEVEL."""
+    found, least = [0.0] * len(p), 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
         least = max(least, min(1.0, (len(p) - rank) * p[i]))
-        found[i] = replace(outcomes[i], corrected=least)
+        found[i] = least
     return found
 
 
