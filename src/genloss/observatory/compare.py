@@ -285,12 +285,12 @@ def _orders(arms: int) -> np.ndarray:
     return np.stack([np.arange(arms), *(rng.permutation(arms) for _ in range(math.factorial(ORDERS) - 1))])
 
 
-def flat(values: Sequence[float]) -> bool:
+def flat(values: Sequence[float] | np.ndarray) -> bool:
     """Whether they are all the same, but for rounding."""
     return float(np.ptp(values)) <= 1e-12 * max(1.0, float(np.abs(values).max()))
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     """(mean, ends of its 1 - LEVEL interval), Student's t over seeds."""
     from scipy import stats
 
@@ -299,7 +299,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - reach, mean + reach
 
 
-def chance(values: Sequence[float]) -> float:
+def chance(values: Sequence[float] | np.ndarray) -> float:
     """Two-sided p of the t test that their mean is 0; without spread, of their signs."""
     from scipy import stats
 
