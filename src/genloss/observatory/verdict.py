@@ -28,7 +28,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ READS: dict[str, dict[str, tuple[Reading, ...]]] = {
     },
     "categorical": {
         RISK: (Reading("heldout_loss", 1, log=True), Reading("drift", 1, log=True, bounded=True)),
-        SPREAD: (Reading("entropy", -1), Reading("diversity", -1, log=True)),
+        SPREAD: (Reading("diversity", -1, log=True),),  # whose logarithm falls in a line under replace
         TAIL: (Reading("lost_mass", 1, log=True),),
     },
     "gmm": {
@@ -232,17 +232,17 @@ class Condition:
     values: np.ndarray
     margin: float = RELEVANT
 
-    @property
+    @cached_property
     def p(self) -> float:
         """One-sided, of Student's t; of signs where seeds do not differ."""
         two = chance(self.values)
         return two / 2 if self.values.mean() > 0 else 1 - two / 2
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float, float]:
         return interval(self.values)
 
-    @property
+    @cached_property
     def absent(self) -> bool:
         return self.interval[2] < self.margin
 
@@ -291,7 +291,7 @@ class Found:
     by_round: Mapping[int, np.ndarray] = field(default_factory=dict)
     note: str = ""
 
-    @property
+    @cached_property
     def p(self) -> float:
         return max(condition.p for condition in self.conditions)
 
@@ -481,8 +481,7 @@ def verdicts(found: Sequence[Group], chosen: str | None = None) -> list[Row]:
     more_seeds, reason; null where there is nothing to say.
     """
     pairs = [(group, control_of(group, found, chosen)) for group in found]
-    some = any(control for _, control in pairs)
-    compared = [(group, control) for group, control in pairs if control or not some]
+    compared = [(group, control) for group, control in pairs if control or not (group.real or chosen)]
     tested: list[tuple[Row, Found | None]] = []
     for group, control in compared:
         for name, test in DEFINITIONS.items():
