@@ -115,10 +115,11 @@ def _round(args: argparse.Namespace) -> int:
 
 @verb(
     "report",
-    "table and figure of finished runs or sweeps; rebuilds their MLflow view",
+    "verdicts, table and figure of finished runs or sweeps; rebuilds their MLflow view",
     argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories or sweeps"),
     argument("--metric", help="what the table and the figure show (default: the domain's own)"),
-    argument("--out", type=Path, help="folder for report.md, rounds.csv and the figure"),
+    argument("--control", metavar="ARM", help="what verdicts compare with (default: arms on real records alone)"),
+    argument("--out", type=Path, help="folder for report.md, rounds.csv, verdicts.json and the figure"),
     TRACKING,
 )
 def _report(args: argparse.Namespace) -> int:
@@ -128,7 +129,9 @@ def _report(args: argparse.Namespace) -> int:
     from genloss.workflow.tracking import rebuild_all
 
     found = [(folder, true_arms(folder)) for folder in args.dirs]
-    code = report(args.dirs, told_apart([arm for _, arms in found for arm in arms]), args.metric, args.out)
+    code = report(
+        args.dirs, told_apart([arm for _, arms in found for arm in arms]), args.metric, args.out, args.control
+    )
     rebuild_all(found, uri)
     return code
 

@@ -224,11 +224,15 @@ def together(outcomes: Sequence[Outcome], looked: int = 0) -> list[Outcome]:
     """The outcomes of a study with p corrected: Bonferroni over the looks at a line (two if it has more seeds than the
     `looked` of an earlier one), then Holm over the lines."""
     p = [o.p * (2 if 0 < looked < o.seeds else 1) for o in outcomes]
-    found = list(outcomes)
-    least = 0.0
+    return [replace(o, corrected=corrected) for o, corrected in zip(outcomes, holm(p), strict=True)]
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected by Holm's step-down method: the chance of any false rejection among them is at most LEVEL."""
+    found, least = [0.0] * len(p), 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
         least = max(least, min(1.0, (len(p) - rank) * p[i]))
-        found[i] = replace(outcomes[i], corrected=least)
+        found[i] = least
     return found
 
 
@@ -281,12 +285,12 @@ def _orders(arms: int) -> np.ndarray:
     return np.stack([np.arange(arms), *(rng.permutation(arms) for _ in range(math.factorial(ORDERS) - 1))])
 
 
-def flat(values: Sequence[float]) -> bool:
+def flat(values: Sequence[float] | np.ndarray) -> bool:
     """Whether they are all the same, but for rounding."""
     return float(np.ptp(values)) <= 1e-12 * max(1.0, float(np.abs(values).max()))
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     """(mean, ends of its 1 - LEVEL interval), Student's t over seeds."""
     from scipy import stats
 
@@ -295,7 +299,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - reach, mean + reach
 
 
-def chance(values: Sequence[float]) -> float:
+def chance(values: Sequence[float] | np.ndarray) -> float:
     """Two-sided p of the t test that their mean is 0; without spread, of their signs."""
     from scipy import stats
 

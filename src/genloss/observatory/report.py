@@ -1,4 +1,4 @@
-"""Reports: a table of arm by round, the figure and a CSV, from the metrics.json of finished rounds.
+"""Reports: verdicts, a table of arm by round, the figure and a CSV, from the metrics.json of finished rounds.
 
 genloss report runs/sweep-1234abcd                      # writes report.md, rounds.csv, rounds.png there
 genloss report runs/text-replace-* --metric distinct_2  # any metric, any runs
@@ -17,6 +17,7 @@ from genloss.core.errors import UserError
 from genloss.core.files import keep
 from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
+from genloss.observatory import verdict
 from genloss.observatory.figures import PANELS, rounds_figure
 from genloss.observatory.results import Arm, measured, read, rounds_of, sweep_entries, turned, without_rounds
 from genloss.observatory.tables import rounds_csv, table
@@ -24,12 +25,15 @@ from genloss.observatory.tables import rounds_csv, table
 SUMMARY = "summary.json"
 
 
-def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None, redraw: bool = True) -> str:
-    """Write rounds.csv, report.md and rounds.png to `out`; returns the table as text.
+def write_report(
+    arms: Sequence[Arm], out: Path, metric: str | None = None, redraw: bool = True, control: str | None = None
+) -> str:
+    """Write rounds.csv, report.md and rounds.png to `out`, and verdicts.json if there are several arms; returns the
+    table and the verdicts as text.
 
     metric: of the table and the first panel; None: the headline of the first arm's domain, if it was measured. redraw:
-    whether a figure of the same numbers is drawn again. Arms without a finished round are left out; UserError if there
-    is no other.
+    whether a figure of the same numbers is drawn again. control: what verdicts compare with (verdict.control_of). Arms
+    without a finished round are left out; UserError if there is no other.
     """
     found = [(folder, run) for (_, folder), run in zip(arms, read(arms), strict=True) if run[1]]
     if not found:
@@ -40,14 +44,18 @@ def write_report(arms: Sequence[Arm], out: Path, metric: str | None = None, redr
     said = {name: turned(folder, rounds) for folder, (name, rounds) in found}
     warnings = "".join(f"\n\nwarning: {name}: {why}" for name, why in said.items() if why)
     text = table(runs, metric) + warnings
+    rows = verdict.verdicts(verdict.groups(arms), control)
+    if len(found) > 1:
+        verdict.write(rows, out, control)
     numbers, words, figure = (out / name for name in ("rounds.csv", "report.md", "rounds.png"))
     shown_table = table(runs, metric, markdown=True) + warnings
     keep(numbers, rounds_csv(runs))
-    keep(words, f"# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
+    said_first = f"# Verdicts\n\n{verdict.shown(rows, markdown=True)}"
+    keep(words, f"{said_first}\n\n# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
     drawn = figure.is_file() and figure.stat().st_mtime >= max(p.stat().st_mtime for p in (numbers, words))
     if redraw or not drawn:
         rounds_figure(runs, figure, [metric, *(m for m in panels if m != metric)][:PANELS])
-    return f"{metric}\n\n{text}"
+    return f"{metric}\n\n{text}\n\n{verdict.shown(rows)}"
 
 
 def write_summary(folder: Path) -> None:
@@ -80,7 +88,9 @@ def next_commands(folder: Path) -> str:
     )
 
 
-def report(folders: Sequence[Path], arms: Sequence[Arm], metric: str | None, out: Path | None) -> int:
+def report(
+    folders: Sequence[Path], arms: Sequence[Arm], metric: str | None, out: Path | None, control: str | None = None
+) -> int:
     """`genloss report`: one report of the arms of `folders` (run directories or sweeps), printed and written.
 
     out: None: a sweep's own folder; below a single run directory, report/; else report/ beside the runs (that of the
@@ -92,8 +102,9 @@ def report(folders: Sequence[Path], arms: Sequence[Arm], metric: str | None, out
     own = len(arms) == 1 and (target.resolve().parent == arms[0][1])
     if own and arms[0][1].parent.name != "runs":  # the same wherever it is made: DVC runs copies of the project
         arms = [("run", arms[0][1])]
-    print(write_report(arms, target, metric))
+    print(write_report(arms, target, metric, control=control))
     if own:
         write_summary(arms[0][1])
-    print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png")
+    more = f", {verdict.FILE}" if (target / verdict.FILE).is_file() else ""
+    print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png{more}")
     return 0

@@ -40,6 +40,7 @@ from genloss.core.places import in_project, is_project, load_params, project_roo
 from genloss.core.plugin import flatten
 from genloss.core.rundir import RunDir, round_name
 from genloss.language.curve import stride
+from genloss.observatory import verdict
 from genloss.observatory.results import Arm, metrics_of, rounds_of, sweep_entries
 from genloss.observatory.samples import samples
 from genloss.workflow.identity import CHAINS, CHOICES, arm_id, arm_identity, option, title
@@ -489,6 +490,15 @@ class Run:
             self.client.log_batch(self.run_id, tags=new[at : at + 100])
         known |= {tag.key: tag.value for tag in new}
 
+    def numbers(self, numbers: Mapping[str, float | None]) -> None:
+        """Log metrics of no round, those that differ alone."""
+        from mlflow.entities import Metric
+
+        known, now = self.run.data.metrics, int(time.time() * 1000)
+        new = [Metric(k, v, now, 0) for k, v in numbers.items() if v is not None and known.get(k) != v]
+        if new:
+            self.client.log_batch(self.run_id, metrics=new)
+
     def state(self, state: str, why: str = "") -> None:
         """RUNNING, or how it ended, and why if it failed; the time of its end stays where the state does."""
         if self.run.info.status == state:
@@ -559,11 +569,41 @@ class SweepView(Run):
         states = {STATES.get(entry["state"], "KILLED") for entry in entries}
         failed = [f"{entry['name']}: {entry['error']}" for entry in entries if entry["state"] == "failed"]
         self.tag(description(self.folder))
-        for name in ("report.md", "rounds.csv", "rounds.png"):
+        for name in ("report.md", "rounds.csv", "rounds.png", verdict.FILE):
             if (self.folder / name).is_file():
                 self.attach(self.folder / name)
+        self._verdicts()
         state = next(s for s in ("KILLED", "FAILED", "FINISHED") if s in states)
         self.state(state, "; ".join(failed) if state == "FAILED" else "")
+
+    def _verdicts(self) -> None:
+        """Tags and metrics that runs can be filtered by: tags.`verdict.tail` = 'yes', metrics.`verdict/effect_tail` >
+        0.1. Those of an arm are those of its group of seeds; the sweep's say what is true of an arm of it."""
+        rows = verdict.read(self.folder)
+        if not rows:
+            return
+        self.tag(verdict_tags(rows))
+        sweep = json.loads((self.folder / "sweep.json").read_text())
+        names = {i: entry["name"] for i, entry in zip(sweep["arms"], sweep_entries(self.folder), strict=True)}
+        for run in found(self.client, self.experiment, IN_SWEEP, sweep_id(self.folder)):
+            name = names.get(run.data.tags.get(ARM))
+            if own := [row for row in rows if name in row["arms"]]:
+                arm = Run(self.client, self.experiment, run)
+                arm.tag(verdict_tags(own))
+                arm.numbers({f"verdict/effect_{row['definition']}": row["effect"] for row in own})
+
+
+def verdict_tags(rows: Sequence[verdict.Row]) -> dict[str, str]:
+    """What is so of at least one arm: of every definition, and of any at all ("verdict.any")."""
+    words = (verdict.YES, verdict.OPEN, verdict.NO, verdict.UNTESTABLE)  # the first that an arm has
+    by_name: dict[str, set[str]] = {}
+    for row in rows:
+        if row["definition"] == verdict.NONE:  # the opposite of any
+            word: str = row["verdict"]
+            by_name.setdefault("any", set()).add({verdict.YES: verdict.NO, verdict.NO: verdict.YES}.get(word, word))
+        else:
+            by_name.setdefault(row["definition"], set()).add(row["verdict"])
+    return {f"verdict.{name}": next(w for w in words if w in found) for name, found in by_name.items()}
 
 
 class View(Run):

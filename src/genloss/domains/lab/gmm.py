@@ -143,8 +143,10 @@ class Gmm(Lab):
     def measure(self, model: Parameters, truth: Parameters) -> dict[str, np.ndarray]:
         """modes: those near which (within 3 of their standard deviations) components with enough weight in all are
         centred; recall: share of fresh real points within 3 standard deviations of a component that has enough weight;
-        log_likelihood of those points, in nats a point; diversity: trace of the covariance of all that the model makes;
-        drift: squared distance of its mean."""
+        log_likelihood of those points, in nats a point; confusion: share of those points whose likeliest component lies
+        nearest to another mode than theirs; outside: share of what the model makes that is farther than 3 standard
+        deviations from every mode (of real points exp(-9/2) = 1.1 %); diversity: trace of the covariance of all that
+        the model makes; drift: squared distance of its mean."""
         weights, means = model["weights"], model["means"]
         least = self.threshold / self.modes
         gap = np.linalg.norm(means[:, :, None] - truth["centres"], axis=-1)  # [chains, components, modes]
@@ -158,12 +160,22 @@ class Gmm(Lab):
             inside = (log > peak[:, None] - NEAR**2 / 2) & (weights >= least)[:, None]
         highest = log.max(axis=2, keepdims=True)
         likelihood = np.log(np.exp(log - highest).sum(axis=2)) + highest[..., 0]
+        own = ((truth["test"][:, None] - truth["centres"]) ** 2).sum(axis=-1).argmin(axis=1)  # of the points [test]
+        said = np.take_along_axis(
+            gap.argmin(axis=2), log.argmax(axis=2), axis=1
+        )  # mode of the component [chains, test]
+        made = self.draw(model, stream(self.seed, "outside"), TEST, Draw(), truth)
+        off = (
+            np.linalg.norm(made[:, :, None] - truth["centres"], axis=-1).min(axis=2) > NEAR * self.std
+        )  # [TEST, chains]
         mean = np.einsum("ck,ckd->cd", weights, means)
         spread = np.trace(model["covariances"], axis1=2, axis2=3) + ((means - mean[:, None]) ** 2).sum(axis=2)
         return {
             "modes": covered.sum(axis=1).astype(float),
             "recall": inside.any(axis=2).mean(axis=1),
             "log_likelihood": likelihood.mean(axis=1),
+            "confusion": (said != own).mean(axis=1),
+            "outside": off.mean(axis=0),
             "diversity": (weights * spread).sum(axis=1),
             "drift": ((mean - truth["centres"].mean(axis=0)) ** 2).sum(axis=1),
         }
