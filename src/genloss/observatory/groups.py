@@ -120,6 +120,6 @@ def _unfinished(folder: Path, rounds: Rounds, note: Mapping[str, Any]) -> str:
         return ""
     said = state if state != "finished" else "unfinished"
     done = max((n for n in rounds if n < missing[0]), default=-1) if missing else last
-    where = "before its first round ended" if done < 0 else f"after round {done} of {last}"
+    where = ", no finished round" if done < 0 else f" after round {done} of {last}"
     why = f": {note['error']}" if note.get("error") else ""
-    return f"{said} {where}{why}"
+    return f"{said}{where}{why}"

@@ -20,10 +20,12 @@ from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
 from genloss.observatory.figures import PANELS, rounds_figure
 from genloss.observatory.groups import grouped
+from genloss.observatory.page import VERDICTS, page
 from genloss.observatory.results import Arm, measured, rounds_of, sweep_entries, turned, without_rounds
 from genloss.observatory.tables import rounds_csv, table
 
 SUMMARY = "summary.json"
+PAGE = "report.html"
 
 
 def write_report(
@@ -33,11 +35,12 @@ def write_report(
     redraw: bool = True,
     differing: Sequence[Mapping[str, Any]] = (),
     sweeps: Sequence[Path] = (),
+    html: Path | None = None,
 ) -> str:
-    """Write rounds.csv, report.md and rounds.png to `out`; returns the table as text.
+    """Write rounds.csv, report.md and rounds.png to `out`, and the page to `html`; returns the table as text.
 
     metric: of the table and the first panel; None: the headline of the first arm's domain, if it was measured. redraw:
-    whether a figure of the same numbers is drawn again. differing, sweeps: as `grouped` takes them; without the former
+    whether a figure and a page of the same numbers are made again. differing, sweeps: as `grouped` takes them; without the former
     every arm is a group of its own. Arms without a finished round are left out of the table; UserError if there is no
     other.
     """
@@ -58,8 +61,13 @@ def write_report(
     keep(numbers, rounds_csv(groups))
     keep(words, f"# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
     drawn = figure.is_file() and figure.stat().st_mtime >= max(p.stat().st_mtime for p in (numbers, words))
+    about = [metric, *(m for m in panels if m != metric)]
     if redraw or not drawn:
-        rounds_figure(shown, figure, [metric, *(m for m in panels if m != metric)][:PANELS])
+        rounds_figure(shown, figure, about[:PANELS])
+    if html is not None:
+        sources = [p for p in (numbers, words, html.with_name(VERDICTS)) if p.is_file()]
+        if redraw or not (html.is_file() and html.stat().st_mtime >= max(p.stat().st_mtime for p in sources)):
+            keep(html, page(groups, about, html.parent, sweeps, "\n".join(said)))
     return f"{metric}\n\n{text}"
 
 
@@ -86,7 +94,7 @@ def next_commands(folder: Path) -> str:
 
     prefix = "" if os.environ.get("VIRTUAL_ENV") or not (root / ".venv").is_dir() else ". .venv/bin/activate; "
     return (
-        f"\nfigure: {folder / 'rounds.png'}\n\nnext:\n"
+        f"\nreport: {folder / PAGE}\nfigure: {folder / 'rounds.png'}\n\nnext:\n"
         f"  {prefix}genloss ui {short(folder)}     # compare the arms round by round in MLflow\n"
         f"  {prefix}cd {short(arm)} && dvc repro     # reproduce an arm ({finished['name']})\n"
         f"  {prefix}genloss run -m {sweep}   # an ablation of your own"
@@ -111,8 +119,10 @@ def report(
     own = len(arms) == 1 and (target.resolve().parent == arms[0][1])
     if own and arms[0][1].parent.name != "runs":  # the same wherever it is made: DVC runs copies of the project
         arms = [("run", arms[0][1])]
-    print(write_report(arms, target, metric, differing=differing, sweeps=folders))
+    # of a run beside report/, which DVC compares: a page has times; DVC itself wants none
+    page_of = None if "DVC_STAGE" in os.environ else (arms[0][1] if own else target) / PAGE
+    print(write_report(arms, target, metric, differing=differing, sweeps=folders, html=page_of))
     if own:
         write_summary(arms[0][1])
-    print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png")
+    print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png{f'; {page_of}' if page_of else ''}")
     return 0
