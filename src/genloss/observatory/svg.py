@@ -127,6 +127,7 @@ def lines(
     low, high = max(low - room, min([low, *ends])), min(high + room, max([high, *ends]))
     pad = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     low, high = low - pad, high + pad
+    xs += [x for g in guides if len(g.x) > 1 for x in g.x]
     first, last = (0, len(names) - 1) if names else (min(xs), max(xs))
 
     def at_x(x: float) -> float:
