@@ -21,8 +21,10 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.observatory.verdict import DEFINITIONS, NO, NONE, OPEN, UNTESTABLE, YES, Group, groups, verdicts
+from genloss.observatory.groups import grouped
+from genloss.observatory.verdict import DEFINITIONS, NO, NONE, OPEN, UNTESTABLE, YES, Group, compared, verdicts
 from genloss.workflow.compose import compose, to_yaml
+from genloss.workflow.sweep import differing
 
 SWEEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1000  # simulated, a cell
 SEEDS = (3, 5, 10)
@@ -139,7 +141,8 @@ def lab(folder: Path) -> None:
                 Loop(Experiment(cfg), RunDir(arm, Store(folder / "store"))).run()
                 arms.append((f"{regime} seed {seed}", arm))
             print(domain, regime, file=sys.stderr, flush=True)
-        said = {(row["arm"], row["definition"]): row["verdict"] for row in verdicts(groups(arms))}
+        rows_of = verdicts(compared(grouped(arms, differing(arms))))
+        said = {(row["arm"], row["definition"]): row["verdict"] for row in rows_of}
         for regime in REGIMES:
             expected = THEORY.get((domain, regime), {})
             cells = []

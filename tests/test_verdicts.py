@@ -20,6 +20,7 @@ from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.observatory import verdict
 from genloss.observatory.compare import LEVEL, holm
+from genloss.observatory.groups import grouped
 from genloss.observatory.report import write_report
 from genloss.observatory.results import Arm, Rounds
 from genloss.observatory.verdict import (
@@ -32,7 +33,7 @@ from genloss.observatory.verdict import (
     YES,
     Group,
     Row,
-    groups,
+    compared,
     needed,
     onset,
     power,
@@ -42,6 +43,7 @@ from genloss.observatory.verdict import (
     verdicts,
 )
 from genloss.workflow.compose import compose, to_yaml
+from genloss.workflow.sweep import differing
 from genloss.workflow.tracking import verdict_tags
 from support import Project
 
@@ -237,7 +239,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> list[Arm]:
 
 
 def test_on_the_lab_verdicts_are_those_of_theory(lab: list[Arm]) -> None:
-    found = groups(lab)
+    found = compared(grouped(lab, differing(lab)))
     assert [(g.name, sorted(g.seeds), g.real) for g in found] == [
         ("real_only", [0, 1, 2, 3], True),
         ("accumulate", [0, 1, 2, 3], False),
@@ -254,7 +256,7 @@ def test_on_the_lab_verdicts_are_those_of_theory(lab: list[Arm]) -> None:
 
 
 def test_a_report_begins_with_verdicts(lab: list[Arm], tmp_path: Path) -> None:
-    text = write_report(lab, tmp_path)
+    text = write_report(lab, tmp_path, differing=differing(lab))
     words = (tmp_path / "report.md").read_text()
     assert words.startswith("# Verdicts\n\n| arm | against | catastrophic |") and "lost_mass" in words
     assert "yes, since 1" in text and "replace  real_only" in " ".join(text.split()).replace(
@@ -264,7 +266,7 @@ def test_a_report_begins_with_verdicts(lab: list[Arm], tmp_path: Path) -> None:
     assert (whole["schema"], whole["alpha"], whole["control"]) == (1, LEVEL, None)
     assert whole["verdicts"] == verdict.read(tmp_path) and len(whole["verdicts"]) == 2 * (len(DEFINITIONS) + 1)
     assert verdict.read(tmp_path / "elsewhere") == []
-    write_report(lab, tmp_path, control="accumulate")
+    write_report(lab, tmp_path, control="accumulate", differing=differing(lab))
     assert {row["control"] for row in verdict.read(tmp_path)} == {"accumulate"}
     (tmp_path / "verdicts.json").write_text("{")
     with pytest.raises(UserError, match="is damaged, or of another version"):

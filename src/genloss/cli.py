@@ -125,13 +125,12 @@ def _round(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     uri = address_of(args)
     from genloss.observatory.report import report
-    from genloss.workflow.sweep import told_apart, true_arms
+    from genloss.workflow.sweep import differing, told_apart, true_arms
     from genloss.workflow.tracking import rebuild_all
 
     found = [(folder, true_arms(folder)) for folder in args.dirs]
-    code = report(
-        args.dirs, told_apart([arm for _, arms in found for arm in arms]), args.metric, args.out, args.control
-    )
+    arms = told_apart([arm for _, arms in found for arm in arms])
+    code = report(args.dirs, arms, args.metric, args.out, differing(arms), args.control)
     rebuild_all(found, uri)
     return code
 

@@ -1,6 +1,6 @@
 """Figures, written as PNG: the same numbers give the same bytes.
 
-rounds_figure(read(arms_of(sweep)), Path("rounds.png"), ["distinct_2"])      lines over rounds, a panel a metric
+rounds_figure(groups, Path("rounds.png"), ["distinct_2"])                    lines over rounds, a panel a metric
 panels_figure(study.panels, arms, Path("study.png"))                         bars and lines over seeds, of a study
 with drawing(path, heights=[3.3], columns=2) as (figure, axes): ...          any other; axes [rows, columns]
 """
@@ -19,7 +19,8 @@ import numpy as np
 
 from genloss.core.files import aside_of
 from genloss.observatory.compare import Arms, Panel, interval
-from genloss.observatory.results import Read, Rounds
+from genloss.observatory.groups import Group
+from genloss.observatory.results import Rounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,15 +96,15 @@ def over_rounds(axis: Axes) -> None:
 # -- lines over rounds, of any arms ------------------------------------------------------------------------------------
 
 
-def rounds_figure(runs: Sequence[Read], path: Path, metrics: Sequence[str]) -> None:
+def rounds_figure(arms: Sequence[Group], path: Path, metrics: Sequence[str]) -> None:
     """One panel for each of `metrics` that an arm has, over rounds; one colour an arm.
 
     Arms that differ in their seed alone are one line, their mean, with their range. Where theory has an expectation, it
     is drawn as THEORY says, in a band of two standard errors: so far off may a measured point lie by chance. A dotted
     grey line is what real data give where generated ones are measured (the metric's floor).
     """
-    groups = by_seed(runs)
-    known = {metric for _, rounds in runs for values in rounds.values() for metric in values}
+    groups = {group.name: [m.rounds for m in group.members] for group in arms}
+    known = {metric for seeds in groups.values() for rounds in seeds for values in rounds.values() for metric in values}
     metrics = [m for m in metrics if m in known]
     with drawing(path, [HEIGHT], len(metrics)) as (figure, axes):
         for axis, metric in zip(axes[0], metrics, strict=True):
@@ -114,16 +115,6 @@ def rounds_figure(runs: Sequence[Read], path: Path, metrics: Sequence[str]) -> N
             over_rounds(axis)
         drawn = [kind for kind in THEORY if any(f"theory/{metric}{kind}" in known for metric in metrics)]
         _legend(figure, axes[0], drawn)
-
-
-def by_seed(runs: Sequence[Read]) -> dict[str, list[Rounds]]:
-    """Arms without "seed N" in their names: {name: one entry a seed}."""
-    groups: dict[str, list[Rounds]] = {}
-    for name, rounds in runs:
-        words = name.split()
-        group = " ".join(words[: words.index("seed")]) if "seed" in words else name
-        groups.setdefault(group or "all", []).append(rounds)
-    return groups
 
 
 def _line(axis: Axes, metric: str, name: str, seeds: Sequence[Rounds], colour: str) -> None:

@@ -1,6 +1,6 @@
 """Reports: verdicts, a table of arm by round, the figure and a CSV, from the metrics.json of finished rounds.
 
-genloss report runs/sweep-1234abcd                      # writes report.md, rounds.csv, rounds.png there
+genloss report runs/sweep-1234abcd                      # writes report.html, report.md, rounds.csv, rounds.png there
 genloss report runs/text-replace-* --metric distinct_2  # any metric, any runs
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from genloss.core.capabilities import Texts
 from genloss.core.contracts import Domain
@@ -19,42 +20,61 @@ from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
 from genloss.observatory import verdict
 from genloss.observatory.figures import PANELS, rounds_figure
-from genloss.observatory.results import Arm, measured, read, rounds_of, sweep_entries, turned, without_rounds
+from genloss.observatory.groups import grouped
+from genloss.observatory.page import page
+from genloss.observatory.results import Arm, measured, rounds_of, sweep_entries, turned, without_rounds
 from genloss.observatory.tables import rounds_csv, table
 
 SUMMARY = "summary.json"
+PAGE = "report.html"
 
 
 def write_report(
-    arms: Sequence[Arm], out: Path, metric: str | None = None, redraw: bool = True, control: str | None = None
+    arms: Sequence[Arm],
+    out: Path,
+    metric: str | None = None,
+    redraw: bool = True,
+    differing: Sequence[Mapping[str, Any]] = (),
+    sweeps: Sequence[Path] = (),
+    html: Path | None = None,
+    control: str | None = None,
 ) -> str:
-    """Write rounds.csv, report.md and rounds.png to `out`, and verdicts.json if there are several arms; returns the
-    table and the verdicts as text.
+    """Write rounds.csv, report.md and rounds.png to `out`, verdicts.json too if there are several arms, and the page
+    to `html`; returns the table and the verdicts as text.
 
     metric: of the table and the first panel; None: the headline of the first arm's domain, if it was measured. redraw:
-    whether a figure of the same numbers is drawn again. control: what verdicts compare with (verdict.control_of). Arms
-    without a finished round are left out; UserError if there is no other.
+    whether a figure and a page of the same numbers are made again. differing, sweeps: as `grouped` takes them; without
+    the former every arm is a group of its own. control: what verdicts compare with (verdict.control_of). Arms without a
+    finished round are left out of the table; UserError if there is no other.
     """
-    found = [(folder, run) for (_, folder), run in zip(arms, read(arms), strict=True) if run[1]]
+    groups = grouped(arms, differing or [{}] * len(arms), sweeps)
+    members = [m for group in groups for m in group.members]
+    found = [m for m in members if m.rounds]
     if not found:
         raise without_rounds(arms[0][1]) if arms else UserError(str(out), None, "no arm to report on")
-    runs = [run for _, run in found]
-    panels = measured(found[0][0] / "params.yaml", runs)
+    shown = [group for group in groups if group.last >= 0]
+    panels = measured(found[0].folder / "params.yaml", [(m.name, m.rounds) for m in found])
     metric = metric or panels[0]
-    said = {name: turned(folder, rounds) for folder, (name, rounds) in found}
-    warnings = "".join(f"\n\nwarning: {name}: {why}" for name, why in said.items() if why)
-    text = table(runs, metric) + warnings
-    rows = verdict.verdicts(verdict.groups(arms), control)
+    said = [f"warning: {m.name}: {why}" for m in found if (why := turned(m.folder, m.rounds))]
+    said += [f"{m.name}: {m.unfinished}" for m in members if m.unfinished and len(members) > 1]
+    warnings = "".join(f"\n\n{line}" for line in said)
+    rows = verdict.verdicts(verdict.compared(groups), control)
     if len(found) > 1:
         verdict.write(rows, out, control)
+    text = table(shown, metric) + warnings
     numbers, words, figure = (out / name for name in ("rounds.csv", "report.md", "rounds.png"))
-    shown_table = table(runs, metric, markdown=True) + warnings
-    keep(numbers, rounds_csv(runs))
+    shown_table = table(shown, metric, markdown=True) + warnings
+    keep(numbers, rounds_csv(groups))
     said_first = f"# Verdicts\n\n{verdict.shown(rows, markdown=True)}"
     keep(words, f"{said_first}\n\n# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
     drawn = figure.is_file() and figure.stat().st_mtime >= max(p.stat().st_mtime for p in (numbers, words))
+    about = [metric, *(m for m in panels if m != metric)]
     if redraw or not drawn:
-        rounds_figure(runs, figure, [metric, *(m for m in panels if m != metric)][:PANELS])
+        rounds_figure(shown, figure, about[:PANELS])
+    if html is not None:
+        sources = [p for p in (numbers, words, html.with_name(verdict.FILE)) if p.is_file()]
+        if redraw or not (html.is_file() and html.stat().st_mtime >= max(p.stat().st_mtime for p in sources)):
+            keep(html, page(groups, about, html.parent, sweeps, "\n".join(said)))
     return f"{metric}\n\n{text}\n\n{verdict.shown(rows)}"
 
 
@@ -81,7 +101,7 @@ def next_commands(folder: Path) -> str:
 
     prefix = "" if os.environ.get("VIRTUAL_ENV") or not (root / ".venv").is_dir() else ". .venv/bin/activate; "
     return (
-        f"\nfigure: {folder / 'rounds.png'}\n\nnext:\n"
+        f"\nreport: {folder / PAGE}\nfigure: {folder / 'rounds.png'}\n\nnext:\n"
         f"  {prefix}genloss ui {short(folder)}     # compare the arms round by round in MLflow\n"
         f"  {prefix}cd {short(arm)} && dvc repro     # reproduce an arm ({finished['name']})\n"
         f"  {prefix}genloss run -m {sweep}   # an ablation of your own"
@@ -89,7 +109,12 @@ def next_commands(folder: Path) -> str:
 
 
 def report(
-    folders: Sequence[Path], arms: Sequence[Arm], metric: str | None, out: Path | None, control: str | None = None
+    folders: Sequence[Path],
+    arms: Sequence[Arm],
+    metric: str | None,
+    out: Path | None,
+    differing: Sequence[Mapping[str, Any]] = (),
+    control: str | None = None,
 ) -> int:
     """`genloss report`: one report of the arms of `folders` (run directories or sweeps), printed and written.
 
@@ -102,9 +127,11 @@ def report(
     own = len(arms) == 1 and (target.resolve().parent == arms[0][1])
     if own and arms[0][1].parent.name != "runs":  # the same wherever it is made: DVC runs copies of the project
         arms = [("run", arms[0][1])]
-    print(write_report(arms, target, metric, control=control))
+    # of a run beside report/, which DVC compares: a page has times; DVC itself wants none
+    page_of = None if "DVC_STAGE" in os.environ else (arms[0][1] if own else target) / PAGE
+    print(write_report(arms, target, metric, differing=differing, sweeps=folders, html=page_of, control=control))
     if own:
         write_summary(arms[0][1])
     more = f", {verdict.FILE}" if (target / verdict.FILE).is_file() else ""
-    print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png{more}")
+    print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png{more}{f'; {page_of}' if page_of else ''}")
     return 0

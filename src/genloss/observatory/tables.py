@@ -1,7 +1,7 @@
 """Tables, as text, Markdown and CSV.
 
-print(table(read(arms_of(sweep)), "distinct_2"))        arm by round, one metric
-rounds_csv(read(arms_of(sweep)))                        every metric, one row an arm and round
+print(table(groups, "distinct_2"))                      arms over seeds by round, one metric (groups.grouped)
+rounds_csv(groups)                                      every metric, one row an arm and round
 aligned(["arm", "p"], [["replace", "0.01"]], {1})       any cells as text; columns of `right` are aligned there
 """
 
@@ -10,11 +10,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from genloss.core.errors import UserError, nearest
-from genloss.observatory.results import Read, Rounds
+from genloss.observatory.groups import Band, Group, band
+from genloss.observatory.results import Rounds
 
 COLUMNS = 10  # rounds that a table shows
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet takes for the beginning of one
 
 
 def columns(last: int) -> list[int]:
@@ -25,15 +28,51 @@ def columns(last: int) -> list[int]:
     return [0, *(n for n in steps if n < last), last]
 
 
-def table(runs: Sequence[Read], metric: str, markdown: bool = False) -> str:
-    """Arm by round, and the change from the first round shown to the last. UserError if no arm has the metric."""
-    known = {k for _, rounds in runs for values in rounds.values() for k in values}
+def table(groups: Sequence[Group], metric: str, markdown: bool = False) -> str:
+    """Group by round: means over seeds and how far their 95 % intervals reach, and the change from the first round
+    shown to the last. UserError if no arm has the metric."""
+    known = {k for g in groups for m in g.members for values in m.rounds.values() for k in values}
     if known and metric not in known:
         raise UserError("metric", metric, f"unknown; {nearest(metric, known)}")
-    shown = columns(max((n for _, rounds in runs for n in rounds), default=0))
-    head = ["arm", *(f"round {n}" for n in shown), "change"]
-    body = [_row(name, rounds, metric, shown) for name, rounds in runs]
+    shown = columns(max((g.last for g in groups), default=0))
+    several = any(len(g.members) > 1 for g in groups)
+    head = ["arm", *(["seeds"] if several else []), *(f"round {n}" for n in shown), "change"]
+    body = [_group_row(group, metric, shown, several) for group in groups]
     return (piped if markdown else aligned)(head, body, range(1, len(head)))
+
+
+def _group_row(group: Group, metric: str, shown: Sequence[int], several: bool) -> list[str]:
+    bands = [group.band(metric, n) for n in shown]
+    done = [m for m in group.members if not m.unfinished]
+    seeds = str(len(group.members)) if len(done) == len(group.members) else f"{len(done)} of {len(group.members)}"
+    name = group.name if done else f"{group.name} (unfinished)"
+    return [
+        name,
+        *([seeds] if several else []),
+        *("" if b is None else _said(b) for b in bands),
+        _change(group, metric),
+    ]
+
+
+def _said(band: Band, sign: str = "") -> str:
+    reach = band.high - band.mean
+    return f"{band.mean:{sign}.3f}" + (f" ±{reach:.3f}" if reach == reach else "")
+
+
+def _change(group: Group, metric: str) -> str:
+    """From each member's first round to its last: of the finished ones, and of the others only if there is no finished
+    one; then with the round that it goes to."""
+    members = [m for m in group.members if not m.unfinished] or group.members
+    pairs, to = [], set()
+    for m in members:
+        having = [n for n in sorted(m.rounds) if metric in m.rounds[n]]
+        if len(having) > 1:
+            pairs.append(m.rounds[having[-1]][metric] - m.rounds[having[0]][metric])
+            to.add(having[-1])
+    if not pairs:
+        return ""
+    until = f" to round {max(to)}" if members[0].unfinished and len(to) == 1 else ""
+    return _said(band(pairs), "+") + until
 
 
 def _row(name: str, rounds: Rounds, metric: str, shown: Sequence[int]) -> list[str]:
@@ -66,20 +105,35 @@ def aligned(head: Sequence[str], body: Sequence[Sequence[str]], right: Collectio
 def piped(head: Sequence[str], body: Sequence[Sequence[str]], right: Collection[int]) -> str:
     """The same in Markdown."""
     rule = ["---:" if i in right else "---" for i in range(len(head))]
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in [head, rule, *body]]
+    rows = [[text.replace("|", "\\|") for text in row] for row in [head, rule, *body]]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def rounds_csv(runs: Sequence[Read]) -> str:
-    """One row an arm and round, one column a metric; without times, which differ between two runs of one thing."""
+def rounds_csv(groups: Sequence[Group]) -> str:
+    """One row an arm and round: what tells the arms apart, a column a key, then one column a metric; without times,
+    which differ between two runs of one thing."""
+    members = [m for group in groups for m in group.members]
+    keys = list(dict.fromkeys(key for m in members for key in m.values))
     rows = [
-        {"arm": name, "round": n, **{k: v for k, v in values.items() if "second" not in k}}
-        for name, rounds in runs
-        for n, values in rounds.items()
+        {"arm": cell(m.name), "round": n}
+        | {key: cell(m.values.get(key)) for key in keys}
+        | {k: v for k, v in values.items() if "second" not in k}
+        for m in members
+        for n, values in m.rounds.items()
     ]
-    names = ["arm", "round", *sorted({k for row in rows for k in row} - {"arm", "round"})]
+    first = ["arm", "round", *keys]
+    names = [*first, *sorted({k for row in rows for k in row} - set(first))]
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: cell(name) for name in names})
     writer.writerows(rows)
     return out.getvalue()
+
+
+def cell(value: Any) -> Any:
+    """A value as a cell of a CSV: text that a spreadsheet would take for a formula begins with an apostrophe there
+    (OWASP, CSV injection); numbers are numbers."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = str(value)
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -1,6 +1,6 @@
 """Is it collapse, in which of its published senses, since which round, how sure? Tests of arms against a control.
 
-    rows = verdicts(groups(arms))              one row an arm group and definition, and one that sums them up
+    rows = verdicts(compared(grouped(...)))    one row an arm group and definition, and one that sums them up
     write(rows, folder); read(folder)          verdicts.json beside the report
     print(shown(rows))                         the table that a report begins with
 
@@ -25,9 +25,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,10 @@ from genloss.core.files import keep
 from genloss.core.hashes import canonical
 from genloss.core.places import load_params
 from genloss.core.plugin import flatten, plain
+from genloss.observatory import groups
 from genloss.observatory.compare import LEVEL, SEEDS, chance, flat, holm, interval
 from genloss.observatory.curves import fit, fit_at
-from genloss.observatory.results import Arm, Rounds, rounds_of
+from genloss.observatory.results import Rounds
 from genloss.observatory.tables import aligned, piped
 
 FILE, SCHEMA = "verdicts.json", 1
@@ -128,8 +128,9 @@ VIEWS = ("runtime", "keep", "tracking", "dvc")  # keys of a config, and what is 
 
 @dataclass(frozen=True)
 class Group:
-    """Arms that differ in their seed alone. known: their config by dotted keys, without what follows from the seed.
-    family: the same for groups that differ in their size alone."""
+    """A group of genloss.observatory.groups, as the tests see it.
+
+    known: its config by dotted keys, without what follows from the seed. family: the same for groups that differ in their size alone."""
 
     name: str
     known: Mapping[str, Any]
@@ -149,30 +150,24 @@ class Group:
         return all(s == 1 for s in shares) if shares else self.known.get("mixing.name") == "real_only"
 
 
-def groups(arms: Sequence[Arm]) -> list[Group]:
-    """The arms that have a finished round, as groups, in their order."""
-    found = [
-        (name, _config(folder), rounds)
-        for name, folder in arms
-        if (folder / "params.yaml").is_file() and (rounds := rounds_of(folder))
-    ]
-    keys = {key for _, known, _ in found for key in known}
-    by_seed = {key for key in keys if all(_follows(known.get(key), known.get("seed")) for _, known, _ in found)}
-    by_size = {key for key in keys if all(known.get(key) == known.get("size") for _, known, _ in found)}
-    made: dict[str, list[tuple[str, dict[str, Any], Rounds]]] = {}
-    for name, known, rounds in found:
-        made.setdefault(_without(known, by_seed), []).append((name, known, rounds))
-    names = _names([[name for name, _, _ in members] for members in made.values()])
-    return [
-        Group(
-            name,
-            {key: value for key, value in members[0][1].items() if key not in by_seed},
-            {int(known["seed"]): rounds for _, known, rounds in members},
-            tuple(arm for arm, _, _ in members),
-            _without(members[0][1], by_seed | by_size),
-        )
-        for name, members in zip(names, made.values(), strict=True)
-    ]
+def compared(found: Sequence[groups.Group]) -> list[Group]:
+    """The groups that have a finished round and a config, with what of it does not follow from the seed."""
+    read = [(g, m, _config(m.folder)) for g in found for m in g.members if m.rounds and _has_config(m.folder)]
+    configs = [known for _, _, known in read]
+    keys = {key for known in configs for key in known}
+    by_seed = {key for key in keys if all(_follows(known.get(key), known.get("seed")) for known in configs)}
+    by_size = {key for key in keys if all(known.get(key) == known.get("size") for known in configs)}
+    made: dict[str, Group] = {}
+    for group, member, known in read:
+        seed, rest = int(known["seed"]), {key: value for key, value in known.items() if key not in by_seed}
+        before = made.get(group.name, Group(group.name, rest, {}, (), _without(rest, by_size)))
+        seeds = {**before.seeds, seed: member.rounds}
+        made[group.name] = replace(before, seeds=seeds, arms=(*before.arms, member.name))
+    return list(made.values())
+
+
+def _has_config(folder: Path) -> bool:
+    return (folder / "params.yaml").is_file()
 
 
 def _without(known: Mapping[str, Any], keys: Collection[str]) -> str:
@@ -187,15 +182,6 @@ def _config(folder: Path) -> dict[str, Any]:
 def _follows(value: Any, seed: Any) -> bool:
     """Whether a value is the seed, or a path of an arm with that seed."""
     return value == seed if not isinstance(value, str) else f"-s{seed}-" in value
-
-
-SEED = re.compile(r"\s*\bseed \d+\b|-s\d+(?=-|$)(-[0-9a-f]{6,16}$)?")  # what names of arms and folders say of it
-
-
-def _names(members: Sequence[Sequence[str]]) -> list[str]:
-    """Names of groups: those of their arms, without the seed where that still tells the groups apart."""
-    short = [SEED.sub("", names[0]).strip() or "all seeds" for names in members]
-    return [s if short.count(s) == 1 else names[0] for s, names in zip(short, members, strict=True)]
 
 
 def control_of(group: Group, found: Sequence[Group], chosen: str | None = None) -> Group | None:

@@ -116,6 +116,15 @@ def varied(configs: Sequence[DictConfig]) -> tuple[Columns, Columns]:
     )
 
 
+def told(configs: Sequence[DictConfig]) -> list[dict[str, Any]]:
+    """Of each arm, by key, what tells it from the others."""
+    if not configs:
+        return []
+    groups, values = varied(configs)
+    columns = groups | values
+    return [{key: column[i] for key, column in columns.items()} for i in range(len(configs))]
+
+
 def names_of(configs: Sequence[DictConfig]) -> list[str]:
     """What tells the arms of a sweep apart, short: the options that were chosen, then the values that differ, then the
     seed."""

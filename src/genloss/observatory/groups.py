@@ -1,0 +1,125 @@
+"""Arms over seeds: those that differ in their seed alone are one group.
+
+groups = grouped(arms, differing, sweeps)     what a sweep's table, figure, page and MLflow's bands are made of
+groups[0].band("distinct_2", 3)               (mean, low, high) over its seeds in round 3
+groups[0].members[1].unfinished               "failed after round 1 of 5: CUDA out of memory"; '' of a finished arm
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genloss.core.places import load_params
+from genloss.observatory.results import Arm, Rounds, rounds_of, sweep_entries
+
+LEVEL = 0.05  # bands over seeds are 1 - LEVEL intervals
+SEED = "seed"
+
+
+class Band(NamedTuple):
+    """A mean over seeds and the ends of its 95 % interval (Student's t); of one seed the ends are nan."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Member:
+    """One arm."""
+
+    name: str
+    folder: Path
+    values: Mapping[str, Any]  # by key, what tells it from the others; its seed among them if seeds differ
+    rounds: Rounds
+    unfinished: str  # why it has not all of its rounds, or what a user must know of it; '' if it is finished
+
+    @property
+    def seed(self) -> Any:
+        return self.values.get(SEED)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Arms that differ in their seed alone."""
+
+    name: str
+    values: Mapping[str, Any]
+    members: Sequence[Member]
+
+    @property
+    def last(self) -> int:
+        """The last round that a member has; -1 without one."""
+        return max((n for m in self.members for n in m.rounds), default=-1)
+
+    @property
+    def rounds(self) -> list[int]:
+        return sorted({n for m in self.members for n in m.rounds})
+
+    def numbers(self, metric: str, n: int) -> list[float]:
+        """The metric in round n, one a member that has it."""
+        return [m.rounds[n][metric] for m in self.members if metric in m.rounds.get(n, {})]
+
+    def band(self, metric: str, n: int) -> Band | None:
+        """Over the seeds that have the metric in round n; None if none has."""
+        found = self.numbers(metric, n)
+        return band(found) if found else None
+
+
+def band(values: Sequence[float]) -> Band:
+    """Mean and interval of at least one number. A number that is none (nan, inf) leaves none of them."""
+    from scipy.special import stdtrit  # Student's t; scipy.stats, which has it too, takes a second to import
+
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Band(mean, float("nan"), float("nan"))
+    reach = float(stdtrit(len(values) - 1, 1 - LEVEL / 2) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return Band(mean, mean - reach, mean + reach)
+
+
+def grouped(arms: Sequence[Arm], differing: Sequence[Mapping[str, Any]], sweeps: Iterable[Path] = ()) -> list[Group]:
+    """The arms in groups, in the order of their first member.
+
+    differing: of each arm, by key, what tells it from the others. sweeps: folders whose notes say how their arms ended.
+    """
+    noted = {(s / e["dir"]).resolve(): e for s in sweeps if (s / "sweep.json").is_file() for e in sweep_entries(s)}
+    found: dict[str, list[Member]] = {}
+    for (name, folder), values in zip(arms, differing, strict=True):
+        rounds = rounds_of(folder)
+        member = Member(name, folder, values, rounds, _unfinished(folder, rounds, noted.get(folder.resolve(), {})))
+        rest = {k: v for k, v in values.items() if k != SEED}
+        key = json.dumps(rest, sort_keys=True, default=str) if values else name
+        found.setdefault(key, []).append(member)
+    groups = []
+    for members in found.values():
+        rest = {k: v for k, v in members[0].values.items() if k != SEED}
+        groups.append(Group(_name(members), rest, members))
+    return groups
+
+
+def _name(members: Sequence[Member]) -> str:
+    """What a group is called: its arms' name without the seed, with which such names end."""
+    first = members[0]
+    if first.seed is None:
+        return first.name
+    return first.name.rpartition(f"seed {first.seed}")[0].strip() or "all"
+
+
+def _unfinished(folder: Path, rounds: Rounds, note: Mapping[str, Any]) -> str:
+    """'' of an arm that has all rounds of its config and did not fail."""
+    params, state = folder / "params.yaml", note.get("state", "finished")
+    last = int(load_params(params).get("rounds", 0)) if params.is_file() else max(rounds, default=0)
+    missing = sorted(set(range(last + 1)) - set(rounds))
+    if not missing and state != "failed":
+        return ""
+    said = state if state != "finished" else "unfinished"
+    done = max((n for n in rounds if n < missing[0]), default=-1) if missing else last
+    where = ", no finished round" if done < 0 else f" after round {done} of {last}"
+    why = f": {note['error']}" if note.get("error") else ""
+    return f"{said}{where}{why}"

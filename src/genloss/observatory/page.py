@@ -1,0 +1,556 @@
+"""report.html: everything that finished rounds say, in one file that needs no network.
+
+keep(out / "report.html", page(groups, panels, out, sweeps))
+
+What is drawn is SVG text in the page (svg.py); scripts add what a reader can do without: hover and zoom (uPlot, whose
+source and licence lie in static/), a filter, tables of each figure's numbers. Text that a model wrote is in a block of
+JSON, which no browser runs, and reaches the page as `textContent`; names, which users choose, are escaped. A policy in
+the page's head forbids every script but the page's own and every address.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from genloss.core.places import project_root
+from genloss.observatory import svg
+from genloss.observatory.figures import THEORY, TITLES
+from genloss.observatory.groups import Group
+from genloss.observatory.readings import BINS, COPIED, LONGEST, Prompt, composition, costs, side_by_side, word_counts
+from genloss.observatory.results import COUNTS
+from genloss.observatory.tables import columns
+from genloss.observatory.verdict import FILE
+
+STATIC = Path(__file__).parent / "static"
+MOST = 120  # metrics that are drawn; rounds.csv has them all
+CELLS = 5  # rounds of texts side by side
+MARKS = {"yes": "●", "no": "○", "cannot tell": "?", "not testable": "–"}
+
+
+def page(groups: Sequence[Group], panels: Sequence[str], out: Path, sweeps: Sequence[Path] = (), note: str = "") -> str:
+    """The whole file. panels: the metrics that matter most, in their order; sweeps: whose commands are shown; note: what
+    else is to be said at the top, one warning a line."""
+    verdicts, damaged = _verdicts(out)
+    control = _control(groups, verdicts)
+    drawn = [group for group in groups if group.last >= 0]
+    charts = Charts(drawn, panels)
+    rows = _rows(drawn)
+    prompts = side_by_side(drawn, rows)
+    sections = [
+        ("verdicts", "Verdicts", _verdict_section(verdicts, damaged)),
+        ("arms", "What differs", _arms(groups, control)),
+        ("metrics", "Metrics over rounds", charts.html(control)),
+        ("composition", "Training sets by generation", _composition(drawn)),
+        ("tails", "Tails", _tails(drawn)),
+        ("texts", "The same prompt side by side", _texts(prompts, rows)),
+        ("cost", "Cost", _cost(drawn)),
+        ("again", "How to reproduce", _again(groups, out, sweeps)),
+    ]
+    sections = [(name, title, body) for name, title, body in sections if body]
+    rounds = max((g.last for g in groups), default=0)
+    arms = sum(len(g.members) for g in groups)
+    heading = _heading(groups, sweeps)
+    data = {"charts": charts.data(), "texts": _texts_data(drawn, prompts, rows)}
+    script = (STATIC / "uPlot.iife.min.js").read_text() + "\n" + (STATIC / "page.js").read_text()
+    style = (STATIC / "uPlot.min.css").read_text() + "\n" + (STATIC / "page.css").read_text()
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'; img-src data:"
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
+    warnings = "".join(f'<p class="warning">{escape(line)}</p>' for line in note.splitlines() if line.strip())
+    body = "".join(f'<section id="{name}"><h2>{title}</h2>{inside}</section>' for name, title, inside in sections)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(heading)}</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+<a class="skip" href="#verdicts">to the verdicts</a>
+<header><h1>{escape(heading)}</h1>
+<p>{_counted(len(groups), "group")} of arms, {_counted(arms, "arm")}, rounds 0 to {rounds}. Bands and ± are 95 % intervals
+of the mean over seeds (Student's t); of one seed there is none.</p>
+<nav aria-label="sections">{links}</nav></header>
+<main>{warnings}{body}</main>
+<dialog id="zoom" aria-labelledby="zoom-title"><form method="dialog"><h2 id="zoom-title"></h2>
+<button>close</button></form><div id="plot"></div>
+<p>Drag: zoom. Double click: all rounds. ← and →: the round before and after.</p></dialog>
+<script type="application/json" id="data">{embedded(data)}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def embedded(data: Any) -> str:
+    """JSON for a script block: nothing in it ends the block or begins a comment; numbers that are none are null."""
+    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _place(folder: Path) -> str:
+    """A folder as a user of the project names it."""
+    root = project_root()
+    return os.path.relpath(folder, root) if folder.resolve().is_relative_to(root) else folder.name
+
+
+def _heading(groups: Sequence[Group], sweeps: Sequence[Path]) -> str:
+    members = [m for g in groups for m in g.members]
+    if len(members) == 1:
+        return members[0].folder.name
+    return ", ".join(s.resolve().name for s in sweeps[:3]) or "report"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 1) -> str:
+    """A table that scrolls by itself. Cells are HTML; those from column `right` on are numbers."""
+    top = "".join(f'<th scope="col"{_number(i, right)}>{cell}</th>' for i, cell in enumerate(head))
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<th scope="row">{cell}</th>' if i == 0 else f"<td{_number(i, right)}>{cell}</td>"
+            for i, cell in enumerate(row)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _number(i: int, right: int) -> str:
+    return ' class="n"' if i >= right else ""
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------------------
+
+
+def _verdicts(out: Path) -> tuple[dict[str, Any], str]:
+    """verdicts.json beside the page, and why it cannot be shown; {} where there is none."""
+    path = out / FILE
+    if not path.is_file():
+        return {}, ""
+    try:
+        found = json.loads(path.read_text())
+        rows = found["verdicts"]
+        if not all(isinstance(row[key], str) for row in rows for key in ("arm", "definition", "verdict")):
+            raise TypeError
+        return dict(found), ""
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}, f"{FILE} is damaged; delete it, and the report's command writes it again"
+
+
+def _control(groups: Sequence[Group], verdicts: Mapping[str, Any]) -> str:
+    """The name of the group that others are held against: what the verdicts say, else the one on real data alone."""
+    if isinstance(named := verdicts.get("control"), str) and named:
+        return named
+    return next((g.name for g in groups if g.values.get("mixing") == "real_only"), "")
+
+
+def _verdict_section(verdicts: Mapping[str, Any], damaged: str) -> str:
+    if damaged:
+        return f'<p class="warning">{escape(damaged)}</p>'
+    if not verdicts.get("verdicts"):
+        return "<p>No verdicts: they need a sweep with a control arm and several seeds.</p>"
+    rows = verdicts["verdicts"]
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    definitions = list(dict.fromkeys(row["definition"] for row in rows))
+    by = {(row["arm"], row["definition"]): row for row in rows}
+    lines = "".join(
+        f"<li>{_verdict_line(arm, [by[arm, d] for d in definitions if (arm, d) in by])}</li>" for arm in arms
+    )
+    matrix = _table(
+        ["arm", *map(escape, definitions)],
+        [[escape(arm), *(_verdict_cell(by.get((arm, d))) for d in definitions)] for arm in arms],
+        99,
+    )
+    head = ["arm", "definition", "verdict", "metric", "effect", "95 % interval", "p", "p, Holm", "since round", "seeds"]
+    detail = _table([*head, "why"], [_verdict_row(row) for row in rows], 4)
+    alpha = verdicts.get("alpha")
+    control = escape(str(verdicts.get("control") or "none"))
+    level = f", all together at level {alpha}" if alpha else ""
+    keys = ", ".join(f"{mark} {word}" for word, mark in MARKS.items())
+    return (
+        f'<ul class="lines">{lines}</ul><p>Against <b>{control}</b>, paired over seeds{level}. {keys}.</p>{matrix}'
+        f"<details><summary>effects, intervals, p</summary>{detail}</details>"
+    )
+
+
+def _verdict_line(arm: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    yes = [row for row in rows if row["verdict"] == "yes"]
+    open_ = [row for row in rows if row["verdict"] == "cannot tell"]
+    tested = [row for row in rows if row["verdict"] != "not testable"]
+    if yes:
+        onsets = [row["onset"] for row in yes if row.get("onset") is not None]
+        since = f", since round {min(onsets)}" if onsets else ""
+        said = f"collapse by {len(yes)} of {len(tested)} definitions{since}"
+    elif not tested:
+        said = "not testable"
+    elif open_:
+        more = [row["more_seeds"] for row in open_ if row.get("more_seeds")]
+        said = f"cannot tell by {len(open_)} of {len(tested)} definitions"
+        said += f"; {min(more)} more seeds may" if more else ""
+    else:
+        said = f"no collapse by any of {len(tested)} definitions"
+    return f"<b>{escape(arm)}</b>: {said}"
+
+
+def _verdict_cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    word = str(row["verdict"])
+    onset = f" since {row['onset']}" if word == "yes" and row.get("onset") is not None else ""
+    kind = word.replace(" ", "-") if word in MARKS else "other"
+    return f'<span class="v {kind}">{MARKS.get(word, "")} {escape(word)}{escape(onset)}</span>'
+
+
+def _verdict_row(row: Mapping[str, Any]) -> list[str]:
+    def said(key: str) -> str:
+        value = row.get(key)
+        return svg.number(value) if isinstance(value, (int, float)) else escape(str(value or ""))
+
+    ends = row.get("interval") or []
+    between = " to ".join(svg.number(v) for v in ends if isinstance(v, (int, float)))
+    first = [escape(str(row["arm"])), escape(row["definition"]), _verdict_cell(row), said("metric"), said("effect")]
+    more = f"{row['more_seeds']} more seeds may tell. " if row.get("more_seeds") else ""
+    return [*first, between, said("p"), said("p_holm"), said("onset"), said("seeds"), more + said("reason")]
+
+
+# -- arms --------------------------------------------------------------------------------------------------------------
+
+
+def _arms(groups: Sequence[Group], control: str) -> str:
+    keys = list(dict.fromkeys(key for group in groups for key in group.values))
+    rows = []
+    for i, group in enumerate(groups):
+        name = f"{svg.swatch(i)} {escape(group.name)}{' (control)' if group.name == control else ''}"
+        seeds = ", ".join(str(m.seed) for m in group.members if m.seed is not None) or str(len(group.members))
+        unfinished = [f"{m.name}: {m.unfinished}" for m in group.members if m.unfinished]
+        state = f'<span class="warning">{escape("; ".join(unfinished))}</span>' if unfinished else "finished"
+        rows.append([name, *(escape(str(group.values.get(key, ""))) for key in keys), seeds, str(group.last), state])
+    if len(groups) == 1 and not keys:
+        return (
+            ""
+            if not any(m.unfinished for m in groups[0].members)
+            else _table(["arm", "seeds", "last round", ""], rows, 9)
+        )
+    return _table(["arm", *map(escape, keys), "seeds", "last round", "state"], rows, 99)
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+class Charts:
+    """One figure a metric, over rounds."""
+
+    def __init__(self, groups: Sequence[Group], panels: Sequence[str]):
+        self.groups = groups
+        known = {k for g in groups for m in g.members for values in m.rounds.values() for k in values}
+        self.known = known
+        own = [k for k in known if not k.endswith(("_floor", "_se")) and not k.startswith(("theory/", "seconds/"))]
+        own.sort(
+            key=lambda k: (k not in panels, panels.index(k) if k in panels else 0, k.startswith(COUNTS), _natural(k))
+        )
+        self.metrics, self.left = own[:MOST], own[MOST:]
+        self.first = [m for m in self.metrics if m in panels]
+        self.counts = [m for m in self.metrics if m.startswith(COUNTS) and m not in panels]
+        self.rest = [m for m in self.metrics if m not in self.first and m not in self.counts]
+
+    def series(self, metric: str) -> list[svg.Series]:
+        found = []
+        theory = f"theory/{metric}" in self.known
+        for i, group in enumerate(self.groups):
+            bands = [(n, b) for n in group.rounds if (b := group.band(metric, n)) is not None]
+            if bands:
+                mean, low, high = zip(*(b for _, b in bands), strict=True)
+                found.append(svg.Series(group.name, i, [n for n, _ in bands], mean, low, high, dots=theory))
+        return found
+
+    def guides(self, metric: str) -> list[svg.Guide]:
+        found = []
+        for i, group in enumerate(self.groups):
+            for at, kind in enumerate(THEORY):
+                key = f"theory/{metric}{kind}"
+                points = [(n, group.numbers(key, n)) for n in group.rounds]
+                points = [(n, values) for n, values in points if values]
+                if not points:
+                    continue
+                error = [] if kind else [2 * (group.numbers(f"{metric}_se", n) or [0.0])[0] for n, _ in points]
+                rounds, values = [n for n, _ in points], [v[0] for _, v in points]
+                found.append(svg.Guide(f"theory{at}", i, rounds, values, error))
+        if floor := self.floor(metric):
+            found.append(svg.Guide("floor", None, list(floor), list(floor.values())))
+        return found
+
+    def floor(self, metric: str) -> dict[int, float]:
+        """What real text gives, a mean over arms, by round."""
+        each: dict[int, list[float]] = {}
+        for group in self.groups:
+            for n in group.rounds:
+                each.setdefault(n, []).extend(group.numbers(f"{metric}_floor", n))
+        return {n: sum(values) / len(values) for n, values in sorted(each.items()) if values}
+
+    def figure(self, metric: str) -> str:
+        title = TITLES.get(metric, metric).replace("\n", " ")
+        drawn = svg.lines(f"{title}, over rounds", self.series(metric), self.guides(metric))
+        name = "" if title == metric else f" <code>{escape(metric)}</code>"
+        return (
+            f'<figure data-metric="{escape(metric)}"><figcaption>{escape(title)}{name}</figcaption>{drawn}'
+            f'<div class="tools"><button type="button" class="zoom">hover and zoom</button>'
+            f"<details><summary>numbers</summary></details></div></figure>"
+        )
+
+    def html(self, control: str) -> str:
+        if not self.metrics:
+            return "<p>No metrics.</p>"
+        legend = "".join(
+            f"<li>{svg.swatch(i)} {escape(g.name)}{' (control)' if g.name == control else ''}"
+            f"{' (unfinished)' if any(m.unfinished for m in g.members) else ''}</li>"
+            for i, g in enumerate(self.groups)
+        )
+        if any(self.floor(m) for m in self.metrics):
+            legend += f"<li>{_guide_swatch('floor')} real text (floor)</li>"
+        for at, (kind, says) in enumerate(THEORY.items()):
+            if any(
+                k.startswith("theory/") and k.removeprefix("theory/") == f"{m}{kind}"
+                for m in self.metrics
+                for k in self.known
+            ):
+                legend += f"<li>{_guide_swatch(f'theory{at}')} {says[0]}</li>"
+        html = f'<ul class="legend" aria-label="legend">{legend}</ul>'
+        html += (
+            '<p class="filter"><label>metrics named <input id="filter" type="search" autocomplete="off"></label></p>'
+        )
+        html += f'<div class="grid">{"".join(map(self.figure, self.first))}</div>'
+        for title, some in (("All other metrics", self.rest), ("Counts and speed", self.counts)):
+            if some:
+                more = "".join(map(self.figure, some))
+                html += f'<details class="more"><summary>{title} ({len(some)})</summary><div class="grid">{more}</div></details>'
+        if self.left:
+            html += f"<p>{len(self.left)} more metrics are in rounds.csv.</p>"
+        return html
+
+    def data(self) -> dict[str, Any]:
+        """What figures are drawn from, for hover, zoom and tables."""
+        found = {}
+        for metric in self.metrics:
+            series = [
+                {"name": s.name, "style": s.style, "x": list(s.x), "y": list(s.y)}
+                | ({"low": list(s.low), "high": list(s.high)} if any(map(math.isfinite, s.low)) else {})
+                for s in self.series(metric)
+            ]
+            floor = self.floor(metric)
+            found[metric] = {"series": series, "floor": [list(floor), list(floor.values())]}
+        return found
+
+
+def _natural(name: str) -> list[Any]:
+    """coverage_d2 before coverage_d10."""
+    head = name.rstrip("0123456789")
+    return [head, int(name[len(head) :] or -1)]
+
+
+def _guide_swatch(kind: str) -> str:
+    return f'<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true"><path class="g {kind}" d="M1 6H33"/></svg>'
+
+
+# -- what rounds were made of, and made --------------------------------------------------------------------------------
+
+
+def _composition(groups: Sequence[Group]) -> str:
+    found = []
+    for group in groups:
+        member = next(m for m in group.members if m.rounds)
+        found.append([(n, composition(member.folder, n)) for n in columns(group.last) if n in member.rounds])
+    generations = sorted({g for rounds in found for _, parts in rounds for g in parts})
+    if not generations:
+        return ""
+    named = {g: "real" if g == 0 else f"generation {g}" for g in generations}
+    kinds = list(named.values())
+    figures = "".join(
+        f"<figure><figcaption>{escape(group.name)}</figcaption>"
+        + svg.bars(
+            f"{group.name}: shares of the training set by generation",
+            [(str(n), {named[g]: float(c) for g, c in parts.items()}) for n, parts in rounds],
+            kinds,
+        )
+        + "</figure>"
+        for group, rounds in zip(groups, found, strict=True)
+    )
+    legend = "".join(
+        f'<li><svg class="swatch" viewBox="0 0 34 12" aria-hidden="true"><rect class="part p{i % svg.PARTS}" x="1" y="1" '
+        f'width="32" height="10"/></svg> {kind}</li>'
+        for i, kind in enumerate(kinds)
+    )
+    return (
+        f"<p>Share of the records that each round trains on, by the generation that made them; of the first seed.</p>"
+        f'<ul class="legend">{legend}</ul><div class="grid">{figures}</div>'
+    )
+
+
+def _tails(groups: Sequence[Group]) -> str:
+    figures = []
+    deciles = [f"coverage_d{i}" for i in range(1, 11)]
+    series = []
+    for i, group in enumerate(groups):
+        bands = [group.band(name, group.last) for name in deciles]
+        if all(b is not None for b in bands):
+            mean, low, high = zip(*(b for b in bands if b is not None), strict=True)
+            series.append(svg.Series(group.name, i, range(10), mean, low, high))
+    if series:
+        floors = [[v for g in groups for v in g.numbers(f"{name}_floor", g.last)] for name in deciles]
+        guide = svg.Guide("floor", None, range(10), [sum(v) / len(v) if v else math.nan for v in floors])
+        chart = svg.lines(
+            "share of real words still used, by decile of frequency, in the last round",
+            series,
+            [guide],
+            [str(i) for i in range(1, 11)],
+            "decile of real words: 1 the commonest, 10 the rarest",
+        )
+        figures.append(("share of real words that the last round still uses", chart))
+    counts = word_counts(groups)
+    if counts:
+        names = [str(a) if a == b else f"{a}–{b}" if b else f"{a}+" for a, b in BINS]
+        series = [
+            svg.Series(groups[i].name, i, range(len(BINS)), [math.log10(1 + v) for v in values])
+            for i, values in counts["arms"].items()
+        ]
+        real = [math.log10(1 + v) for v in counts["real"]]
+        guide = svg.Guide("floor", None, range(len(BINS)), real if any(counts["real"]) else [math.nan] * len(BINS))
+        chart = svg.lines("different words by how often they occur", series, [guide], names, "how often a word occurs")
+        figures.append(("log10(1 + number of different words), last round", chart))
+        said = ", ".join(f"{escape(name)} {count:,}" for name, count in counts["records"].items())
+        note = f"<p>Records counted: {said}. Counts compare where the numbers of records do.</p>"
+    else:
+        note = ""
+    if not figures:
+        return ""
+    legend = "".join(f"<li>{svg.swatch(i)} {escape(g.name)}</li>" for i, g in enumerate(groups))
+    legend += f"<li>{_guide_swatch('floor')} real text</li>"
+    inside = "".join(f"<figure><figcaption>{escape(t)}</figcaption>{c}</figure>" for t, c in figures)
+    return f'<ul class="legend">{legend}</ul><div class="grid wide">{inside}</div>{note}'
+
+
+def _rows(groups: Sequence[Group]) -> list[int]:
+    """The rounds whose texts are shown."""
+    rounds = [n for n in columns(max((g.last for g in groups), default=0)) if n]
+    if len(rounds) <= CELLS:
+        return rounds
+    return sorted({rounds[round(i * (len(rounds) - 1) / (CELLS - 1))] for i in range(CELLS)})
+
+
+def _texts(prompts: Sequence[Prompt], rounds: Sequence[int]) -> str:
+    """Where the page's script puts the texts: model output is in the block of data alone."""
+    if not prompts or not rounds:
+        return ""
+    keys = "".join(
+        f"<li><mark class='{kind}'>{kind}</mark> {says}</li>"
+        for kind, says in (
+            ("loop", "a stretch that comes three times or more in a row"),
+            ("copy", f"{COPIED} words or more that stand so in a real training record"),
+            ("lost", "a word of the real training set that the arm's last round does not use any more"),
+        )
+    )
+    paired = any(prompt.text for prompt in prompts)
+    said = (
+        "" if paired else " These recipes have no prompts: the records at one place of their files stand side by side."
+    )
+    return (
+        f"<p>Of the first seed of every arm; texts are cut after {LONGEST} characters.{said}</p>"
+        f'<ul class="legend">{keys}</ul><div id="prompts"></div>'
+        "<noscript><p>Texts need a browser that runs scripts; <code>genloss samples</code> prints them.</p></noscript>"
+    )
+
+
+def _texts_data(groups: Sequence[Group], prompts: Sequence[Prompt], rounds: Sequence[int]) -> dict[str, Any]:
+    return {
+        "arms": [group.name for group in groups],
+        "rounds": rounds,
+        "prompts": [
+            {
+                "text": prompt.text,
+                "cells": [[i, n, cell.pieces, cell.said] for (i, n), cell in sorted(prompt.cells.items())],
+            }
+            for prompt in prompts
+        ],
+    }
+
+
+# -- cost and commands -------------------------------------------------------------------------------------------------
+
+
+def _cost(groups: Sequence[Group]) -> str:
+    found = [[costs(m) for m in group.members] for group in groups]
+    stages = list(dict.fromkeys(stage for each in found for one in each for stage in one))
+    if not stages:
+        return ""
+    rows = []
+    for group, each in zip(groups, found, strict=True):
+        sums = [sum(one.get(stage, 0.0) for one in each) for stage in stages]
+        rows.append([escape(group.name), *(_seconds(v) for v in sums), _seconds(sum(sums)), str(len(each))])
+    totals = [sum(one.get(stage, 0.0) for each in found for one in each) for stage in stages]
+    if len(groups) > 1:
+        arms = sum(map(len, found))
+        rows.append(["all", *(_seconds(v) for v in totals), _seconds(sum(totals)), str(arms)])
+    note = "<p>Time that each stage took when it was computed, all rounds and seeds together. A stage that several arms share was computed once and counts in each.</p>"
+    return note + _table(["arm", *map(escape, stages), "together", "arms"], rows)
+
+
+def _seconds(value: float) -> str:
+    if value < 100:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
+
+
+def _again(groups: Sequence[Group], out: Path, sweeps: Sequence[Path]) -> str:
+    rows = []
+    for sweep in sweeps:
+        path = sweep / "sweep.json"
+        if path.is_file():
+            command = json.loads(path.read_text()).get("command", [])
+            if command:
+                rows.append(
+                    [f"sweep {escape(sweep.resolve().name)}", _code(shlex.join(["genloss", "run", *map(str, command)]))]
+                )
+    members = [m for g in groups for m in g.members]
+    named = sweeps or [m.folder for m in members]
+    place = shlex.join(_place(Path(f)) for f in named)
+    rows.append(["this page, rounds.csv, rounds.png", _code(f"genloss report {place}")])
+    rows.append(["the figure of one metric as PNG", _code(f"genloss report {place} --metric NAME")])
+    arms = [[escape(m.name), _code(f"cd {shlex.quote(_place(m.folder))} && dvc repro")] for m in members]
+    lists = _table(["arm", "command"], arms, 9)
+    return (
+        _table(["what", "command, in the project's folder"], rows, 9)
+        + "<p>The figures of a metric NAME are its columns NAME and NAME_floor in rounds.csv.</p>"
+        + f"<details><summary>each arm alone ({len(arms)})</summary>{lists}</details>"
+    )
+
+
+def _code(command: str) -> str:
+    return f"<code>{escape(command)}</code>"

@@ -1,0 +1,233 @@
+"""What a page shows beside metrics, read from the files of finished rounds.
+
+composition(folder, 3)          {0: 512, 1: 256, 2: 256}: records of round 3's training set by the generation they are of
+costs(folder)                   {"generate": 12.4, "train": 80.1}: seconds of all rounds by stage
+side_by_side(groups, rounds)    the same prompt over rounds and arms, with loops, copies and lost words marked
+word_counts(groups)             how many different words occur once, twice, 3 or 4 times ... in generated and real text
+
+Texts of models are data: they are cut to LONGEST characters, and what a terminal or a browser would obey is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from genloss.core import records
+from genloss.observatory.groups import Group, Member
+from genloss.observatory.samples import OWN, printable
+
+LONGEST = 600  # characters of a text that are shown
+PROMPTS = 6  # that are shown side by side
+READ = 4096  # records of a file that are looked at
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+COPIED = 8  # words in a row that also stand in a real training record
+# a stretch of 2 to 60 characters three times or more in a row, or one character eight times: 12 characters or more
+LOOP = re.compile(r"(?P<a>.{2,60}?)(?P=a){2,}|(?P<b>\S)(?P=b){7,}", re.DOTALL)
+SHORTEST = 12
+BINS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, None))  # how often a word occurs
+
+
+def manifest(folder: Path, n: int) -> dict[str, Any]:
+    """What a finished round's manifest says of its stages; {} of one that is damaged or of another time."""
+    try:
+        return dict(json.loads((folder / "rounds" / f"{n:02d}" / "manifest.json").read_text())["stages"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def composition(folder: Path, n: int) -> dict[int, int]:
+    """Records of a round's training set by their generation; 0: real."""
+    found: Counter[int] = Counter()
+    for shard in manifest(folder, n).get("mix", {}).get("result", {}).get("shards", []):
+        found[int(shard["generation"])] += int(shard["realised"])
+    return dict(found)
+
+
+def costs(member: Member) -> dict[str, float]:
+    """Seconds that the stages of all rounds took to compute, also those that came from the store."""
+    found: dict[str, float] = {}
+    for n in member.rounds:
+        for name, stage in manifest(member.folder, n).items():
+            found[name] = found.get(name, 0.0) + float(stage.get("seconds") or 0.0)
+    return found
+
+
+# -- texts -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One text of one arm and round: pieces, each with its marks ("loop", "copy", "lost"); what became of it."""
+
+    pieces: Sequence[tuple[str, str]]
+    said: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A row of texts that continue one prompt, or, where recipes have none, that stand at one place of their files."""
+
+    text: str
+    cells: Mapping[tuple[int, int], Cell]  # by (index of the group, round)
+
+
+@lru_cache(maxsize=256)
+def texts(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The first READ records of a file as rows, and the name of the column with their text; ([], '') of another one."""
+    try:
+        schema = pq.read_schema(path)
+        names = [f.name for f in schema if f.name not in OWN and pa.types.is_string(f.type)]
+        if not names:
+            return [], ""
+        known = [name for name in ("id", "parents", *names, records.FINISH) if name in schema.names]
+        rows = records.read(path, known, (0, min(READ, pq.read_metadata(path).num_rows))).to_pylist()
+    except (OSError, pa.ArrowException):
+        return [], ""
+    column = next((name for name in ("response", "text") if name in names), names[-1])
+    return [row | {column: str(row[column] or "")} for row in rows], column
+
+
+def generated(folder: Path, n: int) -> tuple[list[dict[str, Any]], str]:
+    """Records that round n made."""
+    path = folder / "rounds" / f"{n:02d}" / "generated.parquet"
+    return texts(path) if path.is_file() else ([], "")
+
+
+def real(folder: Path) -> list[str]:
+    """Texts of the real records that round 0 trains on."""
+    found: list[str] = []
+    for path in sorted((folder / "rounds/00/train").glob("*real*.parquet")):
+        rows, column = texts(path)
+        found += [row[column] for row in rows]
+    return found
+
+
+def words(text: str) -> list[str]:
+    return [w.lower() for w in WORD.findall(text)]
+
+
+def side_by_side(groups: Sequence[Group], rounds: Sequence[int]) -> list[Prompt]:
+    """PROMPTS rows, those first that the most arms and rounds have. Of every group its first seed is read.
+
+    Marks: a loop (LOOP); a copy, COPIED words in a row that stand in a real record of the arm's training set; a lost
+    word, a word of that set which no record of the arm's last round uses any more.
+    """
+    members = [next((m for m in group.members if m.rounds), group.members[0]) for group in groups]
+    found: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
+    said: dict[str, str] = {}
+    marks = {}
+    for i, member in enumerate(members):
+        prompts = _prompts(member.folder)
+        last = max((n for n in member.rounds if n), default=0)
+        for n in [n for n in rounds if n and n in member.rounds]:
+            rows, column = generated(member.folder, n)
+            for at, row in enumerate(rows):
+                parent = next(iter(row.get("parents") or ()), "")
+                key = row.get("prompt") if column != "prompt" and row.get("prompt") else parent
+                key = str(key) if key else f"\0{at:06d}"
+                said.setdefault(key, row.get("prompt") or prompts.get(parent, ""))
+                found.setdefault(key, {}).setdefault((i, n), row | {"text": row[column]})
+        marks[i] = _Marks(member.folder, last)
+    first = sorted(found, key=lambda key: (-len(found[key]), key if key[0] == "\0" else ""))[:PROMPTS]
+    return [
+        Prompt(
+            shortened(said[key]),
+            {
+                at: Cell(marks[at[0]].pieces(row["text"]), str(row.get(records.FINISH) or ""))
+                for at, row in found[key].items()
+            },
+        )
+        for key in first
+    ]
+
+
+def _prompts(folder: Path) -> dict[str, str]:
+    rows, column = texts(folder / "data/prompts.parquet")
+    return {row["id"]: row[column] for row in rows}
+
+
+def shortened(text: str) -> str:
+    cut = printable(text[:LONGEST])
+    return cut if len(text) <= LONGEST else f"{cut} … ({len(text):,} characters)"
+
+
+class _Marks:
+    """What marks the texts of one arm."""
+
+    def __init__(self, folder: Path, last: int):
+        sources = [words(text) for text in real(folder)]
+        self.known = {word for source in sources for word in source}
+        self.runs = {hash(tuple(s[i : i + COPIED])) for s in sources for i in range(len(s) - COPIED + 1)}
+        rows, column = generated(folder, last)
+        self.left = {word for row in rows for word in words(row[column])}
+
+    def pieces(self, text: str) -> list[tuple[str, str]]:
+        """The text in pieces of the same marks, in its order."""
+        shown = printable(text[:LONGEST])
+        flags = [0] * len(shown)
+        for a, b in self._loops(shown):
+            for i in range(a, b):
+                flags[i] |= 1
+        found = [(m.group().lower(), m.start(), m.end()) for m in WORD.finditer(shown)]
+        for i in range(len(found) - COPIED + 1):
+            if hash(tuple(w for w, _, _ in found[i : i + COPIED])) in self.runs:
+                for j in range(found[i][1], found[i + COPIED - 1][2]):
+                    flags[j] |= 2
+        for word, a, b in found:
+            if word in self.known and word not in self.left:
+                for j in range(a, b):
+                    flags[j] |= 4
+        pieces: list[tuple[str, str]] = []
+        start = 0
+        for i in range(1, len(shown) + 1):
+            if i == len(shown) or flags[i] != flags[start]:
+                named = [name for bit, name in ((1, "loop"), (2, "copy"), (4, "lost")) if flags[start] & bit]
+                pieces.append((shown[start:i], " ".join(named)))
+                start = i
+        if len(text) > LONGEST:
+            pieces.append((f" … ({len(text):,} characters)", ""))
+        return pieces
+
+    @staticmethod
+    def _loops(text: str) -> Iterator[tuple[int, int]]:
+        for m in LOOP.finditer(text):
+            if m.end() - m.start() >= SHORTEST and m.group().strip():
+                yield m.start(), m.end()
+
+
+def word_counts(groups: Sequence[Group]) -> dict[str, Any]:
+    """{"real": counts, "arms": {index of the group: counts}}: how many different words occur as often as each of BINS
+    says, in the real records of round 0 and in those that a group's last round made, a mean over seeds; {} without
+    texts. Only arms whose files have as many records as the real one compare; `records` has the numbers."""
+    sources: list[str] = []
+    arms: dict[int, list[float]] = {}
+    counted: dict[str, int] = {}
+    for i, group in enumerate(groups):
+        found = []
+        for member in group.members:
+            rows, column = generated(member.folder, max((n for n in member.rounds if n), default=0))
+            if rows:
+                found.append(_binned(row[column] for row in rows))
+                counted[group.name] = len(rows)
+            sources = sources or real(member.folder)
+        if found:
+            arms[i] = [sum(column) / len(found) for column in zip(*found, strict=True)]
+    if not arms:
+        return {}
+    return {"real": _binned(sources), "arms": arms, "records": {"real": len(sources), **counted}}
+
+
+def _binned(of: Any) -> list[int]:
+    counts = Counter(word for text in of for word in words(text))
+    often = Counter(counts.values())
+    return [sum(c for times, c in often.items() if a <= times and (b is None or times <= b)) for a, b in BINS]
