@@ -118,6 +118,9 @@ def _round(args: argparse.Namespace) -> int:
     "table and figure of finished runs or sweeps; rebuilds their MLflow view",
     argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories or sweeps"),
     argument("--metric", help="what the table and the figure show (default: the domain's own)"),
+    argument(
+        "--metrics", metavar="NAME,...", help="metrics to add to the rounds first: options, and metrics.NAME.KEY=VALUE"
+    ),
     argument("--out", type=Path, help="folder for report.md, rounds.csv and the figure"),
     TRACKING,
 )
@@ -128,9 +131,15 @@ def _report(args: argparse.Namespace) -> int:
     from genloss.workflow.tracking import rebuild_all
 
     found = [(folder, true_arms(folder)) for folder in args.dirs]
-    code = report(args.dirs, told_apart([arm for _, arms in found for arm in arms]), args.metric, args.out)
+    arms = told_apart([arm for _, arms in found for arm in arms])
+    missed = 0
+    if args.metrics:
+        from genloss.workflow.added import add
+
+        missed = add(arms, args.metrics)
+    code = report(args.dirs, arms, args.metric, args.out)
     rebuild_all(found, uri)
-    return code
+    return code or missed
 
 
 @verb(

@@ -34,7 +34,7 @@ from genloss.mix.shards import mix
 BEFORE_WORK = frozenset(
     {
         *("check", "fingerprint", "places", "parts", "classes", "needs", "at_most", "ended", "starts", "ready"),
-        *("architecture", "size", "record_bytes"),
+        *("architecture", "size", "record_bytes", "reads_models"),
     }
 )
 NOT_CALLED = BEFORE_WORK | {
