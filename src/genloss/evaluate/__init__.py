@@ -68,6 +68,17 @@ class Evidence:
         return self._draw(self._held_out, "floor")
 
     @cached_property
+    def reference(self) -> pa.Table:
+        """`n_samples` of the real records that round 0 was trained on (fewer if there are fewer): what a sample is
+        compared with, and its floor too."""
+        return self.some_real(self.n_samples)
+
+    def some_real(self, n: int) -> pa.Table:
+        """n of these records, at most."""
+        chosen = generator(self.seed, "sample", "reference").permutation(self._n_real)[:n]
+        return records.take([self.data / "train.parquet"], np.sort(chosen))
+
+    @cached_property
     def real(self) -> pa.Table:
         """The real records that round 0 was trained on."""
         return records.read(self.data / "train.parquet", rows=(0, self._n_real))
@@ -118,9 +129,7 @@ class SampleMetric(Metric):
         if evidence.n_samples < self.least:
             what = f"{evidence.n_samples} records, and {type(self).__name__} needs {self.least}"
             if evidence.sample is None:
-                raise UserError(
-                    "domain", None, f"the held-out data have {what}; raise domain.test_share, or leave it out"
-                )
+                raise UserError("domain", None, f"its held-out data have {what}; give it more, or leave that out")
             print(f"genloss: warning: round {evidence.round} has a sample of {what}; it is left out", file=sys.stderr)
             return {}
         found = {f"{k}_floor": v for k, v in self.of(evidence.floor, evidence).items()}

@@ -87,9 +87,9 @@ class Tails(SampleMetric):
 
 @dataclass
 class LossHistogram(Tails):
-    """loss_bin_00 .. : share of the records whose loss under the model of round 0 lies in a bin of `bin_width` nats/token
-    from 0 on; the last bin has all that is above. The whole of what `Tails` has three percentiles of: two modes, or a
-    tail that moves while the median stays."""
+    """loss_bin_00 .. : share of the records whose loss under the model of round 0 lies in a bin of `bin_width` nats a
+    token from 0 on; the last bin has all that is above. The whole of what `Tails` has three percentiles of: two modes,
+    or a tail that moves while the median stays."""
 
     bin_width: float = 0.5
     bins: int = 20
