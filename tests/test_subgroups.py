@@ -17,7 +17,7 @@ from genloss.evaluate.subgroups import Subgroups, bands
 
 
 def of(trained: Trained) -> Evidence:
-    return Evidence(trained.domain, 0, 7, 48, 48, trained.data, trained.model, trained.model, None)
+    return Evidence(trained.domain, 0, 7, 48, 48, trained.data, trained.llama, trained.llama, None)
 
 
 def test_bands_are_of_equal_size() -> None:
@@ -55,7 +55,7 @@ def test_a_pattern_names_the_groups(trained: Trained, tmp_path: Path) -> None:
 def test_what_cannot_be_grouped_is_refused(trained: Trained) -> None:
     with pytest.raises(UserError, match=r"by=documen: is no column of the test data; did you mean document\?"):
         Subgroups(by="documen").measure(of(trained))
-    with pytest.raises(UserError, match="pattern=.*: is no regular expression"):
+    with pytest.raises(UserError, match=r"pattern=.*: is no regular expression"):
         Subgroups(by="document", pattern="(")
     with pytest.raises(UserError, match="pattern=a: must be with a group"):
         Subgroups(by="document", pattern="a")

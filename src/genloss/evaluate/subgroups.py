@@ -1,8 +1,8 @@
 """Loss of held-out real data by subgroup: a mean hides who is forgotten first.
 
-    genloss run metrics=[heldout,subgroups]                                          # by how rare a record's words are
+    genloss run metrics=[heldout,subgroups]                                 # by how rare a record's words are
     genloss run metrics=[heldout,subgroups] metrics.subgroups.by=length
-    genloss run metrics=[heldout,subgroups] metrics.subgroups.by=document "metrics.subgroups.pattern='^(\\\\d\\\\d\\\\d)'"
+    genloss run metrics=[heldout,subgroups] metrics.subgroups.by=document "metrics.subgroups.pattern='^([0-9]{3})'"
 
 `by` is rarity, length, or a column of the domain's test.parquet, such as `document`, the name that a corpus gives its
 document: there `pattern` takes the part that names the group, a source, a topic or a decade."""
