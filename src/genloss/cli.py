@@ -119,6 +119,9 @@ def _round(args: argparse.Namespace) -> int:
     argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories or sweeps"),
     argument("--metric", help="what the table and the figure show (default: the domain's own)"),
     argument("--control", metavar="ARM", help="what verdicts compare with (default: arms on real records alone)"),
+    argument(
+        "--metrics", metavar="NAME,...", help="metrics to add to the rounds first: options, and metrics.NAME.KEY=VALUE"
+    ),
     argument("--out", type=Path, help="folder for report.md, rounds.csv, verdicts.json and the figure"),
     TRACKING,
 )
@@ -130,9 +133,14 @@ def _report(args: argparse.Namespace) -> int:
 
     found = [(folder, true_arms(folder)) for folder in args.dirs]
     arms = told_apart([arm for _, arms in found for arm in arms])
+    missed = 0
+    if args.metrics:
+        from genloss.workflow.added import add
+
+        missed = add(arms, args.metrics)
     code = report(args.dirs, arms, args.metric, args.out, differing(arms), args.control)
     rebuild_all(found, uri)
-    return code
+    return code or missed
 
 
 @verb(

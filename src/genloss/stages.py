@@ -34,7 +34,7 @@ from genloss.mix.shards import mix
 BEFORE_WORK = frozenset(
     {
         *("check", "fingerprint", "places", "parts", "classes", "needs", "at_most", "ended", "starts", "ready"),
-        *("architecture", "size", "record_bytes", "greet"),
+        *("architecture", "size", "record_bytes", "greet", "reads_models"),
     }
 )
 NOT_CALLED = BEFORE_WORK | {

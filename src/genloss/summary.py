@@ -24,7 +24,8 @@ class Summary:
         """Write and return the metrics of round n from its manifest; a file that says the same stays as it is."""
         done = {stage: found for stage in STAGES if (found := self.run.done(stage, n))}
         measured = done["evaluate"].result if "evaluate" in done else {}
-        metrics: dict[str, float] = {**measured, **counted(done), **timed(done, n)}
+        added = {name: value for each in self.run.added(n).values() for name, value in each.result.items()}
+        metrics: dict[str, float] = {**added, **measured, **counted(done), **timed(done, n)}
         metrics |= {f"theory/{name}": value for name, value in self._expected(n, metrics).items()}
         metrics = {k: float(v) for k, v in sorted(metrics.items()) if math.isfinite(v)}
         self.run.write_metrics(n, json.dumps(metrics, indent=1) + "\n")

@@ -5,7 +5,8 @@
     RUN/rounds/NN/{generated,kept,rejected}.parquet, train/, model/, metrics.json, manifest.json
 
 `manifest.json` grows by one entry a stage: key, inputs, seed, outputs with sha256, results, seconds. It is what makes a
-directory resumable without the store (after `dvc pull`, say) and what `genloss verify` compares.
+directory resumable without the store (after `dvc pull`, say) and what `genloss verify` compares. What `genloss report
+--metrics` has measured since is there too, as `added`: an entry a metric, which is a stage of its own.
 
 A model that is not kept (genloss.core.retention) lies in the store alone, until nothing needs it any more; in its
 folder is a note, and the manifest has `dropped`: its files, and the command that has them again.
@@ -17,7 +18,7 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def _manifest(text: str) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(text)
     if "sha256" in manifest and manifest["sha256"] != _sealed(manifest)["sha256"]:
         raise ValueError("its sha256 differs")
-    for entry in manifest["stages"].values():
+    for entry in [*manifest["stages"].values(), *manifest.get("added", {}).values()]:
         Done.from_json(entry)
     return manifest
 
@@ -106,8 +107,11 @@ class RunDir:
 
     def _enter(self, work: Work, n: int, done: Done) -> None:
         manifest = self.manifest(work.stage, n)
-        stages = {**manifest.get("stages", {}), work.stage: {**work.identity(), **done.to_json()}}
-        gone = manifest.get("dropped")
+        before = manifest.get("stages", {})
+        stages = {**before, work.stage: {**work.identity(), **done.to_json()}}
+        gone, added = manifest.get("dropped"), manifest.get("added")
+        if work.stage in before and before[work.stage]["files"] != done.files:
+            added = None  # was measured on other files
         manifest = {
             "round": n,
             "machine": platform.machine(),
@@ -115,6 +119,7 @@ class RunDir:
             "cpus": os.cpu_count(),
             "libraries": {name: version(name) for name in LIBRARIES},
             **({"dropped": gone} if gone else {}),
+            **({"added": added} if added else {}),
             "stages": {name: stages[name] for name in STAGES if name in stages},
         }
         write_atomic(self.manifest_path(work.stage, n), json.dumps(_sealed(manifest), indent=1))
@@ -153,6 +158,23 @@ class RunDir:
         """What the manifest says of a stage, whether or not its key is still current."""
         entry = self.manifest(stage, n).get("stages", {}).get(stage)
         return Done.from_json(entry) if entry else None
+
+    def added(self, n: int) -> dict[str, Done]:
+        """What was measured after the round, by the name of the metric."""
+        entries = self.manifest("evaluate", n).get("added", {})
+        return {name: Done.from_json(entry) for name, entry in entries.items()}
+
+    def added_config(self, n: int, name: str) -> dict[str, Any]:
+        """The config of such a metric, from which it can be built again."""
+        return dict(self.manifest("evaluate", n)["added"][name]["metric"])
+
+    def add(self, n: int, name: str, metric: Mapping[str, Any], work: Work, done: Done) -> None:
+        """Enter what a metric has measured after the round. metric: its config."""
+        manifest = self.manifest("evaluate", n)
+        entry = {"metric": metric, **work.identity(), **done.to_json()}
+        added = {**manifest.get("added", {}), name: entry}
+        manifest = {**manifest, "added": {each: added[each] for each in sorted(added)}}
+        write_atomic(self.manifest_path("evaluate", n), json.dumps(_sealed(manifest), indent=1))
 
     # -- stages ------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ the generated records, and as its real-vs-real floor on equally many held-out re
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from genloss.core import records
 from genloss.core.capabilities import Documents, Texts, able
-from genloss.core.contracts import Domain, Inputs, Plugin, Report, Runtime, silent
+from genloss.core.contracts import Domain, Experiment, Inputs, Plugin, Report, Runtime, silent
 from genloss.core.errors import UserError
 from genloss.core.seeds import generator
 
@@ -67,6 +68,17 @@ class Evidence:
         return self._draw(self._held_out, "floor")
 
     @cached_property
+    def reference(self) -> pa.Table:
+        """`n_samples` of the real records that round 0 was trained on (fewer if there are fewer): what a sample is
+        compared with, and its floor too."""
+        return self.some_real(self.n_samples)
+
+    def some_real(self, n: int) -> pa.Table:
+        """n of these records, at most."""
+        chosen = generator(self.seed, "sample", "reference").permutation(self._n_real)[:n]
+        return records.take([self.data / "train.parquet"], np.sort(chosen))
+
+    @cached_property
     def real(self) -> pa.Table:
         """The real records that round 0 was trained on."""
         return records.read(self.data / "train.parquet", rows=(0, self._n_real))
@@ -91,19 +103,35 @@ class Evidence:
 class Metric(Plugin, ABC):
     """Returns named numbers of one round; the docstring says what they are."""
 
+    reads_models: ClassVar[bool] = True  # whether it looks at a model; if so it cannot be added once that is gone
+
     @abstractmethod
     def measure(self, evidence: Evidence) -> dict[str, float]: ...
 
 
 class SampleMetric(Metric):
-    """A metric of a set of documents: implement `of`; the floor comes for free."""
+    """A metric of a set of documents: implement `of`; the floor comes for free. A sample of fewer than `least` records
+    says nothing of it: a config that asks for one is refused, and so are held-out data that have no more; a later round
+    that has made too few is left out, with a warning."""
 
     needs: ClassVar[tuple[type, ...]] = (Documents,)
+    reads_models = False
+    least: ClassVar[int] = 1  # records
 
     @abstractmethod
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]: ...
 
+    def check(self, experiment: Experiment) -> None:
+        if experiment.size < self.least:
+            raise UserError("size", experiment.size, f"{type(self).__name__} needs a sample of {self.least} records")
+
     def measure(self, evidence: Evidence) -> dict[str, float]:
+        if evidence.n_samples < self.least:
+            what = f"{evidence.n_samples} records, and {type(self).__name__} needs {self.least}"
+            if evidence.sample is None:
+                raise UserError("domain", None, f"its held-out data have {what}; give it more, or leave that out")
+            print(f"genloss: warning: round {evidence.round} has a sample of {what}; it is left out", file=sys.stderr)
+            return {}
         found = {f"{k}_floor": v for k, v in self.of(evidence.floor, evidence).items()}
         if evidence.sample is not None:
             found |= self.of(evidence.sample, evidence)

@@ -55,6 +55,7 @@ class Tails(SampleMetric):
     """
 
     needs = (Documents, Scores)
+    reads_models = True
 
     def __post_init__(self) -> None:
         self._floor: tuple[Any, np.ndarray] = (None, np.empty(0))  # what it is of, and the losses of its records
@@ -67,6 +68,10 @@ class Tails(SampleMetric):
             loss = self._floor[1]
         else:
             loss = self._losses(table, evidence)
+        return self.numbers(loss)
+
+    def numbers(self, loss: np.ndarray) -> dict[str, float]:
+        """What is said of the losses of some records."""
         found = {"loss_under_round0": float(loss.mean())}
         for p in (1, 50, 99):
             found[f"loss_under_round0_p{p}"] = float(np.percentile(loss, p))
@@ -78,3 +83,23 @@ class Tails(SampleMetric):
             evidence.round0, evidence.data, table, evidence.runtime, evidence.report
         )
         return nats / np.maximum(tokens, 1)
+
+
+@dataclass
+class LossHistogram(Tails):
+    """loss_bin_00 .. : share of the records whose loss under the model of round 0 lies in a bin of `bin_width` nats a
+    token from 0 on; the last bin has all that is above. The whole of what `Tails` has three percentiles of: two modes,
+    or a tail that moves while the median stays."""
+
+    bin_width: float = 0.5
+    bins: int = 20
+
+    def __post_init__(self) -> None:
+        require(self.bin_width > 0, "bin_width", self.bin_width, "more than 0")
+        require(2 <= self.bins <= 100, "bins", self.bins, "from 2 to 100")
+        super().__post_init__()
+
+    def numbers(self, loss: np.ndarray) -> dict[str, float]:
+        at = np.minimum((loss / self.bin_width).astype(int), self.bins - 1)
+        shares = np.bincount(at, minlength=self.bins) / len(loss)
+        return {f"loss_bin_{i:02d}": float(share) for i, share in enumerate(shares)}

@@ -10,10 +10,11 @@ or a class of your own with `valid`. Read both numbers: a model that repeats one
 from __future__ import annotations
 
 import ast
+import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -117,6 +118,76 @@ class Python(Checker):
                 with warnings.catch_warnings(action="ignore"):  # of odd escapes and comparisons
                     ast.parse(text)
             except (SyntaxError, ValueError, RecursionError, MemoryError):
+                return False
+            return True
+
+        return np.array([parses(text) for text in texts], dtype=bool)
+
+
+def _json(text: str) -> Any:
+    """The value that a text is in JSON (RFC 8259: no NaN). ValueError if it is none."""
+
+    def no(name: str) -> Any:
+        raise ValueError(name)
+
+    try:
+        return json.loads(text, parse_constant=no)
+    except RecursionError:
+        raise ValueError("too deep") from None
+
+
+@dataclass
+class Json(Checker):
+    """Texts that are JSON, of a JSON Schema if there is one. What a schema names elsewhere is not fetched."""
+
+    schema: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _validator(self) -> Any:
+        from jsonschema import Draft202012Validator
+        from referencing import Registry
+
+        return Draft202012Validator(self.schema, registry=Registry())
+
+    def check(self, experiment: Experiment) -> None:
+        if not self.schema:
+            return
+        try:
+            from jsonschema import Draft202012Validator, SchemaError
+        except ImportError:
+            raise UserError("schema", None, "needs jsonschema; pip install 'genloss[grammar]'") from None
+        try:
+            Draft202012Validator.check_schema(self.schema)
+        except SchemaError as error:
+            raise UserError("schema", self.schema, f"is no JSON Schema ({first_line(error)})") from None
+
+    def valid(self, texts: Sequence[str]) -> np.ndarray:
+        def accepts(text: str) -> bool:
+            try:
+                value = _json(text)
+            except ValueError:
+                return False
+            return not self.schema or bool(self._validator.is_valid(value))
+
+        return np.array([accepts(text) for text in texts], dtype=bool)
+
+
+@dataclass
+class Xml(Checker):
+    """Texts that are well-formed XML. One that declares a document type is not: entities can grow without bound."""
+
+    def valid(self, texts: Sequence[str]) -> np.ndarray:
+        from xml.parsers import expat
+
+        def refuse(*_: Any) -> None:
+            raise ValueError
+
+        def parses(text: str) -> bool:
+            parser = expat.ParserCreate()
+            parser.StartDoctypeDeclHandler = refuse
+            try:
+                parser.Parse(text.encode(), True)
+            except (expat.ExpatError, ValueError):  # ValueError: also of lone surrogates
                 return False
             return True
 

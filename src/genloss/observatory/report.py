@@ -22,7 +22,7 @@ from genloss.observatory import verdict
 from genloss.observatory.figures import PANELS, rounds_figure
 from genloss.observatory.groups import grouped
 from genloss.observatory.page import page
-from genloss.observatory.results import Arm, measured, rounds_of, sweep_entries, turned, without_rounds
+from genloss.observatory.results import Arm, added_to, measured, rounds_of, sweep_entries, turned, without_rounds
 from genloss.observatory.tables import rounds_csv, table
 
 SUMMARY = "summary.json"
@@ -79,11 +79,13 @@ def write_report(
 
 
 def write_summary(folder: Path) -> None:
-    """Write summary.json of a run, which DVC compares: what its domain is about, after the last round; no times."""
+    """Write summary.json of a run, which DVC compares: what its domain is about, and the metrics that were added, after
+    the last round; no times."""
     rounds = rounds_of(folder)
     last = max(rounds)
-    about = [name for name in measured(folder / "params.yaml", [("run", rounds)]) if name in rounds[last]]
-    text = json.dumps({"round": last} | {name: rounds[last][name] for name in about[:PANELS]}, indent=1) + "\n"
+    about = [name for name in measured(folder / "params.yaml", [("run", rounds)]) if name in rounds[last]][:PANELS]
+    about += [name for name in added_to(folder, last) if name not in about and name in rounds[last]]
+    text = json.dumps({"round": last} | {name: rounds[last][name] for name in about}, indent=1) + "\n"
     keep(folder / SUMMARY, text)
 
 

@@ -61,6 +61,13 @@ def metrics_of(folder: Path) -> dict[str, float]:
         raise UserError(str(path), None, remedy) from None
 
 
+def added_to(folder: Path, n: int) -> list[str]:
+    """The numbers of a round that were added after it (`genloss report --metrics`), without floors."""
+    manifest = json.loads((folder / "rounds" / f"{n:02d}" / "manifest.json").read_text())
+    names = [name for metric in manifest.get("added", {}).values() for name in metric["result"]]
+    return [name for name in names if name != "n_samples" and not name.endswith("_floor")]
+
+
 def read(arms: Sequence[Arm]) -> list[Read]:
     """All numbers of the arms, one entry an arm, in their order."""
     return [(name, rounds_of(folder)) for name, folder in arms]

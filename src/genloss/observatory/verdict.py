@@ -130,7 +130,8 @@ VIEWS = ("runtime", "keep", "tracking", "dvc")  # keys of a config, and what is 
 class Group:
     """A group of genloss.observatory.groups, as the tests see it.
 
-    known: its config by dotted keys, without what follows from the seed. family: the same for groups that differ in their size alone."""
+    known: its config by dotted keys, without what follows from the seed. family: the same for groups that differ in
+    their size alone."""
 
     name: str
     known: Mapping[str, Any]

@@ -220,9 +220,11 @@ def sweep_id(folder: Path) -> str:
 
 
 def manifest_of(folder: Path, n: int) -> tuple[str, dict[str, Any]]:
-    """What made a round, and its digest: with whether its model was kept, which the model's page says."""
+    """What made a round, and its digest: with whether its model was kept, which the model's page says, and the metrics
+    that were added since."""
     manifest = json.loads((folder / "rounds" / round_name(n) / "manifest.json").read_text())
     keys = {name: stage["key"] for name, stage in manifest["stages"].items()}
+    keys |= {f"added/{name}": metric["key"] for name, metric in manifest.get("added", {}).items()}
     return tree_hash(keys | ({"dropped": ""} if "dropped" in manifest else {}))[:16], manifest
 
 

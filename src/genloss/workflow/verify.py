@@ -11,6 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from genloss.core.errors import UserError
 from genloss.core.files import link
 from genloss.core.hashes import sha256_file, version
@@ -22,6 +24,7 @@ from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.loop import Loop
 from genloss.observatory.results import metrics_of, without_rounds
+from genloss.workflow.added import Added, Gone
 
 
 def environment(run: RunDir) -> list[str]:
@@ -95,6 +98,7 @@ def verify(folder: Path, only: int | None) -> int:
                 if stage == "evaluate" and numbers:
                     different += 1
                     print(f"round {n} metrics differ: {', '.join(sorted(numbers))}")
+            different += _added(there, again, cfg, n)
             try:
                 metrics_of(there.round(n))
             except (UserError, OSError) as error:
@@ -107,6 +111,23 @@ def verify(folder: Path, only: int | None) -> int:
     kept = f" ({dropped} are not kept, and were compared by their sha256)" if dropped else ""
     print(f"verified {checked} files{kept}: {'all the same' if not different else f'{different} differ'}")
     return 1 if different else 0
+
+
+def _added(there: RunDir, again: RunDir, cfg: DictConfig, n: int) -> int:
+    """How many of the metrics that were added to a round are not the same, measured on what was computed again."""
+    different = 0
+    for name, old in there.added(n).items():
+        try:
+            added = Added(again, cfg, {name: there.added_config(n, name)})
+            added.measure(n, name)
+        except Gone as error:
+            print(f"round {n} {name}: not compared, since {error}")
+            continue
+        new = again.added(n)[name]
+        if numbers := {k for k in {*old.result, *new.result} if old.result.get(k) != new.result.get(k)}:
+            different += 1
+            print(f"round {n} metrics differ: {', '.join(sorted(numbers))} (of {name}, which was added)")
+    return different
 
 
 def unnamed(run: RunDir, n: int) -> list[Path]:

