@@ -145,6 +145,8 @@ def test_a_choice_is_drawn_by_its_tokens(trained: Trained) -> None:
     [
         ({"regex": "("}, r"recipe.constraint.regex=\(: is not understood by llguidance"),
         ({"json": {"type": "objec"}}, "recipe.constraint.json=.*is not understood by llguidance"),
+        ({"regex": r"[^\s\S]"}, r"recipe.constraint.regex=.*: is matched by no text"),
+        ({"json": {"$ref": "#"}}, r"recipe.constraint.json=.*: is matched by no text"),
         ({"choice": []}, "recipe.constraint.choice=.*: must be a list of texts"),
         ({"choice": ["a", "a"]}, "must be texts that differ"),
         ({"regexp": "a"}, "recipe.constraint=regexp: unknown; did you mean regex"),
@@ -163,6 +165,13 @@ def test_bad_constraints(constraint: dict[str, Any], words: str) -> None:
         cfg.recipe.constraint = {"choice": ["a", "b"]}
         with pytest.raises(UserError, match=r"recipe\.constraint="):
             Experiment(cfg)
+
+
+def test_a_constraint_that_is_too_much_ends_the_round(trained: Trained) -> None:
+    """Texts that need not match are no records."""
+    too_much = Decoding(24, chunk=4, constraint={"regex": "(x{1,1000}){1000}"})
+    with pytest.raises(UserError, match=r"recipe.constraint: is too much for llguidance \("):
+        Torch().of(trained.llama, trained.data, Runtime(1)).respond(PROMPTS[:4], too_much, seed=3)
 
 
 # -- decisions ---------------------------------------------------------------------------------------------------------
@@ -382,6 +391,8 @@ class VLLM:
             choice |= {"text": text, "logprobs": {"tokens": words, "token_logprobs": [-2.0] * len(words)}}
         if "logprobs" not in heard:
             choice["logprobs"] = None
+        if "some logprobs" in self.ignores:
+            choice["logprobs"]["token_logprobs"] = [-2.0]
         if "finish_reason" in self.ignores:
             choice["finish_reason"] = None
         usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(words) + (not cut)}
@@ -434,6 +445,7 @@ def test_a_chat_answers_without_its_thoughts(trained: Trained, tmp_path: Path) -
         (VLLM("temperature", "seed"), {}, None),
         (VLLM("max_tokens"), {}, "ignores max_tokens"),
         (VLLM("logprobs"), {"logprobs": True}, "ignores logprobs"),
+        (VLLM("some logprobs"), {"logprobs": True}, "ignores logprobs: the reply has 1 for"),
         (VLLM("top_k"), {"top_k": 5}, "ignores top_k: top_k=1 gives different texts"),
         (VLLM("top_p"), {"top_p": 0.5}, "ignores top_p: top_p=0.001 gives different texts"),
         (VLLM("finish_reason", "usage"), {}, "ignores finish_reason"),
@@ -462,6 +474,16 @@ def test_a_server_that_was_mended_is_asked_again(trained: Trained, tmp_path: Pat
         server.ignores = ()
         said, _ = written(trained, tmp_path / "b", there.url, begin="<s>")
     assert len(said.texts) == len(PROMPTS)
+
+
+def test_a_server_that_says_nothing_is_told(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = {"text": "", "finish_reason": "stop"}
+    with serving(lambda number, body: (200, json.dumps({"model": "m", "choices": [silent]}).encode())) as server:
+        said, _ = written(trained, tmp_path, server.url, begin="<s>", decoding=Decoding(24, chunk=7))
+    assert said.texts == [""] * len(PROMPTS)
+    assert f"{len(PROMPTS)} of {len(PROMPTS)} replies of {server.url} are empty" in capsys.readouterr().err
 
 
 def test_a_server_that_repeats_nothing_is_said_to(

@@ -322,6 +322,7 @@ def test_json_of_the_schema_is_taken() -> None:
             "ignores max_tokens",
         ),
         ({"options": {"logprobs": True}}, {}, "ignores logprobs: the reply has none"),
+        ({"options": {"logprobs": True}}, {"logprobs": {"content": []}}, "ignores logprobs: the reply has none"),
         ({"options": {"response_format": {"type": "json_object"}}}, {}, "ignores response_format: .* no JSON"),
         ({"options": {"response_format": PERSON}}, {"text": '{"age": "old"}'}, "'old' is not of type 'integer'"),
         (
@@ -333,8 +334,9 @@ def test_json_of_the_schema_is_taken() -> None:
 )
 def test_what_a_server_ignores(options: dict[str, Any], said: dict[str, Any], words: str) -> None:
     """Is told in one line, and such a reply is not kept."""
-    text = said.pop("text", "four")
-    with serving(lambda number, body: (200, of({"content": text}, **said))) as server:
+    choice = {"message": {"content": said.get("text", "four")}, "logprobs": said.get("logprobs")}
+    more = {key: said[key] for key in said.keys() & {"model", "usage"}}
+    with serving(lambda number, body: (200, json.dumps({"choices": [choice], **more}).encode())) as server:
         asked = endpoint(server, **options)
         with pytest.raises(UserError, match=words):
             say(asked)
@@ -504,12 +506,25 @@ def test_a_damaged_ledger_is_one_line(tmp_path: Path) -> None:
         {"choices": [], "object": "text_completion", "usage": {"prompt_tokens": 1, "completion_tokens": 1}},
         {"choices": [{"text": "a", "logprobs": {"token_logprobs": [float("nan")]}}]},
         {"choices": [{"text": "a", "logprobs": {"token_logprobs": [5.0]}}]},
+        {"choices": [{"text": "a b", "logprobs": {"token_logprobs": [None, -0.5]}}]},
         {"choices": [{"text": "a", "logprobs": {"token_logprobs": [float("-inf")]}}]},
     ],
 )
 def test_a_completion_that_is_none(said: dict[str, Any]) -> None:
     with pytest.raises(NoReply):
         read(json.dumps(said).encode())
+
+
+def test_a_stream_ends_its_events_with_line_feeds_alone() -> None:
+    event = {"choices": [{"delta": {"content": "a\u2028b\u0085c"}, "finish_reason": "stop"}]}
+    assert (
+        read(f"data: {json.dumps(event, ensure_ascii=False)}\r\n\r\ndata: [DONE]\n".encode()).text == "a\u2028b\u0085c"
+    )
+
+
+def test_the_first_choice_need_not_come_first() -> None:
+    said = [{"index": i, "text": text, "finish_reason": "stop"} for i, text in ((1, "no"), (0, "yes"))]
+    assert read(json.dumps({"choices": said}).encode()).text == "yes"
 
 
 def test_halves_of_characters_in_a_reply_are_replaced() -> None:

@@ -475,6 +475,9 @@ def test_a_folder_says_what_is_wrong_with_it(bases: dict[str, Path], trained: Tr
     assert refused("trainer.precision=bf16-true", "trainer=baize").startswith("trainer.precision=bf16-true: ")
     assert "DoRA" in refused("model/adapter=dora", "trainer.start=stacked")
     assert "install nowhere_at_all" in refused(path="package:nowhere_at_all/x.gguf")
+    assert refused(path="/nowhere").startswith("model.path=/nowhere: ")  # domain.tokenizer, which follows, is not named
+    heads = refused(path=changed("heads", lambda f: says(f, num_attention_heads=3)), *[lora])
+    assert "validate_architecture" in heads and "attention heads" in heads
     assert "adapter" in refused(path=changed("adapter", lambda f: (f / "adapter_config.json").write_text("{}")))
     with pytest.raises(UserError, match=r"model/adapter: is of other options of model"):
         compose(["model/adapter=lora"])
@@ -635,6 +638,12 @@ def test_saved_models_that_cannot_be_trained_on(trained: Trained, tmp_path: Path
     weights = load_file(trained.llama / "model.safetensors")
     next(iter(weights.values()))[0] = torch.nan
     save_file(weights, tmp_path / "nan/model.safetensors", {"format": "pt"})
+    shutil.copytree(trained.llama, tmp_path / "inf")
+    next(iter(weights.values()))[0] = torch.inf
+    save_file(weights, tmp_path / "inf/model.safetensors", {"format": "pt"})
+    shutil.copytree(trained.llama, tmp_path / "shape")
+    file = tmp_path / "shape/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "intermediate_size": 8}))
     small: dict[str, Any] = {
         "hidden_size": 16,
         "num_hidden_layers": 1,
@@ -643,9 +652,28 @@ def test_saved_models_that_cannot_be_trained_on(trained: Trained, tmp_path: Path
         "initializer_range": 0.5,
     }
     BertLMHeadModel(BertConfig(vocab_size=600, **small)).save_pretrained(tmp_path / "bert")
-    for name, words in (("nan", "holds weights that are no numbers"), ("bert", "is no causal language model")):
+    for name, words in (
+        ("nan", "holds weights that are no numbers"),
+        ("inf", "holds weights that are no numbers"),
+        ("bert", "is no causal language model"),
+        ("shape", r"cannot be loaded \(model.layers.0.mlp.down_proj.weight has the shape"),
+    ):
         with pytest.raises(UserError, match=rf"model\.path=.*{name}: {words}"):
             Pretrained(path=str(tmp_path / name)).fresh(300, 0, 1, 32, 0)
+
+
+def test_weights_that_have_no_use_are_told(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The config is of a smaller model: it trains, and one line says which it is not."""
+    shutil.copytree(trained.llama, tmp_path / "deeper")
+    file = tmp_path / "deeper/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_hidden_layers": 1, "layer_types": None}))
+    Pretrained(path=str(tmp_path / "deeper")).fresh(300, 0, 1, 32, 0)
+    assert "of its weights (model.layers.1." in capsys.readouterr().err
+    file.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="its config.json is none"):
+        saved.config(file.parent)
 
 
 def test_a_model_of_another_kind_is_named_by_its_key(trained: Trained, tmp_path: Path) -> None:

@@ -214,8 +214,11 @@ class Endpoint:
         limit = next((body[k] for k in ("max_tokens", "max_completion_tokens") if isinstance(body.get(k), int)), None)
         if limit and reply.counted and reply.counted[1] > limit + 1:  # some count an end
             raise self.ignored("max_tokens", f"it was {limit}, and the reply has {reply.counted[1]} tokens")
-        if body.get("logprobs") and reply.logprobs is None and reply.text:
-            raise self.ignored("logprobs", "the reply has none; do without them, or ask a server that has them")
+        if body.get("logprobs") and reply.text:
+            had, written = len(reply.logprobs or []), reply.counted[1] if reply.counted and "prompt" in body else 0
+            if had == 0 or had < written - 1:  # the end of a text may have none
+                held = f"the reply has {had or 'none'}{f' for {written} tokens' if had else ''}"
+                raise self.ignored("logprobs", f"{held}; do without them, or ask a server that has them")
         shape = body.get("response_format")
         shape = shape if isinstance(shape, dict) and shape.get("type", "").startswith("json") else None
         if shape and not reply.cut and (why := misses(self.said(reply), shape)):

@@ -86,8 +86,11 @@ class OpenAI(Endpoint, Backend):
             self.begin_round(request.scratch, request.account or request.scratch / "account.json")
             if request.n:
                 self.probe(self.questions(request, 0, 1)[1][0], request)
+            self.empty = 0
             for first in range(0, request.n, request.decoding.chunk):
                 yield self.part(request, first, min(request.n, first + request.decoding.chunk))
+            if 2 * self.empty > request.n:
+                print(f"genloss: warning: {self.empty} of {request.n} replies of {self.url} are empty", file=sys.stderr)
         except UserError as error:
             raise error.under("recipe.backend") from None
 
@@ -100,6 +103,7 @@ class OpenAI(Endpoint, Backend):
         with closing(self.replies(enumerate(asked), request.runtime.workers)) as found:
             for i, reply in found:
                 text = self.said(reply)
+                self.empty += not text
                 made.texts.append(prompts[i] + text if options.keep_prompt else text)
                 written = reply.counted[1] if reply.counted else len(reply.text.encode()) // BYTES
                 cut = reply.cut or (reply.finish is None and written >= asked[i].body["max_tokens"])

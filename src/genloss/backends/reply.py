@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -54,7 +55,7 @@ def read(content: bytes, key: str = "") -> Reply:
     try:
         known = chunks(content)
         texts = [text for chunk in known for text in contents(chunk)]
-        choices = [chunk["choices"][0] for chunk in known if chunk["choices"]]
+        choices = [first(chunk["choices"]) for chunk in known if chunk["choices"]]
         finish = next((c["finish_reason"] for c in reversed(choices) if c.get("finish_reason")), None)
         if not choices or finish in BROKEN:
             raise NoReply(f"finish_reason {finish}" if choices else "no choice")
@@ -82,11 +83,16 @@ def as_characters(text: str) -> str:
 
 def chunks(content: bytes) -> list[Any]:
     """The completion in a body, or those of an event stream (the reply to options={stream: true})."""
-    lines = content.decode(errors="replace").splitlines()
+    lines = re.split(r"\r?\n", content.decode(errors="replace"))  # other ends of lines are text
     if not any(line.startswith("data:") for line in lines[:10]):
         return [json.loads(content)]
     events = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
     return [json.loads(event) for event in events if event != "[DONE]"]
+
+
+def first(choices: Any) -> Any:
+    """The first choice, which need not be sent first."""
+    return min(choices, key=lambda choice: choice.get("index") or 0)
 
 
 def contents(completion: Any) -> list[str]:
@@ -95,7 +101,7 @@ def contents(completion: Any) -> list[str]:
     choices = completion["choices"]
     if not choices and completion.get("object") in ("chat.completion.chunk", "text_completion"):
         return []  # the last of a stream counts tokens
-    choice = choices[0]
+    choice = first(choices)
     if "text" in choice:
         return [choice["text"]] if isinstance(choice["text"], str) else []
     content = (choice["message"] if "message" in choice else choice["delta"]).get("content")
@@ -116,7 +122,7 @@ def _logprobs(choice: Any) -> list[float]:
     """Of the tokens of a choice, as either of the two interfaces writes them."""
     known = choice["logprobs"]
     numbers = known.get("token_logprobs") or [token["logprob"] for token in known.get("content") or []]
-    found = [float(number) for number in numbers if number is not None]
+    found = [math.nan if number is None else float(number) for number in numbers]
     if not all(-math.inf < number <= 1e-3 for number in found):  # rounding may leave a little above 0
         raise NoReply("logprobs that are none")
     return found

@@ -50,9 +50,11 @@ def one_line(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says first, or its kind where it says nothing."""
-    lines = (line.strip() for line in without_secrets(str(error)).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    """What an error of a library says first, or its kind where it says nothing; with what follows a colon."""
+    lines = [line for each in without_secrets(str(error)).splitlines() if (line := each.strip())]
+    while len(lines) > 1 and lines[0].endswith(":"):
+        lines[:2] = [" ".join(lines[:2])]
+    return lines[0] if lines else type(error).__name__
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

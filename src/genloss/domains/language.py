@@ -30,6 +30,8 @@ class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
 
     def check(self, experiment: Experiment) -> None:
         if self.tokenizer != OWN:
+            if self.tokenizer == getattr(experiment.model, "path", None):  # which the user has named
+                saved.check_saved(self.tokenizer, "model.path")
             saved.check_saved(self.tokenizer, "tokenizer", saved.ONE_OF)
             return
         for key in ("begin", "end"):

@@ -38,10 +38,14 @@ def check_constraint(constraint: Mapping[str, Any]) -> None:
     else:
         of = str if kind == "regex" else dict
         require(isinstance(value, of) and bool(value), key, value, "a text" if of is str else "a schema, with keys")
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLTokenizer
 
     if said := LLMatcher.validate_grammar(grammar(constraint)):
         raise UserError(key, value, f"is not understood by llguidance ({first_line(ValueError(said))})")
+    matcher = LLMatcher(LLTokenizer("byte"), grammar(constraint), log_level=0)
+    matcher.compute_bitmask()
+    if matcher.is_error():
+        raise UserError(key, value, "is matched by no text; write one that is")
 
 
 def grammar(constraint: Mapping[str, Any]) -> str:
@@ -62,7 +66,7 @@ class Masks:
     def __init__(self, constraint: Mapping[str, Any], codec: Any, rows: int):
         from llguidance import LLExecutor, LLMatcher
 
-        first = LLMatcher(tokenizer_of(codec), grammar(constraint))
+        first = LLMatcher(tokenizer_of(codec), grammar(constraint), log_level=0)
         self.matchers = [first, *(first.deep_copy() for _ in range(rows - 1))]
         self.executor, self.size = LLExecutor(1), codec.size
 
@@ -73,6 +77,10 @@ class Masks:
 
         bits = allocate_token_bitmask(len(rows), self.size)
         fill_next_token_bitmask_par(self.executor, [(self.matchers[row], i) for i, row in enumerate(rows)], bits)
+        for matcher in (self.matchers[row] for row in rows):
+            if matcher.is_error():  # it leaves nothing but the end, of a text that need not match
+                why = f"is too much for llguidance ({first_line(ValueError(matcher.get_error()))}); write a simpler one"
+                raise UserError("recipe.constraint", None, why)
         return np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")[:, : self.size].astype(bool)
 
     def take(self, row: int, token: int) -> None:

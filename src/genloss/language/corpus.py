@@ -144,6 +144,14 @@ def has_field(row: Mapping[str, Any], column: str) -> bool:
     return column in row or (isinstance(within, Mapping) and has_field(within, inner))
 
 
+def columns(row: Mapping[str, Any]) -> Iterator[str]:
+    """The names that `field` knows in a row, of the row and of the objects in it."""
+    for name, value in row.items():
+        yield name
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{inner}" for inner in value)
+
+
 def _in_schema(kind: Any, column: str) -> bool:
     """`has_field` of every row of an Arrow schema, or of a struct in it."""
     import pyarrow as pa
@@ -288,7 +296,7 @@ class Table(Corpus):
                     continue
                 row = self._row(line, where)
                 found = found or has_field(row, self.column)
-                names.update(row if not found and len(names) < NAMES else ())
+                names.update(columns(row) if not found and len(names) < NAMES else ())
                 yield str(rows), as_text(field(row, self.column), self.column, where)
                 rows += 1
         if not rows:

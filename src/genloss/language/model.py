@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -286,10 +287,13 @@ class Pretrained(TextModel):
 
         folder = self.folder()
         try:
-            model = read(folder, self._saves() if self.lora else "float32")
+            model, unused = _read(folder, self._saves() if self.lora else "float32")
         except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
             raise UserError("model.path", self.path, f"cannot be loaded ({first_line(error)})") from None
-        if any(bool(torch.isnan(weights).any()) for weights in model.parameters()):
+        if unused:
+            why = f"{len(unused)} of its weights ({unused[0]} first) are none of a {type(model).__name__} of its config"
+            print(f"genloss: warning: model.path={self.path}: {why}, and are not used", file=sys.stderr)
+        if not all(bool(torch.isfinite(weights).all()) for weights in model.parameters()):
             raise UserError("model.path", self.path, "holds weights that are no numbers; it has diverged")
         if looks_ahead(model):
             why = "is no causal language model: what it says of a token depends on those after it"
@@ -384,7 +388,7 @@ def looks_ahead(model: Any) -> bool:
     with torch.inference_mode():
         tokens = torch.tensor([[0, 1, 2, 3], [0, 1, 3, 2]], device=model.device)
         first, second = model(input_ids=tokens, use_cache=False).logits[:, :2].float()
-    return not torch.allclose(first, second, atol=1e-3, rtol=1e-3)
+    return not torch.allclose(first, second, atol=1e-3, rtol=1e-3, equal_nan=True)
 
 
 # -- loading and saving ------------------------------------------------------------------------------------------------
@@ -400,17 +404,30 @@ def quiet() -> None:
 
 def read(folder: Path, dtype: str) -> Any:
     """A saved causal language model in `dtype`: safetensors alone, no remote code. Raises what transformers raises."""
+    return _read(folder, dtype)[0]
+
+
+def _read(folder: Path, dtype: str) -> tuple[Any, list[str]]:
+    """(the model, names of saved weights that it has no use for)."""
     import torch
     from transformers import AutoModelForCausalLM
 
     quiet()
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, dtype), output_loading_info=True
+        folder,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=getattr(torch, dtype),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # else the error names none of them
     )
     model, found = loaded
+    if wrong := sorted(found["mismatched_keys"], key=str):
+        name, held, wanted = wrong[0]
+        raise ValueError(f"{name} has the shape {list(held)} in its file, and {list(wanted)} by its config.json")
     if missing := sorted(found["missing_keys"]):  # they would be random, and others each time
         raise ValueError(f"its files lack {len(missing)} of a {type(model).__name__}'s weights, {missing[0]} first")
-    return model
+    return model, sorted(found["unexpected_keys"])
 
 
 def load(folder: Path, dtype: str = "float32") -> Any:

@@ -117,7 +117,7 @@ def config(folder: Path) -> dict[str, Any]:
     """config.json of a saved model."""
     try:
         said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             "path", str(folder), f"cannot be loaded: its config.json is none ({first_line(error)})"
         ) from None
@@ -270,7 +270,7 @@ def base_of(folder: Path) -> Path | None:
         return None
     try:
         named = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(str(folder / ADAPTER), None, "is damaged; delete it and run again") from None
     kind, _, digest = str(named).partition(":")
     if kind != "sha256" or not re.fullmatch(r"[0-9a-f]{64}", digest):
