@@ -517,9 +517,8 @@ def test_a_completion_that_is_none(said: dict[str, Any]) -> None:
 
 def test_a_stream_ends_its_events_with_line_feeds_alone() -> None:
     event = {"choices": [{"delta": {"content": "a\u2028b\u0085c"}, "finish_reason": "stop"}]}
-    assert (
-        read(f"data: {json.dumps(event, ensure_ascii=False)}\r\n\r\ndata: [DONE]\n".encode()).text == "a\u2028b\u0085c"
-    )
+    sent = f"data: {json.dumps(event, ensure_ascii=False)}\r\n\r\ndata: [DONE]\n"
+    assert read(sent.encode()).text == "a\u2028b\u0085c"
 
 
 def test_the_first_choice_need_not_come_first() -> None:

@@ -476,7 +476,7 @@ def test_a_folder_says_what_is_wrong_with_it(bases: dict[str, Path], trained: Tr
     assert "DoRA" in refused("model/adapter=dora", "trainer.start=stacked")
     assert "install nowhere_at_all" in refused(path="package:nowhere_at_all/x.gguf")
     assert refused(path="/nowhere").startswith("model.path=/nowhere: ")  # domain.tokenizer, which follows, is not named
-    heads = refused(path=changed("heads", lambda f: says(f, num_attention_heads=3)), *[lora])
+    heads = refused(lora, path=changed("heads", lambda f: says(f, num_attention_heads=3)))
     assert "validate_architecture" in heads and "attention heads" in heads
     assert "adapter" in refused(path=changed("adapter", lambda f: (f / "adapter_config.json").write_text("{}")))
     with pytest.raises(UserError, match=r"model/adapter: is of other options of model"):
@@ -672,7 +672,7 @@ def test_weights_that_have_no_use_are_told(
     Pretrained(path=str(tmp_path / "deeper")).fresh(300, 0, 1, 32, 0)
     assert "of its weights (model.layers.1." in capsys.readouterr().err
     file.write_text("[" * 100_000)
-    with pytest.raises(UserError, match="its config.json is none"):
+    with pytest.raises(UserError, match=r"its config\.json is none"):
         saved.config(file.parent)
 
 

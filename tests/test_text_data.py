@@ -408,6 +408,9 @@ def test_a_column_within_a_column(tmp_path: Path, kind: str) -> None:
     for wrong in ("doc.title", "doc.body.x", "body"):
         with pytest.raises(UserError, match=f"column={wrong}: no such column"):
             texts(made(wrong))
+    if kind != "datasets":
+        with pytest.raises(UserError, match=r"did you mean doc.body\?"):
+            texts(made("doc.bodi"))
     with pytest.raises(UserError, match=r"column=doc.meta: holds dict .*not text"):
         texts(made("doc.meta"))
 
