@@ -7,6 +7,6 @@ report      all three written into a folder (`genloss report`)
 compare     arms compared over seeds: differences and trends, their intervals and verdicts
 verdict     whether an arm collapsed, in which published sense, since when, how sure: against a control
 curves      the shapes that collapse has in theory, fitted to rounds
-forecast    later rounds from the first ones, with intervals; the real data that would hold a metric (`genloss forecast`)
+forecast    later rounds from the first ones, and the real data that would hold a metric (`genloss forecast`)
 lineage     where one record comes from, and which rounds learned from it (`genloss trace`)
 """
