@@ -93,7 +93,8 @@ def power() -> None:
     for effect in (2.0, 4.0, 8.0, 16.0):
         held: dict[str, list[str]] = {}
         for seeds in SEEDS:
-            rng, found = np.random.default_rng(seeds), Counter()
+            rng = np.random.default_rng(seeds)
+            found: Counter[str] = Counter()
             for _ in range(max(SWEEPS // 5, 20)):
                 said = verdicts(sweep(rng, seeds, 0.8, False, effect))
                 found.update(row["definition"] for row in said if row["arm"] == "arm 3" and row["verdict"] == YES)

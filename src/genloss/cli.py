@@ -144,6 +144,27 @@ def _report(args: argparse.Namespace) -> int:
 
 
 @verb(
+    "forecast",
+    "what the first rounds of arms say of their later ones, and which real data would hold a metric",
+    argument("dirs", type=Path, nargs="+", metavar="DIR", help="sweeps or run directories"),
+    argument("--metric", help="what is forecast (default: the domain's own)"),
+    argument("--rounds", type=between("--rounds", 1, 1_000_000), metavar="K", help="see rounds up to K (default: all)"),
+    argument("--threshold", type=between("--threshold", -1e300, 1e300, float), metavar="T", help="when is T crossed?"),
+    argument("--out", type=Path, help="folder for forecast.json"),
+)
+def _forecast(args: argparse.Namespace) -> int:
+    from genloss.observatory.forecast import FILE, forecast
+    from genloss.observatory.report import target_of
+    from genloss.workflow.sweep import told_apart, true_arms
+
+    arms = told_apart([arm for folder in args.dirs for arm in true_arms(folder)])
+    out = target_of(args.dirs, args.out)
+    print(forecast(arms, out, args.metric, args.rounds, args.threshold))
+    print(f"\nwritten: {out}/{FILE}")
+    return 0
+
+
+@verb(
     "push",
     "send the data of a sweep's arms, or of one, to the DVC remote",
     argument("dir", type=Path, metavar="DIR", help="a sweep or a run directory"),

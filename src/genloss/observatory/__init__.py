@@ -7,4 +7,7 @@ report      all three written into a folder (`genloss report`)
 compare     arms compared over seeds: differences and trends, their intervals and verdicts
 lineage     where records come from, what was made from them, which rounds learned from them (`genloss trace`)
 ancestry    its arithmetic, on arrays
+verdict     whether an arm collapsed, in which published sense, since when, how sure: against a control
+curves      the shapes that collapse has in theory, fitted to rounds
+forecast    later rounds from the first ones, and the real data that would hold a metric (`genloss forecast`)
 """

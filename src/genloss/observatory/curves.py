@@ -32,8 +32,8 @@ SHAPES: dict[str, Shape] = {
     "geometric": lambda n, c: c**n,
     "power": lambda n, c: n.astype(float) ** c,
 }
-# least and greatest c. Below 0.05 and above 0.98 one shape passes for another on the rounds that anybody runs.
-SEARCHED = {"geometric": ((0.05, 0.98), (1.02, 2.0)), "power": ((0.1, 0.95), (1.05, 4.0))}
+# least and greatest c, below and above those that make a line of a shape
+SEARCHED = {"geometric": ((0.05, 0.998), (1.002, 2.0)), "power": ((0.1, 0.95), (1.05, 4.0))}
 LEAST = {"linear": 3, "saturating": 3, "geometric": 4, "power": 4}  # points of a fit: one more than it has parameters
 GRID = 24  # values of c that are tried in each range before the best is refined
 
@@ -85,11 +85,10 @@ def _refined(shape: str, n: np.ndarray, y: np.ndarray, low: float, high: float) 
     return fit_at(shape, n, y, float(found.x))
 
 
-def ahead(shape: str, n: np.ndarray, y: np.ndarray) -> float:
+def ahead(shape: str, n: np.ndarray, y: np.ndarray, first: int) -> float:
     """Mean squared error of rounds that a fit has not seen (rolling origin): of every later part, fitted to what comes
-    before it; nan where there are too few rounds."""
-    errors = [((fit(shape, n[:k], y[:k])(n[k:]) - y[k:]) ** 2).mean() for k in range(LEAST[shape], len(n))]
-    return float(np.mean(errors)) if errors else float("nan")
+    before it, `first` points or more."""
+    return float(np.mean([((fit(shape, n[:k], y[:k])(n[k:]) - y[k:]) ** 2).mean() for k in range(first, len(n))]))
 
 
 def best(rounds: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray) -> Curve:
@@ -100,10 +99,7 @@ def best(rounds: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarra
         raise ValueError("at least 4 rounds are needed")
     first = max(m for m in LEAST.values() if m < len(n))
     able = [shape for shape in SHAPES if LEAST[shape] <= first]
-    errors = {
-        s: float(np.mean([((fit(s, n[:k], y[:k])(n[k:]) - y[k:]) ** 2).mean() for k in range(first, len(n))]))
-        for s in able
-    }
+    errors = {shape: ahead(shape, n, y, first) for shape in able}
     least = min(errors.values())
     # of shapes that are equally good the first: the simplest
     return fit(next(s for s in able if errors[s] <= least * (1 + 1e-6) + 1e-20), n, y)

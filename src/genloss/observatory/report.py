@@ -110,6 +110,17 @@ def next_commands(folder: Path) -> str:
     )
 
 
+def target_of(folders: Sequence[Path], out: Path | None) -> Path:
+    """Where what is said of `folders` is written: `out`, if it is given; a sweep's own folder; below a single run
+    directory, report/; else report/ beside the runs (that of the project is an output of its DVC pipeline)."""
+    if out is not None:
+        return out
+    if len(folders) > 1:
+        return project_root() / "runs" / "report"
+    folder = folders[0].resolve()
+    return folder if (folder / "sweep.json").is_file() else folder / "report"
+
+
 def report(
     folders: Sequence[Path],
     arms: Sequence[Arm],
@@ -118,14 +129,9 @@ def report(
     differing: Sequence[Mapping[str, Any]] = (),
     control: str | None = None,
 ) -> int:
-    """`genloss report`: one report of the arms of `folders` (run directories or sweeps), printed and written.
-
-    out: None: a sweep's own folder; below a single run directory, report/; else report/ beside the runs (that of the
-    project is an output of its DVC pipeline).
-    """
-    target = out or (folders[0].resolve() if len(folders) == 1 else project_root() / "runs" / "report")
-    if out is None and len(folders) == 1 and not (target / "sweep.json").is_file():
-        target = target / "report"
+    """`genloss report`: one report of the arms of `folders` (run directories or sweeps), printed and written where
+    `target_of` says."""
+    target = target_of(folders, out)
     own = len(arms) == 1 and (target.resolve().parent == arms[0][1])
     if own and arms[0][1].parent.name != "runs":  # the same wherever it is made: DVC runs copies of the project
         arms = [("run", arms[0][1])]
