@@ -22,7 +22,7 @@ from genloss.observatory.figures import PANELS, rounds_figure
 from genloss.observatory.groups import grouped
 from genloss.observatory.page import VERDICTS, page
 from genloss.observatory.results import Arm, measured, rounds_of, sweep_entries, turned, without_rounds
-from genloss.observatory.tables import rounds_csv, table
+from genloss.observatory.tables import marked_up, rounds_csv, table
 
 SUMMARY = "summary.json"
 PAGE = "report.html"
@@ -40,9 +40,9 @@ def write_report(
     """Write rounds.csv, report.md and rounds.png to `out`, and the page to `html`; returns the table as text.
 
     metric: of the table and the first panel; None: the headline of the first arm's domain, if it was measured. redraw:
-    whether a figure and a page of the same numbers are made again. differing, sweeps: as `grouped` takes them; without the former
-    every arm is a group of its own. Arms without a finished round are left out of the table; UserError if there is no
-    other.
+    whether a figure and a page of the same numbers are made again. differing, sweeps: as `grouped` takes them; without
+    the former every arm is a group of its own. Arms without a finished round are left out of the table; UserError if
+    there is no other.
     """
     groups = grouped(arms, differing or [{}] * len(arms), sweeps)
     members = [m for group in groups for m in group.members]
@@ -54,10 +54,9 @@ def write_report(
     metric = metric or panels[0]
     said = [f"warning: {m.name}: {why}" for m in found if (why := turned(m.folder, m.rounds))]
     said += [f"{m.name}: {m.unfinished}" for m in members if m.unfinished and len(members) > 1]
-    warnings = "".join(f"\n\n{line}" for line in said)
-    text = table(shown, metric) + warnings
+    text = table(shown, metric) + "".join(f"\n\n{line}" for line in said)
     numbers, words, figure = (out / name for name in ("rounds.csv", "report.md", "rounds.png"))
-    shown_table = table(shown, metric, markdown=True) + warnings
+    shown_table = table(shown, metric, markdown=True) + "".join(f"\n\n{marked_up(line)}" for line in said)
     keep(numbers, rounds_csv(groups))
     keep(words, f"# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
     drawn = figure.is_file() and figure.stat().st_mtime >= max(p.stat().st_mtime for p in (numbers, words))
