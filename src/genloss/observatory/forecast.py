@@ -28,9 +28,10 @@ from genloss.core.errors import UserError, nearest
 from genloss.core.files import keep
 from genloss.core.hashes import canonical
 from genloss.observatory.curves import LEAST, SHAPES, Curve, best
+from genloss.observatory.groups import grouped
 from genloss.observatory.results import Arm, Read, Rounds, measured, read, without_rounds
 from genloss.observatory.tables import aligned
-from genloss.observatory.verdict import Group, groups
+from genloss.observatory.verdict import Group, compared
 
 FILE, SCHEMA = "forecast.json", 1
 LEVEL = 0.9  # of the intervals
@@ -225,7 +226,8 @@ def forecast(
     last = max(max(max(arm.values), 2 * arm.used[-1]) for arm in curves)
     told = {arm.name: foretold(arm, [o for o in curves if o is not arm], last) for arm in curves}
     crossed = {arm.name: crossing(arm, threshold) for arm in curves} if threshold is not None else {}
-    needs = held(groups(arms), curves, threshold, last) if threshold is not None else []
+    found = compared(grouped(arms, [{}] * len(arms)))
+    needs = held(found, curves, threshold, last) if threshold is not None else []
     whole = {
         "schema": SCHEMA,
         "metric": metric,

@@ -37,8 +37,11 @@ MARKS = {"yes": "●", "no": "○", "cannot tell": "?", "not testable": "–"}
 
 
 def page(groups: Sequence[Group], panels: Sequence[str], out: Path, sweeps: Sequence[Path] = (), note: str = "") -> str:
-    """The whole file. panels: the metrics that matter most, in their order; sweeps: whose commands are shown; note: what
-    else is to be said at the top, one warning a line."""
+    """The whole file.
+
+    panels: the metrics that matter most, in their order. sweeps: those whose commands are shown. note: what else is to
+    be said at the top, one warning a line.
+    """
     verdicts, damaged = _verdicts(out)
     control = _control(groups, verdicts)
     drawn = [group for group in groups if group.last >= 0]
@@ -59,6 +62,7 @@ def page(groups: Sequence[Group], panels: Sequence[str], out: Path, sweeps: Sequ
     rounds = max((g.last for g in groups), default=0)
     arms = sum(len(g.members) for g in groups)
     heading = _heading(groups, sweeps)
+    about = f"{_counted(len(groups), 'group')} of arms, {_counted(arms, 'arm')}, rounds 0 to {rounds}."
     data = {"charts": charts.data(), "texts": _texts_data(drawn, prompts, rows)}
     script = (STATIC / "uPlot.iife.min.js").read_text() + "\n" + (STATIC / "page.js").read_text()
     style = (STATIC / "uPlot.min.css").read_text() + "\n" + (STATIC / "page.css").read_text()
@@ -82,8 +86,7 @@ def page(groups: Sequence[Group], panels: Sequence[str], out: Path, sweeps: Sequ
 <body>
 <a class="skip" href="#verdicts">to the verdicts</a>
 <header><h1>{escape(heading)}</h1>
-<p>{_counted(len(groups), "group")} of arms, {_counted(arms, "arm")}, rounds 0 to {rounds}. Bands and ± are 95 % intervals
-of the mean over seeds (Student's t); of one seed there is none.</p>
+<p>{about} Bands and ± are 95 % intervals of the mean over seeds (Student's t); of one seed there is none.</p>
 <nav aria-label="sections">{links}</nav></header>
 <main>{warnings}{body}</main>
 <dialog id="zoom" aria-labelledby="zoom-title"><form method="dialog"><h2 id="zoom-title"></h2>
@@ -301,7 +304,8 @@ class Charts:
                 points = [(n, values) for n, values in points if values]
                 if not points:
                     continue
-                error = [] if kind else [2 * (group.numbers(f"{metric}_se", n) or [0.0])[0] for n, _ in points]
+                alone = len(group.members) == 1 and not kind  # else the seeds have a band of their own
+                error = [] if not alone else [2 * (group.numbers(f"{metric}_se", n) or [0.0])[0] for n, _ in points]
                 rounds, values = [n for n, _ in points], [v[0] for _, v in points]
                 found.append(svg.Guide(f"theory{at}", i, rounds, values, error))
         if floor := self.floor(metric):
@@ -330,8 +334,9 @@ class Charts:
         if not self.metrics:
             return "<p>No metrics.</p>"
         legend = "".join(
-            f"<li>{svg.swatch(i)} {escape(g.name)}{' (control)' if g.name == control else ''}"
-            f"{' (unfinished)' if any(m.unfinished for m in g.members) else ''}</li>"
+            f'<li><button type="button" class="only" data-style="s{i}" aria-pressed="false">'
+            f"{svg.swatch(i)} {escape(g.name)}{' (control)' if g.name == control else ''}"
+            f"{' (unfinished)' if any(m.unfinished for m in g.members) else ''}</button></li>"
             for i, g in enumerate(self.groups)
         )
         if any(self.floor(m) for m in self.metrics):
@@ -350,8 +355,8 @@ class Charts:
         html += f'<div class="grid">{"".join(map(self.figure, self.first))}</div>'
         for title, some in (("All other metrics", self.rest), ("Counts and speed", self.counts)):
             if some:
-                more = "".join(map(self.figure, some))
-                html += f'<details class="more"><summary>{title} ({len(some)})</summary><div class="grid">{more}</div></details>'
+                more = f'<div class="grid">{"".join(map(self.figure, some))}</div>'
+                html += f'<details class="more"><summary>{title} ({len(some)})</summary>{more}</details>'
         if self.left:
             html += f"<p>{len(self.left)} more metrics are in rounds.csv.</p>"
         return html
@@ -404,13 +409,13 @@ def _composition(groups: Sequence[Group]) -> str:
         for group, rounds in zip(groups, found, strict=True)
     )
     legend = "".join(
-        f'<li><svg class="swatch" viewBox="0 0 34 12" aria-hidden="true"><rect class="part p{i % svg.PARTS}" x="1" y="1" '
-        f'width="32" height="10"/></svg> {kind}</li>'
+        '<li><svg class="swatch" viewBox="0 0 34 12" aria-hidden="true">'
+        f'<rect class="part p{i % svg.PARTS}" x="1" y="1" width="32" height="10"/></svg> {kind}</li>'
         for i, kind in enumerate(kinds)
     )
     return (
         f"<p>Share of the records that each round trains on, by the generation that made them; of the first seed.</p>"
-        f'<ul class="legend">{legend}</ul><div class="grid">{figures}</div>'
+        f'<ul class="legend">{legend}</ul><div class="grid small">{figures}</div>'
     )
 
 
@@ -518,8 +523,9 @@ def _cost(groups: Sequence[Group]) -> str:
     if len(groups) > 1:
         arms = sum(map(len, found))
         rows.append(["all", *(_seconds(v) for v in totals), _seconds(sum(totals)), str(arms)])
-    note = "<p>Time that each stage took when it was computed, all rounds and seeds together. A stage that several arms share was computed once and counts in each.</p>"
-    return note + _table(["arm", *map(escape, stages), "together", "arms"], rows)
+    note = "Time that each stage took when it was computed, all rounds and seeds together. "
+    note += "A stage that several arms share was computed once and counts in each."
+    return f"<p>{note}</p>" + _table(["arm", *map(escape, stages), "together", "arms"], rows)
 
 
 def _seconds(value: float) -> str:

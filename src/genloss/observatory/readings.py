@@ -1,6 +1,6 @@
 """What a page shows beside metrics, read from the files of finished rounds.
 
-composition(folder, 3)          {0: 512, 1: 256, 2: 256}: records of round 3's training set by the generation they are of
+composition(folder, 3)          {0: 512, 1: 256, 2: 256}: records of round 3's training set by their generation
 costs(folder)                   {"generate": 12.4, "train": 80.1}: seconds of all rounds by stage
 side_by_side(groups, rounds)    the same prompt over rounds and arms, with loops, copies and lost words marked
 word_counts(groups)             how many different words occur once, twice, 3 or 4 times ... in generated and real text

@@ -23,7 +23,7 @@ from genloss.observatory.figures import PANELS, rounds_figure
 from genloss.observatory.groups import grouped
 from genloss.observatory.page import page
 from genloss.observatory.results import Arm, added_to, measured, rounds_of, sweep_entries, turned, without_rounds
-from genloss.observatory.tables import rounds_csv, table
+from genloss.observatory.tables import marked_up, rounds_csv, table
 
 SUMMARY = "summary.json"
 PAGE = "report.html"
@@ -57,13 +57,12 @@ def write_report(
     metric = metric or panels[0]
     said = [f"warning: {m.name}: {why}" for m in found if (why := turned(m.folder, m.rounds))]
     said += [f"{m.name}: {m.unfinished}" for m in members if m.unfinished and len(members) > 1]
-    warnings = "".join(f"\n\n{line}" for line in said)
     rows = verdict.verdicts(verdict.compared(groups), control)
     if len(found) > 1:
         verdict.write(rows, out, control)
-    text = table(shown, metric) + warnings
+    text = table(shown, metric) + "".join(f"\n\n{line}" for line in said)
     numbers, words, figure = (out / name for name in ("rounds.csv", "report.md", "rounds.png"))
-    shown_table = table(shown, metric, markdown=True) + warnings
+    shown_table = table(shown, metric, markdown=True) + "".join(f"\n\n{marked_up(line)}" for line in said)
     keep(numbers, rounds_csv(groups))
     said_first = f"# Verdicts\n\n{verdict.shown(rows, markdown=True)}"
     keep(words, f"{said_first}\n\n# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")

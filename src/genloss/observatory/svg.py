@@ -21,6 +21,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 8.0, 34.0
 STYLES = 8  # colours; DASHES and MARKS repeat at other counts, so that 24 lines differ
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "12 4")
 MARKS = ("o", "square", "triangle", "diamond", "cross", "down")
+FEW = 5  # lines; the bands of more are fainter
 BEYOND = 1.5  # how far a band may widen the axis, in multiples of the range of the lines
 PARTS = 8  # hatchings of stacked bars
 
@@ -93,7 +94,8 @@ def mark(style: int, x: float, y: float, size: float = 3.0) -> str:
 
 
 def classes(style: int) -> str:
-    return f"c{style % STYLES}"
+    """Of everything that a style draws: its colour, and a name of its own that a legend finds."""
+    return f"c{style % STYLES} s{style}"
 
 
 def dash(style: int) -> str:
@@ -118,7 +120,9 @@ def lines(
     A band that is wider than the lines by far is cut off at the edge: of few seeds a t interval is wide.
     """
     xs = [x for s in series for x in s.x]
-    ys = [y for s in (*series, *guides) for y in s.y if math.isfinite(y)]
+    ys = [
+        y for side in ([s.y for s in series], [g.y for g in guides]) for line in side for y in line if math.isfinite(y)
+    ]
     if not xs or not ys:
         return ""
     low, high = min(ys), max(ys)
@@ -145,13 +149,14 @@ def lines(
     ]
     parts.append(f'<text class="t" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">')
     parts[-1] += f"{escape(below)}</text>"
+    crowd = " crowd" if len(series) > FEW else ""
     for s in series:
         inside = [
             (x, a, b) for x, a, b in zip(s.x, s.low, s.high, strict=False) if math.isfinite(a) and math.isfinite(b)
         ]
         if len(inside) > 1:
             around = [(x, b) for x, _, b in inside] + [(x, a) for x, a, _ in reversed(inside)]
-            parts.append(f'<path class="b {classes(s.style)}" d="{path(around)}z"/>')
+            parts.append(f'<path class="b {classes(s.style)}{crowd}" d="{path(around)}z"/>')
     for g in guides:
         points = [(x, y) for x, y in zip(g.x, g.y, strict=True) if math.isfinite(y)]
         if g.error and len(points) > 1:
@@ -160,7 +165,7 @@ def lines(
             parts.append(f'<path class="b {classes(g.style or 0)}" d="{path(around)}z"/>')
         if len(points) == 1:  # across
             points = [(first, points[0][1]), (last, points[0][1])]
-        colour = "" if g.style is None else f" {classes(g.style)}"
+        colour = "" if g.style is None else f" {classes(g.style)}"  # of all arms at once: none
         if points:
             parts.append(f'<path class="g {escape(g.kind)}{colour}" d="{path(points)}"/>')
     for s in series:
@@ -197,7 +202,7 @@ def bars(
                 style = f"p{kinds.index(kind) % PARTS}"
                 parts.append(
                     f'<rect class="part {style}" x="{x:.1f}" y="{y:.1f}" width="{step * 0.76:.1f}" '
-                    f'height="{at_y(under) - y:.1f}"><title>{escape(str(name))}: {escape(str(kind))} {share:.1%}</title></rect>'
+                    f'height="{at_y(under) - y:.1f}"><title>{escape(f"{name}: {kind} {share:.1%}")}</title></rect>'
                 )
             under += share
         parts.append(_label(LEFT + step * (i + 0.5), name, i, len(columns)))
@@ -224,4 +229,5 @@ def _label(x: float, name: str, i: int, count: int) -> str:
 
 
 def _svg(title: str, inside: str) -> str:
-    return f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}">{inside}</svg>'
+    box = f"0 0 {WIDTH:.0f} {HEIGHT:.0f}"
+    return f'<svg class="chart" viewBox="{box}" role="img" aria-label="{escape(title)}">{inside}</svg>'

@@ -38,6 +38,8 @@ def table(groups: Sequence[Group], metric: str, markdown: bool = False) -> str:
     several = any(len(g.members) > 1 for g in groups)
     head = ["arm", *(["seeds"] if several else []), *(f"round {n}" for n in shown), "change"]
     body = [_group_row(group, metric, shown, several) for group in groups]
+    if markdown:
+        body = [[marked_up(text) for text in row] for row in body]
     return (piped if markdown else aligned)(head, body, range(1, len(head)))
 
 
@@ -100,6 +102,11 @@ def aligned(head: Sequence[str], body: Sequence[Sequence[str]], right: Collectio
     ]
     lines = [line.rstrip() for line in lines]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def marked_up(text: str) -> str:
+    """Text as Markdown that shows it: no tags, one line."""
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
 
 
 def piped(head: Sequence[str], body: Sequence[Sequence[str]], right: Collection[int]) -> str:

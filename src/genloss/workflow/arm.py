@@ -17,6 +17,7 @@ from genloss.core.rundir import RunDir, round_name
 from genloss.core.store import Kept, Store
 from genloss.experiment import Experiment, whole
 from genloss.loop import Loop, Models
+from genloss.observatory.report import PAGE, write_report
 from genloss.observatory.results import rounds_of, shown
 from genloss.stages import ALL, TRAIN
 from genloss.workflow.compose import to_yaml
@@ -95,6 +96,8 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
             sys.stderr.write(costs)  # nothing is wrong that can be known before work
             loop.run(after_round=tracker.round)
             commit(folder)
+            if sweep is None:  # whose page shows all of its arms
+                write_report([(folder.name, folder)], folder / "report", redraw=False, html=folder / PAGE)
             forget(folder)
             loop.models.end()
     except BaseException:

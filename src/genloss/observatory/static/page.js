@@ -115,6 +115,17 @@ if (filter) filter.addEventListener("input", () => {
   }
 });
 
+// an arm of the legend: the others fade
+for (const button of document.querySelectorAll("button.only")) button.addEventListener("click", () => {
+  const only = button.getAttribute("aria-pressed") === "true" ? null : button.dataset.style;
+  for (const other of document.querySelectorAll("button.only")) {
+    other.setAttribute("aria-pressed", String(other === button && only !== null));
+  }
+  for (const drawn of document.querySelectorAll("#metrics svg.chart [class*=' s']")) {
+    drawn.classList.toggle("dim", only !== null && !drawn.classList.contains(only));
+  }
+});
+
 // -- hover and zoom ---------------------------------------------------------------------------------------------------
 
 const dialog = document.getElementById("zoom");
@@ -129,12 +140,17 @@ function zoom(figure, chart) {
   const columns = [rounds], series = [{ label: "round" }], bands = [];
   for (const s of chart.series) {
     const stroke = colour(`--c${s.style % 8}`), dash = dashes[s.style % dashes.length];
-    series.push({ label: s.name, stroke, dash, width: 2, points: { show: true, size: 6, fill: stroke }, spanGaps: true });
+    const said = (_, y, __, at) => {
+      const i = at === null ? -1 : s.x.indexOf(rounds[at]);
+      const low = s.low?.[i], ends = typeof low === "number" ? ` (${number(low)} to ${number(s.high[i])})` : "";
+      return number(y) + ends;
+    };
+    const points = { show: true, size: 6, fill: stroke };
+    series.push({ label: s.name, stroke, dash, width: 2, points, spanGaps: true, value: said });
     columns.push(aligned(s.x, s.y));
     if (!s.low) continue;
     const at = columns.length;
-    series.push({ label: `${s.name}, high`, stroke, width: 0, points: { show: false } });
-    series.push({ label: `${s.name}, low`, stroke, width: 0, points: { show: false } });
+    for (let i = 0; i < 2; i++) series.push({ stroke, width: 0, points: { show: false }, class: "end" });
     columns.push(aligned(s.x, s.high), aligned(s.x, s.low));
     bands.push({ series: [at, at + 1], fill: `color-mix(in srgb, ${stroke} 15%, transparent)` });
   }
@@ -149,6 +165,11 @@ function zoom(figure, chart) {
   const options = {
     width, height: Math.max(220, Math.min(460, innerHeight * 0.55)), series, bands,
     scales: { x: { time: false } },
+    cursor: { points: { size: (u, i) => (u.series[i].class === "end" ? 0 : 8) } },
+    hooks: { setSeries: [(u, i, { show }) => {  // a band goes with its line
+      if (i === null || show === undefined || u.series[i].class === "end") return;
+      for (const j of [i + 1, i + 2]) if (u.series[j]?.class === "end") u.setSeries(j, { show });
+    }] },
     axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis, size: 70 }],
   };
   plot?.destroy();

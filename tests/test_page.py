@@ -1,0 +1,301 @@
+"""report.html, and what it is made of: arms over seeds, marks in texts, charts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+from scipy import stats
+
+from genloss.core import records
+from genloss.core.files import write_atomic
+from genloss.observatory import readings, svg
+from genloss.observatory.groups import band, grouped
+from genloss.observatory.page import page
+from genloss.observatory.report import PAGE, write_report
+from genloss.observatory.results import arms_of
+from genloss.workflow.compose import compose, to_yaml
+from genloss.workflow.identity import told
+from genloss.workflow.sweep import differing
+from support import Project
+
+CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
+HOSTILE = [
+    "</script><script>document.title = 'owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\"><!-- ",
+    "\x1b[31mred\x1b[0m \u202edesrever\u202c \u0645\u0631\u062d\u0628\u0627",
+    "=HYPERLINK(\"http://x\") & 'quotes' | pipes",
+    "x" * 10_000_000,
+]
+
+
+def arm(folder: Path, texts: Sequence[Sequence[str]], real: Sequence[str] = ("a b",), **values: Any) -> Path:
+    """A run directory: texts that each round made from 1 on, metrics that fall."""
+    overrides = [f"{key}={value}" for key, value in values.items() if key != "metrics"]
+    write_atomic(folder / "params.yaml", to_yaml(compose([*overrides, f"rounds={len(texts)}"])))
+    records.write(
+        records.make_table({"text": list(real)}, origin=records.REAL, generation=0, recipe="corpus/train"),
+        folder / "rounds/00/train/00-real.parquet",
+    )
+    for n in range(len(texts) + 1):
+        if n:
+            made = records.make_table({"text": list(texts[n - 1])}, origin=records.SYNTHETIC, generation=n, recipe="s")
+            records.write(made, folder / f"rounds/{n:02d}/generated.parquet")
+        shards = [{"generation": g, "realised": 10} for g in range(n + 1)]
+        stages = {"mix": {"result": {"shards": shards}, "seconds": 1.0}, "train": {"seconds": 2.0, "result": {}}}
+        write_atomic(folder / f"rounds/{n:02d}/manifest.json", json.dumps({"stages": stages}))
+        metrics = {"heldout_bits_per_byte": 2.0 + n, "distinct_2": 0.5, "distinct_2_floor": 0.8}
+        write_atomic(folder / f"rounds/{n:02d}/metrics.json", json.dumps(metrics | values.get("metrics", {})))
+    return folder
+
+
+class Elements(HTMLParser):
+    """The elements of a page, and the texts that it shows side by side."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+
+def browsed(path: Path, tmp_path: Path) -> str:
+    """The page's elements after its scripts have run."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: how a browser shows the page is not tested")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'browser'}"]
+    command = [CHROMIUM, *flags, "--virtual-time-budget=2000", "--dump-dom", path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_hostile_records_are_text_in_the_browser(tmp_path: Path) -> None:
+    folder = arm(tmp_path / "run", [HOSTILE])
+    write_report([("<b>bold</b> =1+1", folder)], folder / "report", html=folder / PAGE)
+    assert "<b>" not in (folder / "report/report.md").read_text()
+    html = (folder / PAGE).read_text()
+    assert len(html) < 500_000
+    before = Elements(html)
+    assert before.names.count("script") == 2 and "img" not in before.names and "b" not in before.names
+    shown = browsed(folder / PAGE, tmp_path)
+    after = Elements(shown)
+    assert after.names.count("script") == 2 and "img" not in after.names
+    assert re.search("<title>run</title>", shown) and "&lt;script&gt;document.title" in shown
+    assert "\x1b" not in shown and "\u202e" not in shown and "10,000,000 characters" in shown
+    assert "\u0645\u0631" in shown
+
+
+def test_a_page_names_no_address(tmp_path: Path) -> None:
+    """It opens without a network: nothing is loaded, and its policy would let nothing load."""
+    folder = arm(tmp_path / "run", [["a b c"]])
+    write_report([("run", folder)], folder / "report", html=folder / PAGE)
+    found = Elements((folder / PAGE).read_text())
+    assert {value[0] for tag, name, value in found.attributes if name in ("src", "href")} == {"#"}
+    assert any("default-src 'none'" in value for _, _, value in found.attributes)
+    assert "Licen" in (Path(readings.__file__).parent / "static/uPlot.LICENSE").read_text()
+
+
+def test_cells_begin_no_formula(tmp_path: Path) -> None:
+    folder = arm(tmp_path / "run", [["a"]], metrics={"drift": -0.5})
+    write_report([("=cmd|' /C calc'!A0", folder), ("@x", folder), ("plain", folder)], tmp_path)
+    rows = list(csv.DictReader((tmp_path / "rounds.csv").open()))
+    assert {row["arm"] for row in rows} == {"'=cmd|' /C calc'!A0", "'@x", "plain"}
+    assert float(rows[0]["drift"]) == -0.5
+
+
+def test_bands_are_t_intervals() -> None:
+    values = [1.0, 1.5, 3.0, 2.2]
+    low, high = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
+    assert band(values) == pytest.approx((sum(values) / 4, low, high))
+    assert math.isnan(band([1.0]).low)
+
+
+def swept(tmp_path: Path, seeds: Sequence[int] = (0, 1, 2)) -> list[tuple[str, Path]]:
+    found = []
+    for mixing in ("real_only", "replace"):
+        for seed in seeds:
+            rise = {"loss_under_round0": 1.0 + seed}
+            folder = arm(tmp_path / f"{mixing}{seed}", [["a b"], ["b c"]], mixing=mixing, seed=seed, metrics=rise)
+            found.append((f"{mixing} seed {seed}", folder))
+    return found
+
+
+def test_arms_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
+    arms = swept(tmp_path)
+    text = write_report(arms, tmp_path / "out", "loss_under_round0", differing=differing(arms))
+    assert [line.split()[:4] for line in text.splitlines()[4:]] == [
+        ["real_only", "3", "2.000", "±2.484"],
+        ["replace", "3", "2.000", "±2.484"],
+    ]
+    rows = list(csv.DictReader((tmp_path / "out/rounds.csv").open()))
+    assert list(rows[0])[:4] == ["arm", "round", "mixing", "seed"] and len(rows) == 18
+    assert {row["seed"] for row in rows if row["mixing"] == "replace"} == {"0", "1", "2"}
+
+
+def test_an_arm_that_failed_is_marked_and_its_change_is_not_mixed_with_others(tmp_path: Path) -> None:
+    arms = swept(tmp_path)
+    (arms[5][1] / "rounds/02/metrics.json").unlink()
+    shutil.rmtree(arms[4][1] / "rounds")
+    order = [name for name, _ in arms]
+    write_atomic(tmp_path / "sweep.json", json.dumps({"arms": order}))
+    for name, folder in arms:
+        state = {"state": "failed", "error": "out of <memory>"} if folder == arms[5][1] else {"state": "finished"}
+        write_atomic(tmp_path / f"arms/{name}.json", json.dumps({"name": name, "dir": folder.name} | state))
+    assert arms_of(tmp_path) == arms
+    groups = grouped(arms, differing(arms), [tmp_path])
+    assert [[m.unfinished for m in g.members] for g in groups] == [
+        ["", "", ""],
+        ["", "unfinished, no finished round", "failed after round 1 of 2: out of <memory>"],
+    ]
+    text = write_report(arms, tmp_path, None, True, differing(arms), [tmp_path], tmp_path / PAGE)
+    assert re.search(r"replace +1 of 3 +2\.000 .*\+2\.000$", text, re.M)  # not +1.000, what the failed one had risen
+    assert "replace seed 2: failed after round 1 of 2: out of <memory>" in text
+    html = (tmp_path / PAGE).read_text()
+    assert "failed after round 1 of 2: out of &lt;memory&gt;" in html and "(unfinished)" in html
+
+
+def test_verdicts_come_first_and_a_damaged_file_costs_a_line(tmp_path: Path) -> None:
+    arms = swept(tmp_path)
+    groups = grouped(arms, differing(arms))
+    yes = {"arm": "replace", "definition": "held-out <loss>", "verdict": "yes", "onset": 1, "effect": 0.5, "seeds": 3}
+    more = yes | {"definition": "tails", "verdict": "cannot tell", "onset": None, "more_seeds": 4, "p": float("nan")}
+    never = yes | {"definition": "variance", "verdict": "not testable", "effect": None, "reason": "no <variance>"}
+    found = {"schema": 1, "alpha": 0.05, "control": "real_only", "verdicts": [yes, more, never]}
+    write_atomic(tmp_path / "verdicts.json", json.dumps(found))
+    html = page(groups, ["heldout_bits_per_byte"], tmp_path)
+    assert "<b>replace</b>: collapse by 1 of 2 definitions, since round 1" in html
+    assert html.index('id="verdicts"') < html.index('id="arms"') < html.index('id="metrics"')
+    assert "held-out &lt;loss&gt;" in html and "no &lt;variance&gt;" in html and "4 more seeds may tell" in html
+    for text in ("{", "[]", '{"verdicts": [{"arm": 1}]}', '{"verdicts": null}'):
+        write_atomic(tmp_path / "verdicts.json", text)
+        damaged = page(groups, ["heldout_bits_per_byte"], tmp_path)
+        assert "verdicts.json is damaged; delete it" in damaged and 'id="metrics"' in damaged
+    (tmp_path / "verdicts.json").unlink()
+    assert "No verdicts: they need" in page(groups, ["heldout_bits_per_byte"], tmp_path)
+
+
+def marked(groups: Any, n: int) -> dict[str, str]:
+    """{mark: text} of the first record of round n."""
+    (first, *_) = readings.side_by_side(groups, [1, 2])
+    return {marks: text for text, marks in first.cells[0, n].pieces if marks}
+
+
+def test_loops_copies_and_lost_words_are_marked(tmp_path: Path) -> None:
+    real = "the quick brown fox jumps over the lazy dog again"
+    texts = [f"so {real.upper()} and more", "go on, go on, go on, go on"]
+    folder = arm(tmp_path / "run", [[texts[0]], [texts[1]]], [real])
+    groups = grouped([("run", folder)], [{}])
+    first = marked(groups, 1)
+    assert set(first) == {"copy", "copy lost"} and "QUICK" not in first["copy"].split()
+    assert marked(groups, 2) == {"loop": "go on, go on, go on, "}
+    cells = readings.side_by_side(groups, [1, 2])[0].cells
+    assert ["".join(text for text, _ in cells[0, n].pieces) for n in (1, 2)] == texts
+
+
+def test_one_prompt_stands_beside_itself(tmp_path: Path) -> None:
+    folders = [arm(tmp_path / str(i), [["x", "y"]] * 2) for i in range(2)]
+    for i, folder in enumerate(folders):
+        prompts = records.make_table({"text": ["one", "two"]}, origin=records.REAL, generation=0, recipe="corpus")
+        records.write(prompts, folder / "data/prompts.parquet")
+        ids = prompts["id"].to_pylist()
+        for n in (1, 2):  # in another order in each round and arm
+            order = [0, 1] if (i + n) % 2 else [1, 0]
+            made = records.make_table(
+                {"text": [f"goes on from {('one', 'two')[k]}" for k in order]},
+                origin=records.SYNTHETIC,
+                generation=n,
+                recipe="sample",
+                parents=[[ids[k]] for k in order],
+            )
+            records.write(made, folder / f"rounds/{n:02d}/generated.parquet")
+    found = readings.side_by_side(grouped([(f.name, f) for f in folders], [{}, {}]), [1, 2])
+    assert [prompt.text for prompt in found] == ["one", "two"]
+    for prompt in found:
+        assert set(prompt.cells) == {(0, 1), (0, 2), (1, 1), (1, 2)}
+        for cell in prompt.cells.values():
+            assert "".join(text for text, _ in cell.pieces) == f"goes on from {prompt.text}"
+
+
+def test_what_rounds_were_made_of(tmp_path: Path) -> None:
+    folder = arm(tmp_path / "run", [["a a b"], ["a c"]], ["a b b d"])
+    (group,) = grouped([("run", folder)], [{}])
+    assert readings.composition(folder, 2) == {0: 10, 1: 10, 2: 10}
+    assert readings.costs(group.members[0]) == {"mix": 3.0, "train": 6.0}
+    counts = readings.word_counts([group])
+    assert counts["real"][:3] == [2, 1, 0] and counts["arms"] == {0: [2, 0, 0, 0, 0, 0, 0, 0]}
+    (folder / "rounds/01/manifest.json").write_text("{")
+    assert readings.composition(folder, 1) == {}
+
+
+def test_a_chart_takes_numbers_that_are_none_and_one_round(tmp_path: Path) -> None:
+    nan = float("nan")
+    assert svg.lines("all nan", [svg.Series("a", 0, [0, 1], [nan, nan])]) == ""
+    drawn = svg.lines("one <b>", [svg.Series("a & b", 0, [0], [1.0], [nan], [nan])])
+    assert "nan" not in drawn and "one &lt;b&gt;" in drawn and "a &amp; b" in drawn
+    assert "nan" not in svg.lines("gap", [svg.Series("a", 0, [0, 1, 2], [1.0, nan, 2.0])])
+    assert svg.ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0][: len(svg.ticks(0.0, 1.0))])
+    assert [svg.number(v) for v in (0.0, 12345.6, 0.00001234, 1e9, 0.123456)] == [
+        "0",
+        "12,346",
+        "1.23e-5",
+        "1.00e9",
+        "0.1235",
+    ]
+    folder = arm(tmp_path / "run", [["a"]], metrics={"broken": nan})
+    write_report([("run", folder)], tmp_path, html=tmp_path / PAGE)
+    assert '"y":[null,null]' in (tmp_path / PAGE).read_text()
+
+
+def test_twelve_arms_of_three_seeds_fit_a_page(tmp_path: Path) -> None:
+    texts = [[f"some text {i} {n} " * 60 for i in range(20)] for n in range(5)]
+    metrics = {f"metric_{i}": i / 7 for i in range(60)} | {f"metric_{i}_floor": i / 9 for i in range(60)}
+    first = arm(tmp_path / "first", texts, metrics=metrics)
+    arms = []
+    configs: list[DictConfig] = []
+    for i in range(12):
+        for seed in range(3):
+            folder = tmp_path / f"{i}-{seed}"
+            shutil.copytree(first, folder)
+            cfg = compose(["rounds=5", f"size={i + 10}", f"seed={seed}"]) if not configs else configs[0].copy()
+            cfg.size, cfg.seed = i + 10, seed
+            configs.append(cfg)
+            arms.append((f"size={i + 10} seed {seed}", folder))
+    differs = [{"size": cfg.size, "seed": cfg.seed} for cfg in configs]
+    write_report(arms, tmp_path / "out", None, True, differs, [], tmp_path / "out" / PAGE)
+    assert (tmp_path / "out" / PAGE).stat().st_size < 2_000_000
+    html = (tmp_path / "out" / PAGE).read_text()
+    assert html.count("<figure") >= 62 and html.count('data-style="s') == 12
+
+
+def test_what_tells_arms_apart() -> None:
+    configs = [compose([f"mixing={m}", f"seed={s}", "rounds=1"]) for m in ("replace", "accumulate") for s in (0, 1)]
+    assert told(configs) == [{"mixing": m, "seed": s} for m in ("replace", "accumulate") for s in (0, 1)]
+    assert told(configs[:1]) == [{}] and told([]) == []
+
+
+def test_a_run_and_a_sweep_end_with_a_page(tmp_path: Path) -> None:
+    """What the lab knows by theory is drawn; `dvc status` of an arm stays clean with a page beside it."""
+    home = Project.make(tmp_path / "project")
+    tiny = ["domain=gaussian", "size=10", "domain.chains=10", "rounds=1", "tracking=none"]
+    one = home.ok("run", *tiny).folder
+    assert "theory ± 2 standard errors" in (one / PAGE).read_text() and not list(one.glob("report/*.html"))
+    home.ok("report", str(one))
+    assert home.dvc("status", cwd=one).strip().endswith("up to date.")
+    sweep = home.ok("run", "-m", *tiny, "mixing=replace,accumulate").folder
+    html = (sweep / PAGE).read_text()
+    assert "accumulate" in html and "genloss run -m domain=gaussian" in html
+    assert str(tmp_path) not in html
