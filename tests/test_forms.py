@@ -51,7 +51,7 @@ def test_agreement_is_of_a_text_with_itself(tmp_path: Path) -> None:
     real = [s for i, topic in enumerate(topics) for s in sentences(topic, 60, i)]
     held_out = [s for i, topic in enumerate(topics) for s in sentences(topic, 12, 10 + i)]
     mixed = [f"{a} {b}" for a, b in zip(sentences("sea", 36, 20), sentences("court", 36, 21), strict=True)]
-    embedding = {"_target_": "genloss.evaluate.embedding.Ngrams", "dimensions": 3}
+    embedding = {"_target_": "genloss.language.embedding.Ngrams", "dimensions": 3}
     found = Agreement(embedding=embedding).measure(evidence(tmp_path, real, held_out, mixed))
     assert found["agreement_floor"] > found["agreement_shuffled_floor"] + 0.3
     assert found["agreement"] < 0.2 and abs(found["agreement"] - found["agreement_shuffled"]) < 0.1

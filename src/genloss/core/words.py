@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import regex
+
 # Thai, Lao, Tibetan, Burmese, Khmer, kana, Han
 UNSPACED = (
     "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff"
@@ -15,6 +17,14 @@ _ALONE = re.compile(f"([{UNSPACED}])")
 def spaced(text: str) -> str:
     """The text with spaces around each character of a script that writes none; other text as it is."""
     return text if text.isascii() else _ALONE.sub(r" \1 ", text)
+
+
+TERM = regex.compile(r"[\p{L}\p{M}\p{N}_']+")
+
+
+def terms(text: str) -> list[str]:
+    """Runs of letters with their marks, digits and apostrophes, lower-cased; of unspaced scripts single characters."""
+    return TERM.findall(spaced(text.lower()))
 
 
 def words(text: str) -> list[str]:

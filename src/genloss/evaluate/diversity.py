@@ -12,19 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import regex
 
 from genloss.core.errors import require
 from genloss.core.seeds import generator
-from genloss.core.words import spaced
+from genloss.core.words import terms as words
 from genloss.curate.rules import repeated_share
 from genloss.evaluate import Evidence, SampleMetric
-
-WORD = regex.compile(r"[\p{L}\p{M}\p{N}_']+")
-
-
-def words(text: str) -> list[str]:
-    return WORD.findall(spaced(text.lower()))
 
 
 def ngrams(lists: list[list[str]], n: int) -> Counter[tuple[str, ...]]:

@@ -16,7 +16,7 @@ import numpy as np
 from genloss.core.errors import require
 from genloss.core.seeds import generator
 from genloss.evaluate import Evidence
-from genloss.evaluate.embedding import Embedded
+from genloss.evaluate.embedded import Embedded
 
 
 def _some(vectors: np.ndarray, n: int, evidence: Evidence) -> np.ndarray:

@@ -20,7 +20,7 @@ from genloss.core.errors import require
 from genloss.core.seeds import generator
 from genloss.evaluate import Evidence, SampleMetric
 from genloss.evaluate.diversity import words
-from genloss.evaluate.embedding import Embedded
+from genloss.evaluate.embedded import Embedded
 
 NUMBER = regex.compile(r"(?<![\p{L}\p{N}])\p{N}[\p{N}.,]*\p{N}|(?<![\p{L}\p{N}])\p{N}(?![\p{L}\p{N}])")
 SENTENCE = regex.compile(r"(?<=[.!?:;\"”'’)\n])\s+|^\s+")
@@ -81,7 +81,7 @@ class Agreement(Embedded):
         at = [max(2, min(len(text) - 2, round(self.share * len(text)))) for text in long]
         halves = [" ".join(text[:k]) for text, k in zip(long, at, strict=True)]
         halves += [" ".join(text[k:]) for text, k in zip(long, at, strict=True)]
-        return self.numbers(self._embedding.embed(halves, evidence), evidence)
+        return self.numbers(self.embed(halves, evidence), evidence)
 
 
 def numbers_in(text: str) -> set[str]:

@@ -22,7 +22,7 @@ from genloss.core.contracts import Experiment
 from genloss.core.errors import UserError, nearest, require
 from genloss.evaluate import Evidence, Metric
 from genloss.evaluate.diversity import words
-from genloss.evaluate.validity import SECONDS
+from genloss.language.checkers import SECONDS
 
 REST = "rest"  # of the records whose group is too small, or that the pattern does not match
 

@@ -71,7 +71,7 @@ class Sample(Recipe, Finishes):
     repetition_penalty: float = 1.0
     bias: float = 1.0
     chunk: int = 256  # records computed together; part of the identity, since kernels differ between batch sizes
-    constraint: dict[str, Any] = field(default_factory=dict)  # what a text must match: regex, choice, or json
+    constraint: dict[str, Any] = field(default_factory=dict)  # what a text must match: regex, choice, json, or lark
     logprobs: bool = False  # a column `logprob`: ln of each record's probability under the model that wrote it
     backend: Any = field(default_factory=dict)
     needs = (Documents,)

@@ -1,7 +1,9 @@
-"""Constrained decoding: a text that matches a regular expression, is one of several, or is JSON of a schema.
+"""Constrained decoding: a text that matches a regular expression, is one of several, JSON of a schema, or of a grammar.
 
     genloss run '+recipe.constraint.regex="[A-Z][a-z ]{3,40}\\."'
     genloss run domain=reasoning recipe=solve '+recipe.constraint.choice=["yes", "no"]'
+    genloss run "+recipe.constraint.lark='start: WORD+
+    WORD: /[a-z]+ /'"
     genloss run '+recipe.constraint.json={type: object, properties: {age: {type: integer}}, required: [age]}'
 
 At each step the tokens that no text of the constraint can go on with are masked (llguidance; Willard & Louf 2023, arXiv
@@ -19,7 +21,7 @@ from typing import Any
 
 from genloss.core.errors import UserError, first_line, one_of, require
 
-KINDS = ("regex", "choice", "json")
+KINDS = ("regex", "choice", "json", "lark")
 COMPACT: Any = {"whitespace_flexible": False}  # else a model can write spaces between two values for ever
 
 
@@ -36,7 +38,7 @@ def check_constraint(constraint: Mapping[str, Any]) -> None:
         require(bool(texts), key, value, "a list of texts")
         require(len(set(value)) == len(value), key, value, "texts that differ")
     else:
-        of = str if kind == "regex" else dict
+        of = str if kind in ("regex", "lark") else dict
         require(isinstance(value, of) and bool(value), key, value, "a text" if of is str else "a schema, with keys")
     from llguidance import LLMatcher, LLTokenizer
 
@@ -55,6 +57,8 @@ def grammar(constraint: Mapping[str, Any]) -> str:
     ((kind, value),) = constraint.items()
     if kind == "json":
         return LLMatcher.grammar_from_json_schema(json.dumps(value), overrides=COMPACT)
+    if kind == "lark":
+        return LLMatcher.grammar_from_lark(value)
     if kind == "choice":
         value = "|".join(re.escape(text) for text in value)
     return LLMatcher.grammar_from_regex(value)

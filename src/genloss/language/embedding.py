@@ -12,26 +12,26 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from genloss.core.contracts import Experiment, Plugin
 from genloss.core.errors import UserError, require
 from genloss.core.hashes import sha256_file, tree_hash
-from genloss.core.plugin import build
 from genloss.core.seeds import generator
-from genloss.evaluate import Evidence, SampleMetric
-from genloss.evaluate.diversity import words
+from genloss.core.words import terms
 from genloss.language.saved import MODEL_FILES, TOKENIZER_FILES, check_saved, folder_of, hash_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+
+
+Real = Callable[[int], Iterable[str]]  # texts of so many real records, at most: what an embedding may be fitted on
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ class Embedding(Plugin, ABC):
     """Gives texts vectors."""
 
     @abstractmethod
-    def embed(self, texts: Sequence[str], evidence: Evidence) -> np.ndarray:
+    def embed(self, texts: Sequence[str], real: Real) -> np.ndarray:
         """float64 [n, d] of n texts, each of length 1, or 0 if nothing is known of it."""
 
 
@@ -59,7 +59,7 @@ def hashed(texts: Iterable[str], buckets: int, max_n: int) -> csr_matrix:
     columns: list[int] = []
     edges = [0]
     for text in texts:
-        said = [word.encode(errors="surrogatepass") for word in words(text)]
+        said = [word.encode(errors="surrogatepass") for word in terms(text)]
         for n in range(1, max_n + 1):
             columns += [zlib.crc32(b" ".join(said[i : i + n])) % buckets for i in range(len(said) - n + 1)]
         edges.append(len(columns))
@@ -102,11 +102,11 @@ class Ngrams(Embedding):
         require(self.buckets >= 256, "buckets", self.buckets, "at least 256")
         require(self.fit >= 4, "fit", self.fit, "at least 4 records")
 
-    def embed(self, texts: Sequence[str], evidence: Evidence) -> np.ndarray:
-        real = tuple(evidence.texts(evidence.some_real(self.fit)))
-        if len(real) < 4:
-            raise UserError("size", len(real), "an embedding by n-grams is fitted on 4 real records or more")
-        return unit(hashed(texts, self.buckets, self.max_n) @ basis(real, self.buckets, self.max_n, self.dimensions))
+    def embed(self, texts: Sequence[str], real: Real) -> np.ndarray:
+        known = tuple(real(self.fit))
+        if len(known) < 4:
+            raise UserError("size", len(known), "an embedding by n-grams is fitted on 4 real records or more")
+        return unit(hashed(texts, self.buckets, self.max_n) @ basis(known, self.buckets, self.max_n, self.dimensions))
 
 
 # -- with one ------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class WordLlama(Embedding):
         folder = folder_of(WORDLLAMA)
         return tree_hash({name: sha256_file(folder / name) for name in WORDLLAMA_FILES})
 
-    def embed(self, texts: Sequence[str], evidence: Evidence) -> np.ndarray:
+    def embed(self, texts: Sequence[str], real: Real) -> np.ndarray:
         tokenizer, table = _wordllama(folder_of(WORDLLAMA))
         found = np.zeros((len(texts), table.shape[1]))
         for i, text in enumerate(texts):
@@ -172,7 +172,7 @@ class Encoder(Embedding):
     def fingerprint(self) -> str:
         return hash_of(folder_of(self.path), (*MODEL_FILES, *TOKENIZER_FILES))
 
-    def embed(self, texts: Sequence[str], evidence: Evidence) -> np.ndarray:
+    def embed(self, texts: Sequence[str], real: Real) -> np.ndarray:
         import torch
 
         tokenizer, model = _encoder(folder_of(self.path))
@@ -184,7 +184,6 @@ class Encoder(Embedding):
                 hidden = model(**batch).last_hidden_state
             mask = batch["attention_mask"][..., None].to(hidden.dtype)
             found.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).double().numpy())
-            evidence.report(at + len(some), len(texts), "texts")
         return unit(np.concatenate(found))
 
 
@@ -198,68 +197,3 @@ def _encoder(folder: Path) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise UserError("path", str(folder), f"is no encoder that transformers loads ({error})") from None
     return tokenizer, model.eval()
-
-
-# -- metrics with one ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Embedded(SampleMetric):
-    """A metric of the vectors of a sample: implement `numbers`."""
-
-    embedding: Any = field(default_factory=lambda: {"_target_": "genloss.evaluate.embedding.Ngrams"})
-    least = 16
-
-    def __post_init__(self) -> None:
-        self._embedding = build(self.embedding, Embedding, "embedding")
-
-    def parts(self) -> Mapping[str, Plugin]:
-        return {"embedding": self._embedding}
-
-    def vectors(self, table: pa.Table, evidence: Evidence) -> np.ndarray:
-        """float64 [n, d] of a table's texts."""
-        return self._embedding.embed(evidence.texts(table), evidence)
-
-    @abstractmethod
-    def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
-        """What is said of the vectors [n, d] of some records."""
-
-    def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
-        return self.numbers(self.vectors(table, evidence), evidence)
-
-
-def vendi(vectors: np.ndarray) -> float:
-    """Vendi score of vectors of length 1 [n, d]: the exponential of the entropy of the eigenvalues of their cosines
-    over n (Friedman & Dieng 2023). n equal vectors have 1, n orthogonal ones n; none has more than d. The eigenvalues
-    other than 0 are those of the d x d matrix, so that the work grows with n and not with n³."""
-    gram = vectors.T @ vectors if vectors.shape[1] < len(vectors) else vectors @ vectors.T
-    values = np.linalg.eigvalsh(gram)
-    p = values[values > 1e-12 * max(1.0, values.max())]
-    p = p / p.sum()
-    return float(np.exp(-(p * np.log(p)).sum())) if len(p) else 1.0
-
-
-def mean_distance(vectors: np.ndarray) -> float:
-    """Mean cosine distance between two different ones of n vectors of length 1 [n, d], over all pairs."""
-    n = len(vectors)
-    total = vectors.sum(axis=0)
-    pairs = float(total @ total) - float((vectors * vectors).sum())
-    return 1 - pairs / (n * (n - 1))
-
-
-@dataclass
-class Vendi(Embedded):
-    """vendi: effective number of different records by the cosines of an embedding, between 1 and its dimensions or the
-    number of records, whichever is less; it saturates there."""
-
-    def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
-        return {"vendi": vendi(vectors)}
-
-
-@dataclass
-class Spread(Embedded):
-    """embedding_distance: mean cosine distance between two different records of the sample, over all pairs (0: all the
-    same; 1: orthogonal)."""
-
-    def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
-        return {"embedding_distance": mean_distance(vectors)}
