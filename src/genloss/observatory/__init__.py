@@ -7,4 +7,6 @@ report      all three written into a folder (`genloss report`)
 compare     arms compared over seeds: differences and trends, their intervals and verdicts
 lineage     where records come from, what was made from them, which rounds learned from them (`genloss trace`)
 ancestry    its arithmetic, on arrays
+cards       what an exported round says of itself: README.md, Croissant (`genloss export`)
+provenance  the same as a graph of W3C PROV
 """
