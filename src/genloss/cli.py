@@ -218,6 +218,22 @@ def _trace(args: argparse.Namespace) -> int:
 
 
 @verb(
+    "export",
+    "a round as a data set and a model for Hugging Face's libraries, with cards",
+    DIR,
+    argument("--round", type=int, help="which round (default: the last one)"),
+    argument("--to", type=Path, required=True, metavar="FOLDER", help="where to; it must not be there yet"),
+    argument("--merge", action="store_true", help="an adapter merged into its base, too"),
+    argument("--license", metavar="ID", help="of the records (default: that of the corpus, where it is known)"),
+    argument("--push", metavar="OWNER/NAME", help="send it to private repositories of the Hugging Face hub, too"),
+)
+def _export(args: argparse.Namespace) -> int:
+    from genloss.workflow.export import export
+
+    return export(args.dir, args.round, args.to, args.push, args.merge, args.license)
+
+
+@verb(
     "model",
     "the model of a round, computed again if it was not kept (keep.models)",
     DIR,

@@ -13,4 +13,6 @@ ancestry    its arithmetic, on arrays
 verdict     whether an arm collapsed, in which published sense, since when, how sure: against a control
 curves      the shapes that collapse has in theory, fitted to rounds
 forecast    later rounds from the first ones, and the real data that would hold a metric (`genloss forecast`)
+cards       what an exported round says of itself: README.md, Croissant (`genloss export`)
+provenance  the same as a graph of W3C PROV
 """

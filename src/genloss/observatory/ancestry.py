@@ -5,7 +5,7 @@
     backward(weights, people, families)             what weights of records are worth in real ones
 
 A record is known by 64 bits that are computed of its id, so that ten million are 80 MB and are sorted in a second. Two
-of n ids share them with a probability of about n²/2⁶⁵: 3 in a million for ten million."""
+of n ids, which are digits of a sha256, share them with a probability of about n²/2⁶⁵: 3 in a million for n = 10⁷."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ import pyarrow as pa
 from genloss.core import records
 
 DIGITS = 32  # of an id
-# odd numbers of a multilinear hash (Dietzfelbinger et al. 1997, "A reliable randomized algorithm for the closest-pair
-# problem"); of no meaning, they were drawn
+# factors of a multilinear hash (Lemire & Kaser 2014, arXiv 1202.4961): any odd numbers with bits of both kinds
 ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], dtype=np.uint64)
 NOBODY = -1
 

@@ -1,0 +1,322 @@
+"""What an exported round says of itself: cards for people (README.md), Croissant for programs that look for data.
+
+Cards are Markdown with a YAML header, as the Hugging Face hub reads it. What they say comes from manifests, metrics and
+lineage; no text of a record is in them, and what others have named is escaped. Configs are those of the manifests:
+files of the user stand there by their sha256, so that no path of a machine is told."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from genloss.core.errors import UserError
+from genloss.core.rundir import STAGES, round_name
+from genloss.observatory.results import COUNTS, sweep_entries
+
+VERDICTS = "verdicts.json"
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of round `n` of a run, of which `run` is the name."""
+
+    run: str
+    n: int
+    manifests: Mapping[int, Mapping[str, Any]]  # of the rounds up to n
+    metrics: Mapping[str, float]
+    lineage: Mapping[str, Any]  # `lineage.summary`
+    licence: tuple[str, str]  # an identifier of the hub, and what it is about
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # Parquet files by table
+    schemas: Mapping[str, pa.Schema] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)  # records by table
+    hashes: Mapping[str, str] = field(default_factory=dict)  # sha256 by file
+    verdicts: tuple[str, Sequence[Mapping[str, Any]]] = ("", ())  # whose they are, and rows
+
+    def config(self, stage: str) -> dict[str, Any]:
+        """The config of a stage of this round, by its manifest; {} if it has no such stage."""
+        entry = self.manifests[0 if stage == "data" else self.n].get("stages", {}).get(stage, {})
+        return dict(entry.get("config", {}))
+
+
+def cell(value: object) -> str:
+    """A value as one cell of a Markdown table, of which no character is markup."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    plain = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return "".join(f"\\{c}" if c in "\\|`*_[]" else c for c in plain)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def header(values: Mapping[str, Any]) -> str:
+    return f"---\n{yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)}---\n"
+
+
+def block(config: Mapping[str, Any]) -> str:
+    """A config as YAML in a fence that nothing in it can close."""
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=False)
+    return f"~~~~~~~~yaml\n{text}~~~~~~~~"
+
+
+def verdicts_of(folder: Path) -> tuple[str, list[dict[str, Any]]]:
+    """(whose they are, rows): of the verdicts.json of a run, of its report, or of a sweep beside it that has it as an
+    arm; ("", []) if there is none."""
+    places = [(folder, folder.name), (folder / "report", folder.name)]
+    for path in sorted(folder.resolve().parent.glob(f"*/{VERDICTS}")):
+        if (path.parent / "sweep.json").is_file():
+            arms = [(path.parent / entry["dir"]).resolve() for entry in sweep_entries(path.parent)]
+            places += [(path.parent, path.parent.name)] if folder.resolve() in arms else []
+    for place, name in places:
+        path = place / VERDICTS
+        if path.is_file():
+            try:
+                rows = json.loads(path.read_text(encoding="utf-8"))["verdicts"]
+                return name, [dict(row) for row in rows]
+            except (ValueError, KeyError, TypeError):
+                raise UserError(str(path), None, "is damaged; delete it and make the report again") from None
+    return "", []
+
+
+def _verdicts(facts: Facts) -> list[str]:
+    name, rows = facts.verdicts
+    keys = ("arm", "control", "definition", "verdict", "onset", "effect", "interval", "p_holm")
+    shown = [[row.get(key, "") for key in keys] for row in rows]
+    return ["## Verdicts", f"Of `{name}`, whole sweep.", table(keys, shown)] if rows else []
+
+
+def _lineage(facts: Facts) -> list[str]:
+    rows = [row for row in facts.lineage["rounds"] if row["round"] <= facts.n]
+    last = max((g for row in rows for g in row["shares"]), default=0)
+    head = ["round", "records", "real", *(f"made in {g}" for g in range(1, last + 1))]
+    head += ["depth", "named", "real ancestors", "effective"]
+    shown = [
+        [
+            row["round"],
+            row["records"],
+            *(f"{row['shares'].get(g, 0.0):.3f}" for g in range(last + 1)),
+            "" if row["depth"] is None else row["depth"],
+            row["named"],
+            row["ancestors"],
+            row["effective"],
+        ]
+        for row in rows
+    ]
+    dropped = [[r["round"], r["made"], r["kept"], why, n] for r in rows for why, n in r["dropped"].items()]
+    text = [
+        "## Lineage",
+        "Share of each round's training set by generation of origin; depth is the mean number of models between real "
+        "data and a record, named the share that goes back to real records by the ids of parents, and effective the "
+        "number of equally frequent real ancestors that is as uneven.",
+        table(head, shown),
+    ]
+    if dropped:
+        text.append(table(["round", "made", "kept", "dropped because of", "records"], dropped))
+    return text + [f"Not known: {cell(line)}." for line in facts.lineage["missing"]]
+
+
+def _numbers(facts: Facts) -> list[str]:
+    told = sorted((k, v) for k, v in facts.metrics.items() if not k.startswith(COUNTS))
+    return ["## Numbers", table(["metric", f"round {facts.n}"], told)] if told else []
+
+
+def _made(facts: Facts) -> list[str]:
+    """How the records came to be, and how they are made again."""
+    named = {"generate": "Recipe", "curate": "Curation", "mix": "Mixing", "train": "Training", "data": "Real data"}
+    text = ["## How it was made"]
+    for stage, title in named.items():
+        if config := facts.config(stage):
+            text += [f"### {title}", block({k: v for k, v in config.items() if k not in ("round", "control")})]
+    manifest = facts.manifests[facts.n]
+    versions = ", ".join(f"{name} {number}" for name, number in manifest.get("libraries", {}).items())
+    keys = [
+        [m, stage, entry["key"], entry["seed"]]
+        for m, found in facts.manifests.items()
+        for stage, entry in found.get("stages", {}).items()
+    ]
+    return [
+        *text,
+        "## How to reproduce it",
+        f"With {cell(versions)}; Python {cell(manifest.get('python', ''))}, {cell(manifest.get('machine', ''))}. "
+        "manifests/ has, for each round, every stage with its config, inputs, seed, code, libraries, outputs and their "
+        "sha256. A run with these configs has the same keys; `genloss verify RUN` computes it again from nothing and "
+        "compares every hash. prov.json is the same graph in W3C PROV.",
+        table(["round", "stage", "key", "seed"], keys),
+    ]
+
+
+def dataset_card(facts: Facts) -> str:
+    """README.md of the data set."""
+    total = facts.counts["train"]
+    configs = []
+    for name in ("train", "made"):
+        splits = {t: files for t, files in facts.files.items() if (t == "train") == (name == "train")}
+        found = [{"split": split, "path": list(files)} for split, files in splits.items()]
+        if found:
+            configs.append({"config_name": name, "data_files": found} | ({"default": True} if name == "train" else {}))
+    licence, about = facts.licence
+    head = header(
+        {
+            "license": licence,
+            "pretty_name": f"{facts.run}, round {facts.n}",
+            "tags": ["synthetic", "recursive-training", "genloss"],
+            "size_categories": [next((word for limit, word in SIZES if total < limit), "n>10M")],
+            "configs": configs,
+        }
+    )
+    made = "round 0 trains on real data alone" if facts.n == 0 else f"made by model {facts.n - 1}, and kept or rejected"
+    lines = [
+        f"# {facts.run}, round {facts.n}",
+        f"The training set of model {facts.n} of a recursive training (config `train`)"
+        + (f", and the records of round {facts.n} (config `made`): {made}." if facts.n else f": {made}."),
+        table(["split", "records"], list(facts.counts.items())),
+        "`generation` is 0 for real records and g for those that model g−1 made; `parents` are ids of records that one "
+        "was made from; `weight` is what a record counts in the loss; `reason` is why curation kept or dropped it. "
+        "Text that a model made may be wrong, offensive, or a copy of what it learned from.",
+        "## Licence",
+        about,
+        *_lineage(facts),
+        *_verdicts(facts),
+    ]
+    lines += _numbers(facts)
+    return head + "\n" + "\n\n".join([*lines, *_made(facts)]) + "\n"
+
+
+def model_card(facts: Facts, how: str, base: str | None, transformers: bool, weights: str) -> str:
+    """README.md of a model. how: Markdown that says how it is loaded; base: of an adapter, its name on a hub; weights:
+    what is to be said where they are not there, else ''."""
+    known: dict[str, Any] = {"license": facts.licence[0], "tags": ["recursive-training", "genloss"]}
+    if transformers:
+        known |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if base:
+        known |= {"base_model": base}
+    lines = [
+        f"# Model {facts.n} of {facts.run}",
+        f"Trained in round {facts.n} of a recursive training, on what models before it made, real data, or both.",
+        *([f"**Weights are not here.** {weights}"] if weights else []),
+        "## Use",
+        how,
+        "## Licence",
+        facts.licence[1],
+        *_lineage(facts),
+        *_verdicts(facts),
+    ]
+    lines += _numbers(facts)
+    return header(known) + "\n" + "\n\n".join([*lines, *_made(facts)]) + "\n"
+
+
+# -- Croissant ---------------------------------------------------------------------------------------------------------
+
+CONTEXT: dict[str, Any] = {  # of Croissant 1.0, as its specification gives it (docs.mlcommons.org/croissant)
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+MEANINGS = {
+    "id": "made of content, position, origin, generation and recipe",
+    "origin": "real or synthetic",
+    "generation": "0 of real records, g of those that model g-1 made",
+    "parents": "ids of the records that it was made from",
+    "recipe": "what made it",
+    "weight": "what it counts in the loss",
+    "finish": "how the model ended it: end, or length where it was cut off",
+    "score": "of curation",
+    "reason": "why curation kept or dropped it",
+}
+
+
+def _type(kind: pa.DataType) -> str:
+    inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) else kind
+    if pa.types.is_integer(inner):
+        return "sc:Integer"
+    return "sc:Float" if pa.types.is_floating(inner) else "sc:Boolean" if pa.types.is_boolean(inner) else "sc:Text"
+
+
+def croissant(facts: Facts) -> dict[str, Any]:
+    """croissant.json: every file with its sha256, and the columns of every table (Croissant 1.0)."""
+    files: list[dict[str, Any]] = []
+    sets: list[dict[str, Any]] = []
+    for name, paths in facts.files.items():
+        files += [
+            {
+                "@type": "cr:FileObject",
+                "@id": path,
+                "name": path,
+                "contentUrl": path,
+                "encodingFormat": "application/x-parquet",
+                "sha256": facts.hashes[path],
+            }
+            for path in paths
+        ]
+        for path in paths:
+            part = f"{name}-{Path(path).stem}" if len(paths) > 1 else name
+            columns = [
+                {
+                    "@type": "cr:Field",
+                    "@id": f"{part}/{column.name}",
+                    "name": f"{part}/{column.name}",
+                    "description": MEANINGS.get(column.name, "of the record"),
+                    "dataType": _type(column.type),
+                    "source": {"fileObject": {"@id": path}, "extract": {"column": column.name}},
+                    **({"repeated": True} if pa.types.is_nested(column.type) else {}),
+                }
+                for column in facts.schemas[name]
+            ]
+            sets.append({"@type": "cr:RecordSet", "@id": part, "name": part, "field": columns})
+    stages = [stage for stage in STAGES if facts.config(stage)]
+    return {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": f"{facts.run}-round-{round_name(facts.n)}",
+        "description": f"Training set and records of round {facts.n} of a recursive training ({', '.join(stages)}).",
+        "license": facts.licence[0],
+        "version": "1.0.0",
+        "keywords": ["synthetic", "recursive training", "model collapse"],
+        "distribution": files,
+        "recordSet": sets,
+    }
