@@ -340,7 +340,7 @@ def test_what_pages_show(home: Project) -> None:
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith(f"`` {said} ``\n") and "| replace seed 0 |" in note
     kept = home.root / "mlruns/artifacts" / parent.info.run_id / "artifacts"
-    assert {path.name for path in kept.iterdir()} == {"report.md", "rounds.csv", "rounds.png"}
+    assert {path.name for path in kept.iterdir()} == {"report.md", "rounds.csv", "rounds.png", "verdicts.json"}
     head = home.spawn("git", "rev-parse", "HEAD").out.strip()
     for run in runs(home):
         assert run.data.tags["mlflow.source.git.commit"] == head

@@ -173,7 +173,10 @@ def test_what_a_sweep_lacks_is_named() -> None:
     short = Group("bad", bad.known, {s: {n: r[n] for n in range(4)} for s, r in bad.seeds.items()}, ("bad",), "bad")
     word, note = reason([real, short])
     assert word == YES and note == "up to round 3 of 8: not every seed is further"
-    assert reason([real, short], "diverging")[1] == "4 rounds; at least 6 are needed to tell a line from a curve"
+    assert (
+        reason([real, short], "diverging")[1]
+        == f"4 rounds with {RISK}; at least 5 are needed to tell a line from a curve"
+    )
     hole = Group("bad", bad.known, {s: {n: v for n, v in r.items() if n != 4} for s, r in bad.seeds.items()}, ("bad",))
     assert reason([real, hole]) == (YES, "without round 4")
     assert "not testable: " in shown(verdicts([bad])) and "\n" not in shown(verdicts([bad]))

@@ -49,7 +49,7 @@ YES, NO, OPEN, UNTESTABLE = "yes", "no", "cannot tell", "not testable"
 RELEVANT = 0.05  # a rise that is surely smaller is none: 5 % of a positive metric, 0.05 of any other
 POWER = 0.8  # with which the seeds that are asked for would decide
 MOST = 1000  # seeds that are asked for
-TREND = 6  # rounds, with round 0, below which nobody can tell a line from a curve
+TREND = 5  # rounds below which nobody can tell a line from a curve: three to fit, two to predict
 
 
 # -- what a definition reads -------------------------------------------------------------------------------------------
@@ -380,7 +380,8 @@ def _variance(pair: Pair) -> Found:
 def _trend(reading: Reading, rounds: Sequence[int], worse: np.ndarray, start: int, note: str) -> Found:
     """worse [seeds, rounds] grows from the start-th round on, and without a bound in sight."""
     if len(rounds) < TREND:
-        raise Untestable(f"{len(rounds)} rounds; at least {TREND} are needed to tell a line from a curve")
+        some = f"{len(rounds)} round{'s' * (len(rounds) != 1)} with {reading.metric}"
+        raise Untestable(f"{some}; at least {TREND} are needed to tell a line from a curve")
     n = np.asarray(rounds, dtype=float)
     at = n[start:] - n[start:].mean()
     slopes = worse[:, start:] @ at / (at @ at) * (n[-1] - n[0])
