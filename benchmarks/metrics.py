@@ -76,7 +76,7 @@ def of_all(n: int) -> bool:
         at = evidence(Path(folder), n)
         assert at.sample is not None and len(at.floor) == n  # read before the clock starts
         for name in CORE + MORE:
-            metric = build(configs[name], Metric, name)  # type: ignore[type-abstract]
+            metric = build(configs[name], Metric, name)
             seconds, found = timed(lambda metric=metric: metric.measure(at))  # type: ignore[misc]
             total += seconds if name in CORE else 0.0
             rows.append([name, "core" if name in CORE else "", f"{seconds:.1f}", str(len(found))])
