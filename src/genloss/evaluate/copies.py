@@ -68,13 +68,23 @@ class Runs:
         return self._codes[ids]
 
     @staticmethod
-    def _windows(codes: np.ndarray, size: int) -> np.ndarray:
-        """uint64 [len - size + 1]: the polynomial hash of each window (Karp & Rabin 1987), modulo 2^64."""
-        base = np.uint64(0x9E3779B97F4A7C15)
-        found = np.zeros(max(0, len(codes) - size + 1), dtype=np.uint64)
-        for k in range(size):
-            found = found * base + codes[k : k + len(found)]
-        return found
+    def _prefixes(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint64 [len + 1] and [len]: Σ code b^i of all before a word, and b^-i, modulo 2^64, where odd numbers have an
+        inverse. (Karp & Rabin 1987, a hash of every window from two sums.)"""
+        base = 0x9E3779B97F4A7C15
+        ones = np.ones(len(codes), dtype=np.uint64)
+        powers, inverse = (
+            (ones * np.uint64(b)).cumprod() * np.uint64(pow(b, -1, 1 << 64)) for b in (base, pow(base, -1, 1 << 64))
+        )
+        sums = np.concatenate([np.zeros(1, np.uint64), (codes * powers).cumsum(dtype=np.uint64)])
+        return sums, inverse
+
+    @staticmethod
+    def _windows(prefixes: tuple[np.ndarray, np.ndarray], size: int) -> np.ndarray:
+        """uint64 [len - size + 1]: the hash of each window."""
+        sums, inverse = prefixes
+        count = max(0, len(sums) - size)
+        return (sums[size : size + count] - sums[:count]) * inverse[:count]
 
     def longest(self, others: Sequence[Sequence[str]]) -> np.ndarray:
         """int [n]: the most words in a row that a text shares with one of the others. A run of k words has one of k - 1
@@ -83,15 +93,16 @@ class Runs:
         codes = self._coded(others)
         left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(codes))  # words to the end of their text
         own_left = np.repeat(self._first + self.lengths, self.lengths) - np.arange(len(self._text))
+        other, own = self._prefixes(codes), self._prefixes(self._text)
         low = np.zeros(len(self.lengths), dtype=np.int64)
         high = np.minimum(self.lengths, lengths.max(initial=0))
         while (low < high).any():
             middle = (low + high + 1) // 2
             for size in np.unique(middle[low < high]).tolist():
                 asked = (middle == size) & (low < high)
-                there = self._windows(codes, size)
+                there = self._windows(other, size)
                 known = np.unique(there[left[: len(there)] >= size])
-                mine = self._windows(self._text, size)
+                mine = self._windows(own, size)
                 inside = (own_left[: len(mine)] >= size) & asked[self._of[: len(mine)]]
                 hit = np.zeros(len(asked), dtype=bool)
                 hit[self._of[: len(mine)][inside][records.among(mine[inside], known)]] = True
