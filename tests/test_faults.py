@@ -34,7 +34,7 @@ import shim
 from genloss.core.files import DVCS, sweep
 from genloss.core.hashes import sha256_file
 from genloss.workflow.dvc_cache import md5
-from genloss.workflow.tracking import SWEEP as SWEEP_TAG
+from genloss.workflow.mlflow_run import SWEEP as SWEEP_TAG
 from support import Project, Result, forked, frozen, hashes
 from test_crash import preload, records
 
@@ -81,7 +81,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = Project.make(tmp_path_factory.mktemp("database") / "project")
 
     def make() -> None:
-        from genloss.workflow.tracking import connect, store_uri
+        from genloss.workflow.mlflow_run import connect, store_uri
 
         connect(store_uri(None), "genloss")
 

@@ -25,8 +25,7 @@ from genloss.observatory.page import page
 from genloss.observatory.report import PAGE, write_report
 from genloss.observatory.results import arms_of
 from genloss.workflow.compose import compose, to_yaml
-from genloss.workflow.identity import told
-from genloss.workflow.sweep import differing
+from genloss.workflow.identity import differing, told
 from support import Project
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
@@ -238,7 +237,8 @@ def test_what_rounds_were_made_of(tmp_path: Path) -> None:
     counts = readings.word_counts([group])
     assert counts["real"][:3] == [2, 1, 0] and counts["arms"] == {0: [2, 0, 0, 0, 0, 0, 0, 0]}
     (folder / "rounds/01/manifest.json").write_text("{")
-    assert readings.composition(folder, 1) == {}
+    (folder / "rounds/01/generated.parquet").write_bytes(b"PAR1")
+    assert readings.composition(folder, 1) == {} and readings.texts(folder / "rounds/01/generated.parquet") == ([], "")
 
 
 def test_a_chart_takes_numbers_that_are_none_and_one_round(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import sqlite3
@@ -30,7 +31,10 @@ from genloss.core.hashes import sha256_text
 from genloss.core.places import load_params, project_root
 from genloss.evaluate import Evidence, Metric
 from genloss.language import curve
-from genloss.workflow import live, tracking
+from genloss.observatory.groups import band
+from genloss.observatory.results import arms_of, rounds_of
+from genloss.workflow import live, mlflow_run, tracking
+from genloss.workflow.bands import GROUP
 from genloss.workflow.identity import title
 from genloss.workflow.sweep import true_arms
 from support import Project, killed
@@ -73,17 +77,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def known(home: Project) -> MlflowClient:
     with home.here():
-        return MlflowClient(tracking_uri=tracking.store_uri(None))
+        return MlflowClient(tracking_uri=mlflow_run.store_uri(None))
 
 
 def runs(home: Project) -> list[Any]:
     client = known(home)
     experiment = client.get_experiment_by_name("genloss")
-    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]) if experiment else []
+    every = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]) if experiment else []
+    return [run for run in every if GROUP not in run.data.tags]  # of sweeps and arms
 
 
 def states(home: Project) -> dict[str, str]:
-    return {run.data.tags.get(tracking.SWEEP) or run.info.run_name: run.info.status for run in runs(home)}
+    return {run.data.tags.get(mlflow_run.SWEEP) or run.info.run_name: run.info.status for run in runs(home)}
 
 
 def points(home: Project, run: Any) -> dict[str, list[tuple[int, float]]]:
@@ -130,13 +135,13 @@ def test_states_are_true_at_every_moment(home: Project, tmp_path: Path) -> None:
         tracking.rebuild_all([(sweep, true_arms(sweep))], other)
     for client in (known(home), MlflowClient(tracking_uri=other)):
         found = client.search_runs(["1"], "attributes.status = 'FAILED'")
-        why = {run.info.run_name: run.data.tags[tracking.ERROR] for run in found}
+        why = {run.info.run_name: run.data.tags[mlflow_run.ERROR] for run in found}
         assert why.pop("replace") == why.pop("accumulate") == "it fails"
         assert list(why.values()) == ["replace: it fails; accumulate: it fails"]
     (tmp_path / "fail").unlink()
     home.ok(*command)
     assert set(states(home).values()) == {"FINISHED"} and len(runs(home)) == 4
-    assert not [run for run in runs(home) if tracking.ERROR in run.data.tags]
+    assert not [run for run in runs(home) if mlflow_run.ERROR in run.data.tags]
 
 
 def test_who_runs_is_running(home: Project) -> None:
@@ -175,12 +180,14 @@ def test_each_sweep_shows_all_of_its_arms(home: Project) -> None:
     alone = home.ok("run", *TINY, "seed=1").folder
     first = home.ok("run", "-m", *TINY, "seed=0,1").folder
     second = home.ok("run", "-m", *TINY, "seed=1,2").folder
-    parents = {run.data.tags[tracking.SWEEP]: run.info.run_id for run in runs(home) if tracking.SWEEP in run.data.tags}
+    parents = {
+        run.data.tags[mlflow_run.SWEEP]: run.info.run_id for run in runs(home) if mlflow_run.SWEEP in run.data.tags
+    }
     arms = [(run.data.tags.get("mlflow.parentRunId"), run.info.run_name) for run in runs(home)]
     assert sorted(arm for arm in arms if arm[0]) == sorted(
         [(parents[first.name], f"seed {s}") for s in (0, 1)] + [(parents[second.name], f"seed {s}") for s in (1, 2)]
     )
-    shared = [run for run in runs(home) if run.data.tags.get(tracking.DIR) == f"runs/{alone.name}"]
+    shared = [run for run in runs(home) if run.data.tags.get(mlflow_run.DIR) == f"runs/{alone.name}"]
     assert len(shared) == 2 and points(home, shared[0]) == points(home, shared[1]) != {}
     before = [(run.info.run_id, run.info.status) for run in runs(home)]
     for folder in (first, second, alone):
@@ -226,8 +233,8 @@ def test_a_what_if_is_a_run_of_its_own(home: Project) -> None:
     assert run.info.run_name == "gaussian-replace-none-s0 n=30 rounds=1 size=20"
     assert run.info.status == "FINISHED"
     assert run.data.tags["genloss.what_if"] == f"runs/{arm.name} recipe.n=30"
-    assert run.data.tags[tracking.DIR] == f"runs/{new.name}"
-    assert not {"mlflow.parentRunId", tracking.IN_SWEEP} & set(run.data.tags)
+    assert run.data.tags[mlflow_run.DIR] == f"runs/{new.name}"
+    assert not {"mlflow.parentRunId", mlflow_run.IN_SWEEP} & set(run.data.tags)
     assert {r.info.run_id: r.info.run_name for r in runs(home) if r.info.run_id != run.info.run_id} == before
 
 
@@ -257,12 +264,12 @@ def test_results_that_changed_replace_the_old_ones(home: Project) -> None:
 
 @given(st.text(min_size=1, max_size=400))
 def test_every_name_becomes_one_that_mlflow_takes(name: str) -> None:
-    made = tracking.safe(name)
+    made = mlflow_run.safe(name)
     for kind in (_validate_metric_name, _validate_param_name, _validate_tag_name):
         kind(made)
-    _validate_tag_name(tracking.ORIGINAL + made)
-    assert tracking.safe(made) == made
-    assert tracking.safe(name + "(") != made
+    _validate_tag_name(mlflow_run.ORIGINAL + made)
+    assert mlflow_run.safe(made) == made
+    assert mlflow_run.safe(name + "(") != made
 
 
 def test_odd_names_do_not_stop_a_view(home: Project) -> None:
@@ -270,10 +277,10 @@ def test_odd_names_do_not_stop_a_view(home: Project) -> None:
     place = home.root / "it's mine/a, 50 %"
     result = home.ok("run", "-m", *TINY, odd, "seed=0,1", f'hydra.sweep.dir="{place}"')
     assert "warning" not in result.err
-    arms = [run for run in runs(home) if tracking.ARM in run.data.tags]
+    arms = [run for run in runs(home) if mlflow_run.ARM in run.data.tags]
     assert len(arms) == 2 and len(runs(home)) == 3 and {run.info.status for run in runs(home)} == {"FINISHED"}
     for run in arms:
-        shown = {run.data.tags.get(tracking.ORIGINAL + key, key): run.data.metrics[key] for key in run.data.metrics}
+        shown = {run.data.tags.get(mlflow_run.ORIGINAL + key, key): run.data.metrics[key] for key in run.data.metrics}
         assert {f"round/{name}": number for name, number in ODD.items()}.items() <= shown.items()
 
 
@@ -322,6 +329,43 @@ def test_a_view_is_rebuilt_where_one_says(home: Project, tmp_path: Path) -> None
     assert (tmp_path / "more.db").is_file() and not (home.root / "mlruns/mlflow.db").exists()
 
 
+def bands(home: Project) -> list[Any]:
+    client = known(home)
+    experiment = client.get_experiment_by_name("genloss")
+    assert experiment is not None
+    every = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    return [run for run in every if GROUP in run.data.tags]
+
+
+def test_arms_that_differ_in_their_seed_have_a_run_of_means_and_bands(home: Project) -> None:
+    """Under the names of the seeds' metrics, below their sweep; it is written once, and anew when a result changes."""
+    sweep = home.ok("run", "-m", *TINY, "mixing=replace,accumulate", "seed=0,1,2").folder
+    [parent] = [run for run in runs(home) if mlflow_run.SWEEP in run.data.tags]
+    made = {run.info.run_name: run for run in bands(home)}
+    assert set(made) == {"replace (mean of seeds)", "accumulate (mean of seeds)"}
+    run = made["replace (mean of seeds)"]
+    assert run.info.status == "FINISHED" and run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert run.data.tags["differs.mixing"] == "replace" and "seeds 0, 1, 2" in run.data.tags[mlflow_run.NOTE]
+    shown = points(home, run)
+    seeds = [rounds_of(folder) for name, folder in arms_of(sweep) if name.startswith("replace ")]
+    for n in (0, 1):
+        expected = band([rounds[n]["diversity"] for rounds in seeds])
+        assert [dict(shown[f"{kind}/diversity"])[n] for kind in ("round", "low", "high")] == pytest.approx(expected)
+    assert not [key for key in shown if key.endswith(("_floor", "_se")) or key.startswith("round/n_")]
+
+    before = {run.info.run_id for run in bands(home)}
+    home.ok("report", str(sweep))
+    assert {run.info.run_id for run in bands(home)} == before
+    entry = next(path for path in sweep.glob("arms/*.json") if "replace seed 2" in path.read_text())
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | {"state": "failed", "error": "it broke"}))
+    shutil.rmtree((sweep / json.loads(entry.read_text())["dir"]).resolve() / "rounds/01")
+    home.ok("report", str(sweep))
+    changed = {run.info.run_name: run for run in bands(home)}
+    assert len(changed) == 2 and len({run.info.run_id for run in changed.values()} & before) == 1
+    failed = changed["replace (mean of seeds)"]
+    assert failed.info.status == "FAILED" and "seed 2: failed after round 0 of 1: it broke" in str(failed.data.tags)
+
+
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 
@@ -332,23 +376,24 @@ def test_what_pages_show(home: Project) -> None:
     home.git("commit", "-qm", "project")
     command = ["run", "-m", *TINY, "mixing=replace,accumulate", "seed=0,1", *shlex.split(JOB)]
     sweep = home.ok(*command).folder
-    [parent] = [run for run in runs(home) if tracking.SWEEP in run.data.tags]
+    [parent] = [run for run in runs(home) if mlflow_run.SWEEP in run.data.tags]
     swept = "domain=gaussian size=20 rounds=1 mixing=replace,accumulate seed=0,1"
     said = f"genloss run -m {swept} {JOB}"
     assert parent.data.tags["genloss.command"] == said  # to be pasted into a shell
     assert parent.info.run_name == f"{swept} ({sweep.name})"
     note = parent.data.tags["mlflow.note.content"]
-    assert note.startswith(f"`` {said} ``\n") and "| replace seed 0 |" in note
+    assert note.startswith(f"`` {said} ``\n") and "| replace | 2 |" in note
     kept = home.root / "mlruns/artifacts" / parent.info.run_id / "artifacts"
-    assert {path.name for path in kept.iterdir()} == {"report.md", "rounds.csv", "rounds.png", "verdicts.json"}
+    names = {"report.html", "report.md", "rounds.csv", "rounds.png", "verdicts.json"}
+    assert {path.name for path in kept.iterdir()} == names
     head = home.spawn("git", "rev-parse", "HEAD").out.strip()
     for run in runs(home):
         assert run.data.tags["mlflow.source.git.commit"] == head
-    arms = {run.info.run_name: run for run in runs(home) if run is not parent and tracking.ARM in run.data.tags}
+    arms = {run.info.run_name: run for run in runs(home) if run is not parent and mlflow_run.ARM in run.data.tags}
     arm = arms["accumulate seed 1"]
     options = {key: arm.data.params[key] for key in ("mixing", "curation", "domain", "seed")}
     assert options == {"mixing": "accumulate", "curation": "none", "domain": "gaussian", "seed": "1"}
-    assert arm.data.tags["mlflow.source.name"] == arm.data.tags[tracking.DIR]  # without one, no commit is shown
+    assert arm.data.tags["mlflow.source.name"] == arm.data.tags[mlflow_run.DIR]  # without one, no commit is shown
     assert not {"{}", "[]"} & set(arm.data.params.values())
     assert "domain._target_" in arm.data.params and "domain.name" not in arm.data.params  # `domain` says that one
     shown = [key for run in runs(home) for key in run.data.tags if not key.startswith("mlflow.")]
@@ -383,13 +428,13 @@ def test_ui_before_the_first_run(tmp_path: Path) -> None:
         assert result.code == 0 and "warning" not in result.err, result.err
         page = next(line.split("open: ")[1].strip() for line in lines if "open: " in line)
         assert re.fullmatch(rf"http://127.0.0.1:{port}/#/experiments/\d+/runs\?workflowType=machine_learning", page)
-        run = next(run for run in runs(home) if tracking.SWEEP in run.data.tags)
+        run = next(run for run in runs(home) if mlflow_run.SWEEP in run.data.tags)
         ask = f"http://127.0.0.1:{port}/ajax-api/2.0/mlflow/artifacts/list?run_id={run.info.run_id}"
         with urllib.request.urlopen(ask, timeout=60) as answer:
             assert {"report.md", "rounds.png"} <= {file["path"] for file in json.load(answer)["files"]}
         there = f"http://127.0.0.1:{port}"
-        said = home.ok("ui", f"runs/{run.data.tags[tracking.SWEEP]}", "--tracking-uri", there).out.strip()
-        assert said == f"open: {page}&viewStateShareKey={run.data.tags[tracking.SWEEP]}&compareRunsMode=CHART"
+        said = home.ok("ui", f"runs/{run.data.tags[mlflow_run.SWEEP]}", "--tracking-uri", there).out.strip()
+        assert said == f"open: {page}&viewStateShareKey={run.data.tags[mlflow_run.SWEEP]}&compareRunsMode=CHART"
     assert set(states(home).values()) == {"FINISHED"}
     sweep = next((home.root / "runs").glob("sweep-*"))
     with pytest.MonkeyPatch.context() as patch:

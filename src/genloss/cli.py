@@ -128,7 +128,8 @@ def _round(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     uri = address_of(args)
     from genloss.observatory.report import report
-    from genloss.workflow.sweep import differing, told_apart, true_arms
+    from genloss.workflow.identity import differing
+    from genloss.workflow.sweep import told_apart, true_arms
     from genloss.workflow.tracking import rebuild_all
 
     found = [(folder, true_arms(folder)) for folder in args.dirs]

@@ -25,7 +25,17 @@ from genloss.core.places import project_root
 from genloss.observatory import svg
 from genloss.observatory.figures import THEORY, TITLES
 from genloss.observatory.groups import Group
-from genloss.observatory.readings import BINS, COPIED, LONGEST, Prompt, composition, costs, side_by_side, word_counts
+from genloss.observatory.readings import (
+    ACROSS,
+    BINS,
+    COPIED,
+    LONGEST,
+    Prompt,
+    composition,
+    costs,
+    side_by_side,
+    word_counts,
+)
 from genloss.observatory.results import COUNTS
 from genloss.observatory.tables import columns
 from genloss.observatory.verdict import FILE
@@ -54,7 +64,7 @@ def page(groups: Sequence[Group], panels: Sequence[str], out: Path, sweeps: Sequ
         ("metrics", "Metrics over rounds", charts.html(control)),
         ("composition", "Training sets by generation", _composition(drawn)),
         ("tails", "Tails", _tails(drawn)),
-        ("texts", "The same prompt side by side", _texts(prompts, rows)),
+        ("texts", "The same prompt side by side", _texts(prompts, rows, len(drawn))),
         ("cost", "Cost", _cost(drawn)),
         ("again", "How to reproduce", _again(groups, out, sweeps)),
     ]
@@ -470,7 +480,7 @@ def _rows(groups: Sequence[Group]) -> list[int]:
     return sorted({rounds[round(i * (len(rounds) - 1) / (CELLS - 1))] for i in range(CELLS)})
 
 
-def _texts(prompts: Sequence[Prompt], rounds: Sequence[int]) -> str:
+def _texts(prompts: Sequence[Prompt], rounds: Sequence[int], arms: int) -> str:
     """Where the page's script puts the texts: model output is in the block of data alone."""
     if not prompts or not rounds:
         return ""
@@ -482,12 +492,13 @@ def _texts(prompts: Sequence[Prompt], rounds: Sequence[int]) -> str:
             ("lost", "a word of the real training set that the arm's last round does not use any more"),
         )
     )
+    few = f" Of {arms} arms the first {ACROSS} are shown." if arms > ACROSS else ""
     paired = any(prompt.text for prompt in prompts)
     said = (
         "" if paired else " These recipes have no prompts: the records at one place of their files stand side by side."
     )
     return (
-        f"<p>Of the first seed of every arm; texts are cut after {LONGEST} characters.{said}</p>"
+        f"<p>Of the first seed of every arm; texts are cut after {LONGEST} characters.{few}{said}</p>"
         f'<ul class="legend">{keys}</ul><div id="prompts"></div>'
         "<noscript><p>Texts need a browser that runs scripts; <code>genloss samples</code> prints them.</p></noscript>"
     )
@@ -495,7 +506,7 @@ def _texts(prompts: Sequence[Prompt], rounds: Sequence[int]) -> str:
 
 def _texts_data(groups: Sequence[Group], prompts: Sequence[Prompt], rounds: Sequence[int]) -> dict[str, Any]:
     return {
-        "arms": [group.name for group in groups],
+        "arms": [group.name for group in groups[:ACROSS]],
         "rounds": rounds,
         "prompts": [
             {

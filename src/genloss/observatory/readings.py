@@ -20,15 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genloss.core import records
+from genloss.core.errors import UserError
 from genloss.observatory.groups import Group, Member
 from genloss.observatory.samples import OWN, printable
 
 LONGEST = 600  # characters of a text that are shown
 PROMPTS = 6  # that are shown side by side
-READ = 4096  # records of a file that are looked at
+READ, BYTES = 2048, 1 << 25  # records of a file that are looked at, and about how many bytes
+ACROSS = 12  # arms side by side
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 COPIED = 8  # words in a row that also stand in a real training record
 # a stretch of 2 to 60 characters three times or more in a row, or one character eight times: 12 characters or more
@@ -81,26 +84,44 @@ class Prompt:
     cells: Mapping[tuple[int, int], Cell]  # by (index of the group, round)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)
 def texts(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The first READ records of a file as rows, and the name of the column with their text; ([], '') of another one."""
+    """The first READ records of a file as rows, or BYTES of them, and the name of the column with their text; ([], '')
+    of a file without texts, or a damaged one."""
     try:
         schema = pq.read_schema(path)
         names = [f.name for f in schema if f.name not in OWN and pa.types.is_string(f.type)]
         if not names:
             return [], ""
         known = [name for name in ("id", "parents", *names, records.FINISH) if name in schema.names]
-        rows = records.read(path, known, (0, min(READ, pq.read_metadata(path).num_rows))).to_pylist()
-    except (OSError, pa.ArrowException):
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for part in records.batches(path, known):
+            rows += part.to_pylist()
+            size += part.nbytes
+            if len(rows) >= READ or size >= BYTES:
+                break
+    except (OSError, pa.ArrowException, UserError):
         return [], ""
     column = next((name for name in ("response", "text") if name in names), names[-1])
-    return [row | {column: str(row[column] or "")} for row in rows], column
+    return [row | {column: str(row[column] or "")} for row in rows[:READ]], column
 
 
 def generated(folder: Path, n: int) -> tuple[list[dict[str, Any]], str]:
     """Records that round n made."""
     path = folder / "rounds" / f"{n:02d}" / "generated.parquet"
     return texts(path) if path.is_file() else ([], "")
+
+
+def first_texts(folder: Path, n: int, count: int) -> Iterator[tuple[str, str, str]]:
+    """(prompt, text, how it ended) of the first records that round n made."""
+    rows, column = generated(folder, n)
+    parents = [row["parents"][0] for row in rows[:count] if row.get("parents")]
+    prompts = _prompts(folder, parents) if parents else {}
+    for row in rows[:count]:
+        parent = next(iter(row.get("parents") or ()), "")
+        said = row.get("prompt") if column != "prompt" else ""
+        yield str(said or prompts.get(parent, "")), row[column][:LONGEST], str(row.get(records.FINISH) or "")
 
 
 def real(folder: Path) -> list[str]:
@@ -117,17 +138,17 @@ def words(text: str) -> list[str]:
 
 
 def side_by_side(groups: Sequence[Group], rounds: Sequence[int]) -> list[Prompt]:
-    """PROMPTS rows, those first that the most arms and rounds have. Of every group its first seed is read.
+    """PROMPTS rows, those first that the most arms and rounds have. Of each of the first ACROSS groups its first seed
+    is read.
 
     Marks: a loop (LOOP); a copy, COPIED words in a row that stand in a real record of the arm's training set; a lost
     word, a word of that set which no record of the arm's last round uses any more.
     """
-    members = [next((m for m in group.members if m.rounds), group.members[0]) for group in groups]
+    members = [next((m for m in group.members if m.rounds), group.members[0]) for group in groups[:ACROSS]]
     found: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
     said: dict[str, str] = {}
     marks = {}
     for i, member in enumerate(members):
-        prompts = _prompts(member.folder)
         last = max((n for n in member.rounds if n), default=0)
         for n in [n for n in rounds if n and n in member.rounds]:
             rows, column = generated(member.folder, n)
@@ -135,10 +156,13 @@ def side_by_side(groups: Sequence[Group], rounds: Sequence[int]) -> list[Prompt]
                 parent = next(iter(row.get("parents") or ()), "")
                 key = row.get("prompt") if column != "prompt" and row.get("prompt") else parent
                 key = str(key) if key else f"\0{at:06d}"
-                said.setdefault(key, row.get("prompt") or prompts.get(parent, ""))
+                said.setdefault(key, str(row.get("prompt") or ""))
                 found.setdefault(key, {}).setdefault((i, n), row | {"text": row[column]})
         marks[i] = _Marks(member.folder, last)
     first = sorted(found, key=lambda key: (-len(found[key]), key if key[0] == "\0" else ""))[:PROMPTS]
+    for member in members:
+        if unknown := [key for key in first if not said[key] and key[0] != "\0"]:
+            said |= _prompts(member.folder, unknown)
     return [
         Prompt(
             shortened(said[key]),
@@ -151,9 +175,14 @@ def side_by_side(groups: Sequence[Group], rounds: Sequence[int]) -> list[Prompt]
     ]
 
 
-def _prompts(folder: Path) -> dict[str, str]:
-    rows, column = texts(folder / "data/prompts.parquet")
-    return {row["id"]: row[column] for row in rows}
+def _prompts(folder: Path, ids: Sequence[str]) -> dict[str, str]:
+    """{id: text} of those of the records that stand in the run's split of prompts."""
+    path = folder / "data/prompts.parquet"
+    try:
+        parts = (part.filter(pc.is_in(part["id"], pa.array(ids))) for part in records.batches(path, ["id", "text"]))
+        return {row["id"]: row["text"] for part in parts for row in part.to_pylist()}
+    except (OSError, pa.ArrowException, UserError, KeyError):  # none there, damaged, or of another domain
+        return {}
 
 
 def shortened(text: str) -> str:

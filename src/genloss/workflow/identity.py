@@ -10,8 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from genloss.core.errors import UserError
 from genloss.core.hashes import canonical, sha256_text
+from genloss.core.places import load_params
 from genloss.core.plugin import flatten, named, plain, without
 from genloss.experiment import OPERATIONAL
+from genloss.observatory.results import Arm
 
 LABEL = 150  # characters of a label: a folder's name has at most 255, its hash included
 TITLE = 120  # characters of a title
@@ -123,6 +125,17 @@ def told(configs: Sequence[DictConfig]) -> list[dict[str, Any]]:
     groups, values = varied(configs)
     columns = groups | values
     return [{key: column[i] for key, column in columns.items()} for i in range(len(configs))]
+
+
+def differing(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Of each arm, by key, what tells it from the others; nothing of one whose config is not here."""
+    there = [(folder / "params.yaml").is_file() for _, folder in arms]
+    known = iter(
+        told(
+            [load_params(folder / "params.yaml") for (_, folder), is_there in zip(arms, there, strict=True) if is_there]
+        )
+    )
+    return [next(known) if is_there else {} for is_there in there]
 
 
 def names_of(configs: Sequence[DictConfig]) -> list[str]:

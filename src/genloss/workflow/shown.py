@@ -15,20 +15,8 @@ from urllib.parse import quote
 from omegaconf import DictConfig
 
 from genloss.workflow.identity import arm_id
-from genloss.workflow.tracking import (
-    ARM,
-    DIR,
-    IN_SWEEP,
-    ROUND,
-    SWEEP,
-    WRITING,
-    database,
-    description,
-    manifest_of,
-    place,
-    store_uri,
-    sweep_id,
-)
+from genloss.workflow.mlflow_run import ARM, DIR, IN_SWEEP, SWEEP, database, place, store_uri, sweep_id
+from genloss.workflow.tracking import ROUND, WRITING, description, manifest_of
 
 RUNS = """
 select r.run_uuid, r.name, r.status, t.key, t.value from runs r

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -28,7 +28,7 @@ from genloss.observatory.results import Arm, arms_of, sweep_entries
 from genloss.workflow import disk
 from genloss.workflow.arm import arm_dir, finished, headline, retired, run_arm
 from genloss.workflow.dvc import own_data
-from genloss.workflow.identity import SCHEME, arm_id, label, names_of, told
+from genloss.workflow.identity import SCHEME, arm_id, differing, label, names_of
 from genloss.workflow.shown import Shown
 
 if TYPE_CHECKING:
@@ -246,17 +246,6 @@ def told_apart(arms: Sequence[Arm]) -> list[Arm]:
         return once
     configs = [load_params(folder / "params.yaml") for _, folder in once]
     return [(name, folder) for name, (_, folder) in zip(names_of(configs), once, strict=True)]
-
-
-def differing(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Of each arm, by key, what tells it from the others; nothing of one whose config is not here."""
-    there = [(folder / "params.yaml").is_file() for _, folder in arms]
-    known = iter(
-        told(
-            [load_params(folder / "params.yaml") for (_, folder), is_there in zip(arms, there, strict=True) if is_there]
-        )
-    )
-    return [next(known) if is_there else {} for is_there in there]
 
 
 def name_folder(kind: str, folder: Path) -> None:

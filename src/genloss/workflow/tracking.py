@@ -16,10 +16,8 @@ import contextlib
 import csv
 import fcntl
 import json
-import logging
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import textwrap
@@ -29,144 +27,55 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 from omegaconf import DictConfig
 
 from genloss.core.errors import UserError, one_line
-from genloss.core.files import link, locked, sweep
 from genloss.core.hashes import sha256_text, tree_hash
-from genloss.core.places import in_project, is_project, load_params, project_root
+from genloss.core.places import is_project, load_params, project_root
 from genloss.core.plugin import flatten
 from genloss.core.rundir import RunDir, round_name
 from genloss.language.curve import stride
 from genloss.observatory import verdict
+from genloss.observatory.groups import grouped
+from genloss.observatory.readings import first_texts
+from genloss.observatory.report import PAGE
 from genloss.observatory.results import Arm, metrics_of, rounds_of, sweep_entries
-from genloss.observatory.samples import samples
-from genloss.workflow.identity import CHAINS, CHOICES, arm_id, arm_identity, option, title
+from genloss.observatory.samples import printable, samples
+from genloss.workflow.bands import GROUP, write_bands
+from genloss.workflow.identity import CHAINS, CHOICES, arm_id, arm_identity, differing, option, title
 from genloss.workflow.live import Follower, Machine, Rows
+from genloss.workflow.mlflow_run import (
+    ARM,
+    BATCH,
+    DIR,
+    IN_SWEEP,
+    KEY,
+    NOTE,
+    ORIGINAL,
+    PROJECT,
+    SWEEP,
+    Run,
+    alone,
+    attempt,
+    connect,
+    database,
+    found,
+    here,
+    place,
+    quiet_mlflow,
+    safe,
+    store_uri,
+    sweep_id,
+    value,
+)
 
-SQLITE = "sqlite:///"
-ARM, SWEEP, IN_SWEEP, DIR = "genloss.arm", "genloss.sweep", "genloss.in_sweep", "genloss.dir"
-ERROR = "genloss.error"  # why a run is FAILED
 # notes for the next process; MLflow's pages hide what begins with `mlflow.`
 ROUND = "mlflow.genloss.round."  # + number: digest of what was written of a round
 WRITING = "mlflow.genloss.writing"  # rounds being written; after a kill nobody knows which of their points are there
 SEEN = "mlflow.genloss.live"  # round and key of the training whose curve was shown while it ran
-ORIGINAL = "genloss.name."  # + a name that MLflow takes: the one that it stands for
-NOTE = "mlflow.note.content"
-PROJECT = "genloss.project"  # host and folder of the project that writes a run
-BATCH = 900  # metrics a request; the server's limit is 1000
 PAUSE = 2.0  # seconds between requests of an arm
-KEY, VALUE = 250, 6000  # characters of a name and of a value that MLflow takes
 STATES = {"finished": "FINISHED", "failed": "FAILED"}  # of a sweep's notes; of another one it was killed, or waits
-
-
-# -- where MLflow is -----------------------------------------------------------------------------------------------
-
-
-def store_uri(uri: str | None) -> str:
-    """The tracking address: the config's, else mlruns/mlflow.db of the project. A file is absolute, since DVC runs
-    stages elsewhere, and quoted, since the address is a URL."""
-    if uri and uri.startswith("file:") and not uri.startswith("file:/"):
-        return in_project(uri.removeprefix("file:"), "tracking.uri").as_uri()
-    if uri and not uri.startswith(SQLITE):
-        return uri
-    named = unquote((uri or "").removeprefix(SQLITE)) or "mlruns/mlflow.db"
-    return f"{SQLITE}{quote(str(in_project(named, 'tracking.uri')))}"
-
-
-def database(uri: str) -> Path | None:
-    """The file of a SQLite address; None of another one."""
-    return Path(unquote(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
-
-
-def artifacts(uri: str) -> Path | None:
-    """The folder of a SQLite database's artifacts: beside it, so that they move together; None of another address."""
-    file = database(uri)
-    return file and file.parent / "artifacts"
-
-
-@contextlib.contextmanager
-def quiet_mlflow() -> Iterator[None]:
-    logger = logging.getLogger("mlflow")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)  # it logs errors of a database with their tracebacks, and raises them too
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-@contextlib.contextmanager
-def alone(uri: str) -> Iterator[None]:
-    """Only one process at a time: of those that write a database, or of the project's where a server does. MLflow looks
-    whether a thing exists and then makes it: two arms that log the data set of their common round 0 together fail on
-    its unique name."""
-    file = database(uri) or project_root() / "mlruns" / "server"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with locked(file.parent / ".lock"):
-        yield
-
-
-def connect(uri: str, experiment: str) -> tuple[Any, str]:
-    """(MlflowClient, experiment id). Creates the database and the experiment if they are not there, one process at a
-    time: two that migrate a fresh SQLite database together leave it broken."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    with quiet_mlflow(), alone(uri):
-        from mlflow import MlflowClient
-
-        file = database(uri)
-        if file:
-            _create(file)
-        made = MlflowClient(tracking_uri=uri)
-        there = made.get_experiment_by_name(experiment)
-        if there is None:
-            # an address without a place: the artifacts are where `genloss ui` says, beside the database
-            place = "mlflow-artifacts:/" if file else None
-            tags = {"mlflow.experimentKind": "custom_model_development"}  # its pages are those of model training
-            return made, made.create_experiment(experiment, artifact_location=place, tags=tags)
-        if there.lifecycle_stage == "deleted":
-            restore = f"mlflow experiments restore --experiment-id {there.experiment_id}"
-            remedy = f"was deleted in MLflow; choose another, or MLFLOW_TRACKING_URI='{uri}' {restore}"
-            raise UserError("tracking.experiment", experiment, remedy)
-        return made, there.experiment_id
-
-
-def _create(file: Path) -> None:
-    """Make a SQLite database aside and rename it: one whose creation was killed is broken for good."""
-    if file.is_file():
-        return
-    from mlflow import MlflowClient
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.new")
-    for left in file.parent.glob(f"{aside.name}*"):  # its journal too, which SQLite would play into the new one
-        left.unlink()
-    MlflowClient(tracking_uri=f"{SQLITE}{quote(str(aside))}").search_experiments(max_results=1)
-    os.replace(aside, file)
-
-
-DAMAGED = ("database disk image is malformed", "file is not a database")  # SQLite's words
-
-
-def attempt(what: str, action: Callable[[], Any]) -> Any:
-    """Do something with MLflow; what goes wrong there becomes one warning line, and None."""
-    try:
-        return action()
-    except Exception as error:  # a view must not stop the work
-        text = one_line(error)[:300]
-        if any(word in str(error) for word in ("Max retries exceeded", "Connection", "timed out", "Timeout")):
-            said = f"is not reached ({text}); when it is there again, `genloss report DIR` writes what it lacks"
-        elif any(word in str(error) for word in DAMAGED):
-            said = f"does not take {what}: its database is damaged; delete it, and `genloss report DIR` writes it anew"
-        else:
-            said = f"does not take {what} ({text})"
-        print(f"genloss: warning: MLflow {said}", file=sys.stderr)
-        return None
 
 
 # -- who runs ------------------------------------------------------------------------------------------------------
@@ -196,15 +105,6 @@ def running(name: str) -> bool:
     return False
 
 
-def here() -> str:
-    return f"{socket.gethostname()}:{project_root()}"
-
-
-def place(folder: Path) -> str:
-    """A folder as MLflow's tags have it: relative to the project, which may move."""
-    return os.path.relpath(folder, project_root())
-
-
 def what_if(folder: Path) -> str:
     """Of a what-if: the folder that it differs from, and in what."""
     path = folder / "what_if.json"
@@ -213,10 +113,6 @@ def what_if(folder: Path) -> str:
         return " ".join([place((folder / said["of"]).resolve()), *said["overrides"]])
     except (ValueError, KeyError, TypeError):
         raise UserError(str(path), None, "is damaged; delete it, and the arm is one like any other") from None
-
-
-def sweep_id(folder: Path) -> str:
-    return safe(folder.name if folder.parent == project_root() / "runs" else place(folder))
 
 
 def manifest_of(folder: Path, n: int) -> tuple[str, dict[str, Any]]:
@@ -282,21 +178,6 @@ def commit(root: Path) -> dict[str, str]:
 
 
 # -- what MLflow takes ---------------------------------------------------------------------------------------------
-
-
-def safe(name: str) -> str:
-    """A name that MLflow takes: letters, digits and `_-. /:`, no path upwards, at most 250 characters. What had to be
-    changed ends in a hash, so that two names stay two."""
-    kept = "".join(c if (c.isascii() and c.isalnum()) or c in "_-. /:" else "_" for c in name)
-    kept = "/".join(part for part in kept.split("/") if part not in ("", ".", ".."))
-    if kept == name and len(ORIGINAL + name) <= KEY:
-        return name
-    end = f"-{sha256_text(name)[:8]}"
-    return kept[: KEY - len(end) - len(ORIGINAL)] + end
-
-
-def value(text: Any) -> str:
-    return str(text)[:VALUE]
 
 
 def parameters(cfg: DictConfig) -> dict[str, str]:
@@ -412,7 +293,7 @@ def mark_killed(client: Any, experiment: str, uri: str) -> None:
     own = database(uri) == database(store_uri(None))
     with quiet_mlflow():
         for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
-            name = run.data.tags.get(ARM) or run.data.tags.get(SWEEP)
+            name = next((run.data.tags[key] for key in (ARM, SWEEP, GROUP) if key in run.data.tags), None)
             if name and (own or run.data.tags.get(PROJECT) == here()) and not running(name):
                 client.set_terminated(run.info.run_id, "KILLED")
 
@@ -472,68 +353,6 @@ def rebuild_all(folders: Sequence[tuple[Path, Sequence[Arm]]], uri: str | None =
             attempt(f"sweep {sweep.name}", partial(_ended, sweep, first))
 
 
-class Run:
-    """A run of MLflow."""
-
-    def __init__(self, client: Any, experiment: str, run: Any):
-        self.client, self.experiment, self.run = client, experiment, run
-
-    @property
-    def run_id(self) -> str:
-        return str(self.run.info.run_id)
-
-    def tag(self, tags: Mapping[str, str]) -> None:
-        """Set tags, those that differ alone."""
-        from mlflow.entities import RunTag
-
-        known = self.run.data.tags
-        new = [RunTag(k, value(v)) for k, v in tags.items() if known.get(k) != value(v)]
-        for at in range(0, len(new), 100):
-            self.client.log_batch(self.run_id, tags=new[at : at + 100])
-        known |= {tag.key: tag.value for tag in new}
-
-    def numbers(self, numbers: Mapping[str, float | None]) -> None:
-        """Log metrics of no round, those that differ alone."""
-        from mlflow.entities import Metric
-
-        known, now = self.run.data.metrics, int(time.time() * 1000)
-        new = [Metric(k, v, now, 0) for k, v in numbers.items() if v is not None and known.get(k) != v]
-        if new:
-            self.client.log_batch(self.run_id, metrics=new)
-
-    def state(self, state: str, why: str = "") -> None:
-        """RUNNING, or how it ended, and why if it failed; the time of its end stays where the state does."""
-        if self.run.info.status == state:
-            return
-        if why:
-            self.tag({ERROR: why})
-        elif ERROR in self.run.data.tags:
-            self.client.delete_tag(self.run_id, ERROR)
-        with quiet_mlflow():
-            if state == "RUNNING":
-                self.client.update_run(self.run_id, status=state)
-            else:
-                self.client.set_terminated(self.run_id, state)
-        self.run = self.client.get_run(self.run_id)
-
-    def attach(self, path: Path, folder: str = "") -> None:
-        """Put a file among the run's artifacts."""
-        uri = self.run.info.artifact_uri
-        local = artifacts(self.client.tracking_uri)
-        if local and uri.startswith("mlflow-artifacts:/"):
-            home = local / unquote(uri.removeprefix("mlflow-artifacts:")).strip("/") / folder
-            link(path, home / path.name)
-            sweep(home)
-        else:
-            self.client.log_artifact(self.run_id, str(path), folder or None)
-
-
-def found(client: Any, experiment: str, tag: str, name: str) -> list[Any]:
-    """The runs with a tag, the oldest first."""
-    with quiet_mlflow():
-        return list(client.search_runs([experiment], f"tags.`{tag}` = '{name}'", order_by=["attributes.start_time"]))
-
-
 def description(sweep: Path) -> dict[str, str]:
     """What the run of a sweep says of it: the command and the table."""
     command = shlex.join(["genloss", "run", *_arguments(sweep)])
@@ -571,7 +390,11 @@ class SweepView(Run):
         states = {STATES.get(entry["state"], "KILLED") for entry in entries}
         failed = [f"{entry['name']}: {entry['error']}" for entry in entries if entry["state"] == "failed"]
         self.tag(description(self.folder))
-        for name in ("report.md", "rounds.csv", "rounds.png", verdict.FILE):
+        arms = [(e["name"], (self.folder / e["dir"]).resolve()) for e in entries]
+        groups = grouped(arms, differing(arms), [self.folder])
+        with quiet_mlflow():
+            write_bands(self.client, self.experiment, self.run_id, self.folder, groups)
+        for name in (PAGE, verdict.FILE, "report.md", "rounds.csv", "rounds.png"):
             if (self.folder / name).is_file():
                 self.attach(self.folder / name)
         self._verdicts()
@@ -731,7 +554,7 @@ class View(Run):
             outputs += [] if model in linked else [LoggedModelOutput(model, n)]
             if text := samples(self.folder, n, 8):
                 lines = [textwrap.wrap(line, 110, drop_whitespace=False) for line in text.splitlines()]
-                self._text("\n".join("\n".join(line) for line in lines), f"round {n}.txt")  # its page wraps nothing
+                self.text("\n".join("\n".join(line) for line in lines), f"round {n}.txt", "samples")  # wraps nothing
         self.tag({ORIGINAL + key: name for key, name in names.items()})
         self.client.log_inputs(self.run_id, datasets=sets, models=inputs)
         for at in range(0, len(points), BATCH):
@@ -739,13 +562,15 @@ class View(Run):
         if outputs:
             self.client.log_outputs(self.run_id, models=outputs)
 
-    def _text(self, text: str, name: str) -> None:
-        import tempfile
-
-        with tempfile.TemporaryDirectory(prefix="genloss-") as folder:
-            path = Path(folder) / name
-            path.write_text(text, encoding="utf-8")
-            self.attach(path, "samples")
+    def _samples(self) -> None:
+        """The same records as a table, which MLflow's page of evaluations compares between runs."""
+        rows = [
+            [n, printable(prompt), printable(text), finish]
+            for n in rounds_of(self.folder)
+            for prompt, text, finish in first_texts(self.folder, n, 8)
+        ]
+        if rows:
+            self.table(["round", "prompt", "text", "finish"], rows, "samples.json")
 
     def _curve(self, n: int, rows: Rows, now: int) -> list[Any]:
         """The points of a round's training that MLflow does not have; the round begins where those before it ended."""
@@ -815,9 +640,10 @@ class View(Run):
 
     def end(self, state: str | None, why: str = "") -> None:
         """state: None: nobody has noted how it ended, and what did not end was killed."""
-        figure = self.folder / "report" / "rounds.png"
-        if figure.is_file():
-            self.attach(figure)
+        for path in (self.folder / "report" / "rounds.png", self.folder / PAGE):
+            if path.is_file():
+                self.attach(path)
+        self._samples()
         ended = self.run.info.status if self.run.info.status != "RUNNING" else "KILLED"
         self.state(state or ended, why)
 

@@ -24,8 +24,9 @@ from genloss.core.places import load_params
 from genloss.observatory.results import shown
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import arm_id, varied
+from genloss.workflow.mlflow_run import ARM, IN_SWEEP, artifacts, connect, store_uri, sweep_id
 from genloss.workflow.sweep import true_arms
-from genloss.workflow.tracking import ARM, IN_SWEEP, artifacts, connect, mark_killed, store_uri, sweep_id
+from genloss.workflow.tracking import mark_killed
 
 WAIT = 600  # seconds for which the server may take to answer
 

@@ -1,0 +1,74 @@
+"""MLflow: one run of means and bands for the arms of a sweep that differ in their seed alone.
+
+MLflow draws no band over runs (mlflow issues 3762, 4277 and 13502, open), so a group of arms is a run of its own
+beside those of its seeds, below the run of its sweep: `round/NAME` is the mean over seeds, under the name that the
+seeds' runs have, so that one chart shows both; `low/NAME` and `high/NAME` are the ends of its 95 % interval. Only
+metrics have them, no floors, counts or times: a page of MLflow has one chart a name.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from genloss.core.hashes import sha256_json
+from genloss.observatory.groups import Group
+from genloss.observatory.results import COUNTS
+from genloss.workflow.mlflow_run import BATCH, DIR, KEY, NOTE, PROJECT, Run, alone, found, here, place, safe, sweep_id
+
+GROUP = "genloss.group"  # a sweep and the name of a group of its arms
+WRITTEN = "mlflow.genloss.band"  # digest of what was written; the last thing that is
+
+
+def write_bands(client: Any, experiment: str, parent: str, sweep: Path, groups: Sequence[Group]) -> None:
+    """Write what MLflow lacks of the groups of a sweep that have several seeds with finished rounds. parent: id of the
+    sweep's run."""
+    for group in groups:
+        if sum(bool(m.rounds) for m in group.members) > 1:
+            _write(client, experiment, parent, sweep, group)
+
+
+def _write(client: Any, experiment: str, parent: str, sweep: Path, group: Group) -> None:
+    from mlflow.entities import Metric
+
+    name = f"{sweep_id(sweep)}: {group.name}"[:KEY].replace("'", "")
+    points = sorted(_points(group))
+    digest = sha256_json([group.name, points])[:16]
+    seeds = ", ".join(str(m.seed) for m in group.members if m.rounds)
+    about = "; ".join(f"{key}: {said}" for key, said in group.values.items())
+    tags = {GROUP: name, DIR: place(sweep), PROJECT: here(), "mlflow.parentRunId": parent, "genloss.seeds": seeds}
+    tags |= {safe(f"differs.{key}"): str(said) for key, said in group.values.items()}
+    unfinished = "; ".join(f"{m.name}: {m.unfinished}" for m in group.members if m.unfinished)
+    note = f"Mean and 95 % interval (Student's t) over seeds {seeds}. {about}"
+    tags |= {NOTE: f"{note}. {unfinished}" if unfinished else note}
+    with alone(client.tracking_uri):
+        there = found(client, experiment, GROUP, name)
+        if there and there[0].data.tags.get(WRITTEN) == digest:
+            return
+        for old in there:  # MLflow forgets no point
+            client.delete_run(old.info.run_id)
+        run = client.create_run(experiment, run_name=f"{group.name} (mean of seeds)"[:KEY], tags=tags)
+        made = Run(client, experiment, run)
+        now = int(time.time() * 1000)
+        for at in range(0, len(points), BATCH):
+            some = [Metric(key, number, now, n) for key, n, number in points[at : at + BATCH]]
+            client.log_batch(made.run_id, metrics=some)
+        made.tag({WRITTEN: digest})
+        made.state("FAILED" if unfinished else "FINISHED", unfinished)
+
+
+def _points(group: Group) -> Iterator[tuple[str, int, float]]:
+    """(name, round, number)."""
+    known = {name for m in group.members for values in m.rounds.values() for name in values}
+    for name in known:
+        if name.startswith(COUNTS) or name.endswith(("_floor", "_se")):
+            continue
+        for n in group.rounds:
+            if (found := group.band(name, n)) is None:
+                continue
+            for kind, number in zip(("round", "low", "high"), found, strict=True):
+                if math.isfinite(number):
+                    yield safe(f"{kind}/{name}"), n, number
