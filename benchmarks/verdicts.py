@@ -24,7 +24,7 @@ from genloss.loop import Loop
 from genloss.observatory.groups import grouped
 from genloss.observatory.verdict import DEFINITIONS, NO, NONE, OPEN, UNTESTABLE, YES, Group, compared, verdicts
 from genloss.workflow.compose import compose, to_yaml
-from genloss.workflow.sweep import differing
+from genloss.workflow.identity import differing
 
 SWEEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1000  # simulated, a cell
 SEEDS = (3, 5, 10)

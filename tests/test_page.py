@@ -136,7 +136,7 @@ def swept(tmp_path: Path, seeds: Sequence[int] = (0, 1, 2)) -> list[tuple[str, P
 def test_arms_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
     arms = swept(tmp_path)
     text = write_report(arms, tmp_path / "out", "loss_under_round0", differing=differing(arms))
-    assert [line.split()[:4] for line in text.splitlines()[4:]] == [
+    assert [line.split()[:4] for line in text.splitlines()[4:6]] == [
         ["real_only", "3", "2.000", "±2.484"],
         ["replace", "3", "2.000", "±2.484"],
     ]
@@ -167,23 +167,20 @@ def test_an_arm_that_failed_is_marked_and_its_change_is_not_mixed_with_others(tm
     assert "failed after round 1 of 2: out of &lt;memory&gt;" in html and "(unfinished)" in html
 
 
-def test_verdicts_come_first_and_a_damaged_file_costs_a_line(tmp_path: Path) -> None:
-    arms = swept(tmp_path)
-    groups = grouped(arms, differing(arms))
-    yes = {"arm": "replace", "definition": "held-out <loss>", "verdict": "yes", "onset": 1, "effect": 0.5, "seeds": 3}
-    more = yes | {"definition": "tails", "verdict": "cannot tell", "onset": None, "more_seeds": 4, "p": float("nan")}
-    never = yes | {"definition": "variance", "verdict": "not testable", "effect": None, "reason": "no <variance>"}
-    found = {"schema": 1, "alpha": 0.05, "control": "real_only", "verdicts": [yes, more, never]}
-    write_atomic(tmp_path / "verdicts.json", json.dumps(found))
-    html = page(groups, ["heldout_bits_per_byte"], tmp_path)
+def test_verdicts_come_first(tmp_path: Path) -> None:
+    groups = grouped(arms := swept(tmp_path), differing(arms))
+    empty = dict.fromkeys(("metric", "scale", "interval", "p", "p_holm", "onset", "more_seeds", "effect"))
+    row = empty | {"arm": "replace", "control": "real_only", "seeds": 3, "reason": ""}
+    yes = row | {"definition": "held-out <loss>", "verdict": "yes", "onset": 1}
+    yes |= {"effect": math.log(2), "interval": [0.0, math.log(4)], "scale": "log ratio"}
+    more = row | {"definition": "tails", "verdict": "cannot tell", "more_seeds": 4, "p": float("nan")}
+    never = row | {"definition": "variance", "verdict": "not testable", "reason": "no <variance>"}
+    none = row | {"definition": "none", "verdict": "no"}
+    html = page(groups, ["heldout_bits_per_byte"], tmp_path, verdicts=[yes, more, never, none])
     assert "<b>replace</b>: collapse by 1 of 2 definitions, since round 1" in html
     assert html.index('id="verdicts"') < html.index('id="arms"') < html.index('id="metrics"')
     assert "held-out &lt;loss&gt;" in html and "no &lt;variance&gt;" in html and "4 more seeds may tell" in html
-    for text in ("{", "[]", '{"verdicts": [{"arm": 1}]}', '{"verdicts": null}'):
-        write_atomic(tmp_path / "verdicts.json", text)
-        damaged = page(groups, ["heldout_bits_per_byte"], tmp_path)
-        assert "verdicts.json is damaged; delete it" in damaged and 'id="metrics"' in damaged
-    (tmp_path / "verdicts.json").unlink()
+    assert "Against <b>real_only</b>" in html and "×2</td><td" in html and "1 to 4" in html
     assert "No verdicts: they need" in page(groups, ["heldout_bits_per_byte"], tmp_path)
 
 

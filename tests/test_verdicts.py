@@ -43,7 +43,7 @@ from genloss.observatory.verdict import (
     verdicts,
 )
 from genloss.workflow.compose import compose, to_yaml
-from genloss.workflow.sweep import differing
+from genloss.workflow.identity import differing
 from genloss.workflow.tracking import verdict_tags
 from support import Project
 

@@ -38,7 +38,7 @@ from genloss.observatory.readings import (
 )
 from genloss.observatory.results import COUNTS
 from genloss.observatory.tables import columns
-from genloss.observatory.verdict import FILE
+from genloss.observatory.verdict import LEVEL, NONE, Row, effect_of
 
 STATIC = Path(__file__).parent / "static"
 MOST = 120  # metrics that are drawn; rounds.csv has them all
@@ -46,22 +46,28 @@ CELLS = 5  # rounds of texts side by side
 MARKS = {"yes": "●", "no": "○", "cannot tell": "?", "not testable": "–"}
 
 
-def page(groups: Sequence[Group], panels: Sequence[str], out: Path, sweeps: Sequence[Path] = (), note: str = "") -> str:
+def page(
+    groups: Sequence[Group],
+    panels: Sequence[str],
+    out: Path,
+    sweeps: Sequence[Path] = (),
+    note: str = "",
+    verdicts: Sequence[Row] = (),
+) -> str:
     """The whole file.
 
     panels: the metrics that matter most, in their order. sweeps: those whose commands are shown. note: what else is to
     be said at the top, one warning a line.
     """
-    verdicts, damaged = _verdicts(out)
-    control = _control(groups, verdicts)
+    controls = _controls(groups, verdicts)
     drawn = [group for group in groups if group.last >= 0]
     charts = Charts(drawn, panels)
     rows = _rows(drawn)
     prompts = side_by_side(drawn, rows)
     sections = [
-        ("verdicts", "Verdicts", _verdict_section(verdicts, damaged)),
-        ("arms", "What differs", _arms(groups, control)),
-        ("metrics", "Metrics over rounds", charts.html(control)),
+        ("verdicts", "Verdicts", _verdict_section(verdicts)),
+        ("arms", "What differs", _arms(groups, controls)),
+        ("metrics", "Metrics over rounds", charts.html(controls)),
         ("composition", "Training sets by generation", _composition(drawn)),
         ("tails", "Tails", _tails(drawn)),
         ("texts", "The same prompt side by side", _texts(prompts, rows, len(drawn))),
@@ -164,34 +170,15 @@ def _number(i: int, right: int) -> str:
 # -- verdicts ----------------------------------------------------------------------------------------------------------
 
 
-def _verdicts(out: Path) -> tuple[dict[str, Any], str]:
-    """verdicts.json beside the page, and why it cannot be shown; {} where there is none."""
-    path = out / FILE
-    if not path.is_file():
-        return {}, ""
-    try:
-        found = json.loads(path.read_text())
-        rows = found["verdicts"]
-        if not all(isinstance(row[key], str) for row in rows for key in ("arm", "definition", "verdict")):
-            raise TypeError
-        return dict(found), ""
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}, f"{FILE} is damaged; delete it, and the report's command writes it again"
+def _controls(groups: Sequence[Group], verdicts: Sequence[Row]) -> list[str]:
+    """The names of the groups that others are held against, as the verdicts say, else of those on real data alone."""
+    named = list(dict.fromkeys(row["control"] for row in verdicts if row["control"]))
+    return named or [g.name for g in groups if g.values.get("mixing") == "real_only"]
 
 
-def _control(groups: Sequence[Group], verdicts: Mapping[str, Any]) -> str:
-    """The name of the group that others are held against: what the verdicts say, else the one on real data alone."""
-    if isinstance(named := verdicts.get("control"), str) and named:
-        return named
-    return next((g.name for g in groups if g.values.get("mixing") == "real_only"), "")
-
-
-def _verdict_section(verdicts: Mapping[str, Any], damaged: str) -> str:
-    if damaged:
-        return f'<p class="warning">{escape(damaged)}</p>'
-    if not verdicts.get("verdicts"):
+def _verdict_section(rows: Sequence[Row]) -> str:
+    if not rows:
         return "<p>No verdicts: they need a sweep with a control arm and several seeds.</p>"
-    rows = verdicts["verdicts"]
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     definitions = list(dict.fromkeys(row["definition"] for row in rows))
     by = {(row["arm"], row["definition"]): row for row in rows}
@@ -205,17 +192,17 @@ def _verdict_section(verdicts: Mapping[str, Any], damaged: str) -> str:
     )
     head = ["arm", "definition", "verdict", "metric", "effect", "95 % interval", "p", "p, Holm", "since round", "seeds"]
     detail = _table([*head, "why"], [_verdict_row(row) for row in rows], 4)
-    alpha = verdicts.get("alpha")
-    control = escape(str(verdicts.get("control") or "none"))
-    level = f", all together at level {alpha}" if alpha else ""
+    control = escape(", ".join(dict.fromkeys(row["control"] or "none" for row in rows)))
     keys = ", ".join(f"{mark} {word}" for word, mark in MARKS.items())
     return (
-        f'<ul class="lines">{lines}</ul><p>Against <b>{control}</b>, paired over seeds{level}. {keys}.</p>{matrix}'
+        f'<ul class="lines">{lines}</ul><p>Against <b>{control}</b>, paired over seeds, all together at level {LEVEL}. '
+        f"{keys}.</p>{matrix}"
         f"<details><summary>effects, intervals, p</summary>{detail}</details>"
     )
 
 
-def _verdict_line(arm: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _verdict_line(arm: str, rows: Sequence[Row]) -> str:
+    rows = [row for row in rows if row["definition"] != NONE]
     yes = [row for row in rows if row["verdict"] == "yes"]
     open_ = [row for row in rows if row["verdict"] == "cannot tell"]
     tested = [row for row in rows if row["verdict"] != "not testable"]
@@ -234,7 +221,7 @@ def _verdict_line(arm: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return f"<b>{escape(arm)}</b>: {said}"
 
 
-def _verdict_cell(row: Mapping[str, Any] | None) -> str:
+def _verdict_cell(row: Row | None) -> str:
     if row is None:
         return ""
     word = str(row["verdict"])
@@ -243,26 +230,32 @@ def _verdict_cell(row: Mapping[str, Any] | None) -> str:
     return f'<span class="v {kind}">{MARKS.get(word, "")} {escape(word)}{escape(onset)}</span>'
 
 
-def _verdict_row(row: Mapping[str, Any]) -> list[str]:
+def _verdict_row(row: Row) -> list[str]:
     def said(key: str) -> str:
         value = row.get(key)
         return svg.number(value) if isinstance(value, (int, float)) else escape(str(value or ""))
 
-    ends = row.get("interval") or []
-    between = " to ".join(svg.number(v) for v in ends if isinstance(v, (int, float)))
-    first = [escape(str(row["arm"])), escape(row["definition"]), _verdict_cell(row), said("metric"), said("effect")]
+    first = [escape(str(row["arm"])), escape(row["definition"]), _verdict_cell(row), said("metric")]
     more = f"{row['more_seeds']} more seeds may tell. " if row.get("more_seeds") else ""
-    return [*first, between, said("p"), said("p_holm"), said("onset"), said("seeds"), more + said("reason")]
+    return [
+        *first,
+        *map(escape, effect_of(row)),
+        said("p"),
+        said("p_holm"),
+        said("onset"),
+        said("seeds"),
+        more + said("reason"),
+    ]
 
 
 # -- arms --------------------------------------------------------------------------------------------------------------
 
 
-def _arms(groups: Sequence[Group], control: str) -> str:
+def _arms(groups: Sequence[Group], controls: Sequence[str]) -> str:
     keys = list(dict.fromkeys(key for group in groups for key in group.values))
     rows = []
     for i, group in enumerate(groups):
-        name = f"{svg.swatch(i)} {escape(group.name)}{' (control)' if group.name == control else ''}"
+        name = f"{svg.swatch(i)} {escape(group.name)}{' (control)' if group.name in controls else ''}"
         seeds = ", ".join(str(m.seed) for m in group.members if m.seed is not None) or str(len(group.members))
         unfinished = [f"{m.name}: {m.unfinished}" for m in group.members if m.unfinished]
         state = f'<span class="warning">{escape("; ".join(unfinished))}</span>' if unfinished else "finished"
@@ -340,12 +333,12 @@ class Charts:
             f"<details><summary>numbers</summary></details></div></figure>"
         )
 
-    def html(self, control: str) -> str:
+    def html(self, controls: Sequence[str]) -> str:
         if not self.metrics:
             return "<p>No metrics.</p>"
         legend = "".join(
             f'<li><button type="button" class="only" data-style="s{i}" aria-pressed="false">'
-            f"{svg.swatch(i)} {escape(g.name)}{' (control)' if g.name == control else ''}"
+            f"{svg.swatch(i)} {escape(g.name)}{' (control)' if g.name in controls else ''}"
             f"{' (unfinished)' if any(m.unfinished for m in g.members) else ''}</button></li>"
             for i, g in enumerate(self.groups)
         )
@@ -420,7 +413,7 @@ def _composition(groups: Sequence[Group]) -> str:
     )
     legend = "".join(
         '<li><svg class="swatch" viewBox="0 0 34 12" aria-hidden="true">'
-        f'<rect class="part p{i % svg.PARTS}" x="1" y="1" width="32" height="10"/></svg> {kind}</li>'
+        f'<rect class="part {svg.part(i)}" x="1" y="1" width="32" height="10"/></svg> {kind}</li>'
         for i, kind in enumerate(kinds)
     )
     return (

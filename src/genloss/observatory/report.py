@@ -71,9 +71,10 @@ def write_report(
     if redraw or not drawn:
         rounds_figure(shown, figure, about[:PANELS])
     if html is not None:
-        sources = [p for p in (numbers, words, html.with_name(verdict.FILE)) if p.is_file()]
-        if redraw or not (html.is_file() and html.stat().st_mtime >= max(p.stat().st_mtime for p in sources)):
-            keep(html, page(groups, about, html.parent, sweeps, "\n".join(said)))
+        newest = max(p.stat().st_mtime for p in (numbers, words, out / verdict.FILE) if p.is_file())
+        if redraw or not (html.is_file() and html.stat().st_mtime >= newest):
+            shown_rows = rows if len(found) > 1 else []
+            keep(html, page(groups, about, html.parent, sweeps, "\n".join(said), shown_rows))
     return f"{metric}\n\n{text}\n\n{verdict.shown(rows)}"
 
 

@@ -23,7 +23,12 @@ DASHES = ("", "6 3", "2 3", "9 3 2 3", "12 4")
 MARKS = ("o", "square", "triangle", "diamond", "cross", "down")
 FEW = 5  # lines; the bands of more are fainter
 BEYOND = 1.5  # how far a band may widen the axis, in multiples of the range of the lines
-PARTS = 8  # hatchings of stacked bars
+PARTS = 8  # colours of stacked bars
+
+
+def part(i: int) -> str:
+    """The class of the i-th kind in stacked bars; the first, real records, has a colour that no other has."""
+    return f"p{i if i < PARTS else 1 + (i - 1) % (PARTS - 1)}"
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ def bars(
             share = found.get(kind, 0.0) / total if total else 0.0
             if share:
                 x, y = LEFT + step * (i + 0.12), at_y(under + share)
-                style = f"p{kinds.index(kind) % PARTS}"
+                style = part(kinds.index(kind))
                 parts.append(
                     f'<rect class="part {style}" x="{x:.1f}" y="{y:.1f}" width="{step * 0.76:.1f}" '
                     f'height="{at_y(under) - y:.1f}"><title>{escape(f"{name}: {kind} {share:.1%}")}</title></rect>'

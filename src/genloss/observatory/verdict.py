@@ -607,12 +607,18 @@ def _word(row: Row) -> str:
     return f"{row['verdict']}, since {since}" if since is not None else str(row["verdict"])
 
 
-def _cells(row: Row) -> list[str]:
+def effect_of(row: Row) -> tuple[str, str]:
+    """(effect, its interval) as text: a ratio of what was compared by ratios; empty where nothing was tested."""
+    if row["interval"] is None:
+        return "", ""
     low, high = row["interval"]
     if row["scale"] == "log ratio":
-        effect, reach = f"×{math.exp(row['effect']):.3g}", f"{math.exp(low):.3g} to {math.exp(high):.3g}"
-    else:
-        effect, reach = f"{row['effect']:+.3g}", f"{low:+.3g} to {high:+.3g}"
+        return f"×{math.exp(row['effect']):.3g}", f"{math.exp(low):.3g} to {math.exp(high):.3g}"
+    return f"{row['effect']:+.3g}", f"{low:+.3g} to {high:+.3g}"
+
+
+def _cells(row: Row) -> list[str]:
+    effect, reach = effect_of(row)
     since = "" if row["onset"] is None else str(row["onset"])
     p = f"{row['p_holm']:.2g}"
     return [row["definition"], row["arm"], row["metric"], effect, reach, p, since, str(row["seeds"])]
