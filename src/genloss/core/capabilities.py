@@ -89,10 +89,6 @@ class Verifies(ABC):
     def verify(self, table: pa.Table) -> Checked:
         """Which responses of a table of records are right."""
 
-    @abstractmethod
-    def final(self, task: str, response: str) -> str:
-        """The answer that a response to a problem of the family `task` ends in."""
-
 
 class Points(ABC):
     """records that are points of many chains (genloss.domains.lab)"""

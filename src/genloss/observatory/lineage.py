@@ -74,6 +74,8 @@ def _show(folder: Path, path: Path, row: dict[str, Any], depth: int) -> None:
     for key in ("text", "prompt", "response"):
         if row.get(key):
             print(f"{pad}    {key}: {row[key][:LONGEST]!r}")
+    for message in row.get("messages") or ():
+        print(f"{pad}    {message['role']}: {message['content'][:LONGEST]!r}")
     for parent in row["parents"]:
         above = find(folder, parent)
         if above and depth < DEPTH:

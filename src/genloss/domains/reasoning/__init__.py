@@ -190,6 +190,7 @@ class Reasoning(LanguageDomain, Responds, Verifies):
         return Checked(right, parsed)
 
     def final(self, task: str, response: str) -> str:
+        """The answer that a response to a problem of the family `task` ends in."""
         return self.all[task].final(response)
 
     def texts(self, table: pa.Table) -> list[str]:
