@@ -21,7 +21,11 @@ from genloss.language.chat import ASSISTANT, USER, wrong
 from genloss.language.corpus import AHEAD, LONGEST, PATH, Corpus, Datasets, Table, readable, too_long, without_nul
 
 Messages = list[dict[str, str]]
-LAYOUTS = (("messages",), ("prompt", "response"), ("instruction", "output"))  # the columns that a row must have
+LAYOUTS: tuple[tuple[str, ...], ...] = (
+    ("messages",),
+    ("prompt", "response"),
+    ("instruction", "output"),
+)  # the columns that a row must have
 COLUMNS = ("messages", "prompt", "response", "instruction", "input", "output")
 
 
