@@ -287,11 +287,10 @@ def use_template(folder: Path, text: str | None, loss: str) -> None:
     with contextlib.suppress(UserError):  # some templates refuse system prompts; who has one is told then
         firsts.update(codec.spelled(codec.rendered([{"role": SYSTEM, "content": "a"}, *turns], everything=True)[:1]))
     if len(firsts) > 1 or not codec.is_special(names[0]):
-        raise UserError(
-            key, None, f"begins conversations with {', '.join(sorted(firsts))}, and not with one special token"
-        )
-    behind = names[len(names) - names[::-1].index("b") :] if "b" in names else names[1:]
-    last = next((name for name in behind if codec.is_special(name)), None)
+        found = ", ".join(map(repr, sorted(firsts)))
+        raise UserError(key, None, f"begins conversations with {found}, and not always with one special token")
+    answer = names[len(codec.chat(turns[:1])) :]  # what the assistant writes, and what may follow
+    last = next((name for name in answer if codec.is_special(name)), None)
     if last is None:
         raise UserError(key, None, "ends the assistant's turn with no special token, so that no answer would end")
     (folder / DOCUMENT).write_text(json.dumps({"begin": names[0], "end": last}) + "\n", encoding="utf-8")
