@@ -53,7 +53,7 @@ SMALL = {
         "size=32",
     ],
     "instruct": [
-        "domain.examples=48",
+        "domain.examples=64",
         "domain.validation=8",
         "domain.test=16",
         "domain.pool=48",
@@ -219,7 +219,7 @@ def test_an_option_is_used_or_refused(domain: str, group: str, tiny: list[str], 
 
 def test_the_trainer_of_another_domain_is_refused() -> None:
     """trainer=grpo on text trained supervised, and had an arm of its own."""
-    with pytest.raises(UserError, match=r"trainer=Grpo: needs .*; use domain=reasoning"):
+    with pytest.raises(UserError, match=r"trainer=Grpo: needs .*; use domain=instruct, reasoning"):
         Experiment(compose(["trainer=grpo", "trainer.start=previous"]))
 
 

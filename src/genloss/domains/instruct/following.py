@@ -60,9 +60,9 @@ class ResponseLoss(Metric):
 class Following(Metric):
     """Model n's greedy answers to the last requests of the frozen real test split. Of any data: distinct_responses
     (different ones, as a share of the answers; floor: of the real ones), response_words (mean; floor: of the real
-    ones) and response_length_bias (the first over the second, minus 1). Of data that can be checked: followed (share of
-    right answers), followed_se (binomial), unparseable (share that is no answer at all), forgotten (share that the model of
-    round 0 answers rightly and this one does not; it may have learned others). Of domain/corpus=world:
+    ones) and response_length_bias (the first over the second, minus 1). Of data that can be checked: followed (share
+    of right answers), followed_se (binomial), unparseable (share that is no answer at all), forgotten (share that the
+    model of round 0 answers rightly and this one does not; it may have learned others). Of domain/corpus=world:
     followed/topic_X, followed/format_X, followed/register_X, followed/steps_N, and breadth: the share of (topic,
     format, steps) in which half of the answers are right.
 
