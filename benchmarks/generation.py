@@ -35,6 +35,7 @@ from genloss.core.records import read, write
 from genloss.experiment import Experiment
 from genloss.language import sampling
 from genloss.language.model import Pretrained, load
+from genloss.language.packing import given
 from genloss.language.scoring import Window, score
 from genloss.language.tokenizer import load_codec
 from genloss.workflow.compose import compose
@@ -143,7 +144,9 @@ class Contest:
     def bits(self, how: str) -> float:
         """Per byte, of what was sampled, without prompts, under the model in float32."""
         prompt = self.size.prompt
-        windows = [Window(i, [self.codec.begin, *ids], prompt) for i, ids in enumerate(self.made[how])]
+        windows = [
+            Window(i, [self.codec.begin, *given(ids[:prompt]), *ids[prompt:]]) for i, ids in enumerate(self.made[how])
+        ]
         nats, _ = score(self.model, self.codec, windows, len(windows), LONGEST)
         written = self.codec.decode([ids[prompt:] for ids in self.made[how]])
         return float(nats.sum()) / math.log(2) / sum(len(text.encode()) for text in written)

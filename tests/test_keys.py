@@ -108,6 +108,23 @@ SUMS = [
     "trainer.batch=8",
     "metrics.accuracy.chunk=16",
 ]
+CHATS = [
+    "domain=instruct",
+    "domain.corpus.topics=1",
+    "domain.corpus.entities=3",
+    "domain.examples=200",
+    "domain.validation=8",
+    "domain.test=16",
+    "domain.pool=48",
+    "size=200",
+    "rounds=2",
+    "recipe.n=24",
+    "recipe.chunk=24",
+    "trainer.steps=120",
+    "trainer.batch=8",
+    "model=llama",
+    "metrics.following.chunk=16",
+]
 LAB = ["rounds=2", "size=30", "domain.chains=40"]
 TEXT = "curation=[dedup,near_dedup,rules,top,novelty,perplexity_low,random]"
 LOOSE = ["curation.rules.max_repeated=1", "curation.rules.max_top_word=1", "curation.rules.min_characters=0"]
@@ -187,6 +204,7 @@ ARMS: dict[str, list[str]] = {
         "model.batch=4",
         "+model.tasks.more={_target_: genloss.domains.reasoning.arithmetic.Arithmetic, operations: [1]}",
     ],
+    "instruct": [*CHATS, "recipe.samples=2", "curation=[best_of,novelty,exact]", "curation.novelty.threshold=1"],
     "grpo": [
         *SUMS,
         "recipe=evol_instruct",

@@ -233,7 +233,7 @@ def test_positions_beyond_32_bits(tmp_path: Path) -> None:
     codec = Codec.__new__(Codec)
     codec.end = 0
     rows = Rows([], [1.0], codec, 19, 0)
-    rows.shards, rows.first = [packing.Tokens(edges, np.zeros(4, dtype=np.int32), np.asarray(ids))], np.array([0, 4])
+    rows.shards, rows.first = [packing.Tokens(edges, np.asarray(ids))], np.array([0, 4])
     pieces = [*rows._pieces(np.array([2, 3]))]
     assert [p.start for p in pieces] == [n - 40, n - 20]
     assert rows.row(pieces[1:]).inputs.tolist() == list(range(20, 39))

@@ -52,6 +52,14 @@ SMALL = {
         "domain.pool=48",
         "size=32",
     ],
+    "instruct": [
+        "domain.examples=64",
+        "domain.validation=8",
+        "domain.test=16",
+        "domain.pool=48",
+        "model=llama",
+        "size=32",
+    ],
 }
 # What makes an option of a group tiny, where the config has the key
 TINY = {
@@ -63,6 +71,9 @@ TINY = {
     "recipe.n": 48,
     "recipe.chunk": 16,
     "metrics.accuracy.chunk": 16,
+    "metrics.following.chunk": 16,
+    "metrics.following.max_records": 8,
+    "metrics.response_loss.max_records": 8,
     "metrics.accuracy.max_records": 8,
     "metrics.evolution.max_records": 8,
     "metrics.evolution.chunk": 8,
@@ -89,6 +100,8 @@ HELP = {
     ("text", "metrics=validity"): ["+metrics.validity.checker._target_=genloss.evaluate.validity.Python"],
     ("text", "curation=novelty"): ["curation.novelty.threshold=0.99"],
     ("reasoning", "curation=novelty"): ["curation.novelty.threshold=0.99", "curation.novelty.real=false"],
+    ("instruct", "curation=novelty"): ["curation.novelty.threshold=0.99", "curation.novelty.real=false"],
+    ("instruct", "curation=best_of"): ["recipe.samples=2"],
     ("classification", "curation=linear_verifier"): ["domain.geometry=halfspace"],
     ("gaussian", "curation=bradley_terry"): ["curation.bradley_terry.k=2"],
 }
@@ -206,7 +219,7 @@ def test_an_option_is_used_or_refused(domain: str, group: str, tiny: list[str], 
 
 def test_the_trainer_of_another_domain_is_refused() -> None:
     """trainer=grpo on text trained supervised, and had an arm of its own."""
-    with pytest.raises(UserError, match=r"trainer=Grpo: needs .*; use domain=reasoning"):
+    with pytest.raises(UserError, match=r"trainer=Grpo: needs .*; use domain=instruct, reasoning"):
         Experiment(compose(["trainer=grpo", "trainer.start=previous"]))
 
 
@@ -223,10 +236,13 @@ def test_the_trainer_of_another_domain_is_refused() -> None:
             r"metrics\.estimates=Estimates: needs .*; use domain=categorical",
         ),
         (["domain=reasoning", "recipe=sample"], r"recipe=Sample: needs records that are documents: .* use domain=text"),
-        (["domain=gaussian", "curation=dedup"], r"curation\.dedup=Deduplicate: needs .*; use domain=reasoning, text"),
+        (
+            ["domain=gaussian", "curation=dedup"],
+            r"curation\.dedup=Deduplicate: needs .*; use domain=instruct, reasoning, text",
+        ),
         (
             ["curation=exact"],
-            r"curation\.exact=Exact: needs exact answers, and domain=text has none; use domain=reasoning",
+            r"curation\.exact=Exact: needs exact answers, and domain=text has none; use domain=instruct, reasoning",
         ),
         (["domain=gmm", "curation=truncate"], r"curation\.truncate=Truncate: needs models with one mean .*gaussian"),
         (

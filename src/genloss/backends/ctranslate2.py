@@ -76,7 +76,7 @@ class CTranslate2(Backend):
         scorer = _Scorer(request, codec) if options.logprobs else None
         prompts: list[list[int]] = [[]] * request.n
         if request.prompts is not None:
-            prompts = [ids[: options.prefix] for ids in codec.encode(list(request.prompts))]
+            prompts = [ids[: options.prefix] for ids in codec.prompts(request.prompts)]
         chunks = -(-request.n // options.chunk)
 
         def make(number: int) -> Replies:

@@ -14,7 +14,7 @@ is taken all the same, since what it gave is kept and found again; that is said 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,12 @@ from typing import Any
 from genloss.backends.endpoint import GREETING, Endpoint, Question
 from genloss.backends.reply import BYTES, Reply
 from genloss.backends.thoughts import without_thoughts
-from genloss.core.contracts import Backend, Decoding, Replies, Sampling
+from genloss.core.contracts import Backend, Decoding, Prompt, Replies, Sampling
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.records import CUT, ENDED
 from genloss.core.seeds import seed_of
 from genloss.language.constraint import check_constraint
-from genloss.language.tokenizer import load_codec
+from genloss.language.tokenizer import Codec, load_codec
 
 SEEDS = 1 << 31  # of a server
 PROBE = 16  # tokens of a reply that only shows what the server heeds
@@ -70,6 +70,13 @@ class OpenAI(Endpoint, Backend):
         if not prompted and not (self.api == "completions" and self.begin):
             raise UserError("prompts", "none", "leaves a server nothing to go on from; use real, or set backend.begin")
 
+    def check_conversations(self) -> None:
+        why = "goes on from texts, and what is asked here are conversations; set recipe.backend.api=chat"
+        if self.api != "chat":
+            raise UserError("backend.api", self.api, why)
+        if self.system:
+            raise UserError("backend.system", self.system, "is a second system prompt to conversations; leave it empty")
+
     def greeting(self) -> Question:
         return Question(self.sent(GREETING, Decoding(max_tokens=1)) | {"max_tokens": 1}, "greeting")
 
@@ -104,7 +111,7 @@ class OpenAI(Endpoint, Backend):
             for i, reply in found:
                 text = self.said(reply)
                 self.empty += not text
-                made.texts.append(prompts[i] + text if options.keep_prompt else text)
+                made.texts.append(f"{prompts[i]}{text}" if options.keep_prompt else text)
                 written = reply.counted[1] if reply.counted else len(reply.text.encode()) // BYTES
                 cut = reply.cut or (reply.finish is None and written >= asked[i].body["max_tokens"])
                 made.finish.append(CUT if cut else ENDED)
@@ -114,16 +121,12 @@ class OpenAI(Endpoint, Backend):
                 request.report(first + i + 1, request.n, "records")
         return made._replace(tokens=tokens)
 
-    def questions(self, request: Sampling, first: int, end: int) -> tuple[list[str], list[Question]]:
+    def questions(self, request: Sampling, first: int, end: int) -> tuple[Sequence[Prompt], list[Question]]:
         """(prompts, questions) of the records from `first` to before `end`."""
         options, codec = request.decoding, load_codec(request.data / "tokenizer")
-        prompts = list(request.prompts[first:end]) if request.prompts is not None else [""] * (end - first)
-        ids = codec.encode(prompts)
-        short = codec.decode([row[: options.prefix] for row in ids])
-        short = [
-            s if p.startswith(s) else s.rstrip("\ufffd") for p, s in zip(prompts, short, strict=True)
-        ]  # half a character
-        prompts = [s if len(row) > options.prefix else p for p, s, row in zip(prompts, short, ids, strict=True)]
+        prompts: Sequence[Prompt] = [""] * (end - first) if request.prompts is None else request.prompts[first:end]
+        ids = codec.prompts(prompts)
+        prompts = self.shortened(prompts, ids, options.prefix, codec)
         asked = []
         for i, prompt, row in zip(range(first, end), prompts, ids, strict=True):
             room = options.max_tokens - min(len(row), options.prefix)
@@ -134,11 +137,24 @@ class OpenAI(Endpoint, Backend):
             asked.append(Question(body, stream))
         return prompts, asked
 
-    def sent(self, prompt: str, options: Decoding) -> dict[str, Any]:
+    @staticmethod
+    def shortened(prompts: Sequence[Prompt], ids: list[list[int]], longest: int, codec: Codec) -> Sequence[Prompt]:
+        """Texts cut to so many tokens; conversations are not cut."""
+        short = codec.decode([row[:longest] for row in ids])
+        found: list[Prompt] = []
+        for prompt, cut, row in zip(prompts, short, ids, strict=True):
+            if isinstance(prompt, str) and len(row) > longest:
+                found.append(cut if prompt.startswith(cut) else cut.rstrip("\ufffd"))  # half a character
+            else:
+                found.append(prompt)
+        return found
+
+    def sent(self, prompt: Prompt, options: Decoding) -> dict[str, Any]:
         """A request's prompt and decoding, without what is each record's own."""
         chat = self.api == "chat"
         said = [{"role": "system", "content": self.system}] if self.system else []
-        messages = [*said, {"role": "user", "content": prompt}]
+        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(map(dict, prompt))
+        messages = [*said, *asked]
         body: dict[str, Any] = {"messages": messages} if chat else {"prompt": prompt}
         body["temperature"] = options.temperature if options.bias else 0.0
         body |= {"top_p": options.top_p} if options.top_p < 1 else {}

@@ -11,13 +11,14 @@ domains/lab)."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.contracts import Checked, Report, Responder, Runtime, silent
+from genloss.core.contracts import Checked, Prompt, Report, Responder, Runtime, silent
 
 C = TypeVar("C")
 
@@ -58,6 +59,16 @@ class Responds(ABC):
     """models that answer prompts"""
 
     context: int  # longest prompt with its response, in tokens
+    converses: bool = False  # whether prompts are conversations
+    pool: int  # records whose prompts alone models see, for all rounds together: data/prompts.parquet
+
+    @abstractmethod
+    def prompts(self, table: pa.Table) -> list[Prompt]:
+        """What is asked in records [n]."""
+
+    @abstractmethod
+    def answered(self, table: pa.Table, responses: Sequence[str]) -> pa.Table:
+        """The records with other responses."""
 
     @abstractmethod
     def backend(self, model: Path, data: Path, runtime: Runtime) -> Responder:
@@ -77,10 +88,6 @@ class Verifies(ABC):
     @abstractmethod
     def verify(self, table: pa.Table) -> Checked:
         """Which responses of a table of records are right."""
-
-    @abstractmethod
-    def final(self, task: str, response: str) -> str:
-        """The answer that a response to a problem of the family `task` ends in."""
 
 
 class Points(ABC):

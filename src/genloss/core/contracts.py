@@ -271,6 +271,10 @@ class Decoding:
         return self.max_tokens - 1 if self.prompt_tokens is None else self.prompt_tokens
 
 
+Conversation = Sequence[Mapping[str, str]]  # messages, each with a role and a content
+Prompt = str | Conversation  # what a backend goes on from: a text, or a conversation that waits for the assistant
+
+
 @dataclass(frozen=True)
 class Sampling:
     """One request for samples: `n` records from `model`, each with its own random stream."""
@@ -280,7 +284,7 @@ class Sampling:
     n: int
     seed: int
     decoding: Decoding
-    prompts: Sequence[str] | None  # one a record; None: from document start
+    prompts: Sequence[Prompt] | None  # one a record; None: from document start
     scratch: Path  # finished chunks are kept here and found again after a kill
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
@@ -310,6 +314,9 @@ class Backend(Plugin, ABC):
     def check_architecture(self, name: str) -> None:
         """Refuse a class of transformers that it cannot go on with."""
 
+    def check_conversations(self) -> None:
+        """Refuse prompts that are conversations, where it cannot answer them."""
+
     @abstractmethod
     def sample(self, request: Sampling) -> Iterator[Replies]:
         """Go on from the prompts, in their order, some at a time. What is finished is kept in `request.scratch`, and
@@ -335,7 +342,7 @@ class Responder:
 
     def respond(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         decoding: Decoding,
         *,
         seed: int = 0,

@@ -34,6 +34,7 @@ from genloss.core.errors import UserError
 REAL, SYNTHETIC = "real", "synthetic"
 FINISH = "finish"  # column of generated records: how they ended
 ENDED, CUT = "end", "length"  # the model said so; the limit was reached
+OWN = ("id", "origin", "generation", "parents", "recipe")  # columns of every table, beside its payload
 GROUP = 128  # rows of arrays that are read together
 PART, SHARE = 1 << 22, 1 << 24  # bytes of a file that are read together, and written
 ROWS = 1024  # that are read together at most: equal texts take no bytes in a file

@@ -7,6 +7,7 @@ genloss run curation=top control=random               # equal size: as many as `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +39,10 @@ def highest(score: np.ndarray, left: np.ndarray, fraction: float) -> np.ndarray:
     return left & (rank < np.maximum(1, np.round(fraction * left.sum(axis=0))))
 
 
-def best_of_each(table: pa.Table, score: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+def best_of_each(prompts: Sequence[str], score: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
     """Mask [n] of the record with the highest score among those of one prompt; of equal ones the first in `order`."""
     order = np.arange(len(score)) if order is None else order
-    problem = np.asarray(table.column("prompt").combine_chunks().dictionary_encode().indices)
+    problem = np.asarray(pa.array(prompts, pa.string()).dictionary_encode().indices)
     ranked = order[np.lexsort((-score[order], problem[order]))]  # stable
     keep = np.zeros(len(score), dtype=bool)
     keep[ranked[np.flatnonzero(np.diff(problem[ranked], prepend=-1))]] = True

@@ -22,7 +22,7 @@ import pyarrow as pa
 import regex
 
 from genloss.core import records
-from genloss.core.capabilities import Texts
+from genloss.core.capabilities import Responds, Texts, able
 from genloss.core.contracts import HISTORY, Experiment
 from genloss.core.errors import require
 from genloss.core.machine import cores
@@ -112,7 +112,7 @@ class Novelty(RecordCurator):
     before memory does."""
 
     threshold: float = 0.7
-    column: str = ""  # of the record that is compared; empty: the domain's first (text; prompt)
+    column: str = ""  # of the record that is compared; empty: what the domain compares (text; prompt; requests)
     real: bool = True
     earlier: bool = True
     needs = (Texts,)
@@ -123,24 +123,24 @@ class Novelty(RecordCurator):
         )
 
     def check(self, experiment: Experiment) -> None:
-        columns = experiment.domain.payload
+        domain = experiment.domain
+        columns = () if isinstance(domain, Responds) and domain.converses else domain.payload
         known = self.column in ("", *columns)
-        require(known, "column", self.column, f"empty or one of {', '.join(columns)}")
+        require(known, "column", self.column, f"one of {', '.join(columns)}, or empty" if columns else "empty")
 
     def reads(self) -> tuple[str, ...]:
         return (HISTORY,) if self.earlier else ()
 
     def decide(self, table: pa.Table, context: Context) -> Decision:
-        column = self.column or context.domain.payload[0]
         alphabet = Alphabet()
         sources = [context.data / "train.parquet"] if self.real else []
         sources += list(context.inputs.all(HISTORY)) if self.earlier else []
-        pool = [text for path in sources for part in _texts(path, column) for text in alphabet.encode(part)]
+        pool = [text for path in sources for part in self._texts(path, context) for text in alphabet.encode(part)]
         workers = context.runtime.workers or cores()
         n = len(table)
         score, keep = np.zeros(n), np.ones(n, dtype=bool)
         for at in range(0, n, BLOCK):
-            block = alphabet.encode(table.column(column).slice(at, BLOCK).to_pylist())
+            block = alphabet.encode(self._said(table.slice(at, BLOCK), context))
             score[at : at + BLOCK] = nearest(block, pool, workers)
             among = rouge_l(block, block, workers)
             for i in range(len(block)):
@@ -151,6 +151,9 @@ class Novelty(RecordCurator):
             context.report(min(at + BLOCK, n), n, "records")
         return decision(keep, score, "too similar")
 
+    def _said(self, table: pa.Table, context: Context) -> list[str]:
+        return table.column(self.column).to_pylist() if self.column else able(context.domain, Texts).texts(table)
 
-def _texts(path: Path, column: str) -> Iterator[list[str]]:
-    return (part.column(column).to_pylist() for part in records.batches(path, [column]))
+    def _texts(self, path: Path, context: Context) -> Iterator[list[str]]:
+        columns = [self.column] if self.column else context.domain.payload
+        return (self._said(part, context) for part in records.batches(path, columns))

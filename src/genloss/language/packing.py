@@ -5,10 +5,13 @@
     begin d d d | begin e e             d was cut off at the limit of its recipe: no end is learned of it
     d     d d d   e     e end
 
-Records of a prompt and a response lie one a row, as they are sampled, and only the response and its end are targets.
+Records of a prompt and a response lie one a row, as they are sampled, and only the response and its end are targets. Of
+a conversation what the assistant says is, in each of its turns, or all of it.
+
+    begin ~a ~a b b end        a token that is no target is written as the complement of its id, which is negative
 
 A shard is read as token ids from a file that is made once (`tokenise`) and mapped into memory, which all processes of a
-machine share: memory does not grow with the corpus, but for 20 bytes a record. Order is a pure function of (seed,
+machine share: memory does not grow with the corpus, but for 16 bytes a record. Order is a pure function of (seed,
 epoch): no state to save, any position can be reached again. Records longer than a row are cut into rows.
 """
 
@@ -28,6 +31,7 @@ import pyarrow as pa
 from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.core.seeds import generator
+from genloss.language.chat import ASSISTANT
 from genloss.language.tokenizer import Codec
 
 WINDOW = 256  # records that are packed together
@@ -56,49 +60,79 @@ def fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 class Tokens(NamedTuple):
     """A shard: record i is ids[edges[i] : edges[i + 1]], which begin with `begin` and end with `end`, unless it was cut
-    off; after `begin`, given[i] of them are its prompt."""
+    off; what is no target is its complement."""
 
     edges: np.ndarray  # int64 [records + 1]
-    given: np.ndarray  # int32 [records]
     ids: np.ndarray  # int32 [tokens]
 
 
-def tokenise(shard: Path, codec: Codec, columns: Sequence[str] = ("text",), folder: Path | None = None) -> Tokens:
+def given(ids: Sequence[int]) -> list[int]:
+    """Token ids that are no targets."""
+    return [~i for i in ids]
+
+
+def known(ids: np.ndarray) -> np.ndarray:
+    """Token ids, targets or not."""
+    return np.where(ids < 0, ~ids, ids)
+
+
+def sequences(table: pa.Table, codec: Codec, columns: Sequence[str], loss: str = ASSISTANT) -> Iterator[list[int]]:
+    """Each record as token ids, with its begin, and with its end unless it was cut off; what is no target as
+    complements. columns: of a text, of a prompt and its response, or of conversations. loss: of conversations, what
+    their targets are (genloss.language.chat)."""
+    cut = records.cut_off(table)
+    if pa.types.is_list(table.schema.field(columns[0]).type):
+        for messages, short in zip(table.column(columns[0]).to_pylist(), cut, strict=True):
+            ids = codec.rendered(messages, everything=loss != ASSISTANT)
+            if short:  # without the end of the last turn, and what the template writes behind it
+                ids = ids[: max(i for i, each in enumerate(ids) if each in (codec.end, ~codec.end))]
+            yield ids
+        return
+    *prompts, texts = (codec.encode(table.column(name).to_pylist()) for name in columns)
+    asked = prompts[0] if prompts else [[]] * len(table)
+    for prompt, text, short in zip(asked, texts, cut, strict=True):
+        yield [codec.begin, *given(prompt), *text, *([] if short else [codec.end])]
+
+
+def tokenise(
+    shard: Path,
+    codec: Codec,
+    columns: Sequence[str] = ("text",),
+    folder: Path | None = None,
+    loss: str = ASSISTANT,
+) -> Tokens:
     """The token ids of a Parquet file of records, mapped from a file in `folder`; it is made if it is not there. None:
     from a file without a name, which is gone with the process."""
     if folder is None:
         with tempfile.TemporaryFile() as file:
-            _write(shard, codec, columns, file)
+            _write(shard, codec, columns, loss, file)
             return _mapped(file)
     path = folder / f"{shard.stem}.tokens"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         aside = folder / f".{path.name}.{os.getpid()}"
         with aside.open("w+b") as made:
-            _write(shard, codec, columns, made)
+            _write(shard, codec, columns, loss, made)
             os.fsync(made.fileno())
         os.replace(aside, path)
     with path.open("rb") as there:
         return _mapped(there)
 
 
-def _write(shard: Path, codec: Codec, columns: Sequence[str], file: IO[bytes]) -> None:
-    """int64 records, int64 edges [records + 1], int32 given [records], int32 ids."""
+def _write(shard: Path, codec: Codec, columns: Sequence[str], loss: str, file: IO[bytes]) -> None:
+    """int64 records, int64 edges [records + 1], int32 ids."""
     n = records.count(shard)
-    edges, given = np.zeros(n + 1, dtype=np.int64), np.zeros(n, dtype=np.int32)
-    file.seek(8 * (n + 2) + 4 * n)
+    edges = np.zeros(n + 1, dtype=np.int64)
+    file.seek(8 * (n + 2))
     i = 0
     for batch in records.batches(shard, [*columns, records.FINISH]):
         for table in portions(batch, columns):
-            *prompts, texts = (codec.encode(table.column(name).to_pylist()) for name in columns)
-            asked = prompts[0] if prompts else [[]] * len(table)
-            for prompt, text, cut in zip(asked, texts, records.cut_off(table), strict=True):
-                sequence = [codec.begin, *prompt, *text, *([] if cut else [codec.end])]
+            for sequence in sequences(table, codec, columns, loss):
                 file.write(np.asarray(sequence, dtype=np.int32).tobytes())
-                edges[i + 1], given[i] = edges[i] + len(sequence), len(prompt)
+                edges[i + 1] = edges[i] + len(sequence)
                 i += 1
     file.seek(0)
-    for part in (np.asarray([n], dtype=np.int64), edges, given):
+    for part in (np.asarray([n], dtype=np.int64), edges):
         file.write(part.tobytes())
     file.flush()
 
@@ -114,11 +148,10 @@ def portions(table: pa.Table, columns: Sequence[str], portion: int = PORTION) ->
 def _mapped(file: IO[bytes]) -> Tokens:
     size = os.fstat(file.fileno()).st_size
     n = int(np.memmap(file, np.int64, "r", shape=(1,))[0])
-    at = 8 * (n + 2) + 4 * n
+    at = 8 * (n + 2)
     edges = np.memmap(file, np.int64, "r", 8, (n + 1,))
-    given = np.memmap(file, np.int32, "r", 8 * (n + 2), (n,)) if n else np.zeros(0, np.int32)
     ids = np.memmap(file, np.int32, "r", at, ((size - at) // 4,)) if size > at else np.zeros(0, np.int32)
-    return Tokens(*map(np.asarray, (edges, given, ids)))  # plain views: slices of a memmap are slow to make
+    return Tokens(*map(np.asarray, (edges, ids)))  # plain views: slices of a memmap are slow to make
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -130,11 +163,7 @@ class Piece(NamedTuple):
     shard: int
     start: int  # of its ids, in those of the shard
     length: int  # of its ids; the last one is a target alone
-    given: int  # of its ids after the first, those that are no targets
-
-    @property
-    def targets(self) -> int:
-        return max(0, self.length - 1 - self.given)
+    targets: int  # of its ids after the first
 
 
 class Row(NamedTuple):
@@ -147,7 +176,8 @@ class Row(NamedTuple):
 class Rows:
     """Rows for training from shards that are Parquet files of records, each with the weight of its loss.
 
-    columns: that of the text; or those of a prompt and of its response. folder: see `tokenise`."""
+    columns: that of the text; those of a prompt and of its response; or that of conversations, with their `loss`.
+    folder: see `tokenise`."""
 
     def __init__(
         self,
@@ -158,9 +188,10 @@ class Rows:
         seed: int,
         columns: Sequence[str] = ("text",),
         folder: Path | None = None,
+        loss: str = ASSISTANT,
     ):
-        self.shards = [tokenise(path, codec, columns, folder) for path in shards]
-        self.first = np.cumsum([0, *(len(shard.given) for shard in self.shards)])  # record of each shard
+        self.shards = [tokenise(path, codec, columns, folder, loss) for path in shards]
+        self.first = np.cumsum([0, *(len(shard.edges) - 1 for shard in self.shards)])  # record of each shard
         self.weights, self.end, self.context, self.seed = weights, codec.end, context, seed
         self.apart = len(columns) > 1
         self.counted = np.arange(context)
@@ -198,11 +229,11 @@ class Rows:
         """Those records, cut where they are longer than a row."""
         of = np.searchsorted(self.first, chosen, side="right") - 1
         for shard, record in zip(of.tolist(), (chosen - self.first[of]).tolist(), strict=True):
-            edges, given, _ = self.shards[shard]
-            start, stop, prompt = int(edges[record]), int(edges[record + 1]), int(given[record])
-            for at in range(0, stop - start - 1, self.context):
-                length = min(self.context + 1, stop - start - at)
-                yield Piece(shard, start + at, length, max(0, prompt - at))
+            edges, ids = self.shards[shard]
+            start, stop = int(edges[record]), int(edges[record + 1])
+            for at in range(start, stop - 1, self.context):
+                length = min(self.context + 1, stop - at)
+                yield Piece(shard, at, length, int(np.count_nonzero(ids[at + 1 : at + length] >= 0)))
 
     def row(self, pieces: Sequence[Piece]) -> Row:
         """What lies in a row as arrays; of nothing, padding."""
@@ -211,10 +242,10 @@ class Rows:
         weights = np.zeros(self.context, dtype=np.float32)
         positions = np.empty(self.context, dtype=np.int64)
         at = 0
-        for shard, start, length, given in pieces:
+        for shard, start, length, _ in pieces:
             n, ids = length - 1, self.shards[shard].ids[start : start + length]
-            inputs[at : at + n] = ids[:-1]
-            targets[at + given : at + n] = ids[1 + given :]
+            inputs[at : at + n] = known(ids[:-1])
+            targets[at : at + n] = np.where(ids[1:] < 0, IGNORE, ids[1:])
             weights[at : at + n] = self.weights[shard]
             positions[at : at + n] = self.counted[:n]
             at += n

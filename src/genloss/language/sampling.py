@@ -130,8 +130,8 @@ class Asked:
         if self.request.prompts is None:
             return None
         at = number * self.options.chunk
-        texts = list(self.request.prompts[at : at + self.rows(number)])
-        return [ids[: self.options.prefix] for ids in self.codec.encode(texts)]
+        some = self.request.prompts[at : at + self.rows(number)]
+        return [ids[: self.options.prefix] for ids in self.codec.prompts(some)]
 
     def found(self, number: int) -> Replies | None:
         """What was kept of a chunk that was finished before a kill."""

@@ -18,7 +18,7 @@ import torch
 from genloss.core.contracts import Report, Runtime, silent
 from genloss.core.machine import cores
 from genloss.language.model import device_of, load, one_thread
-from genloss.language.packing import IGNORE
+from genloss.language.packing import IGNORE, known
 from genloss.language.tokenizer import Codec, load_codec
 
 BATCH = 64  # windows computed together, fewer for large vocabularies
@@ -27,11 +27,11 @@ CELLS = 1 << 25  # of logits held at once
 
 @dataclass(frozen=True)
 class Window:
-    """Token ids that are scored together: of record `record`, without its first `given` ids after the beginning."""
+    """Token ids that are scored together, of record `record`; those that are no targets are complements
+    (genloss.language.packing)."""
 
     record: int
     ids: list[int]
-    given: int = 0
 
 
 def losses(
@@ -80,7 +80,7 @@ def score(
         for batch, sums in zip(batches, pool.map(lambda batch: nats_of(model, codec, batch), batches), strict=True):
             for w, found in zip(batch, sums, strict=True):
                 nats[w.record] += found
-                tokens[w.record] += max(0, len(w.ids) - 1 - w.given)
+                tokens[w.record] += sum(i >= 0 for i in w.ids[1:])
             done += len(batch)
             report(done, len(order), "texts")
     return nats, tokens
@@ -94,8 +94,9 @@ def nats_of(model: Any, codec: Codec, batch: list[Window]) -> np.ndarray:
     targets = torch.full((len(batch), width), IGNORE, dtype=torch.long)
     for r, w in enumerate(batch):
         last = len(w.ids) - 1
-        inputs[r, :last] = torch.tensor(w.ids[:-1])
-        targets[r, w.given : last] = torch.tensor(w.ids[1 + w.given :], dtype=torch.long)
+        ids = np.asarray(w.ids)
+        inputs[r, :last] = torch.from_numpy(known(ids[:-1]))
+        targets[r, :last] = torch.from_numpy(np.where(ids[1:] < 0, IGNORE, ids[1:]))
     logits = model(input_ids=inputs.to(model.device), use_cache=False).logits.float()
     # [tokens, vocabulary]: along an inner axis torch sums float32 in vectors of partial sums, along an outer one one by
     # one, which at 49 k tokens lost 1.4e-4 nats each

@@ -10,20 +10,24 @@ written to `document.json` beside the tokenizer, whose own files stay as they ar
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from genloss.core.contracts import Conversation, Prompt
 from genloss.core.errors import UserError, first_line, nearest
 from genloss.language import saved
+from genloss.language.chat import ASSISTANT, MARKS, SYSTEM, USER, learned, refused
 
 ENOUGH = 1 << 26  # characters that a BPE learns from: memory grows with the different words in them
 END = "<|endoftext|>"  # begins and ends every record
 DOCUMENT = "document.json"  # {"begin": token, "end": token}; without it they are the tokenizer's bos and eos
+TEMPLATE = "chat_template.jinja"  # beside a tokenizer, as transformers saves it
 # What ends a document, by the makers of models; in this order, since chat models keep the one of their base.
 SEPARATORS = (END, "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<eos>")
 BEGINNINGS = ("<|begin_of_text|>", "<｜begin▁of▁sentence｜>", "<s>", "<bos>")  # what begins one
@@ -38,8 +42,17 @@ def at_most(texts: Iterable[str], characters: int) -> Iterator[str]:
         yield text
 
 
-def train_bpe(texts: Iterable[str], vocabulary: int, context: int, out: Path, *, digits: bool = False) -> None:
-    """Byte-level BPE (Radford et al. 2019) with one special token, saved in the layout of transformers.
+def train_bpe(
+    texts: Iterable[str],
+    vocabulary: int,
+    context: int,
+    out: Path,
+    *,
+    digits: bool = False,
+    special: Sequence[str] = (),
+) -> None:
+    """Byte-level BPE (Radford et al. 2019) with one special token, and those of `special`, saved in the layout of
+    transformers.
 
     digits: a token for every digit, which is what arithmetic needs at this size (Nogueira et al. 2021, arXiv
     2102.13019), and no split at spaces: the words around the numbers, the same in every problem of a family, become a
@@ -57,15 +70,15 @@ def train_bpe(texts: Iterable[str], vocabulary: int, context: int, out: Path, *,
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[END],
+        special_tokens=[END, *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(at_most(texts, ENOUGH), trainer)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(out / "tokenizer.json"))
-    special = {"bos_token": END, "eos_token": END, "pad_token": END}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, **special}
+    named = {"bos_token": END, "eos_token": END, "pad_token": END}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, **named}
     (out / "tokenizer_config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
 
 
@@ -159,37 +172,128 @@ class Codec:
     def decode(self, ids: list[list[int]]) -> list[str]:
         return self._tokenizer.decode_batch(ids, skip_special_tokens=True)
 
+    # -- conversations -------------------------------------------------------------------------------------------------
+
     @cached_property
     def _chat(self) -> Any:
         from transformers import PreTrainedTokenizerFast
 
         return PreTrainedTokenizerFast.from_pretrained(self.folder)
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    @property
+    def template(self) -> str | None:
+        """The model's chat template, if it has one."""
+        return self._chat.chat_template or None
+
+    def is_special(self, token: str) -> bool:
+        return token in self._marks
+
+    def prompts(self, asked: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids without `begin`: of texts, and of conversations that wait for the assistant."""
+        texts = [i for i, prompt in enumerate(asked) if isinstance(prompt, str)]
+        found: list[list[int]] = [[] for _ in asked]
+        for i, ids in zip(texts, self.encode([str(asked[i]) for i in texts]), strict=True):
+            found[i] = ids
+        for i, prompt in enumerate(asked):
+            if not isinstance(prompt, str):
+                ids = self.chat(prompt)
+                found[i] = ids[ids[:1] == [self.begin] :]
+        return found
+
+    def chat(self, messages: Conversation) -> list[int]:
         """Token ids of a conversation, ready for the assistant's next turn, by the model's own template: what
         `apply_chat_template` of transformers gives. A message that spells a special token is its characters."""
-        template = self._chat
-        if not template.chat_template:
+        return self._ids(messages, ready=True)
+
+    def rendered(self, messages: Conversation, everything: bool = False) -> list[int]:
+        """Token ids of a whole conversation; those that are no targets as complements (genloss.language.packing).
+        Targets are what the template marks as the assistant's, or `everything` after the first."""
+        ids = self._ids(messages, ready=False)
+        return [i if i >= 0 else ~i for i in ids] if everything else ids
+
+    def _ids(self, messages: Conversation, ready: bool) -> list[int]:
+        if not self.template:
             raise UserError("tokenizer", str(self.folder), "has no chat template; its model answers no conversations")
-
-        def written(contents: Sequence[str]) -> str:
-            said = [{**m, "content": content} for m, content in zip(messages, contents, strict=True)]
-            return template.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-
         contents = [m["content"] for m in messages]
         if not any(token in content for token in self._marks for content in contents):
-            return self.encode([written(contents)], special=True)[0]
+            text, spans = self._written(messages, contents, ready)
+            return self._part(text, spans, 0, ready)
         held = [f"\ue000{i}\ue001" for i in range(len(contents))]  # no text has these
+        text, spans = self._written(messages, held, ready)
         ids: list[int] = []
-        for part in re.split("(\ue000\\d+\ue001)", written(held)):
-            own = part in held
-            ids += self.encode([contents[held.index(part)] if own else part], special=not own)[0]
+        at = 0
+        for part in re.split("(\ue000\\d+\ue001)", text):
+            if part in held:
+                inside = any(first <= at < end for first, end in spans)
+                own = self.encode([contents[held.index(part)]])[0]
+                ids += own if ready or inside else [~i for i in own]
+            else:
+                ids += self._part(part, spans, at, ready)
+            at += len(part)
         return ids
+
+    def _part(self, text: str, spans: list[tuple[int, int]], at: int, ready: bool) -> list[int]:
+        """Ids of a part of a conversation that begins at character `at` of it."""
+        made = self._knowing.encode(text, add_special_tokens=False)
+        if ready:
+            return made.ids
+        mask = learned([(a + at, b + at) for a, b in made.offsets], spans)
+        return [i if own else ~i for i, own in zip(made.ids, mask, strict=True)]
+
+    def _written(
+        self, messages: Conversation, contents: Sequence[str], ready: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """A conversation as the template writes it, and where in it the assistant speaks."""
+        from jinja2 import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        template = self._chat
+        said = [{"role": m["role"], "content": content} for m, content in zip(messages, contents, strict=True)]
+        marked = not ready and MARKS.search(template.chat_template) is not None
+        try:
+            made: Any = render_jinja_template(
+                [said],
+                chat_template=template.chat_template,
+                return_assistant_tokens_mask=marked,
+                add_generation_prompt=ready,
+                **template.special_tokens_map,
+            )
+        except TemplateError as error:
+            raise refused(error) from None
+        (text,), spans = made
+        return text, spans[0] if marked else []
 
     @cached_property
     def _marks(self) -> list[str]:
         """The special tokens, as they are spelled."""
         return [t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special]
+
+
+def use_template(folder: Path, text: str | None, loss: str) -> None:
+    """Give the tokenizer in `folder` a chat template (None: it has one), and note how its conversations begin and how a
+    turn of the assistant ends: that is where sampling stops. loss: of LOSSES."""
+    key = "domain.template"
+    if text is not None:
+        (folder / TEMPLATE).write_text(text, encoding="utf-8")
+    codec = Codec(folder)
+    if codec.template is None:
+        raise UserError(key, None, "the tokenizer has none; domain.template=chatml, or a file of yours, gives it one")
+    if loss == ASSISTANT and not MARKS.search(codec.template):
+        why = "has no {% generation %} marks around what the assistant says, so nobody can tell its tokens"
+        raise UserError(key, None, f"{why}; use domain.loss=all, or a template with marks, as domain.template=chatml")
+    turns = [{"role": USER, "content": "a"}, {"role": ASSISTANT, "content": "b"}]
+    names = codec.spelled(codec.rendered(turns, everything=True))
+    firsts = {names[0]}
+    with contextlib.suppress(UserError):  # some templates refuse system prompts; who has one is told then
+        firsts.update(codec.spelled(codec.rendered([{"role": SYSTEM, "content": "a"}, *turns], everything=True)[:1]))
+    if len(firsts) > 1 or not codec.is_special(names[0]):
+        found = ", ".join(map(repr, sorted(firsts)))
+        raise UserError(key, None, f"begins conversations with {found}, and not always with one special token")
+    answer = names[len(codec.chat(turns[:1])) :]  # what the assistant writes, and what may follow
+    last = next((name for name in answer if codec.is_special(name)), None)
+    if last is None:
+        raise UserError(key, None, "ends the assistant's turn with no special token, so that no answer would end")
+    (folder / DOCUMENT).write_text(json.dumps({"begin": names[0], "end": last}) + "\n", encoding="utf-8")
 
 
 @lru_cache(maxsize=4)

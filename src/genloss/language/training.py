@@ -60,6 +60,7 @@ from genloss.core.machine import end_with, memory
 from genloss.core.places import settle
 from genloss.core.plugin import build
 from genloss.language.brought import brought, in_one_line
+from genloss.language.chat import ASSISTANT
 from genloss.language.checkpoint import STATE, Checkpoints
 from genloss.language.curve import Live, write_curve
 from genloss.language.model import TextModel, device_of
@@ -354,7 +355,8 @@ class PackedData(lightning.LightningDataModule):
     def packed(self, shards: list[Path], weights: list[float]) -> Rows:
         codec, options = load_codec(self.fit.data / "tokenizer"), self.fit.options
         columns, folder = options.get("columns", ("text",)), self.fit.scratch and self.fit.scratch / "tokens"
-        return Rows(shards, weights, codec, options["context"], self.fit.seed, columns, folder)
+        loss = options.get("loss", ASSISTANT)
+        return Rows(shards, weights, codec, options["context"], self.fit.seed, columns, folder, loss)
 
     def prepare_data(self) -> None:
         """Lightning calls it in one process of a machine, before the others look for these files."""

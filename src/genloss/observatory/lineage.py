@@ -25,12 +25,13 @@ from genloss.core.errors import UserError
 from genloss.core.rundir import round_name
 from genloss.observatory.ancestry import NOBODY, Population, backward, children, depth, effective, families, keys
 from genloss.observatory.results import without_rounds
+from genloss.observatory.samples import MESSAGES, written
 
 LONGEST = 300  # characters of a text that are shown
 FEW = 20  # records that are shown of many
 TOP = 10  # ancestors that a summary shows
 NARROW = ("id", "parents", "origin", "generation", "recipe", "score", "reason")
-TEXTS = ("text", "prompt", "response", "answer")  # payloads that are shown
+TEXTS = ("text", "prompt", "response", "answer", MESSAGES)  # payloads that are shown
 
 
 class Place(NamedTuple):
@@ -160,7 +161,7 @@ def _row(place: Place, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
 def texts(found: Found) -> dict[str, str]:
     """The beginnings of a record's texts, by column."""
     row = _row(found.place, found.row, TEXTS)
-    return {name: value[:LONGEST] for name, value in row.items() if isinstance(value, str) and value}
+    return {name: written(value)[:LONGEST] for name, value in row.items() if value and isinstance(value, str | list)}
 
 
 def ancestors(run: Run, start: Found) -> dict[str, Found]:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.observatory.groups import Group, Member
-from genloss.observatory.samples import OWN, printable
+from genloss.observatory.samples import MESSAGES, OWN, printable, written
 
 LONGEST = 600  # characters of a text that are shown
 PROMPTS = 6  # that are shown side by side
@@ -90,7 +90,7 @@ def texts(path: Path) -> tuple[list[dict[str, Any]], str]:
     of a file without texts, or a damaged one."""
     try:
         schema = pq.read_schema(path)
-        names = [f.name for f in schema if f.name not in OWN and pa.types.is_string(f.type)]
+        names = [f.name for f in schema if f.name not in OWN and (pa.types.is_string(f.type) or f.name == MESSAGES)]
         if not names:
             return [], ""
         known = [name for name in ("id", "parents", *names, records.FINISH) if name in schema.names]
@@ -104,7 +104,7 @@ def texts(path: Path) -> tuple[list[dict[str, Any]], str]:
     except (OSError, pa.ArrowException, UserError):
         return [], ""
     column = next((name for name in ("response", "text") if name in names), names[-1])
-    return [row | {column: str(row[column] or "")} for row in rows[:READ]], column
+    return [row | {column: written(row[column] or "")} for row in rows[:READ]], column
 
 
 def generated(folder: Path, n: int) -> tuple[list[dict[str, Any]], str]:

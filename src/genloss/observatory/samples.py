@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from genloss.observatory.results import without_rounds
 
 OWN = ("id", "origin", "generation", "parents", "recipe", "score", "reason", records.FINISH, "document")  # no payload
 TOLD = ("reason", "score", records.FINISH)  # before the text
+MESSAGES = "messages"  # the column of conversations
 LONGEST = 2000  # characters of a text that are shown
 
 
@@ -31,7 +33,7 @@ def samples(folder: Path, n: int, count: int) -> str:
 
 def _shown(path: Path, count: int) -> list[str]:
     schema = pq.read_schema(path)
-    names = [f.name for f in schema if f.name not in OWN and pa.types.is_string(f.type)]
+    names = [f.name for f in schema if f.name not in OWN and (pa.types.is_string(f.type) or f.name == MESSAGES)]
     if not names:
         return []
     size = min(count, pq.read_metadata(path).num_rows)
@@ -40,9 +42,14 @@ def _shown(path: Path, count: int) -> list[str]:
     for row in records.read(path, known, (0, size)).to_pylist():
         said = [row["id"][:8], "real" if path.name == "train.parquet" else path.stem]
         said += [f"{name} {row[name]}" for name in TOLD if row.get(name) not in (None, "", "kept")]
-        texts = [(f"{k}: " if len(names) > 1 else "") + printable(row[k][:LONGEST]) for k in names if row[k]]
+        texts = [(f"{k}: " if len(names) > 1 else "") + printable(written(row[k])[:LONGEST]) for k in names if row[k]]
         lines.append("\n".join([f"-- {', '.join(said)}", *texts]))
     return lines
+
+
+def written(value: Any) -> str:
+    """A text, or messages a line each."""
+    return value if isinstance(value, str) else "\n".join(f"{m['role']}: {m['content']}" for m in value)
 
 
 def printable(text: str) -> str:

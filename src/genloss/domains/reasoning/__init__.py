@@ -11,7 +11,7 @@ a prompt. `prompts` is the pool of fresh problems: recipes draw from it, and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
@@ -24,7 +24,7 @@ import pyarrow as pa
 from genloss.backends.torch import Torch
 from genloss.core import records
 from genloss.core.capabilities import Responds, Verifies
-from genloss.core.contracts import Checked, Experiment, Plugin, Report, Responder, Runtime, silent
+from genloss.core.contracts import Checked, Experiment, Plugin, Prompt, Report, Responder, Runtime, silent
 from genloss.core.errors import UserError, check_name, require
 from genloss.core.plugin import build, named, plain
 from genloss.core.seeds import generator, seed_of
@@ -190,10 +190,17 @@ class Reasoning(LanguageDomain, Responds, Verifies):
         return Checked(right, parsed)
 
     def final(self, task: str, response: str) -> str:
+        """The answer that a response to a problem of the family `task` ends in."""
         return self.all[task].final(response)
 
     def texts(self, table: pa.Table) -> list[str]:
         return table.column("prompt").to_pylist()
+
+    def prompts(self, table: pa.Table) -> list[Prompt]:
+        return table.column("prompt").to_pylist()
+
+    def answered(self, table: pa.Table, responses: Sequence[str]) -> pa.Table:
+        return table.set_column(table.column_names.index("response"), "response", pa.array(responses, pa.string()))
 
     def backend(self, model: Path, data: Path, runtime: Runtime) -> Responder:
         return Torch().of(model, data, runtime)
@@ -203,12 +210,9 @@ class Reasoning(LanguageDomain, Responds, Verifies):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Of each response given its prompt, its end included if it has one; what is beyond the context is not
         counted."""
+        from genloss.language.packing import sequences
         from genloss.language.scoring import Window, score
 
         codec = load_codec(data / "tokenizer")
-        given, said = (codec.encode(table.column(key).to_pylist()) for key in self.payload)
-        windows = [
-            Window(i, [codec.begin, *g, *s, *([] if cut else [codec.end])][: self.context + 1], len(g))
-            for i, (g, s, cut) in enumerate(zip(given, said, records.cut_off(table), strict=True))
-        ]
+        windows = [Window(i, ids[: self.context + 1]) for i, ids in enumerate(sequences(table, codec, self.payload))]
         return score(model, codec, windows, len(windows), self.context, runtime, report)

@@ -4,27 +4,17 @@ after selection."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
 from genloss.core.capabilities import Responds, able
-from genloss.core.contracts import KEPT, Decoding
+from genloss.core.contracts import KEPT
 from genloss.core.errors import require
 from genloss.domains.reasoning import Reasoning
 from genloss.evaluate import Evidence, Metric
-
-
-def answers(evidence: Evidence, prompts: list[str], chunk: int, bias: float = 1.0) -> list[str]:
-    """Model n's responses [n] to prompts; bias 0: greedy, 1: sampled."""
-    domain = able(evidence.domain, Responds)
-    backend = domain.backend(evidence.model, evidence.data, evidence.runtime)
-    return backend.respond(
-        prompts, Decoding(domain.context, bias=bias, chunk=chunk), seed=evidence.seed, report=evidence.report
-    ).texts
+from genloss.evaluate.selected import answers, selection
 
 
 @dataclass
@@ -63,30 +53,10 @@ class Accuracy(Metric):
             each = {f"probe_accuracy/{name}": right[task == name].mean() for name in domain.probing}
             found |= each | {"probe_accuracy": np.mean(list(each.values()))}
         if evidence.generated is not None:
-            found |= self._selection(evidence.generated, evidence.inputs[KEPT], domain)
+            found |= selection(evidence, domain)
         return {name: float(value) for name, value in found.items()}
 
     def _answered(self, problems: pa.Table, evidence: Evidence) -> pa.Table:
         """Problems with model n's greedy responses."""
-        said = answers(evidence, problems.column("prompt").to_pylist(), self.chunk, bias=0.0)
-        return problems.set_column(problems.column_names.index("response"), "response", [said])
-
-    @staticmethod
-    def _selection(generated: Path, selected: Path, domain: Reasoning) -> dict[str, Any]:
-        """Of the generated records and those of them that curation kept."""
-        table = records.read(generated)
-        if len(table) == 0:  # the recipe had nothing to ask for
-            return {}
-        right, parsed = domain.verify(table)
-        ids = set(records.read(selected, columns=["id"]).column("id").to_pylist())
-        kept = np.array([i in ids for i in table.column("id").to_pylist()], dtype=bool)
-        found = {"label_accuracy": right.mean(), "label_unparseable": 1 - parsed.mean()}
-        found["kept_accuracy"] = right[kept].mean()
-        found["kept_accuracy_se"] = np.sqrt(found["kept_accuracy"] * (1 - found["kept_accuracy"]) / kept.sum())
-        if right.any():
-            found["phi"] = kept[right].mean()
-        if not right.all():
-            found["psi"] = kept[~right].mean()
-        if "phi" in found and "psi" in found:
-            found["p_star"] = found["phi"] / (found["phi"] + found["psi"])  # something is kept, so not both are 0
-        return found
+        domain = able(evidence.domain, Responds)
+        return domain.answered(problems, answers(evidence, domain.prompts(problems), self.chunk, bias=0.0))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from genloss.core.capabilities import Responds, Scores, Verifies, able
+from genloss.core.capabilities import Responds, Scores, Texts, Verifies, able
 from genloss.core.contracts import LAST, ROUND0, Decoding, Experiment
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.hashes import folder_hash
@@ -26,6 +26,7 @@ from genloss.core.seeds import generator
 from genloss.curate import Context, Decision, Rated, RecordCurator, decision
 from genloss.curate.choose import best_of_each, needs_several
 from genloss.curate.noise import NoisyRates
+from genloss.domains.reasoning import Reasoning
 
 
 def failures(right: np.ndarray, parsed: np.ndarray) -> np.ndarray:
@@ -91,7 +92,7 @@ class BestOf(RecordCurator):
             score = -nats / np.maximum(tokens, 1)
         else:
             score = generator(context.seed, "best of").random(len(table))
-        return decision(best_of_each(table, score), score, "not the best")
+        return decision(best_of_each(able(context.domain, Texts).texts(table), score), score, "not the best")
 
 
 OWN = (ROUND0, LAST)
@@ -107,7 +108,7 @@ class Agree(RecordCurator):
     # round0, last (the generator), or a model's folder in a run directory, RUN/rounds/NN/model; * may stand in it
     judge: str = "round0"
     chunk: int = 512
-    needs = (Verifies, Responds)
+    needs = (Reasoning,)
 
     def __post_init__(self) -> None:
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
@@ -147,7 +148,7 @@ class Agree(RecordCurator):
         return folder_hash(folder) + folder_hash(self._data(folder) / "tokenizer")
 
     def decide(self, table: pa.Table, context: Context) -> Decision:
-        domain, verifies = able(context.domain, Responds), able(context.domain, Verifies)
+        domain = able(context.domain, Reasoning)
         if self.judge in OWN:
             model, data = context.inputs[self.judge], context.data
         else:
@@ -158,7 +159,7 @@ class Agree(RecordCurator):
         backend = domain.backend(model, data, context.runtime)
         said = backend.respond(problems.dictionary.to_pylist(), greedy, report=context.report).texts
         asked = zip(table.column("task").to_pylist(), problems.indices.to_pylist(), strict=True)
-        answers = [verifies.final(task, said[i]) for task, i in asked]
+        answers = [domain.final(task, said[i]) for task, i in asked]
         judged = table.set_column(table.column_names.index("answer"), "answer", pa.array(answers, pa.string()))
-        same, parsed = verifies.verify(judged)
+        same, parsed = domain.verify(judged)
         return decision(same, same.astype(float), np.where(parsed, "disagrees", "unparseable").astype(object))

@@ -21,7 +21,6 @@ from typing import Any
 import pyarrow as pa
 
 from genloss.core import code, records
-from genloss.core.capabilities import Verifies
 from genloss.core.contracts import Fit, Plugin
 from genloss.core.errors import UserError, require
 from genloss.core.files import locked
@@ -30,7 +29,7 @@ from genloss.core.places import store_root
 from genloss.core.plugin import build, named
 from genloss.core.records import normal
 from genloss.core.seeds import seed_of
-from genloss.domains.reasoning import held_out
+from genloss.domains.reasoning import Reasoning, held_out
 from genloss.domains.reasoning.tasks import Problem, Task, distinct
 from genloss.language.model import Scratch
 from genloss.language.trainer import Supervised
@@ -47,7 +46,7 @@ class Schooled(Scratch):
     batch: int = 64
     lr: float = 4e-3
     school_seed: int = 0
-    needs = (Verifies,)
+    needs = (Reasoning,)
 
     def __post_init__(self) -> None:
         super().__post_init__()

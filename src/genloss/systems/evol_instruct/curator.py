@@ -49,7 +49,7 @@ class EvolReward(ResponseReward, RecordCurator):
         keep = r > 0
         order = rng.permutation(len(r))  # decides between equals
         if self.select == "best":
-            keep &= best_of_each(table, r, order)
+            keep &= best_of_each(table.column("prompt").to_pylist(), r, order)
             value = r
         elif self.keep is None:
             keep &= rng.random(len(r)) < r / max(r.max(), 1e-300)

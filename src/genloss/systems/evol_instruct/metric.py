@@ -11,9 +11,9 @@ from genloss.core.capabilities import Verifies, able
 from genloss.core.contracts import KEPT, Experiment
 from genloss.core.errors import require
 from genloss.domains.reasoning import Reasoning
-from genloss.domains.reasoning.accuracy import answers
 from genloss.domains.reasoning.arithmetic import expression, needs_expressions, operations
 from genloss.evaluate import Evidence, Metric
+from genloss.evaluate.selected import answers
 
 
 @dataclass

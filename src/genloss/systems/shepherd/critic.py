@@ -122,12 +122,13 @@ class TrainedCritic:
         self, asked: list[str], said: list[str], whole: bool | np.ndarray, runtime: Runtime | None, report: Report
     ) -> np.ndarray:
         """log P(the critique of asked[i] is said[i]), or begins with it where `whole` is false; [n]."""
+        from genloss.language.packing import given
         from genloss.language.scoring import Window, score  # torch takes seconds to load
 
         codec = load_codec(self.data / "tokenizer")
         ends = np.broadcast_to(whole, len(asked))
         windows = [
-            Window(i, [codec.begin, *a, *s, *([codec.end] if end else [])], len(a))
+            Window(i, [codec.begin, *given(a), *s, *([codec.end] if end else [])])
             for i, (a, s, end) in enumerate(zip(codec.encode(asked), codec.encode(said), ends, strict=True))
         ]
         windows = [w for w in windows if len(w.ids) <= self.context + 1]

@@ -53,7 +53,7 @@ class Critic(RecordCurator):
         asked = critic.asked(problems, solutions, context.runtime, context.report)
         score = critic.log_ok(problems, solutions, context.runtime, context.report, asked)
         if self.select == "best":
-            return decision(best_of_each(table, score), score, "not the best")
+            return decision(best_of_each(table.column("prompt").to_pylist(), score), score, "not the best")
         said = critic.critiques(problems, solutions, context.runtime, context.report, asked)
         reason = np.array(["unparseable" if s is None else s.kind for s in said], dtype=object)
         return decision(np.array([s is not None and s.ok for s in said]), score, reason)

@@ -1,0 +1,234 @@
+"""The instruct domain: conversations, and chat models that learn what the assistant says in them.
+
+    genloss run domain=instruct curation=exact                       # a small world whose requests have exact checkers
+    genloss run domain=instruct domain.loss=all                      # loss on every token, as Baize's released code
+    genloss run domain=instruct domain/corpus=chats domain.corpus.path=my.jsonl
+    genloss run domain=instruct model=smollm2 model/adapter=lora domain.template=chatml domain.context=512
+
+A record is a list of messages, each a role and a content, as the Hugging Face tools have them. No two conversations of
+the data have the same system prompt and requests. `prompts` is the pool of fresh requests: recipes draw from it, and
+their models see no answer of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from genloss.backends.torch import Torch
+from genloss.core import records
+from genloss.core.capabilities import Responds, Verifies
+from genloss.core.contracts import Checked, Experiment, Plugin, Prompt, Report, Responder, Runtime, silent
+from genloss.core.errors import UserError, one_of, require
+from genloss.core.hashes import sha256_file
+from genloss.core.places import in_project
+from genloss.core.plugin import build, named, plain
+from genloss.core.seeds import generator
+from genloss.core.spool import Spool
+from genloss.domains.instruct.chats import Chats, Checks, Messages
+from genloss.domains.language import OWN, LanguageDomain
+from genloss.language.chat import ASSISTANT, LOSSES, TURNS, answered, own_template
+from genloss.language.tokenizer import load_codec, train_bpe, use_template
+
+SPLITS = ("test", "validation", "train", "prompts")  # in this order they are taken, so a larger pool changes no test
+COUNTS = {"test": "test", "validation": "validation", "train": "examples", "prompts": "pool"}
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+LONG = ("refuse", "drop")
+ROWS = 1024  # records of a split that are made together
+
+
+@dataclass
+class Instruct(LanguageDomain, Responds, Verifies):
+    """conversations"""
+
+    name: str = "instruct"
+    corpus: Any = field(default_factory=dict)
+    tokenizer: str = "bpe"  # bpe: trained on the real training split, with special tokens for turns; else a saved one
+    vocabulary: int = 512
+    template: str = ""  # empty: the saved tokenizer's own, or turns; turns, chatml, or a file of yours
+    loss: str = "assistant"  # on what the assistant says, or on all tokens
+    context: int = 160  # longest conversation, in tokens
+    too_long: str = "refuse"  # or drop: conversations that are longer
+    examples: int = 4000  # real training conversations, at most; a regime uses the first `size` of them
+    validation: int = 256
+    test: int = 512
+    pool: int = 8000  # fresh requests, for all rounds together
+    split_seed: int = 0  # not the run's seed: all seeds share one split
+    begin = None  # of a conversation, and of a turn's end: what the template has
+    end = None
+    converses = True
+    payload = ("messages",)
+    headline = "followed"
+    panels = ("kept_accuracy", "response_bits_per_byte")
+
+    def __post_init__(self) -> None:
+        least = 257 + len(TURNS)
+        require(
+            self.vocabulary >= least, "vocabulary", self.vocabulary, f"at least {least}: bytes, and the marks of turns"
+        )
+        require(self.context >= 16, "context", self.context, "at least 16 tokens")
+        for key in COUNTS.values():
+            require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1 conversation")
+        one_of("loss", self.loss, LOSSES)
+        one_of("too_long", self.too_long, LONG)
+        self.source = build(self.corpus, Chats, "corpus")
+
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"corpus": self.source}
+
+    def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        if (file := self._template()) and not file.is_file():
+            raise UserError("template", self.template, "is none of turns and chatml, and no file of the project")
+        if self.template and self.tokenizer == OWN and self.template != "turns":
+            why = "has other marks than a tokenizer that is trained here knows; leave it out, or name a saved tokenizer"
+            raise UserError("template", self.template, why)
+        for group, plugins in (("curation", experiment.curators), ("metrics", experiment.metrics)):
+            for name, plugin in plugins.items():
+                if Verifies in plugin.needs and not isinstance(self.source, Checks):
+                    why = "nobody can check these conversations; use domain/corpus=world, or leave it out"
+                    raise UserError(f"{group}.{name}", type(plugin).__name__, f"needs exact answers, and {why}")
+
+    def places(self) -> tuple[str, ...]:
+        return (*super().places(), *(["template"] if self.template and not own_template(self.template) else []))
+
+    def fingerprint(self) -> str:
+        file = self._template()
+        return super().fingerprint() + (sha256_file(file) if file else "")
+
+    def config(self, stage: str) -> dict[str, Any]:
+        if stage == "data":
+            return named({f.name: plain(getattr(self, f.name)) for f in fields(self)})
+        if stage == "train":
+            return {"context": self.context, "columns": list(self.payload), "loss": self.loss}
+        return {"context": self.context, "corpus": named(plain(self.corpus))}  # which checks answers
+
+    def _template(self) -> Path | None:
+        """The file of the template; None: the tokenizer has its own."""
+        if not self.template:
+            return own_template("turns") if self.tokenizer == OWN else None
+        return own_template(self.template) or in_project(self.template, "domain.template")
+
+    # -- data --------------------------------------------------------------------------------------------------------
+
+    def prepare(self, out: Path) -> dict[str, Any]:
+        """Conversations lie in a file without a name until they are split."""
+        sizes = {split: getattr(self, key) for split, key in COUNTS.items()}
+        found = Spool(out)
+        for name, messages in self._distinct(sum(sizes.values())):
+            found.add(name, json.dumps(messages, ensure_ascii=False))
+        held_out = sum(n for split, n in sizes.items() if split != "train")
+        if len(found) <= held_out:
+            why = f"test, validation and pool take {held_out} different ones, and train needs some; lower domain.pool"
+            raise UserError("domain.corpus", f"{len(found)} conversations", why)
+        order = np.arange(len(found))
+        if not self.source.endless:
+            order = generator(self.split_seed, "conversations").permutation(len(found))
+        sizes["train"] = min(sizes["train"], len(found) - held_out)
+        edges = np.cumsum([0, *(sizes[split] for split in SPLITS)])
+        member = {split: order[lo:hi] for split, lo, hi in zip(SPLITS, edges[:-1], edges[1:], strict=True)}
+        said = (m["content"] for i in member["train"] for m in json.loads(found[i][1]))
+        self.make_tokenizer(said, out / "tokenizer")
+        file = self._template()
+        use_template(out / "tokenizer", file.read_text(encoding="utf-8") if file else None, self.loss)
+        lengths = self._lengths(found, order[: edges[-1]], out / "tokenizer")
+        long = lengths > self.context
+        if long.any() and self.too_long == "refuse":
+            many = f"{int(long.sum())} of {len(long)} conversations are longer, the longest has {int(lengths.max())}"
+            raise UserError("domain.context", self.context, f"{many}; raise it, or set domain.too_long=drop")
+        result: dict[str, Any] = {"longest": int(lengths[~long].max(initial=0)), "dropped": int(long.sum())}
+        if long.any():
+            print(f"genloss: warning: {int(long.sum())} of {len(long)} conversations are too long", file=sys.stderr)
+        for split, lo, hi in zip(SPLITS, edges[:-1], edges[1:], strict=True):
+            fit = order[lo:hi][~long[lo:hi]]
+            if len(fit) < (sizes[split] if split == "prompts" and self.source.endless else 1):
+                raise UserError("domain.context", self.context, f"leaves {len(fit)} of {hi - lo} in {split}; raise it")
+            records.write_parts(self._tables(found, fit, split), out / f"{split}.parquet")
+            result[split] = len(fit)
+        return result
+
+    def _distinct(self, most: int) -> Iterator[tuple[str, Messages]]:
+        """Conversations with their numbers, the first of those that ask the same."""
+        seen: set[bytes] = set()
+        missed = 0
+        for i, messages in enumerate(self.source.conversations()):
+            asked = "\0".join(records.normal(m["content"]) for m in messages if m["role"] != ASSISTANT)
+            key = bytes(records.digests([asked])[0])
+            if key in seen:
+                missed += 1
+                if self.source.endless and missed > 10 * most:
+                    return
+                continue
+            seen.add(key)
+            yield str(i), messages
+            if self.source.endless and len(seen) == most:
+                return
+
+    def _lengths(self, found: Spool, order: np.ndarray, tokenizer: Path) -> np.ndarray:
+        """int [n]: tokens of each conversation."""
+        codec = load_codec(tokenizer)
+        return np.fromiter((len(codec.rendered(json.loads(found[i][1]))) for i in order), int, len(order))
+
+    @staticmethod
+    def _tables(found: Spool, order: np.ndarray, split: str) -> Iterator[pa.Table]:
+        for at in range(0, max(1, len(order)), ROWS):
+            messages = [json.loads(found[i][1]) for i in order[at : at + ROWS]]
+            yield records.make_table(
+                {"messages": pa.array(messages, MESSAGES)},
+                origin=records.REAL,
+                generation=0,
+                recipe=f"corpus/{split}",
+                first=at,
+            )
+
+    def train_tokenizer(self, texts: Iterable[str], out: Path) -> None:
+        train_bpe(texts, self.vocabulary, self.context, out, special=TURNS)
+
+    # -- models: imported when used, since torch and transformers take seconds to load ---------------------------------
+
+    def texts(self, table: pa.Table) -> list[str]:
+        """What is asked, by which conversations are compared: system prompt and requests."""
+        said = table.column("messages").to_pylist()
+        return ["\n".join(m["content"] for m in messages if m["role"] != ASSISTANT) for messages in said]
+
+    def prompts(self, table: pa.Table) -> list[Prompt]:
+        return [messages[:-1] for messages in table.column("messages").to_pylist()]
+
+    def answered(self, table: pa.Table, responses: Sequence[str]) -> pa.Table:
+        told = zip(table.column("messages").to_pylist(), responses, strict=True)
+        column = pa.array([answered(messages, said) for messages, said in told], MESSAGES)
+        return table.set_column(table.column_names.index("messages"), "messages", column)
+
+    def verify(self, table: pa.Table) -> Checked:
+        assert isinstance(self.source, Checks)  # `check` has seen to it
+        return self.source.verify(table.column("messages").to_pylist())
+
+    def backend(self, model: Path, data: Path, runtime: Runtime) -> Responder:
+        return Torch().of(model, data, runtime)
+
+    def losses(
+        self, model: Path, data: Path, table: pa.Table, runtime: Runtime, report: Report = silent
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of what the assistant says, whatever a model is trained on: its ends included, if there are any; what is
+        beyond the context is not counted."""
+        from genloss.language.packing import sequences
+        from genloss.language.scoring import Window, score
+
+        codec = load_codec(data / "tokenizer")
+        loss = ASSISTANT if self._marked(codec.template) else "all"
+        windows = [
+            Window(i, ids[: self.context + 1]) for i, ids in enumerate(sequences(table, codec, self.payload, loss))
+        ]
+        return score(model, codec, windows, len(windows), self.context, runtime, report)
+
+    @staticmethod
+    def _marked(template: str | None) -> bool:
+        from genloss.language.chat import MARKS
+
+        return MARKS.search(template or "") is not None

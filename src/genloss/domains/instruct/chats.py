@@ -1,0 +1,128 @@
+"""Where conversations come from: files and data sets of messages, of prompts and responses, or of instructions.
+
+    genloss run domain=instruct domain/corpus=chats domain.corpus.path=my.jsonl           # or Parquet
+    genloss run domain=instruct domain/corpus=chat_datasets domain.corpus.path=hub:OWNER/NAME
+
+A row is `messages` (a list of role and content), or `prompt` and `response`, or `instruction`, `input` and `output` as
+Alpaca has them. What is no conversation (genloss.language.chat.wrong) is refused by its row."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from genloss.core.contracts import Checked
+from genloss.core.errors import UserError, first_line
+from genloss.language.chat import ASSISTANT, USER, wrong
+from genloss.language.corpus import AHEAD, LONGEST, PATH, Corpus, Datasets, Table, readable, too_long, without_nul
+
+Messages = list[dict[str, str]]
+LAYOUTS: tuple[tuple[str, ...], ...] = (
+    ("messages",),
+    ("prompt", "response"),
+    ("instruction", "output"),
+)  # the columns that a row must have
+COLUMNS = ("messages", "prompt", "response", "instruction", "input", "output")
+
+
+class Chats(Corpus):
+    """Real conversations; as documents they are JSON."""
+
+    endless: ClassVar[bool] = False  # whether there are as many as one asks for, independent of each other
+
+    @abstractmethod
+    def conversations(self) -> Iterator[Messages]: ...
+
+    def documents(self) -> Iterator[tuple[str, str]]:
+        for i, messages in enumerate(self.conversations()):
+            yield str(i), json.dumps(messages, ensure_ascii=False)
+
+
+class Checks:
+    """Of conversations: whether what the assistant says is right."""
+
+    @abstractmethod
+    def verify(self, conversations: list[Messages]) -> Checked: ...
+
+
+def conversation(row: Mapping[str, Any], where: str) -> Messages:
+    """The messages of a row; UserError if they are no conversation. where: the row, for errors."""
+    layout = next((columns for columns in LAYOUTS if all(row.get(name) is not None for name in columns)), None)
+    if layout is None:
+        wanted = "; ".join(" and ".join(columns) for columns in LAYOUTS)
+        raise UserError(PATH, where, f"has the columns {', '.join(map(str, row)) or '(none)'}, and not {wanted}")
+    found = row[layout[0]]
+    if layout != ("messages",):
+        more = row.get("input") if layout[0] == "instruction" else None
+        asked = f"{found}\n\n{more}" if isinstance(found, str) and isinstance(more, str) and more.strip() else found
+        found = [{"role": USER, "content": asked}, {"role": ASSISTANT, "content": row[layout[1]]}]
+    if why := wrong(found):
+        raise UserError(PATH, where, f"is no conversation: {why}")
+    return [{"role": m["role"], "content": text(m["content"], where)} for m in found]
+
+
+def text(content: str, where: str) -> str:
+    """What was said; halves of surrogate pairs, which are no characters, become U+FFFD."""
+    return without_nul(content.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), where)
+
+
+@dataclass
+class ChatTable(Chats, Table):
+    """One JSONL (perhaps compressed) or Parquet file, a conversation a row."""
+
+    path: str = "???"
+    column: str = ""  # of no use here: the columns are known by their names
+
+    def conversations(self) -> Iterator[Messages]:
+        rows = self._of_parquet() if self._file().suffix == ".parquet" else self._of_lines()
+        empty = True
+        for where, row in rows:
+            empty = False
+            yield conversation(row, where)
+        if empty:
+            raise UserError(PATH, self.path, "is empty; remove it or give it conversations")
+
+    def _of_lines(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        with readable(self._file()) as file:
+            for number in itertools.count(1):
+                line, where = file.readline(LONGEST + 1), f"{self.path}, line {number}"
+                if not line:
+                    return
+                if len(line) > LONGEST:
+                    raise too_long(where)
+                if line.strip():
+                    yield where, self._row(line, where)
+
+    def _of_parquet(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        try:
+            file = pyarrow.parquet.ParquetFile(self._file(), buffer_size=AHEAD)
+            names = [name for name in file.schema_arrow.names if name in COLUMNS] or file.schema_arrow.names
+            rows = (row for batch in file.iter_batches(64, columns=names) for row in batch.to_pylist())
+            for i, row in enumerate(rows):
+                yield f"{self.path}, row {i}", row
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise UserError(PATH, self.path, f"cannot be read as Parquet ({first_line(error)})") from None
+
+
+@dataclass
+class ChatDatasets(Chats, Datasets):
+    """A data set of the library `datasets`, a conversation a row."""
+
+    path: str = "???"
+    column: str = ""  # of no use here: the columns are known by their names
+
+    def conversations(self) -> Iterator[Messages]:
+        try:
+            for i, row in enumerate(self._rows()):
+                yield conversation(row, f"{self.path}, row {i}")
+        except (UserError, GeneratorExit):
+            raise
+        except Exception as error:  # the library raises many kinds; all mean that it cannot be loaded
+            raise UserError(PATH, self.path, f"datasets cannot load it ({first_line(error)})") from None

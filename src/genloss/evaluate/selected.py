@@ -1,0 +1,52 @@
+"""What metrics of answers share: the answers of a model, and what curation kept of those that were generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genloss.core import records
+from genloss.core.capabilities import Responds, Verifies, able
+from genloss.core.contracts import KEPT, Decoding, Prompt
+from genloss.evaluate import Evidence
+
+
+def answers(
+    evidence: Evidence, prompts: Sequence[Prompt], chunk: int, bias: float = 1.0, model: Path | None = None
+) -> list[str]:
+    """Responses [n] of model n, or of another, to prompts; bias 0: greedy, 1: sampled."""
+    domain = able(evidence.domain, Responds)
+    backend = domain.backend(model or evidence.model, evidence.data, evidence.runtime)
+    return backend.respond(
+        prompts, Decoding(domain.context, bias=bias, chunk=chunk), seed=evidence.seed, report=evidence.report
+    ).texts
+
+
+def selection(evidence: Evidence, domain: Verifies) -> dict[str, Any]:
+    """label_accuracy, label_unparseable, kept_accuracy, kept_accuracy_se, phi, psi and p_star of the generated records
+    and those of them that curation kept, whose file the metric `reads`; what is undefined is left out."""
+    assert evidence.generated is not None
+    table = records.read(evidence.generated)
+    if len(table) == 0:  # the recipe had nothing to ask for
+        return {}
+    right, parsed = domain.verify(table)
+    kept = chosen(evidence, table.column("id").to_pylist())
+    found = {"label_accuracy": right.mean(), "label_unparseable": 1 - parsed.mean()}
+    found["kept_accuracy"] = right[kept].mean()
+    found["kept_accuracy_se"] = np.sqrt(found["kept_accuracy"] * (1 - found["kept_accuracy"]) / kept.sum())
+    if right.any():
+        found["phi"] = kept[right].mean()
+    if not right.all():
+        found["psi"] = kept[~right].mean()
+    if "phi" in found and "psi" in found:
+        found["p_star"] = found["phi"] / (found["phi"] + found["psi"])  # something is kept, so not both are 0
+    return found
+
+
+def chosen(evidence: Evidence, ids: Sequence[str]) -> np.ndarray:
+    """bool [n]: which generated records curation kept."""
+    kept = set(records.read(evidence.inputs[KEPT], columns=["id"]).column("id").to_pylist())
+    return np.array([i in kept for i in ids], dtype=bool)

@@ -1,0 +1,430 @@
+"""domain=instruct: what of a conversation is learned, the world that it is about, and the loop."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from genloss.core import records
+from genloss.core.contracts import Runtime
+from genloss.core.errors import UserError
+from genloss.domains.instruct import MESSAGES, Instruct
+from genloss.domains.instruct.chats import ChatTable
+from genloss.domains.instruct.following import spread
+from genloss.domains.instruct.world import NOISE, World
+from genloss.experiment import Experiment
+from genloss.language.chat import OWN, TURNS, wrong
+from genloss.language.packing import IGNORE, Rows
+from genloss.language.tokenizer import Codec, train_bpe, use_template
+from genloss.workflow.compose import compose
+from support import Project, undocumented
+
+CHATML = ("<|im_start|>", "<|im_end|>")
+TALK = [
+    {"role": "system", "content": "be formal."},
+    {"role": "user", "content": "what is the size of mavo?"},
+    {"role": "assistant", "content": "certainly. 世界, é"},
+    {"role": "user", "content": " and <|its|> colour "},
+    {"role": "assistant", "content": "red\n"},
+]
+SMALL = [
+    "domain=instruct",
+    "domain.context=160",
+    "domain.examples=64",
+    "domain.validation=8",
+    "domain.test=24",
+    "domain.pool=48",
+    "model=llama",
+    "size=64",
+    "recipe.n=24",
+    "recipe.chunk=8",
+    "trainer.steps=6",
+    "trainer.batch=4",
+    "metrics.following.chunk=8",
+    "tracking=none",
+    "runtime.workers=1",
+]
+
+
+def known(ids: list[int]) -> list[int]:
+    return [i if i >= 0 else ~i for i in ids]
+
+
+@pytest.fixture(scope="module", params=["turns", "chatml"])
+def codec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    """A tokenizer with a template of ours."""
+    out = tmp_path_factory.mktemp(request.param)
+    special = TURNS if request.param == "turns" else CHATML
+    train_bpe([m["content"] for m in TALK] * 20, 300, 128, out, special=special)
+    use_template(out, (OWN / f"{request.param}.jinja").read_text(), "assistant")
+    return Codec(out)
+
+
+# -- what is learned ---------------------------------------------------------------------------------------------------
+
+
+def test_targets_are_what_transformers_marks(codec: Codec) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    theirs = PreTrainedTokenizerFast.from_pretrained(codec.folder)
+    for messages in (TALK, TALK[1:], TALK[:3], TALK[3:]):
+        wanted: Any = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        ids = codec.rendered(messages)
+        assert known(ids) == wanted["input_ids"]
+        assert [int(i >= 0) for i in ids] == wanted["assistant_masks"]
+        ready: Any = theirs.apply_chat_template(messages[:-1], add_generation_prompt=True)
+        assert codec.prompts([messages[:-1]]) == [ready["input_ids"][1:]]
+        assert ready["input_ids"] == known(ids)[: len(ready["input_ids"])]  # sampling goes on where training did
+        assert known(codec.rendered(messages, everything=True)) == codec.rendered(messages, everything=True)
+
+
+def test_targets_of_our_template_by_hand(tmp_path: Path) -> None:
+    """Without Jinja: begin, then of each turn its role, its tokens and an end; the assistant's are targets."""
+    train_bpe([m["content"] for m in TALK] * 20, 300, 128, tmp_path, special=TURNS)
+    use_template(tmp_path, (OWN / "turns.jinja").read_text(), "assistant")
+    codec = Codec(tmp_path)
+    assert codec.spelled([codec.begin, codec.end]) == ["<|endoftext|>", "<|end|>"]
+    wanted = [~codec.begin]
+    for message in TALK:
+        role = codec.encode([f"<|{message['role']}|>"], special=True)[0]
+        said = [*codec.encode([message["content"]])[0], codec.end]
+        wanted += [~i for i in role] + (said if message["role"] == "assistant" else [~i for i in said])
+    assert codec.rendered(TALK) == wanted
+
+
+def test_a_message_that_spells_marks_is_text(codec: Codec) -> None:
+    """Of a user or a model that writes the marks of turns, no turn is made; who says it is still who learns it."""
+    marks = codec.spelled([codec.begin, codec.end])
+    bad = [{"role": "user", "content": f"a{marks[1]}"}, {"role": "assistant", "content": f"{marks[0]}b{marks[1]}c"}]
+    good = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    count = [Counter(known(codec.rendered(messages))) for messages in (bad, good)]
+    assert all(count[0][mark] == count[1][mark] for mark in (codec.begin, codec.end))
+    own = [i for i in codec.rendered(bad) if i >= 0]
+    assert codec.decode([own]) == [bad[1]["content"]] and own[-1] == codec.end
+
+
+@pytest.mark.parametrize(
+    ("template", "loss", "words"),
+    [
+        (None, "assistant", "has none"),
+        ("{{ bos_token }}{{ messages[0].content }}", "assistant", "no {% generation %} marks"),
+        ("{% for m in messages %}{{ '<|' + m.role + '|>' }}{% endfor %}", "all", "not always with one special token"),
+        ("{{ bos_token }}{{ messages[0].content }}", "all", "no special token, so that no answer would end"),
+        ("{{ raise_exception('no talk') }}", "all", "no talk"),
+        ("{% for %}", "all", "refuses"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused(tmp_path: Path, template: str | None, loss: str, words: str) -> None:
+    train_bpe(["a b c"], 300, 64, tmp_path, special=TURNS)
+    with pytest.raises(UserError, match=r"domain\.template: ") as caught:
+        use_template(tmp_path, template, loss)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_template_without_marks_learns_all(tmp_path: Path) -> None:
+    """As most models have it: ChatML."""
+    train_bpe(["a b c"], 300, 64, tmp_path, special=CHATML)
+    text = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    use_template(tmp_path, text, "all")
+    codec = Codec(tmp_path)
+    assert codec.spelled([codec.begin, codec.end]) == list(CHATML)
+    assert min(codec.rendered(TALK, everything=True)) >= 0
+
+
+@pytest.mark.parametrize("loss", ["assistant", "all"])
+def test_rows_learn_those_targets_and_no_end_of_what_was_cut_off(codec: Codec, tmp_path: Path, loss: str) -> None:
+    talks = [TALK, TALK[1:3], TALK[1:3]]
+    table = records.make_table({"messages": pa.array(talks, MESSAGES)}, origin="real", generation=0, recipe="t")
+    finish = [records.ENDED, records.ENDED, records.CUT]
+    records.write(records.with_finish(table, finish), tmp_path / "a.parquet")
+    rows = Rows([tmp_path / "a.parquet"], [1.0], codec, 200, 0, ["messages"], loss=loss)
+    found = Counter(int(t) for row in rows.epoch(0) for t in row.targets if t != IGNORE)
+    wanted: Counter[int] = Counter()
+    for talk, end in zip(talks, finish, strict=True):
+        ids = codec.rendered(talk, everything=loss == "all")
+        if end == records.CUT:
+            ids = ids[: max(i for i, each in enumerate(ids) if each == codec.end)]
+        wanted += Counter(i for i in ids[1:] if i >= 0)
+    assert found == wanted
+    assert sum(piece.targets for row in rows.plan(0) for piece in row) == wanted.total()
+
+
+# -- conversations -----------------------------------------------------------------------------------------------------
+
+USER, SAID = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+WRONG: list[tuple[Any, str]] = [
+    ([], "has no messages"),
+    ("text", "has no messages"),
+    ([USER], "ends with user"),
+    ([USER, SAID, USER], "ends with user"),
+    ([SAID], "message 1 is by assistant, where system or user is due"),
+    ([USER, USER, SAID], "message 2 is by user, where assistant is due"),
+    ([USER, SAID, SAID], "message 3 is by assistant, where user is due"),
+    ([USER, SAID, {"role": "system", "content": "c"}], "message 3 is by system"),
+    ([USER, {"role": "tool", "content": "c"}], "the role 'tool'"),
+    ([USER, {"role": "assistant", "content": " \n"}], "message 2 (assistant) is empty"),
+    ([USER, {"role": "assistant", "content": None}], "message 2 (assistant) is empty"),
+    ([USER, {"role": "assistant"}], "is not a role and a content"),
+]
+
+
+@pytest.mark.parametrize(("messages", "words"), WRONG)
+def test_what_is_no_conversation_is_named_by_its_row(messages: Any, words: str, tmp_path: Path) -> None:
+    assert words in wrong(messages)
+    good = json.dumps({"messages": [USER, SAID]})
+    (tmp_path / "a.jsonl").write_text(f"{good}\n\n{json.dumps({'messages': messages})}\n")
+    with pytest.raises(UserError, match=r"domain\.corpus\.path=.*a\.jsonl, line 3: is no conversation") as caught:
+        list(ChatTable(str(tmp_path / "a.jsonl")).conversations())
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "datasets"])
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ([{"messages": TALK, "source": "x"}], TALK),
+        ([{"prompt": "a", "response": "b"}], [USER, SAID]),
+        ([{"instruction": "a", "input": "", "output": "b"}], [USER, SAID]),
+        ([{"instruction": "a", "input": "x", "output": "b"}], [{"role": "user", "content": "a\n\nx"}, SAID]),
+    ],
+)
+def test_the_layouts_of_data(kind: str, rows: list[dict[str, Any]], wanted: list[dict], tmp_path: Path) -> None:
+    from genloss.domains.instruct.chats import ChatDatasets, Chats
+
+    source: Chats
+    if kind == "datasets":
+        datasets = pytest.importorskip("datasets")
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "d")
+        source = ChatDatasets(str(tmp_path / "d"))
+    else:
+        path = tmp_path / f"a.{kind}"
+        if kind == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        source = ChatTable(str(path))
+    assert list(source.conversations()) == [wanted]
+
+
+def test_other_columns_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    with pytest.raises(UserError, match=r"line 1: has the columns question, answer, and not messages; prompt and resp"):
+        list(ChatTable(str(tmp_path / "a.jsonl")).conversations())
+
+
+def instruct(path: Path, talks: list[Any], **options: Any) -> Instruct:
+    path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    corpus = {"_target_": "genloss.domains.instruct.chats.ChatTable", "path": str(path)}
+    return Instruct(corpus=corpus, vocabulary=300, **{"validation": 2, "test": 2, "pool": 2} | options)
+
+
+def asked(i: int, answer: str = "b") -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": answer}]
+
+
+def test_splits_of_a_file_share_no_request(tmp_path: Path) -> None:
+    domain = instruct(tmp_path / "a.jsonl", [asked(i // 2, str(i)) for i in range(40)])
+    counts = domain.prepare(tmp_path / "data")
+    assert (counts["test"], counts["validation"], counts["prompts"], counts["train"]) == (2, 2, 2, 14)
+    texts = [t for n in ("test", "validation", "prompts", "train") for t in domain.texts(
+        records.read(tmp_path / "data" / f"{n}.parquet")
+    )]  # fmt: skip
+    assert sorted(texts) == sorted(f"question {i}" for i in range(20))
+
+
+def test_what_is_too_long_is_refused_or_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    talks = [asked(i, "b " * (200 if i % 10 == 0 else 2)) for i in range(40)]
+    with pytest.raises(UserError, match=r"domain\.context=64: 4 of 40 conversations are longer, the longest has \d+"):
+        instruct(tmp_path / "a.jsonl", talks, context=64).prepare(tmp_path / "data")
+    counts = instruct(tmp_path / "a.jsonl", talks, context=64, too_long="drop", test=8).prepare(tmp_path / "data")
+    assert counts["dropped"] == 4 and sum(counts[n] for n in ("test", "validation", "prompts", "train")) == 36
+    assert "4 of 40 conversations are too long" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"domain\.corpus=5 conversations: .*lower domain\.pool"):
+        instruct(tmp_path / "a.jsonl", talks[:5]).prepare(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["domain.loss=user"], ["domain.loss=user", "known: all, assistant"]),
+        (["domain.template=chatml"], ["domain.template=chatml", "other marks"]),
+        (["domain.template=no.jinja"], ["domain.template=no.jinja", "no file"]),
+        (["domain.vocabulary=260"], ["domain.vocabulary=260", "at least 261"]),
+        (["domain.corpus.steps=[1,2]"], ["domain.corpus.steps", "4 shares"]),
+        (["domain/corpus=sotu"], ["domain.corpus._target_", "Chats"]),
+        (["recipe.n=30", "rounds=2"], ["recipe.n=30", "domain.pool=48"]),
+        (["curation=novelty", "curation.novelty.column=messages"], ["curation.novelty.column=messages", "empty"]),
+        (["curation=agree"], ["curation.agree=Agree", "domain=reasoning"]),
+        (["trainer=grpo", "trainer.start=previous"], ["domain=reasoning"]),
+        (
+            ["recipe/backend=openai", "recipe.backend.model=m", "recipe.backend.url=http://localhost:1/v1"],
+            ["recipe.backend.api=completions", "api=chat"],
+        ),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        Experiment(compose([*SMALL, "rounds=1", *overrides]))
+    said = str(caught.value)
+    assert "\n" not in said and all(word in said for word in words), said
+
+
+def test_without_a_checker_nothing_needs_one(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"messages": asked(i)}) + "\n" for i in range(9)))
+    own = [*SMALL, "rounds=1", "domain/corpus=chats", f"domain.corpus.path={tmp_path}/a.jsonl"]
+    Experiment(compose(own))
+    with pytest.raises(UserError, match=r"curation\.exact=Exact: needs exact answers, and nobody can check these"):
+        Experiment(compose([*own, "curation=exact"]))
+
+
+# -- the world ---------------------------------------------------------------------------------------------------------
+
+WORLD = World()
+SOME = list(itertools.islice(WORLD.conversations(), 4000))
+
+
+def test_what_the_world_writes_it_reads() -> None:
+    read = [WORLD.read(messages) for messages in SOME]
+    assert all(r.right and r.parsed and r.alternates and r.consistent and r.on_topic for r in read)
+    assert {len(r.turns) for r in read} == {1, 2, 3} and any(m[0]["role"] == "system" for m in SOME)
+    assert SOME[:50] == list(itertools.islice(World().conversations(), 50))
+    assert SOME[:50] != list(itertools.islice(World(seed=1).conversations(), 50))
+
+
+def test_requests_follow_their_law() -> None:
+    """Chi-square over the cells: beyond 99.99 % of what chance gives only if they do not."""
+    from scipy.stats import chi2
+
+    counts = Counter(WORLD.read(messages).cell for messages in SOME)
+    assert sum(WORLD.law.values()) == pytest.approx(1) and set(counts) <= set(WORLD.law)
+    value = sum((counts[cell] - len(SOME) * p) ** 2 / (len(SOME) * p) for cell, p in WORLD.law.items())
+    assert value < chi2.ppf(0.9999, len(WORLD.law) - 1)
+    assert spread(WORLD, SOME)["kl"] < 0.03 < spread(WORLD, [m for m in SOME if "one word" in str(m)])["kl"]
+
+
+def test_an_answer_that_is_changed_is_wrong() -> None:
+    """Another entity's answer, another format or register, a word more or less: all but what is equal by chance."""
+    for messages, other in itertools.pairwise(SOME[:800]):
+        turn, answer = WORLD.read(messages).turns[-1], messages[-1]["content"]
+        assert turn.request is not None
+        for said in (other[-1]["content"], answer + " more", answer[:-1], f"certainly. {answer}", "", "nonsense"):
+            changed = [*messages[:-1], {"role": "assistant", "content": said}]
+            reply = WORLD.read_reply(said)
+            same = reply is not None and (reply.format, reply.register, reply.value) == (
+                turn.reply and (turn.reply.format, turn.reply.register, turn.reply.value)
+            ) and set(reply.facts) == set(turn.reply.facts if turn.reply else ())  # fmt: skip
+            assert WORLD.read(changed).right == same
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "what is the colour of nobody? one word.",
+        "what is the colour of {}?",
+        "the colour of {}. one word.",
+        "what is the colour of the size of {}? one word.",
+        "what is a portrait of {}? one word.",
+        "what is the weight of {}? in a sentence.",
+        "what is the age of the friend of the friend of the friend of {}? one word.",
+        "what is the colour of it? one word.",
+        "",
+    ],
+)
+def test_what_is_no_request_is_none(said: str) -> None:
+    name = WORLD.kinds["bird"][0]
+    assert WORLD.request(said.format(name)) is None
+    assert WORLD.request(f"what is the colour of {name}? one word.") is not None
+
+
+def test_contradictions_and_other_topics_are_seen() -> None:
+    bird, boat = WORLD.kinds["bird"][0], WORLD.kinds["boat"][0]
+
+    def talk(*turns: tuple[str, str]) -> Any:
+        said = [{"role": r, "content": c} for pair in turns for r, c in zip(("user", "assistant"), pair, strict=True)]
+        return WORLD.read(said)
+
+    ask = f"what is the size of {bird}? in a sentence."
+    sizes = [(ask, f"the size of {bird} is {size}.") for size in ("tiny", "huge")]
+    assert not talk(*sizes).consistent and talk(sizes[0], sizes[0]).consistent
+    assert not talk(sizes[0], (f"what is the size of {boat}? one word.", "tiny")).on_topic
+    assert talk(sizes[0], ("what is the size of it? one word.", "tiny")).on_topic
+
+
+def test_noise_of_documents_is_known() -> None:
+    made = list(itertools.islice(WORLD.web(0), 3000))
+    noise = Counter(d.noise for d in made)
+    assert set(noise) == {"", *NOISE} and noise[""] / len(made) == pytest.approx(0.7, abs=0.03)
+    for d in made:
+        assert (WORLD.read_document(d.text) == d.request) and bool(d.request) == (not d.noise)
+        if d.request:
+            assert WORLD.request(d.instruction) == d.request and WORLD.answers(d.request, WORLD.read_reply(d.text))
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Path]:
+    home = Project.make(tmp_path_factory.mktemp("instruct") / "project")
+    done = home.ok("run", *SMALL, "rounds=2", "mixing=accumulate", "curation=random")
+    return home, home.root / done.folder
+
+
+def test_the_loop_answers_real_requests(ran: tuple[Project, Path]) -> None:
+    home, folder = ran
+    pool = records.read(folder / "data/prompts.parquet")
+    seen: list[str] = []
+    for n in (1, 2):
+        made = records.read(folder / f"rounds/0{n}/generated.parquet")
+        asked = pool.slice((n - 1) * 24, 24)
+        assert [m[:-1] for m in made.column("messages").to_pylist()] == [
+            m[:-1] for m in asked.column("messages").to_pylist()
+        ]
+        assert [p[0] for p in made.column("parents").to_pylist()] == asked.column("id").to_pylist()
+        seen += made.column("id").to_pylist()
+        found = json.loads((folder / f"rounds/0{n}/metrics.json").read_text())
+        assert not undocumented(found) and 0 <= found["followed"] <= 1 and found["kept_accuracy"] >= 0
+    assert len(set(seen)) == 48
+    shown = home.ok("samples", str(folder), "--round", "2", "--count", "2").out
+    assert "user: " in shown and "assistant: " in shown
+    home.ok("report", str(folder))
+    assert "user: " in home.ok("trace", str(folder), seen[-1]).out + home.ok("trace", str(folder), seen[0]).out
+
+
+def test_it_resumes_and_gives_the_same(ran: tuple[Project, Path]) -> None:
+    """Without its last round, from a store without its samples."""
+    home, folder = ran
+    before = {p.name: p.read_bytes() for p in (folder / "rounds/02").glob("*.parquet")}
+    again = Project.make(home.root.parent / "again")
+    other = again.root / again.ok("run", *SMALL, "rounds=1", "mixing=accumulate", "curation=random").folder
+    other = again.root / again.ok("run", *SMALL, "rounds=2", "mixing=accumulate", "curation=random").folder
+    assert {p.name: p.read_bytes() for p in (other / "rounds/02").glob("*.parquet")} == before
+
+
+def test_losses_are_those_of_a_plain_loop(ran: tuple[Project, Path]) -> None:
+    from genloss.language.model import load
+
+    folder = ran[1]
+    domain = Experiment(compose([*SMALL, "rounds=1"])).domain
+    assert isinstance(domain, Instruct)
+    table = records.read(folder / "data/test.parquet").slice(0, 8)
+    nats, tokens = domain.losses(folder / "rounds/00/model", folder / "data", table, Runtime(workers=1))
+    codec, model = Codec(folder / "data/tokenizer"), load(folder / "rounds/00/model")
+    for i, messages in enumerate(table.column("messages").to_pylist()):
+        ids = codec.rendered(messages)
+        with torch.inference_mode():
+            said = torch.log_softmax(model(torch.tensor([known(ids)])).logits[0].double(), dim=-1)
+        wanted = [-float(said[at - 1, each]) for at, each in enumerate(ids) if each >= 0]
+        assert tokens[i] == len(wanted) and nats[i] == pytest.approx(np.sum(wanted), rel=1e-4)
