@@ -93,7 +93,7 @@ def test_the_curator_chains_and_refuses(example: Path) -> None:
         Experiment(compose(["curation=ending", "curation.ending.marks=''"]))
     with pytest.raises(UserError, match=r"curation\.ending\.mark=x: unknown option; did you mean marks"):
         Experiment(compose(["curation=ending", "+curation.ending.mark=x"]))
-    with pytest.raises(UserError, match=r"needs records that hold a text, .* use domain=reasoning, text"):
+    with pytest.raises(UserError, match=r"needs records that hold a text, .* use domain=instruct, reasoning, text"):
         Experiment(compose(["curation=ending", "domain=gaussian"]))
 
 

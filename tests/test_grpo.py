@@ -283,7 +283,9 @@ def test_bad_input(overrides: list[str], words: list[str]) -> None:
 
 def test_it_is_a_trainer_of_the_domain_alone() -> None:
     assert isinstance(Experiment(compose(EASY)).trainer, Grpo)
-    with pytest.raises(UserError, match=r"trainer=Grpo: needs models that answer prompts.*; use domain=reasoning"):
+    with pytest.raises(
+        UserError, match=r"trainer=Grpo: needs models that answer prompts.*; use domain=instruct, reasoning"
+    ):
         Experiment(compose(["trainer=grpo", "trainer.start=previous", "domain=text"]))
 
 

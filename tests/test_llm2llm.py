@@ -896,7 +896,7 @@ def test_the_school_knows_no_problem_of_the_splits(group: Class) -> None:
         ([*TINY, *SCHOOL, "~model.tasks"], ["model.tasks"]),
         ([*TINY, *SCHOOL, "model.tasks.sums.operations=[9]"], ["model.tasks.sums.operations=9"]),
         ([*TINY, *SCHOOL, "model.lr=0"], ["model.lr=0"]),
-        (["model=schooled"], ["model=Schooled: needs exact answers", "use domain=reasoning"]),
+        (["model=schooled"], ["model=Schooled: needs problems with exact answers", "use domain=reasoning"]),
     ],
 )
 def test_bad_schools(overrides: list[str], words: list[str]) -> None:
