@@ -2,6 +2,7 @@
 
     python benchmarks/verdicts.py               # 20 minutes on one core
     python benchmarks/verdicts.py 100           # with 100 simulated sweeps a cell in place of 1,000
+    python benchmarks/verdicts.py runs/sweep-HASH   # false alarms on runs: seeds of one arm, split at random
 
 Null sweeps have four groups of seeds of one law, one of which is called the control: any "yes" in one is a false alarm.
 Stated: at most 5 % of sweeps. Power is that of one arm of three whose four metrics get worse by so many standard
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +27,10 @@ from genloss.observatory.groups import grouped
 from genloss.observatory.verdict import DEFINITIONS, NO, NONE, OPEN, UNTESTABLE, YES, Group, compared, verdicts
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import differing
+from genloss.workflow.sweep import true_arms
 
-SWEEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1000  # simulated, a cell
+ASKED = sys.argv[1] if len(sys.argv) > 1 else "1000"
+SWEEPS = int(ASKED) if ASKED.isdigit() else 1000  # simulated, or drawn, a cell
 SEEDS = (3, 5, 10)
 ROUNDS = 8
 SD = 0.02  # of a metric over seeds, on its scale
@@ -158,7 +162,28 @@ def lab(folder: Path) -> None:
     print(f"\n{right} of {told} verdicts that were reached are those of theory")
 
 
+def splits(sweep: Path) -> None:
+    """Seeds of one arm as if they were a control and three arms: nothing tells these apart but chance."""
+    arms = true_arms(sweep)
+    (found,) = compared(grouped(arms, differing(arms)))
+    runs, rows = list(found.seeds.values()), []
+    for seeds in (s for s in SEEDS if 4 * s <= len(runs)):
+        rng, wrong = np.random.default_rng(seeds), Counter[str]()
+        for _ in range(SWEEPS):
+            order = iter(rng.permutation(len(runs)))
+            parts = [Group(f"arm {i}", found.known, {s: runs[next(order)] for s in range(seeds)}) for i in range(4)]
+            parts = [replace(part, arms=(part.name,)) for part in parts]
+            said = {row["definition"] for row in verdicts(parts, "arm 0") if row["verdict"] == YES} - {NONE}
+            wrong.update([*said, *(["any"] if said else [])])
+        rows.append([f"{seeds} seeds", *(f"{wrong[name] / SWEEPS:.1%}" for name in ("any", *DEFINITIONS))])
+    head = ["a false alarm", "any", *DEFINITIONS]
+    table(f"{SWEEPS} random splits of {len(runs)} seeds into three arms and a control, nominal 5 %", head, rows)
+
+
 def main() -> None:
+    if not ASKED.isdigit():
+        splits(Path(ASKED))
+        return
     with scratch() as folder:
         lab(Path(folder))
     power()
