@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 from scipy import stats
 
 from genloss.core import records
+from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
-from genloss.observatory import readings, svg
+from genloss.observatory import readings, svg, verdict
 from genloss.observatory.groups import band, grouped
 from genloss.observatory.page import page
 from genloss.observatory.report import PAGE, write_report
@@ -143,6 +144,73 @@ def test_arms_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out/rounds.csv").open()))
     assert list(rows[0])[:4] == ["arm", "round", "mixing", "seed"] and len(rows) == 18
     assert {row["seed"] for row in rows if row["mixing"] == "replace"} == {"0", "1", "2"}
+
+
+def drawn_names(html: str) -> list[str]:
+    """The names of the lines of a page's first chart."""
+    return [series["name"] for series in next(iter(data_of(html)["charts"].values()))["series"]]
+
+
+def data_of(html: str) -> Any:
+    return json.loads(re.findall(r'<script type="application/json" id="data">(.*?)</script>', html)[0])
+
+
+def test_groups_of_run_directories_are_called_by_what_differs(tmp_path: Path) -> None:
+    """Names of folders hold no "seed N"."""
+    arms = [(folder.name, folder) for _, folder in swept(tmp_path)]
+    text = write_report(arms, tmp_path, None, True, differing(arms), [], tmp_path / PAGE)
+    assert re.search(r"^real_only +3 .*\nreplace +3 ", text, re.M)
+    assert {(row["arm"], row["control"]) for row in verdict.read(tmp_path)} == {("replace", "real_only")}
+    assert drawn_names((tmp_path / PAGE).read_text()) == ["real_only", "replace"]
+    seeds = [arm for arm in arms if "replace" in arm[0]]
+    assert [g.name for g in grouped(seeds, differing(seeds))] == ["all"]
+
+
+def test_groups_of_two_sweeps_with_one_name_stay_apart(tmp_path: Path) -> None:
+    """Each sweep names its arms by what differs in it alone, and no name of an arm comes twice."""
+    arms = []
+    for size, seeds in ((10, (0, 1, 2)), (20, (3, 4, 5))):
+        for mixing in ("real_only", "replace"):
+            for seed in seeds:
+                values = {"mixing": mixing, "seed": seed, "size": size, "metrics": {"entropy_1": 1.0 + size}}
+                arms.append((f"{mixing} seed {seed}", arm(tmp_path / f"{mixing}{seed}", [["a"]], **values)))
+    groups = grouped(arms, differing(arms))
+    assert [(g.name, [m.seed for m in g.members]) for g in groups] == [
+        ("real_only size=10", [0, 1, 2]),
+        ("replace size=10", [0, 1, 2]),
+        ("real_only size=20", [3, 4, 5]),
+        ("replace size=20", [3, 4, 5]),
+    ]
+    assert [(g.name, sorted(g.seeds)) for g in verdict.compared(groups)] == [
+        (g.name, [m.seed for m in g.members]) for g in groups
+    ]
+    alike = grouped([("a", arms[0][1]), ("a", arms[1][1])], [{}, {}])
+    assert [(g.name, len(g.members)) for g in alike] == [("a #1", 1), ("a #2", 1)]
+    assert [sorted(g.arms) for g in verdict.compared(alike)] == [["a"], ["a"]]
+
+
+def test_an_arm_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    """Its seed would count twice."""
+    arms = swept(tmp_path)
+    shutil.copytree(arms[0][1], tmp_path / "copy")
+    arms.append(("copy", tmp_path / "copy"))
+    with pytest.raises(UserError, match=r"copy: is the same arm as .*/real_only0; name one of them"):
+        grouped(arms, differing(arms))
+
+
+def test_names_are_text_in_markdown(tmp_path: Path) -> None:
+    arms = [(name.replace("replace", "[re](x)|<b>"), folder) for name, folder in swept(tmp_path)]
+    write_report(arms, tmp_path, differing=differing(arms), sweeps=[])
+    words = (tmp_path / "report.md").read_text()
+    assert "\\[re\\](x)\\|&lt;b&gt;" in words and "[re]" not in words and "real_only" in words
+
+
+def test_verdicts_of_other_arms_go(tmp_path: Path) -> None:
+    arms = swept(tmp_path)
+    write_report(arms, tmp_path, differing=differing(arms))
+    assert verdict.read(tmp_path)
+    write_report(arms[:1], tmp_path)
+    assert not verdict.read(tmp_path)
 
 
 def test_an_arm_that_failed_is_marked_and_its_change_is_not_mixed_with_others(tmp_path: Path) -> None:
@@ -282,6 +350,10 @@ def test_what_tells_arms_apart() -> None:
     configs = [compose([f"mixing={m}", f"seed={s}", "rounds=1"]) for m in ("replace", "accumulate") for s in (0, 1)]
     assert told(configs) == [{"mixing": m, "seed": s} for m in ("replace", "accumulate") for s in (0, 1)]
     assert told(configs[:1]) == [{}] and told([]) == []
+    sizes = [compose([f"seed={s}", f"size={size}"]) for s, size in ((0, 10), (1, 10), (2, 20), (3, 20))]
+    assert told(sizes) == [{"size": cfg.size, "seed": cfg.seed} for cfg in sizes]  # no seed says a size
+    critics = [compose(["+curation=critic", f"seed={s}", "rounds=1"]) for s in (0, 1)]
+    assert told(critics) == [{"seed": 0}, {"seed": 1}]  # a path with the seed
 
 
 def test_a_run_and_a_sweep_end_with_a_page(tmp_path: Path) -> None:

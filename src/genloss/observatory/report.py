@@ -60,6 +60,8 @@ def write_report(
     rows = verdict.verdicts(verdict.compared(groups), control)
     if len(found) > 1:
         verdict.write(rows, out, control)
+    else:
+        (out / verdict.FILE).unlink(missing_ok=True)  # of more arms than there are now
     text = table(shown, metric) + "".join(f"\n\n{line}" for line in said)
     numbers, words, figure = (out / name for name in ("rounds.csv", "report.md", "rounds.png"))
     shown_table = table(shown, metric, markdown=True) + "".join(f"\n\n{marked_up(line)}" for line in said)
