@@ -249,7 +249,25 @@ def test_verdicts_come_first(tmp_path: Path) -> None:
     assert html.index('id="verdicts"') < html.index('id="arms"') < html.index('id="metrics"')
     assert "held-out &lt;loss&gt;" in html and "no &lt;variance&gt;" in html and "4 more seeds may tell" in html
     assert "Against <b>real_only</b>" in html and "×2</td><td" in html and "1 to 4" in html
+    assert "cannot tell: 4 more seeds" in html
     assert "No verdicts: they need" in page(groups, ["heldout_bits_per_byte"], tmp_path)
+    lone = [
+        row | {"definition": name, "verdict": "not testable", "reason": "no <control>"} for name in ("tail", "none")
+    ]
+    html = page(groups, ["heldout_bits_per_byte"], tmp_path, verdicts=lone)
+    assert "verdicts: not testable: no &lt;control&gt;" in html and "Against <b>" not in html
+
+
+def test_an_open_verdict_asks_for_seeds_in_one_way(tmp_path: Path) -> None:
+    """In the page as in the text."""
+    groups = grouped(arms := swept(tmp_path), differing(arms))
+    empty = dict.fromkeys(("metric", "scale", "interval", "p", "p_holm", "onset", "effect"))
+    row = empty | {"arm": "replace", "control": "real_only", "seeds": 3, "reason": "", "verdict": "cannot tell"}
+    for seeds, words in ((1, "1 more seed"), (7, "7 more seeds"), (verdict.MOST, "over 1000 more seeds")):
+        rows = [row | {"definition": name, "more_seeds": seeds} for name in (*verdict.DEFINITIONS, "none")]
+        html = page(groups, ["heldout_bits_per_byte"], tmp_path, verdicts=rows)
+        assert f"cannot tell by 8 of 8 definitions; {words} may tell" in html and f"cannot tell: {words}<" in html
+        assert f"cannot tell: {words} " in verdict.shown(rows)
 
 
 def marked(groups: Any, n: int) -> dict[str, str]:
@@ -292,6 +310,18 @@ def test_one_prompt_stands_beside_itself(tmp_path: Path) -> None:
         assert set(prompt.cells) == {(0, 1), (0, 2), (1, 1), (1, 2)}
         for cell in prompt.cells.values():
             assert "".join(text for text, _ in cell.pieces) == f"goes on from {prompt.text}"
+
+
+def test_a_damaged_manifest_costs_no_report(tmp_path: Path) -> None:
+    folder = arm(tmp_path / "run", [["a"]])
+    for shards, seconds in (([{"generation": 0}], "soon"), ("none", None), ([3], {})):
+        stages = {"mix": {"result": {"shards": shards}, "seconds": seconds}, "train": {"seconds": 2.0}}
+        write_atomic(folder / "rounds/01/manifest.json", json.dumps({"stages": stages}))
+        write_report([("run", folder)], tmp_path, html=tmp_path / PAGE)
+        assert readings.composition(folder, 1) == {} and readings.composition(folder, 0) == {0: 10}
+        assert readings.costs(grouped([("run", folder)], [{}])[0].members[0]) == {"mix": 1.0, "train": 4.0}
+    write_atomic(folder / "rounds/01/manifest.json", '{"stages": [1]}')
+    assert readings.composition(folder, 1) == {}
 
 
 def test_what_rounds_were_made_of(tmp_path: Path) -> None:
@@ -352,8 +382,18 @@ def test_what_tells_arms_apart() -> None:
     assert told(configs[:1]) == [{}] and told([]) == []
     sizes = [compose([f"seed={s}", f"size={size}"]) for s, size in ((0, 10), (1, 10), (2, 20), (3, 20))]
     assert told(sizes) == [{"size": cfg.size, "seed": cfg.seed} for cfg in sizes]  # no seed says a size
-    critics = [compose(["+curation=critic", f"seed={s}", "rounds=1"]) for s in (0, 1)]
+    critics = [compose(["curation=critic", f"seed={s}", "rounds=1"]) for s in (0, 1)]
     assert told(critics) == [{"seed": 0}, {"seed": 1}]  # a path with the seed
+
+
+def test_an_arm_is_finished_without_its_page(tmp_path: Path) -> None:
+    home = Project.make(tmp_path / "project")
+    tiny = ["domain=gaussian", "size=10", "domain.chains=10", "rounds=1", "tracking=none"]
+    run = home.ok("run", *tiny).folder
+    (run / PAGE).unlink()
+    (run / PAGE).mkdir()  # which no page can take the place of
+    done = home.ok("run", *tiny)
+    assert "warning: the report is not made (" in done.err and "makes it" in done.err
 
 
 def test_a_run_and_a_sweep_end_with_a_page(tmp_path: Path) -> None:

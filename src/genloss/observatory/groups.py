@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
+from genloss.observatory.compare import interval
 from genloss.observatory.results import Arm, Rounds, rounds_of, sweep_entries
 
-LEVEL = 0.05  # bands over seeds are 1 - LEVEL intervals
 SEED = "seed"
 PLAIN = ("mixing", "curation")  # keys whose values say by themselves what they are
 
@@ -76,13 +74,7 @@ class Group:
 
 def band(values: Sequence[float]) -> Band:
     """Mean and interval of at least one number. A number that is none (nan, inf) leaves none of them."""
-    from scipy.special import stdtrit  # Student's t; scipy.stats, which has it too, takes a second to import
-
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Band(mean, float("nan"), float("nan"))
-    reach = float(stdtrit(len(values) - 1, 1 - LEVEL / 2) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return Band(mean, mean - reach, mean + reach)
+    return Band(*interval(values))
 
 
 def grouped(arms: Sequence[Arm], differing: Sequence[Mapping[str, Any]], sweeps: Iterable[Path] = ()) -> list[Group]:

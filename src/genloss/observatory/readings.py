@@ -10,7 +10,6 @@ Texts of models are data: they are cut to LONGEST characters, and what a termina
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.observatory.groups import Group, Member
+from genloss.observatory.results import manifest
 from genloss.observatory.samples import MESSAGES, OWN, printable, written
 
 LONGEST = 600  # characters of a text that are shown
@@ -40,19 +40,22 @@ SHORTEST = 12
 BINS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, None))  # how often a word occurs
 
 
-def manifest(folder: Path, n: int) -> dict[str, Any]:
+def stages(folder: Path, n: int) -> dict[str, Any]:
     """What a finished round's manifest says of its stages; {} of one that is damaged or of another time."""
     try:
-        return dict(json.loads((folder / "rounds" / f"{n:02d}" / "manifest.json").read_text())["stages"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(manifest(folder, n)["stages"])
+    except UserError:
         return {}
 
 
 def composition(folder: Path, n: int) -> dict[int, int]:
-    """Records of a round's training set by their generation; 0: real."""
+    """Records of a round's training set by their generation; 0: real. {} where that is not known."""
     found: Counter[int] = Counter()
-    for shard in manifest(folder, n).get("mix", {}).get("result", {}).get("shards", []):
-        found[int(shard["generation"])] += int(shard["realised"])
+    try:
+        for shard in stages(folder, n)["mix"]["result"]["shards"]:
+            found[int(shard["generation"])] += int(shard["realised"])
+    except (KeyError, TypeError, ValueError):  # no such stage, or of another time
+        return {}
     return dict(found)
 
 
@@ -60,8 +63,9 @@ def costs(member: Member) -> dict[str, float]:
     """Seconds that the stages of all rounds took to compute, also those that came from the store."""
     found: dict[str, float] = {}
     for n in member.rounds:
-        for name, stage in manifest(member.folder, n).items():
-            found[name] = found.get(name, 0.0) + float(stage.get("seconds") or 0.0)
+        for name, stage in stages(member.folder, n).items():
+            seconds = stage.get("seconds")
+            found[name] = found.get(name, 0.0) + (seconds if isinstance(seconds, int | float) else 0.0)
     return found
 
 

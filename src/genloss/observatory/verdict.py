@@ -152,7 +152,8 @@ class Group:
 
 
 def compared(found: Sequence[groups.Group]) -> list[Group]:
-    """The groups that have a finished round and a config, with what of it does not follow from the seed."""
+    """The groups that have a finished round and a config, with what of it does not follow from the seed: seeds of a
+    group have one config then, which tells `_distance` and `family` how far two groups differ."""
     read = [
         (i, g, m, _config(m.folder))
         for i, g in enumerate(found)
@@ -492,8 +493,8 @@ def verdicts(found: Sequence[Group], chosen: str | None = None) -> list[Row]:
                 tested.append((row, result))
             except Untestable as reason:
                 few = control is not None and len(Pair(group, control, found).seeds) < SEEDS
-                more = SEEDS - len(Pair(group, control, found).seeds) if few and control else None
-                tested.append((row | {"verdict": UNTESTABLE, "reason": str(reason), "more_seeds": more}, None))
+                lacking = SEEDS - len(Pair(group, control, found).seeds) if few and control else None
+                tested.append((row | {"verdict": UNTESTABLE, "reason": str(reason), "more_seeds": lacking}, None))
     corrected = iter(holm([result.p for _, result in tested if result]))
     count = sum(result is not None for _, result in tested)
     rows = [_decided(row, result, next(corrected), count) if result else row for row, result in tested]
@@ -533,8 +534,8 @@ def _decided(row: Row, found: Found, corrected: float, tests: int) -> Row:
     if any(condition.absent for condition in found.conditions):
         return row | {"verdict": NO}
     open_ = [c for c in found.conditions if c.p >= LEVEL / tests] or list(found.conditions)
-    more = min(max(c.needed(LEVEL / tests) for c in open_) - row["seeds"], MOST)
-    return row | {"verdict": OPEN, "more_seeds": max(1, more)}
+    lacking = min(max(c.needed(LEVEL / tests) for c in open_) - row["seeds"], MOST)
+    return row | {"verdict": OPEN, "more_seeds": max(1, lacking)}
 
 
 def onset(by_round: Mapping[int, np.ndarray]) -> int | None:
@@ -552,10 +553,10 @@ def _with_sum(group: Group, control: Group | None, rows: Iterable[Row]) -> list[
     own = [row for row in rows if row["arms"] == list(group.arms)]
     words = {row["verdict"] for row in own}
     said = NO if YES in words else OPEN if OPEN in words else YES if NO in words else UNTESTABLE
-    more = [row["more_seeds"] for row in own if row["more_seeds"]]
+    lacking = [row["more_seeds"] for row in own if row["more_seeds"]]
     left = [row["definition"] for row in own if row["verdict"] == UNTESTABLE]
     reason = own[0]["reason"] if said == UNTESTABLE else f"not testable: {', '.join(left)}" if left else ""
-    total = {"verdict": said, "reason": reason, "more_seeds": max(more) if more and said != NO else None}
+    total = {"verdict": said, "reason": reason, "more_seeds": max(lacking) if lacking and said != NO else None}
     return [*own, _row(group, control, NONE) | total]
 
 
@@ -593,7 +594,7 @@ def shown(rows: Sequence[Row], markdown: bool = False) -> str:
     by_arm: dict[str, dict[str, Row]] = {}
     for row in rows:
         by_arm.setdefault(row["arm"], {})[row["definition"]] = row
-    body = [[arm, own[NONE]["control"] or "", *(_word(own[name]) for name in names)] for arm, own in by_arm.items()]
+    body = [[arm, own[NONE]["control"] or "", *(word(own[name]) for name in names)] for arm, own in by_arm.items()]
     text = make(["arm", "against", *names], body, ())
     held = [row for row in rows if row["verdict"] == YES and row["definition"] != NONE]
     if held:
@@ -612,10 +613,16 @@ def shown(rows: Sequence[Row], markdown: bool = False) -> str:
     return "\n\n".join([text, *(["\n".join(lines)] if lines else [])])
 
 
-def _word(row: Row) -> str:
+def more(row: Row) -> str:
+    """How many more seeds would tell, as text; '' where none are asked for."""
+    seeds = row["more_seeds"]
+    return f"{f'over {MOST}' if seeds >= MOST else seeds} more seed{'s' * (seeds != 1)}" if seeds else ""
+
+
+def word(row: Row) -> str:
+    """The verdict, with its onset or the seeds that would make one."""
     if row["verdict"] == OPEN and row["more_seeds"]:
-        more = row["more_seeds"]
-        return f"{OPEN}: {f'over {MOST}' if more >= MOST else more} more seed{'s' * (more != 1)}"
+        return f"{OPEN}: {more(row)}"
     since = row["onset"]
     return f"{row['verdict']}, since {since}" if since is not None else str(row["verdict"])
 
