@@ -20,6 +20,7 @@ from scipy import stats
 from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
+from genloss.core.words import standing, terms
 from genloss.observatory import readings, svg, verdict
 from genloss.observatory.groups import band, grouped
 from genloss.observatory.page import page
@@ -286,6 +287,36 @@ def test_loops_copies_and_lost_words_are_marked(tmp_path: Path) -> None:
     assert marked(groups, 2) == {"loop": "go on, go on, go on, "}
     cells = readings.side_by_side(groups, [1, 2])[0].cells
     assert ["".join(text for text, _ in cells[0, n].pieces) for n in (1, 2)] == texts
+
+
+@pytest.mark.parametrize(
+    "text", ["It's 12 o'clock", "日本語 and ไทย text", "a_b--c! \u0130stanbul caf\u00e9s", "", "...", "\u3000一二34三"]
+)
+def test_terms_stand_where_they_are(text: str) -> None:
+    found = standing(text)
+    assert [term for term, _, _ in found] == terms(text)
+    assert all(text[a:b].lower() == term for term, a, b in found)
+
+
+def test_texts_of_a_file_that_was_written_again_are_new(tmp_path: Path) -> None:
+    folder = arm(tmp_path / "run", [["old"]])
+    assert readings.generated(folder, 1)[0][0]["text"] == "old"
+    arm(folder, [["new text"]])
+    assert readings.generated(folder, 1)[0][0]["text"] == "new text"
+
+
+def test_long_prompts_are_cut(tmp_path: Path) -> None:
+    """In the page, and in the table that MLflow has."""
+    folder = arm(tmp_path / "run", [["a"]])
+    made = records.make_table(
+        {"prompt": ["p" * 10_000], "response": ["r" * 10_000]}, origin="real", generation=1, recipe="s"
+    )
+    records.write(made, folder / "rounds/01/generated.parquet")
+    assert [tuple(map(len, row)) for row in readings.first_texts(folder, 1, 8)] == [(600, 600, 0)]
+    (prompt,) = readings.side_by_side(grouped([("run", folder)], [{}]), [1])
+    assert prompt.text == "p" * 600 + " … (10,000 characters)"
+    text = "".join(text for text, _ in prompt.cells[0, 1].pieces)
+    assert text == "r" * 600 + " … (10,000 characters)"
 
 
 def test_one_prompt_stands_beside_itself(tmp_path: Path) -> None:
