@@ -25,7 +25,7 @@ from genloss.observatory import readings, svg, verdict
 from genloss.observatory.groups import band, grouped
 from genloss.observatory.page import page
 from genloss.observatory.report import PAGE, write_report
-from genloss.observatory.results import arms_of
+from genloss.observatory.results import arms_of, is_metric
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import differing, told
 from support import Project
@@ -245,17 +245,17 @@ def test_verdicts_come_first(tmp_path: Path) -> None:
     more = row | {"definition": "tails", "verdict": "cannot tell", "more_seeds": 4, "p": float("nan")}
     never = row | {"definition": "variance", "verdict": "not testable", "reason": "no <variance>"}
     none = row | {"definition": "none", "verdict": "no"}
-    html = page(groups, ["heldout_bits_per_byte"], tmp_path, verdicts=[yes, more, never, none])
+    html = page(groups, ["heldout_bits_per_byte"], verdicts=[yes, more, never, none])
     assert "<b>replace</b>: collapse by 1 of 2 definitions, since round 1" in html
     assert html.index('id="verdicts"') < html.index('id="arms"') < html.index('id="metrics"')
     assert "held-out &lt;loss&gt;" in html and "no &lt;variance&gt;" in html and "4 more seeds may tell" in html
     assert "Against <b>real_only</b>" in html and "×2</td><td" in html and "1 to 4" in html
     assert "cannot tell: 4 more seeds" in html
-    assert "No verdicts: they need" in page(groups, ["heldout_bits_per_byte"], tmp_path)
+    assert "No verdicts: they need" in page(groups, ["heldout_bits_per_byte"])
     lone = [
         row | {"definition": name, "verdict": "not testable", "reason": "no <control>"} for name in ("tail", "none")
     ]
-    html = page(groups, ["heldout_bits_per_byte"], tmp_path, verdicts=lone)
+    html = page(groups, ["heldout_bits_per_byte"], verdicts=lone)
     assert "verdicts: not testable: no &lt;control&gt;" in html and "Against <b>" not in html
 
 
@@ -266,7 +266,7 @@ def test_an_open_verdict_asks_for_seeds_in_one_way(tmp_path: Path) -> None:
     row = empty | {"arm": "replace", "control": "real_only", "seeds": 3, "reason": "", "verdict": "cannot tell"}
     for seeds, words in ((1, "1 more seed"), (7, "7 more seeds"), (verdict.MOST, "over 1000 more seeds")):
         rows = [row | {"definition": name, "more_seeds": seeds} for name in (*verdict.DEFINITIONS, "none")]
-        html = page(groups, ["heldout_bits_per_byte"], tmp_path, verdicts=rows)
+        html = page(groups, ["heldout_bits_per_byte"], verdicts=rows)
         assert f"cannot tell by 8 of 8 definitions; {words} may tell" in html and f"cannot tell: {words}<" in html
         assert f"cannot tell: {words} " in verdict.shown(rows)
 
@@ -405,6 +405,22 @@ def test_twelve_arms_of_three_seeds_fit_a_page(tmp_path: Path) -> None:
     assert (tmp_path / "out" / PAGE).stat().st_size < 2_000_000
     html = (tmp_path / "out" / PAGE).read_text()
     assert html.count("<figure") >= 62 and html.count('data-style="s') == 12
+
+
+def test_times_and_they_alone_are_left_out_of_the_csv(tmp_path: Path) -> None:
+    metrics = {"group_loss/second_term": 1.0, "seconds/train": 2.0, "tokens_per_second/train": 3.0}
+    folder = arm(tmp_path / "run", [["a"]], metrics=metrics)
+    write_report([("run", folder)], tmp_path)
+    head = (tmp_path / "rounds.csv").read_text().splitlines()[0].split(",")
+    assert set(metrics) & set(head) == {"group_loss/second_term"}
+    found = [k for k in (*metrics, "distinct_2", "distinct_2_floor", "accuracy_se", "n_kept") if is_metric(k)]
+    assert found == ["group_loss/second_term", "distinct_2"]
+
+
+def test_a_page_says_how_it_is_made_again(tmp_path: Path) -> None:
+    arms = swept(tmp_path)
+    write_report(arms, tmp_path, None, True, differing(arms), [], tmp_path / PAGE, control="replace")
+    assert " --control replace</code>" in (tmp_path / PAGE).read_text()
 
 
 def test_what_tells_arms_apart() -> None:

@@ -17,6 +17,7 @@ from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.observatory.compare import interval
 from genloss.observatory.results import Arm, Rounds, rounds_of, sweep_entries
+from genloss.observatory.samples import printable
 
 SEED = "seed"
 PLAIN = ("mixing", "curation")  # keys whose values say by themselves what they are
@@ -137,5 +138,6 @@ def _unfinished(folder: Path, rounds: Rounds, note: Mapping[str, Any]) -> str:
     said = state if state != "finished" else "unfinished"
     done = max((n for n in rounds if n < missing[0]), default=-1) if missing else last
     where = ", no finished round" if done < 0 else f" after round {done} of {last}"
-    why = f": {note['error']}" if note.get("error") else ""
+    error = " ".join(str(note.get("error") or "").split())  # of a file, which others may have sent
+    why = f": {printable(error)}" if error else ""
     return f"{said}{where}{why}"

@@ -1,6 +1,6 @@
 """report.html: everything that finished rounds say, in one file that needs no network.
 
-keep(out / "report.html", page(groups, panels, out, sweeps))
+keep(out / "report.html", page(groups, panels, sweeps))
 
 What is drawn is SVG text in the page (svg.py); scripts add what a reader can do without: hover and zoom (uPlot, whose
 source and licence lie in static/), a filter, tables of each figure's numbers. Text that a model wrote is in a block of
@@ -36,7 +36,7 @@ from genloss.observatory.readings import (
     side_by_side,
     word_counts,
 )
-from genloss.observatory.results import COUNTS
+from genloss.observatory.results import COUNTS, is_metric
 from genloss.observatory.tables import columns
 from genloss.observatory.verdict import LEVEL, NO, NONE, OPEN, UNTESTABLE, YES, Row, effect_of, more, shown, word
 
@@ -49,15 +49,15 @@ MARKS = {YES: "●", NO: "○", OPEN: "?", UNTESTABLE: "–"}
 def page(
     groups: Sequence[Group],
     panels: Sequence[str],
-    out: Path,
     sweeps: Sequence[Path] = (),
     note: str = "",
     verdicts: Sequence[Row] = (),
+    control: str | None = None,
 ) -> str:
     """The whole file.
 
     panels: the metrics that matter most, in their order. sweeps: those whose commands are shown. note: what else is to
-    be said at the top, one warning a line.
+    be said at the top, one warning a line. control: the one that was named for the verdicts.
     """
     controls = _controls(groups, verdicts)
     drawn = [group for group in groups if group.last >= 0]
@@ -72,7 +72,7 @@ def page(
         ("tails", "Tails", _tails(drawn)),
         ("texts", "The same prompt side by side", _texts(prompts, rows, len(drawn))),
         ("cost", "Cost", _cost(drawn)),
-        ("again", "How to reproduce", _again(groups, out, sweeps)),
+        ("again", "How to reproduce", _again(groups, sweeps, control)),
     ]
     sections = [(name, title, body) for name, title, body in sections if body]
     rounds = max((g.last for g in groups), default=0)
@@ -279,7 +279,7 @@ class Charts:
         self.groups = groups
         known = {k for g in groups for m in g.members for values in m.rounds.values() for k in values}
         self.known = known
-        own = [k for k in known if not k.endswith(("_floor", "_se")) and not k.startswith(("theory/", "seconds/"))]
+        own = [k for k in known if is_metric(k) or (k.startswith(COUNTS) and not k.startswith(("theory/", "seconds/")))]
         own.sort(
             key=lambda k: (k not in panels, panels.index(k) if k in panels else 0, k.startswith(COUNTS), _natural(k))
         )
@@ -538,7 +538,7 @@ def _seconds(value: float) -> str:
     return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
 
 
-def _again(groups: Sequence[Group], out: Path, sweeps: Sequence[Path]) -> str:
+def _again(groups: Sequence[Group], sweeps: Sequence[Path], control: str | None) -> str:
     rows = []
     for sweep in sweeps:
         path = sweep / "sweep.json"
@@ -550,7 +550,7 @@ def _again(groups: Sequence[Group], out: Path, sweeps: Sequence[Path]) -> str:
                 )
     members = [m for g in groups for m in g.members]
     named = sweeps or [m.folder for m in members]
-    place = shlex.join(_place(Path(f)) for f in named)
+    place = shlex.join([*(_place(Path(f)) for f in named), *(["--control", control] if control else [])])
     rows.append(["this page, rounds.csv, rounds.png", _code(f"genloss report {place}")])
     rows.append(["the figure of one metric as PNG", _code(f"genloss report {place} --metric NAME")])
     arms = [[escape(m.name), _code(f"cd {shlex.quote(_place(m.folder))} && dvc repro")] for m in members]

@@ -76,7 +76,7 @@ def write_report(
         newest = max(p.stat().st_mtime for p in (numbers, words, out / verdict.FILE) if p.is_file())
         if redraw or not (html.is_file() and html.stat().st_mtime >= newest):
             shown_rows = rows if len(found) > 1 else []
-            keep(html, page(groups, about, html.parent, sweeps, "\n".join(said), shown_rows))
+            keep(html, page(groups, about, sweeps, "\n".join(said), shown_rows, control))
     return f"{metric}\n\n{text}\n\n{verdict.shown(rows)}"
 
 

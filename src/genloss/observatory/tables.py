@@ -16,7 +16,7 @@ from typing import Any
 
 from genloss.core.errors import UserError, nearest
 from genloss.observatory.groups import Band, Group, band
-from genloss.observatory.results import Rounds
+from genloss.observatory.results import TIMES, Rounds
 
 COLUMNS = 10  # rounds that a table shows
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet takes for the beginning of one
@@ -130,7 +130,7 @@ def rounds_csv(groups: Sequence[Group]) -> str:
     rows = [
         {"arm": csv_cell(m.name), "round": n}
         | {key: csv_cell(m.values.get(key)) for key in keys}
-        | {k: v for k, v in values.items() if "second" not in k}
+        | {k: v for k, v in values.items() if not k.startswith(TIMES)}
         for m in members
         for n, values in m.rounds.items()
     ]

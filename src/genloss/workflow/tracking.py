@@ -397,9 +397,9 @@ class SweepView(Run):
         for name in (PAGE, verdict.FILE, "report.md", "rounds.csv", "rounds.png"):
             if (self.folder / name).is_file():
                 self.attach(self.folder / name)
-        self._verdicts()
         state = next(s for s in ("KILLED", "FAILED", "FINISHED") if s in states)
         self.state(state, "; ".join(failed) if state == "FAILED" else "")
+        self._verdicts()  # which refuse a damaged file
 
     def _verdicts(self) -> None:
         """Tags and metrics that runs can be filtered by: tags.`verdict.tail` = 'yes', metrics.`verdict/effect_tail` >
