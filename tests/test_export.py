@@ -16,7 +16,7 @@ import yaml
 from conftest import Trained
 from genloss.core import records
 from genloss.core.hashes import sha256_file
-from genloss.observatory.cards import cell
+from genloss.observatory.tables import marked_up
 from genloss.workflow import export as exporting
 from support import Project
 
@@ -245,7 +245,7 @@ def test_verdicts_of_a_sweep_are_in_the_card(home: Project, run: Path, tmp_path:
 
 
 def test_cells_hold_no_markup() -> None:
-    assert cell("a|b\nc <b> `x`_*[y](z)\x1b\u202e\\") == "a\\|b c &lt;b&gt; \\`x\\`\\_\\*\\[y\\](z)��\\\\"
+    assert marked_up("a|b\nc <b> `x`_*[y](z)\x1b\u202e\\") == "a\\|b c &lt;b&gt; \\`x\\`\\_\\*\\[y\\](z)��\\\\"
 
 
 def test_an_adapter_is_exported_and_merged(home: Project, tiny: list[str], trained: Trained) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from genloss.core import records
+from genloss.core.errors import first_line, one_line
 from genloss.core.files import write_atomic
 from genloss.experiment import Experiment
 from genloss.language.curve import write_curve
@@ -70,6 +71,11 @@ def test_a_runs_report_is_the_same_wherever_it_is_made(arm: Path, tmp_path: Path
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
     summary = json.loads((arm / "summary.json").read_text())
     assert list(summary) == ["round", "heldout_bits_per_byte"] and summary["round"] == 0
+
+
+def test_errors_of_libraries_obey_nothing_in_a_terminal() -> None:
+    said = RuntimeError("\x1b[31mred\x1b[0m\n\u202eturned")
+    assert one_line(said) == r"\x1b[31mred\x1b[0m \u202eturned" and first_line(said) == r"\x1b[31mred\x1b[0m"
 
 
 def committed_in(home: Project, folder: Path) -> bool:

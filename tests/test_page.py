@@ -18,12 +18,14 @@ from omegaconf import DictConfig
 from scipy import stats
 
 from genloss.core import records
+from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
-from genloss.observatory import readings, svg
+from genloss.core.words import standing, terms
+from genloss.observatory import readings, svg, verdict
 from genloss.observatory.groups import band, grouped
 from genloss.observatory.page import page
 from genloss.observatory.report import PAGE, write_report
-from genloss.observatory.results import arms_of
+from genloss.observatory.results import arms_of, is_metric
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import differing, told
 from support import Project
@@ -145,6 +147,73 @@ def test_arms_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
     assert {row["seed"] for row in rows if row["mixing"] == "replace"} == {"0", "1", "2"}
 
 
+def drawn_names(html: str) -> list[str]:
+    """The names of the lines of a page's first chart."""
+    return [series["name"] for series in next(iter(data_of(html)["charts"].values()))["series"]]
+
+
+def data_of(html: str) -> Any:
+    return json.loads(re.findall(r'<script type="application/json" id="data">(.*?)</script>', html)[0])
+
+
+def test_groups_of_run_directories_are_called_by_what_differs(tmp_path: Path) -> None:
+    """Names of folders hold no "seed N"."""
+    arms = [(folder.name, folder) for _, folder in swept(tmp_path)]
+    text = write_report(arms, tmp_path, None, True, differing(arms), [], tmp_path / PAGE)
+    assert re.search(r"^real_only +3 .*\nreplace +3 ", text, re.M)
+    assert {(row["arm"], row["control"]) for row in verdict.read(tmp_path)} == {("replace", "real_only")}
+    assert drawn_names((tmp_path / PAGE).read_text()) == ["real_only", "replace"]
+    seeds = [arm for arm in arms if "replace" in arm[0]]
+    assert [g.name for g in grouped(seeds, differing(seeds))] == ["all"]
+
+
+def test_groups_of_two_sweeps_with_one_name_stay_apart(tmp_path: Path) -> None:
+    """Each sweep names its arms by what differs in it alone, and no name of an arm comes twice."""
+    arms = []
+    for size, seeds in ((10, (0, 1, 2)), (20, (3, 4, 5))):
+        for mixing in ("real_only", "replace"):
+            for seed in seeds:
+                values = {"mixing": mixing, "seed": seed, "size": size, "metrics": {"entropy_1": 1.0 + size}}
+                arms.append((f"{mixing} seed {seed}", arm(tmp_path / f"{mixing}{seed}", [["a"]], **values)))
+    groups = grouped(arms, differing(arms))
+    assert [(g.name, [m.seed for m in g.members]) for g in groups] == [
+        ("real_only size=10", [0, 1, 2]),
+        ("replace size=10", [0, 1, 2]),
+        ("real_only size=20", [3, 4, 5]),
+        ("replace size=20", [3, 4, 5]),
+    ]
+    assert [(g.name, sorted(g.seeds)) for g in verdict.compared(groups)] == [
+        (g.name, [m.seed for m in g.members]) for g in groups
+    ]
+    alike = grouped([("a", arms[0][1]), ("a", arms[1][1])], [{}, {}])
+    assert [(g.name, len(g.members)) for g in alike] == [("a #1", 1), ("a #2", 1)]
+    assert [sorted(g.arms) for g in verdict.compared(alike)] == [["a"], ["a"]]
+
+
+def test_an_arm_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    """Its seed would count twice."""
+    arms = swept(tmp_path)
+    shutil.copytree(arms[0][1], tmp_path / "copy")
+    arms.append(("copy", tmp_path / "copy"))
+    with pytest.raises(UserError, match=r"copy: is the same arm as .*/real_only0; name one of them"):
+        grouped(arms, differing(arms))
+
+
+def test_names_are_text_in_markdown(tmp_path: Path) -> None:
+    arms = [(name.replace("replace", "[re](x)|<b>"), folder) for name, folder in swept(tmp_path)]
+    write_report(arms, tmp_path, differing=differing(arms), sweeps=[])
+    words = (tmp_path / "report.md").read_text()
+    assert "\\[re\\](x)\\|&lt;b&gt;" in words and "[re]" not in words and "real_only" in words
+
+
+def test_verdicts_of_other_arms_go(tmp_path: Path) -> None:
+    arms = swept(tmp_path)
+    write_report(arms, tmp_path, differing=differing(arms))
+    assert verdict.read(tmp_path)
+    write_report(arms[:1], tmp_path)
+    assert not verdict.read(tmp_path)
+
+
 def test_an_arm_that_failed_is_marked_and_its_change_is_not_mixed_with_others(tmp_path: Path) -> None:
     arms = swept(tmp_path)
     (arms[5][1] / "rounds/02/metrics.json").unlink()
@@ -176,12 +245,30 @@ def test_verdicts_come_first(tmp_path: Path) -> None:
     more = row | {"definition": "tails", "verdict": "cannot tell", "more_seeds": 4, "p": float("nan")}
     never = row | {"definition": "variance", "verdict": "not testable", "reason": "no <variance>"}
     none = row | {"definition": "none", "verdict": "no"}
-    html = page(groups, ["heldout_bits_per_byte"], tmp_path, verdicts=[yes, more, never, none])
+    html = page(groups, ["heldout_bits_per_byte"], verdicts=[yes, more, never, none])
     assert "<b>replace</b>: collapse by 1 of 2 definitions, since round 1" in html
     assert html.index('id="verdicts"') < html.index('id="arms"') < html.index('id="metrics"')
     assert "held-out &lt;loss&gt;" in html and "no &lt;variance&gt;" in html and "4 more seeds may tell" in html
     assert "Against <b>real_only</b>" in html and "×2</td><td" in html and "1 to 4" in html
-    assert "No verdicts: they need" in page(groups, ["heldout_bits_per_byte"], tmp_path)
+    assert "cannot tell: 4 more seeds" in html
+    assert "No verdicts: they need" in page(groups, ["heldout_bits_per_byte"])
+    lone = [
+        row | {"definition": name, "verdict": "not testable", "reason": "no <control>"} for name in ("tail", "none")
+    ]
+    html = page(groups, ["heldout_bits_per_byte"], verdicts=lone)
+    assert "verdicts: not testable: no &lt;control&gt;" in html and "Against <b>" not in html
+
+
+def test_an_open_verdict_asks_for_seeds_in_one_way(tmp_path: Path) -> None:
+    """In the page as in the text."""
+    groups = grouped(arms := swept(tmp_path), differing(arms))
+    empty = dict.fromkeys(("metric", "scale", "interval", "p", "p_holm", "onset", "effect"))
+    row = empty | {"arm": "replace", "control": "real_only", "seeds": 3, "reason": "", "verdict": "cannot tell"}
+    for seeds, words in ((1, "1 more seed"), (7, "7 more seeds"), (verdict.MOST, "over 1000 more seeds")):
+        rows = [row | {"definition": name, "more_seeds": seeds} for name in (*verdict.DEFINITIONS, "none")]
+        html = page(groups, ["heldout_bits_per_byte"], verdicts=rows)
+        assert f"cannot tell by 8 of 8 definitions; {words} may tell" in html and f"cannot tell: {words}<" in html
+        assert f"cannot tell: {words} " in verdict.shown(rows)
 
 
 def marked(groups: Any, n: int) -> dict[str, str]:
@@ -200,6 +287,36 @@ def test_loops_copies_and_lost_words_are_marked(tmp_path: Path) -> None:
     assert marked(groups, 2) == {"loop": "go on, go on, go on, "}
     cells = readings.side_by_side(groups, [1, 2])[0].cells
     assert ["".join(text for text, _ in cells[0, n].pieces) for n in (1, 2)] == texts
+
+
+@pytest.mark.parametrize(
+    "text", ["It's 12 o'clock", "日本語 and ไทย text", "a_b--c! \u0130stanbul caf\u00e9s", "", "...", "\u3000一二34三"]
+)
+def test_terms_stand_where_they_are(text: str) -> None:
+    found = standing(text)
+    assert [term for term, _, _ in found] == terms(text)
+    assert all(text[a:b].lower() == term for term, a, b in found)
+
+
+def test_texts_of_a_file_that_was_written_again_are_new(tmp_path: Path) -> None:
+    folder = arm(tmp_path / "run", [["old"]])
+    assert readings.generated(folder, 1)[0][0]["text"] == "old"
+    arm(folder, [["new text"]])
+    assert readings.generated(folder, 1)[0][0]["text"] == "new text"
+
+
+def test_long_prompts_are_cut(tmp_path: Path) -> None:
+    """In the page, and in the table that MLflow has."""
+    folder = arm(tmp_path / "run", [["a"]])
+    made = records.make_table(
+        {"prompt": ["p" * 10_000], "response": ["r" * 10_000]}, origin="real", generation=1, recipe="s"
+    )
+    records.write(made, folder / "rounds/01/generated.parquet")
+    assert [tuple(map(len, row)) for row in readings.first_texts(folder, 1, 8)] == [(600, 600, 0)]
+    (prompt,) = readings.side_by_side(grouped([("run", folder)], [{}]), [1])
+    assert prompt.text == "p" * 600 + " … (10,000 characters)"
+    text = "".join(text for text, _ in prompt.cells[0, 1].pieces)
+    assert text == "r" * 600 + " … (10,000 characters)"
 
 
 def test_one_prompt_stands_beside_itself(tmp_path: Path) -> None:
@@ -224,6 +341,18 @@ def test_one_prompt_stands_beside_itself(tmp_path: Path) -> None:
         assert set(prompt.cells) == {(0, 1), (0, 2), (1, 1), (1, 2)}
         for cell in prompt.cells.values():
             assert "".join(text for text, _ in cell.pieces) == f"goes on from {prompt.text}"
+
+
+def test_a_damaged_manifest_costs_no_report(tmp_path: Path) -> None:
+    folder = arm(tmp_path / "run", [["a"]])
+    for shards, seconds in (([{"generation": 0}], "soon"), ("none", None), ([3], {})):
+        stages = {"mix": {"result": {"shards": shards}, "seconds": seconds}, "train": {"seconds": 2.0}}
+        write_atomic(folder / "rounds/01/manifest.json", json.dumps({"stages": stages}))
+        write_report([("run", folder)], tmp_path, html=tmp_path / PAGE)
+        assert readings.composition(folder, 1) == {} and readings.composition(folder, 0) == {0: 10}
+        assert readings.costs(grouped([("run", folder)], [{}])[0].members[0]) == {"mix": 1.0, "train": 4.0}
+    write_atomic(folder / "rounds/01/manifest.json", '{"stages": [1]}')
+    assert readings.composition(folder, 1) == {}
 
 
 def test_what_rounds_were_made_of(tmp_path: Path) -> None:
@@ -278,10 +407,40 @@ def test_twelve_arms_of_three_seeds_fit_a_page(tmp_path: Path) -> None:
     assert html.count("<figure") >= 62 and html.count('data-style="s') == 12
 
 
+def test_times_and_they_alone_are_left_out_of_the_csv(tmp_path: Path) -> None:
+    metrics = {"group_loss/second_term": 1.0, "seconds/train": 2.0, "tokens_per_second/train": 3.0}
+    folder = arm(tmp_path / "run", [["a"]], metrics=metrics)
+    write_report([("run", folder)], tmp_path)
+    head = (tmp_path / "rounds.csv").read_text().splitlines()[0].split(",")
+    assert set(metrics) & set(head) == {"group_loss/second_term"}
+    found = [k for k in (*metrics, "distinct_2", "distinct_2_floor", "accuracy_se", "n_kept") if is_metric(k)]
+    assert found == ["group_loss/second_term", "distinct_2"]
+
+
+def test_a_page_says_how_it_is_made_again(tmp_path: Path) -> None:
+    arms = swept(tmp_path)
+    write_report(arms, tmp_path, None, True, differing(arms), [], tmp_path / PAGE, control="replace")
+    assert " --control replace</code>" in (tmp_path / PAGE).read_text()
+
+
 def test_what_tells_arms_apart() -> None:
     configs = [compose([f"mixing={m}", f"seed={s}", "rounds=1"]) for m in ("replace", "accumulate") for s in (0, 1)]
     assert told(configs) == [{"mixing": m, "seed": s} for m in ("replace", "accumulate") for s in (0, 1)]
     assert told(configs[:1]) == [{}] and told([]) == []
+    sizes = [compose([f"seed={s}", f"size={size}"]) for s, size in ((0, 10), (1, 10), (2, 20), (3, 20))]
+    assert told(sizes) == [{"size": cfg.size, "seed": cfg.seed} for cfg in sizes]  # no seed says a size
+    critics = [compose(["curation=critic", f"seed={s}", "rounds=1"]) for s in (0, 1)]
+    assert told(critics) == [{"seed": 0}, {"seed": 1}]  # a path with the seed
+
+
+def test_an_arm_is_finished_without_its_page(tmp_path: Path) -> None:
+    home = Project.make(tmp_path / "project")
+    tiny = ["domain=gaussian", "size=10", "domain.chains=10", "rounds=1", "tracking=none"]
+    run = home.ok("run", *tiny).folder
+    (run / PAGE).unlink()
+    (run / PAGE).mkdir()  # which no page can take the place of
+    done = home.ok("run", *tiny)
+    assert "warning: the report is not made (" in done.err and "makes it" in done.err
 
 
 def test_a_run_and_a_sweep_end_with_a_page(tmp_path: Path) -> None:

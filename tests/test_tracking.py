@@ -27,6 +27,7 @@ from lightning.pytorch import Callback
 from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
+from genloss.core.errors import UserError
 from genloss.core.hashes import sha256_text
 from genloss.core.places import load_params, project_root
 from genloss.evaluate import Evidence, Metric
@@ -364,6 +365,16 @@ def test_arms_that_differ_in_their_seed_have_a_run_of_means_and_bands(home: Proj
     assert len(changed) == 2 and len({run.info.run_id for run in changed.values()} & before) == 1
     failed = changed["replace (mean of seeds)"]
     assert failed.info.status == "FAILED" and "seed 2: failed after round 0 of 1: it broke" in str(failed.data.tags)
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | {"error": "\x1b[31mit broke\u202e twice"}))
+    said = home.ok("report", str(sweep)).out  # no number has changed
+    failed = {run.info.run_name: run for run in bands(home)}["replace (mean of seeds)"]
+    assert "it broke\ufffd twice" in failed.data.tags[mlflow_run.NOTE] and "\x1b" not in said and "\u202e" not in said
+
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | {"state": "finished", "error": None}))
+    (sweep / "verdicts.json").write_text("{")
+    with home.here(), pytest.raises(UserError, match=r"verdicts\.json: is damaged"):
+        tracking.SweepView.of(sweep, load_params(arms_of(sweep)[0][1] / "params.yaml")).end()
+    assert known(home).get_run(parent.info.run_id).info.status == "FINISHED"
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------

@@ -183,6 +183,25 @@ def test_what_a_sweep_lacks_is_named() -> None:
     assert shown(verdicts([real])) == "verdicts: every arm is the control"
 
 
+def test_a_seed_that_ended_early_cuts_no_other() -> None:
+    """Of an arm, or of the control, which all arms share; as long as enough are left."""
+
+    def ended(g: Group, at: dict[int, int]) -> Group:
+        seeds = {s: {n: v for n, v in r.items() if n <= at.get(s, LAST)} for s, r in g.seeds.items()}
+        return Group(g.name, g.known, seeds, g.arms, g.family)
+
+    real, bad = group("real"), group("bad", 1.0)
+    left = "seed 3 left out: it ended at round 1"
+    for found in ([real, ended(bad, {3: 1})], [ended(real, {3: 1}), bad]):
+        row = by_name(verdicts(found), "bad")["any_rise"]
+        assert (row["verdict"], row["reason"], row["seeds"]) == (YES, left, 4)
+        assert reason(found, "diverging") == (YES, left)
+    some = [real, ended(bad, {0: 6, 1: 6, 2: 6, 3: 1})]  # one alone is whole, and no test
+    assert reason(some) == (YES, f"up to round 6 of 8: not every seed is further; {left}")
+    few = [real, ended(group("bad", 1.0, seeds=3), {0: 1})]
+    assert by_name(verdicts(few), "bad")["any_rise"]["seeds"] == 3
+
+
 def test_a_control_is_the_nearest_on_real_data_or_the_one_that_is_named() -> None:
     def at(g: Group, name: str, **keys: str) -> Group:
         return Group(name, dict(g.known) | keys, g.seeds, (f"{name} seed 0",), name)

@@ -20,8 +20,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         shown = "" if self.value is None else f"={self.value}"
-        line = without_secrets(" ".join(f"{self.key}{shown}: {self.remedy}".split()))
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)  # no codes for the terminal
+        return _written_out(without_secrets(" ".join(f"{self.key}{shown}: {self.remedy}".split())))
 
     def under(self, prefix: str) -> UserError:
         """The same error, with the key placed below `prefix` in the config."""
@@ -44,9 +43,14 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(://[^\s'\")?#;]*[?#;])[^\s'\")]+", r"\1***", hidden)
 
 
+def _written_out(line: str) -> str:
+    """A line without codes for the terminal, and marks that turn its direction: they are written out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
 def one_line(error: BaseException) -> str:
     """All that an error of a library says, or its kind where it says nothing."""
-    return without_secrets(" ".join(str(error).split())) or type(error).__name__
+    return _written_out(without_secrets(" ".join(str(error).split()))) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:
@@ -54,7 +58,7 @@ def first_line(error: BaseException) -> str:
     lines = [line for each in without_secrets(str(error)).splitlines() if (line := each.strip())]
     while len(lines) > 1 and lines[0].endswith(":"):
         lines[:2] = [" ".join(lines[:2])]
-    return lines[0] if lines else type(error).__name__
+    return _written_out(lines[0]) if lines else type(error).__name__
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

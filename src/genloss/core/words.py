@@ -27,5 +27,13 @@ def terms(text: str) -> list[str]:
     return TERM.findall(spaced(text.lower()))
 
 
+_STANDING = regex.compile(rf"(?:(?![{UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}_'])+|[\p{{L}}\p{{M}}\p{{N}}_']")
+
+
+def standing(text: str) -> list[tuple[str, int, int]]:
+    """The terms of a text, each with where it begins and ends there."""
+    return [(m.group().lower(), m.start(), m.end()) for m in _STANDING.finditer(text)]
+
+
 def words(text: str) -> list[str]:
     return spaced(text).split()

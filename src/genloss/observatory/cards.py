@@ -6,7 +6,6 @@ files of the user stand there by their sha256, so that no path of a machine is t
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import yaml
 from genloss.core.errors import UserError
 from genloss.core.rundir import STAGES, round_name
 from genloss.observatory.results import COUNTS, sweep_entries
+from genloss.observatory.tables import marked_up, piped
 
 VERDICTS = "verdicts.json"
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -44,20 +44,6 @@ class Facts:
         """The config of a stage of this round, by its manifest; {} if it has no such stage."""
         entry = self.manifests[0 if stage == "data" else self.n].get("stages", {}).get(stage, {})
         return dict(entry.get("config", {}))
-
-
-def cell(value: object) -> str:
-    """A value as one cell of a Markdown table, of which no character is markup."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = html.escape(" ".join(str(value).split()), quote=False)
-    plain = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return "".join(f"\\{c}" if c in "\\|`*_[]" else c for c in plain)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def header(values: Mapping[str, Any]) -> str:
@@ -93,7 +79,7 @@ def _verdicts(facts: Facts) -> list[str]:
     name, rows = facts.verdicts
     keys = ("arm", "control", "definition", "verdict", "onset", "effect", "interval", "p_holm")
     shown = [[row.get(key, "") for key in keys] for row in rows]
-    return ["## Verdicts", f"Of `{name}`, whole sweep.", table(keys, shown)] if rows else []
+    return ["## Verdicts", f"Of `{name}`, whole sweep.", piped(keys, shown)] if rows else []
 
 
 def _lineage(facts: Facts) -> list[str]:
@@ -119,16 +105,16 @@ def _lineage(facts: Facts) -> list[str]:
         "Share of each round's training set by generation of origin; depth is the mean number of models between real "
         "data and a record, named the share that goes back to real records by the ids of parents, and effective the "
         "number of equally frequent real ancestors that is as uneven.",
-        table(head, shown),
+        piped(head, shown),
     ]
     if dropped:
-        text.append(table(["round", "made", "kept", "dropped because of", "records"], dropped))
-    return text + [f"Not known: {cell(line)}." for line in facts.lineage["missing"]]
+        text.append(piped(["round", "made", "kept", "dropped because of", "records"], dropped))
+    return text + [f"Not known: {marked_up(line)}." for line in facts.lineage["missing"]]
 
 
 def _numbers(facts: Facts) -> list[str]:
     told = sorted((k, v) for k, v in facts.metrics.items() if not k.startswith(COUNTS))
-    return ["## Numbers", table(["metric", f"round {facts.n}"], told)] if told else []
+    return ["## Numbers", piped(["metric", f"round {facts.n}"], told)] if told else []
 
 
 def _made(facts: Facts) -> list[str]:
@@ -148,11 +134,12 @@ def _made(facts: Facts) -> list[str]:
     return [
         *text,
         "## How to reproduce it",
-        f"With {cell(versions)}; Python {cell(manifest.get('python', ''))}, {cell(manifest.get('machine', ''))}. "
+        f"With {marked_up(versions)}; Python {marked_up(manifest.get('python', ''))}, "
+        f"{marked_up(manifest.get('machine', ''))}. "
         "manifests/ has, for each round, every stage with its config, inputs, seed, code, libraries, outputs and their "
         "sha256. A run with these configs has the same keys; `genloss verify RUN` computes it again from nothing and "
         "compares every hash. prov.json is the same graph in W3C PROV.",
-        table(["round", "stage", "key", "seed"], keys),
+        piped(["round", "stage", "key", "seed"], keys),
     ]
 
 
@@ -180,7 +167,7 @@ def dataset_card(facts: Facts) -> str:
         f"# {facts.run}, round {facts.n}",
         f"The training set of model {facts.n} of a recursive training (config `train`)"
         + (f", and the records of round {facts.n} (config `made`): {made}." if facts.n else f": {made}."),
-        table(["split", "records"], list(facts.counts.items())),
+        piped(["split", "records"], list(facts.counts.items())),
         "`generation` is 0 for real records and g for those that model g−1 made; `parents` are ids of records that one "
         "was made from; `weight` is what a record counts in the loss; `reason` is why curation kept or dropped it. "
         "Text that a model made may be wrong, offensive, or a copy of what it learned from.",

@@ -291,11 +291,13 @@ def flat(values: Sequence[float] | np.ndarray) -> bool:
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """(mean, ends of its 1 - LEVEL interval), Student's t over seeds."""
-    from scipy import stats
+    """(mean, ends of its 1 - LEVEL interval), Student's t over seeds; of one seed the ends are nan."""
+    from scipy.special import stdtrit  # Student's t; scipy.stats, which has it too, takes a second to import
 
-    mean, error = float(np.mean(values)), float(stats.sem(values))
-    reach = float(stats.t.ppf(1 - LEVEL / 2, len(values) - 1)) * error
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    reach = float(stdtrit(len(values) - 1, 1 - LEVEL / 2) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return mean, mean - reach, mean + reach
 
 

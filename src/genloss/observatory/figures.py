@@ -103,14 +103,14 @@ def rounds_figure(arms: Sequence[Group], path: Path, metrics: Sequence[str]) -> 
     is drawn as THEORY says, in a band of two standard errors: so far off may a measured point lie by chance. A dotted
     grey line is what real data give where generated ones are measured (the metric's floor).
     """
-    groups = {group.name: [m.rounds for m in group.members] for group in arms}
-    known = {metric for seeds in groups.values() for rounds in seeds for values in rounds.values() for metric in values}
+    groups = [(group.name, [m.rounds for m in group.members]) for group in arms]
+    known = {metric for _, seeds in groups for rounds in seeds for values in rounds.values() for metric in values}
     metrics = [m for m in metrics if m in known]
     with drawing(path, [HEIGHT], len(metrics)) as (figure, axes):
         for axis, metric in zip(axes[0], metrics, strict=True):
-            for i, (name, seeds) in enumerate(groups.items()):
+            for i, (name, seeds) in enumerate(groups):
                 _line(axis, metric, name, seeds, COLOURS[i % len(COLOURS)])
-            _floor(axis, metric, itertools.chain(*groups.values()))
+            _floor(axis, metric, itertools.chain.from_iterable(seeds for _, seeds in groups))
             axis.set_title(TITLES.get(metric, metric), fontsize=9)
             over_rounds(axis)
         drawn = [kind for kind in THEORY if any(f"theory/{metric}{kind}" in known for metric in metrics)]

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from genloss.core.errors import UserError
 from genloss.core.places import load_params
+from genloss.observatory.compare import interval
 from genloss.observatory.results import Arm, Rounds, rounds_of, sweep_entries
+from genloss.observatory.samples import printable
 
-LEVEL = 0.05  # bands over seeds are 1 - LEVEL intervals
 SEED = "seed"
+PLAIN = ("mixing", "curation")  # keys whose values say by themselves what they are
 
 
 class Band(NamedTuple):
@@ -74,41 +75,57 @@ class Group:
 
 def band(values: Sequence[float]) -> Band:
     """Mean and interval of at least one number. A number that is none (nan, inf) leaves none of them."""
-    from scipy.special import stdtrit  # Student's t; scipy.stats, which has it too, takes a second to import
-
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Band(mean, float("nan"), float("nan"))
-    reach = float(stdtrit(len(values) - 1, 1 - LEVEL / 2) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return Band(mean, mean - reach, mean + reach)
+    return Band(*interval(values))
 
 
 def grouped(arms: Sequence[Arm], differing: Sequence[Mapping[str, Any]], sweeps: Iterable[Path] = ()) -> list[Group]:
-    """The arms in groups, in the order of their first member.
+    """The arms in groups of different names, in the order of their first member.
 
     differing: of each arm, by key, what tells it from the others. sweeps: folders whose notes say how their arms ended.
+    UserError if two arms differ in nothing: a seed that counts twice makes a band narrower than it is.
     """
     noted = {(s / e["dir"]).resolve(): e for s in sweeps if (s / "sweep.json").is_file() for e in sweep_entries(s)}
     found: dict[str, list[Member]] = {}
-    for (name, folder), values in zip(arms, differing, strict=True):
+    for i, ((name, folder), values) in enumerate(zip(arms, differing, strict=True)):
         rounds = rounds_of(folder)
         member = Member(name, folder, values, rounds, _unfinished(folder, rounds, noted.get(folder.resolve(), {})))
-        rest = {k: v for k, v in values.items() if k != SEED}
-        key = json.dumps(rest, sort_keys=True, default=str) if values else name
-        found.setdefault(key, []).append(member)
-    groups = []
-    for members in found.values():
-        rest = {k: v for k, v in members[0].values.items() if k != SEED}
-        groups.append(Group(_name(members), rest, members))
-    return groups
+        key = json.dumps(_without_seed(values), sort_keys=True, default=str) if values else f"{i} of its own"
+        for other in found.setdefault(key, []):
+            if other.seed == member.seed:
+                raise UserError(str(folder), None, f"is the same arm as {other.folder}; name one of them")
+        found[key].append(member)
+    names = _names(list(found.values()))
+    return [Group(name, _without_seed(m[0].values), m) for name, m in zip(names, found.values(), strict=True)]
+
+
+def _without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != SEED}
+
+
+def _names(found: Sequence[Sequence[Member]]) -> list[str]:
+    """What groups are called. Those that would have one name, since two sweeps called their arms by what differs in
+    each alone, have with it what tells them from each other, or else a number."""
+    names = [_name(members) for members in found]
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [i for i, other in enumerate(names) if other == name]
+        rest = [_without_seed(found[i][0].values) for i in same]
+        keys = dict.fromkeys(key for values in rest for key in values)
+        telling = [key for key in keys if len({str(values.get(key)) for values in rest}) > 1]
+        for i, values in zip(same, rest, strict=True):
+            names[i] = " ".join([name, *(f"{key}={values[key]}" for key in telling if values.get(key) is not None)])
+    return [f"{name} #{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _name(members: Sequence[Member]) -> str:
-    """What a group is called: its arms' name without the seed, with which such names end."""
+    """The arms' name without the seed, with which those of a sweep end; of others, whose names are those of their
+    folders, what tells them from the rest."""
     first = members[0]
     if first.seed is None:
         return first.name
-    return first.name.rpartition(f"seed {first.seed}")[0].strip() or "all"
+    name, swept, _ = first.name.rpartition(f"seed {first.seed}")
+    values = _without_seed(first.values)
+    told = [str(value) if key in PLAIN else f"{key}={value}" for key, value in values.items() if value is not None]
+    return (name.strip() if swept else " ".join(told)) or "all"
 
 
 def _unfinished(folder: Path, rounds: Rounds, note: Mapping[str, Any]) -> str:
@@ -121,5 +138,6 @@ def _unfinished(folder: Path, rounds: Rounds, note: Mapping[str, Any]) -> str:
     said = state if state != "finished" else "unfinished"
     done = max((n for n in rounds if n < missing[0]), default=-1) if missing else last
     where = ", no finished round" if done < 0 else f" after round {done} of {last}"
-    why = f": {note['error']}" if note.get("error") else ""
+    error = " ".join(str(note.get("error") or "").split())  # of a file, which others may have sent
+    why = f": {printable(error)}" if error else ""
     return f"{said}{where}{why}"

@@ -1,6 +1,6 @@
 """report.html: everything that finished rounds say, in one file that needs no network.
 
-keep(out / "report.html", page(groups, panels, out, sweeps))
+keep(out / "report.html", page(groups, panels, sweeps))
 
 What is drawn is SVG text in the page (svg.py); scripts add what a reader can do without: hover and zoom (uPlot, whose
 source and licence lie in static/), a filter, tables of each figure's numbers. Text that a model wrote is in a block of
@@ -36,28 +36,28 @@ from genloss.observatory.readings import (
     side_by_side,
     word_counts,
 )
-from genloss.observatory.results import COUNTS
+from genloss.observatory.results import COUNTS, is_metric
 from genloss.observatory.tables import columns
-from genloss.observatory.verdict import LEVEL, NONE, Row, effect_of
+from genloss.observatory.verdict import LEVEL, NO, NONE, OPEN, UNTESTABLE, YES, Row, effect_of, more, shown, word
 
 STATIC = Path(__file__).parent / "static"
 MOST = 120  # metrics that are drawn; rounds.csv has them all
 CELLS = 5  # rounds of texts side by side
-MARKS = {"yes": "●", "no": "○", "cannot tell": "?", "not testable": "–"}
+MARKS = {YES: "●", NO: "○", OPEN: "?", UNTESTABLE: "–"}
 
 
 def page(
     groups: Sequence[Group],
     panels: Sequence[str],
-    out: Path,
     sweeps: Sequence[Path] = (),
     note: str = "",
     verdicts: Sequence[Row] = (),
+    control: str | None = None,
 ) -> str:
     """The whole file.
 
     panels: the metrics that matter most, in their order. sweeps: those whose commands are shown. note: what else is to
-    be said at the top, one warning a line.
+    be said at the top, one warning a line. control: the one that was named for the verdicts.
     """
     controls = _controls(groups, verdicts)
     drawn = [group for group in groups if group.last >= 0]
@@ -72,7 +72,7 @@ def page(
         ("tails", "Tails", _tails(drawn)),
         ("texts", "The same prompt side by side", _texts(prompts, rows, len(drawn))),
         ("cost", "Cost", _cost(drawn)),
-        ("again", "How to reproduce", _again(groups, out, sweeps)),
+        ("again", "How to reproduce", _again(groups, sweeps, control)),
     ]
     sections = [(name, title, body) for name, title, body in sections if body]
     rounds = max((g.last for g in groups), default=0)
@@ -179,6 +179,8 @@ def _controls(groups: Sequence[Group], verdicts: Sequence[Row]) -> list[str]:
 def _verdict_section(rows: Sequence[Row]) -> str:
     if not rows:
         return "<p>No verdicts: they need a sweep with a control arm and several seeds.</p>"
+    if all(row["verdict"] == UNTESTABLE for row in rows):
+        return f"<p>{escape(shown(rows))}</p>"
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     definitions = list(dict.fromkeys(row["definition"] for row in rows))
     by = {(row["arm"], row["definition"]): row for row in rows}
@@ -193,7 +195,7 @@ def _verdict_section(rows: Sequence[Row]) -> str:
     head = ["arm", "definition", "verdict", "metric", "effect", "95 % interval", "p", "p, Holm", "since round", "seeds"]
     detail = _table([*head, "why"], [_verdict_row(row) for row in rows], 4)
     control = escape(", ".join(dict.fromkeys(row["control"] or "none" for row in rows)))
-    keys = ", ".join(f"{mark} {word}" for word, mark in MARKS.items())
+    keys = ", ".join(f"{mark} {said}" for said, mark in MARKS.items())
     return (
         f'<ul class="lines">{lines}</ul><p>Against <b>{control}</b>, paired over seeds, all together at level {LEVEL}. '
         f"{keys}.</p>{matrix}"
@@ -202,20 +204,19 @@ def _verdict_section(rows: Sequence[Row]) -> str:
 
 
 def _verdict_line(arm: str, rows: Sequence[Row]) -> str:
-    rows = [row for row in rows if row["definition"] != NONE]
-    yes = [row for row in rows if row["verdict"] == "yes"]
-    open_ = [row for row in rows if row["verdict"] == "cannot tell"]
-    tested = [row for row in rows if row["verdict"] != "not testable"]
-    if yes:
-        onsets = [row["onset"] for row in yes if row.get("onset") is not None]
+    """What the row that sums an arm up says, in words."""
+    total = next(row for row in rows if row["definition"] == NONE)
+    tested = [row for row in rows if row is not total and row["verdict"] != UNTESTABLE]
+    yes, open_ = ([row for row in tested if row["verdict"] == verdict] for verdict in (YES, OPEN))
+    if total["verdict"] == UNTESTABLE:
+        said = UNTESTABLE
+    elif total["verdict"] == NO:
+        onsets = [row["onset"] for row in yes if row["onset"] is not None]
         since = f", since round {min(onsets)}" if onsets else ""
         said = f"collapse by {len(yes)} of {len(tested)} definitions{since}"
-    elif not tested:
-        said = "not testable"
-    elif open_:
-        more = [row["more_seeds"] for row in open_ if row.get("more_seeds")]
-        said = f"cannot tell by {len(open_)} of {len(tested)} definitions"
-        said += f"; {min(more)} more seeds may" if more else ""
+    elif total["verdict"] == OPEN:
+        said = f"{OPEN} by {len(open_)} of {len(tested)} definitions"
+        said += f"; {more(total)} may tell" if more(total) else ""
     else:
         said = f"no collapse by any of {len(tested)} definitions"
     return f"<b>{escape(arm)}</b>: {said}"
@@ -224,27 +225,26 @@ def _verdict_line(arm: str, rows: Sequence[Row]) -> str:
 def _verdict_cell(row: Row | None) -> str:
     if row is None:
         return ""
-    word = str(row["verdict"])
-    onset = f" since {row['onset']}" if word == "yes" and row.get("onset") is not None else ""
-    kind = word.replace(" ", "-") if word in MARKS else "other"
-    return f'<span class="v {kind}">{MARKS.get(word, "")} {escape(word)}{escape(onset)}</span>'
+    verdict = str(row["verdict"])
+    return f'<span class="v {verdict.replace(" ", "-")}">{MARKS[verdict]} {escape(word(row))}</span>'
 
 
 def _verdict_row(row: Row) -> list[str]:
     def said(key: str) -> str:
-        value = row.get(key)
+        value = row[key]
         return svg.number(value) if isinstance(value, (int, float)) else escape(str(value or ""))
 
-    first = [escape(str(row["arm"])), escape(row["definition"]), _verdict_cell(row), said("metric")]
-    more = f"{row['more_seeds']} more seeds may tell. " if row.get("more_seeds") else ""
     return [
-        *first,
+        escape(row["arm"]),
+        escape(row["definition"]),
+        _verdict_cell(row),
+        said("metric"),
         *map(escape, effect_of(row)),
         said("p"),
         said("p_holm"),
         said("onset"),
         said("seeds"),
-        more + said("reason"),
+        (f"{more(row)} may tell. " if more(row) else "") + said("reason"),
     ]
 
 
@@ -279,7 +279,7 @@ class Charts:
         self.groups = groups
         known = {k for g in groups for m in g.members for values in m.rounds.values() for k in values}
         self.known = known
-        own = [k for k in known if not k.endswith(("_floor", "_se")) and not k.startswith(("theory/", "seconds/"))]
+        own = [k for k in known if is_metric(k) or (k.startswith(COUNTS) and not k.startswith(("theory/", "seconds/")))]
         own.sort(
             key=lambda k: (k not in panels, panels.index(k) if k in panels else 0, k.startswith(COUNTS), _natural(k))
         )
@@ -538,7 +538,7 @@ def _seconds(value: float) -> str:
     return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
 
 
-def _again(groups: Sequence[Group], out: Path, sweeps: Sequence[Path]) -> str:
+def _again(groups: Sequence[Group], sweeps: Sequence[Path], control: str | None) -> str:
     rows = []
     for sweep in sweeps:
         path = sweep / "sweep.json"
@@ -550,7 +550,7 @@ def _again(groups: Sequence[Group], out: Path, sweeps: Sequence[Path]) -> str:
                 )
     members = [m for g in groups for m in g.members]
     named = sweeps or [m.folder for m in members]
-    place = shlex.join(_place(Path(f)) for f in named)
+    place = shlex.join([*(_place(Path(f)) for f in named), *(["--control", control] if control else [])])
     rows.append(["this page, rounds.csv, rounds.png", _code(f"genloss report {place}")])
     rows.append(["the figure of one metric as PNG", _code(f"genloss report {place} --metric NAME")])
     arms = [[escape(m.name), _code(f"cd {shlex.quote(_place(m.folder))} && dvc repro")] for m in members]

@@ -10,7 +10,6 @@ Texts of models are data: they are cut to LONGEST characters, and what a termina
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,34 +24,39 @@ import pyarrow.parquet as pq
 
 from genloss.core import records
 from genloss.core.errors import UserError
+from genloss.core.hashes import sha256_text
+from genloss.core.rundir import round_name
+from genloss.core.words import standing, terms
 from genloss.observatory.groups import Group, Member
+from genloss.observatory.results import manifest
 from genloss.observatory.samples import MESSAGES, OWN, printable, written
 
 LONGEST = 600  # characters of a text that are shown
 PROMPTS = 6  # that are shown side by side
 READ, BYTES = 2048, 1 << 25  # records of a file that are looked at, and about how many bytes
 ACROSS = 12  # arms side by side
-WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 COPIED = 8  # words in a row that also stand in a real training record
-# a stretch of 2 to 60 characters three times or more in a row, or one character eight times: 12 characters or more
-LOOP = re.compile(r"(?P<a>.{2,60}?)(?P=a){2,}|(?P<b>\S)(?P=b){7,}", re.DOTALL)
-SHORTEST = 12
+LOOP = re.compile(r"(?P<a>.{2,60}?)(?P=a){2,}", re.DOTALL)  # characters three times or more in a row, anywhere
+SHORTEST = 12  # characters of a loop, together
 BINS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, None))  # how often a word occurs
 
 
-def manifest(folder: Path, n: int) -> dict[str, Any]:
+def stages(folder: Path, n: int) -> dict[str, Any]:
     """What a finished round's manifest says of its stages; {} of one that is damaged or of another time."""
     try:
-        return dict(json.loads((folder / "rounds" / f"{n:02d}" / "manifest.json").read_text())["stages"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(manifest(folder, n)["stages"])
+    except UserError:
         return {}
 
 
 def composition(folder: Path, n: int) -> dict[int, int]:
-    """Records of a round's training set by their generation; 0: real."""
+    """Records of a round's training set by their generation; 0: real. {} where that is not known."""
     found: Counter[int] = Counter()
-    for shard in manifest(folder, n).get("mix", {}).get("result", {}).get("shards", []):
-        found[int(shard["generation"])] += int(shard["realised"])
+    try:
+        for shard in stages(folder, n)["mix"]["result"]["shards"]:
+            found[int(shard["generation"])] += int(shard["realised"])
+    except (KeyError, TypeError, ValueError):  # no such stage, or of another time
+        return {}
     return dict(found)
 
 
@@ -60,8 +64,9 @@ def costs(member: Member) -> dict[str, float]:
     """Seconds that the stages of all rounds took to compute, also those that came from the store."""
     found: dict[str, float] = {}
     for n in member.rounds:
-        for name, stage in manifest(member.folder, n).items():
-            found[name] = found.get(name, 0.0) + float(stage.get("seconds") or 0.0)
+        for name, stage in stages(member.folder, n).items():
+            seconds = stage.get("seconds")
+            found[name] = found.get(name, 0.0) + (seconds if isinstance(seconds, int | float) else 0.0)
     return found
 
 
@@ -84,10 +89,19 @@ class Prompt:
     cells: Mapping[tuple[int, int], Cell]  # by (index of the group, round)
 
 
-@lru_cache(maxsize=8)
 def texts(path: Path) -> tuple[list[dict[str, Any]], str]:
     """The first READ records of a file as rows, or BYTES of them, and the name of the column with their text; ([], '')
     of a file without texts, or a damaged one."""
+    try:
+        now = path.stat()
+    except OSError:
+        return [], ""
+    return _texts(path, now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(maxsize=4)  # files of up to BYTES each, which the next question is about
+def _texts(path: Path, changed: int, size_then: int) -> tuple[list[dict[str, Any]], str]:
+    """`texts` of a file as it was then."""
     try:
         schema = pq.read_schema(path)
         names = [f.name for f in schema if f.name not in OWN and (pa.types.is_string(f.type) or f.name == MESSAGES)]
@@ -109,8 +123,7 @@ def texts(path: Path) -> tuple[list[dict[str, Any]], str]:
 
 def generated(folder: Path, n: int) -> tuple[list[dict[str, Any]], str]:
     """Records that round n made."""
-    path = folder / "rounds" / f"{n:02d}" / "generated.parquet"
-    return texts(path) if path.is_file() else ([], "")
+    return texts(folder / "rounds" / round_name(n) / "generated.parquet")
 
 
 def first_texts(folder: Path, n: int, count: int) -> Iterator[tuple[str, str, str]]:
@@ -121,7 +134,8 @@ def first_texts(folder: Path, n: int, count: int) -> Iterator[tuple[str, str, st
     for row in rows[:count]:
         parent = next(iter(row.get("parents") or ()), "")
         said = row.get("prompt") if column != "prompt" else ""
-        yield str(said or prompts.get(parent, "")), row[column][:LONGEST], str(row.get(records.FINISH) or "")
+        prompt = str(said or prompts.get(parent, ""))
+        yield prompt[:LONGEST], row[column][:LONGEST], str(row.get(records.FINISH) or "")
 
 
 def real(folder: Path) -> list[str]:
@@ -133,19 +147,16 @@ def real(folder: Path) -> list[str]:
     return found
 
 
-def words(text: str) -> list[str]:
-    return [w.lower() for w in WORD.findall(text)]
-
-
 def side_by_side(groups: Sequence[Group], rounds: Sequence[int]) -> list[Prompt]:
     """PROMPTS rows, those first that the most arms and rounds have. Of each of the first ACROSS groups its first seed
     is read.
 
-    Marks: a loop (LOOP); a copy, COPIED words in a row that stand in a real record of the arm's training set; a lost
-    word, a word of that set which no record of the arm's last round uses any more.
+    Marks: a loop (LOOP; what the metric `loops` counts is told in words, and ends a record); a copy, COPIED words in a
+    row that stand in a real record of the arm's training set; a lost word, a word of that set which no record of the
+    arm's last round uses any more.
     """
     members = [next((m for m in group.members if m.rounds), group.members[0]) for group in groups[:ACROSS]]
-    found: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
+    found: dict[str, dict[tuple[int, int], tuple[str, int, str]]] = {}  # beginning, length, how it ended
     said: dict[str, str] = {}
     marks = {}
     for i, member in enumerate(members):
@@ -153,23 +164,22 @@ def side_by_side(groups: Sequence[Group], rounds: Sequence[int]) -> list[Prompt]
         for n in [n for n in rounds if n and n in member.rounds]:
             rows, column = generated(member.folder, n)
             for at, row in enumerate(rows):
+                prompt = str(row.get("prompt") or "") if column != "prompt" else ""
                 parent = next(iter(row.get("parents") or ()), "")
-                key = row.get("prompt") if column != "prompt" and row.get("prompt") else parent
-                key = str(key) if key else f"\0{at:06d}"
-                said.setdefault(key, str(row.get("prompt") or ""))
-                found.setdefault(key, {}).setdefault((i, n), row | {"text": row[column]})
+                key = sha256_text(prompt) if prompt else str(parent) or f"\0{at:06d}"
+                said.setdefault(key, shortened(prompt))
+                text = row[column]
+                cell = (text[:LONGEST], len(text), str(row.get(records.FINISH) or ""))
+                found.setdefault(key, {}).setdefault((i, n), cell)
         marks[i] = _Marks(member.folder, last)
     first = sorted(found, key=lambda key: (-len(found[key]), key if key[0] == "\0" else ""))[:PROMPTS]
     for member in members:
         if unknown := [key for key in first if not said[key] and key[0] != "\0"]:
-            said |= _prompts(member.folder, unknown)
+            said |= {key: shortened(text) for key, text in _prompts(member.folder, unknown).items()}
     return [
         Prompt(
-            shortened(said[key]),
-            {
-                at: Cell(marks[at[0]].pieces(row["text"]), str(row.get(records.FINISH) or ""))
-                for at, row in found[key].items()
-            },
+            said[key],
+            {at: Cell(marks[at[0]].pieces(text, length), end) for at, (text, length, end) in found[key].items()},
         )
         for key in first
     ]
@@ -194,20 +204,20 @@ class _Marks:
     """What marks the texts of one arm."""
 
     def __init__(self, folder: Path, last: int):
-        sources = [words(text) for text in real(folder)]
+        sources = [terms(text) for text in real(folder)]
         self.known = {word for source in sources for word in source}
         self.runs = {hash(tuple(s[i : i + COPIED])) for s in sources for i in range(len(s) - COPIED + 1)}
         rows, column = generated(folder, last)
-        self.left = {word for row in rows for word in words(row[column])}
+        self.left = {word for row in rows for word in terms(row[column])}
 
-    def pieces(self, text: str) -> list[tuple[str, str]]:
-        """The text in pieces of the same marks, in its order."""
-        shown = printable(text[:LONGEST])
+    def pieces(self, text: str, length: int) -> list[tuple[str, str]]:
+        """A text of so many characters, of which the first are given, in pieces of the same marks, in its order."""
+        shown = printable(text)
         flags = [0] * len(shown)
         for a, b in self._loops(shown):
             for i in range(a, b):
                 flags[i] |= 1
-        found = [(m.group().lower(), m.start(), m.end()) for m in WORD.finditer(shown)]
+        found = standing(shown)
         for i in range(len(found) - COPIED + 1):
             if hash(tuple(w for w, _, _ in found[i : i + COPIED])) in self.runs:
                 for j in range(found[i][1], found[i + COPIED - 1][2]):
@@ -223,8 +233,8 @@ class _Marks:
                 named = [name for bit, name in ((1, "loop"), (2, "copy"), (4, "lost")) if flags[start] & bit]
                 pieces.append((shown[start:i], " ".join(named)))
                 start = i
-        if len(text) > LONGEST:
-            pieces.append((f" … ({len(text):,} characters)", ""))
+        if length > len(text):
+            pieces.append((f" … ({length:,} characters)", ""))
         return pieces
 
     @staticmethod
@@ -257,6 +267,6 @@ def word_counts(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _binned(of: Any) -> list[int]:
-    counts = Counter(word for text in of for word in words(text))
+    counts = Counter(word for text in of for word in terms(text))
     often = Counter(counts.values())
     return [sum(c for times, c in often.items() if a <= times and (b is None or times <= b)) for a, b in BINS]

@@ -60,6 +60,8 @@ def write_report(
     rows = verdict.verdicts(verdict.compared(groups), control)
     if len(found) > 1:
         verdict.write(rows, out, control)
+    else:
+        (out / verdict.FILE).unlink(missing_ok=True)  # of more arms than there are now
     text = table(shown, metric) + "".join(f"\n\n{line}" for line in said)
     numbers, words, figure = (out / name for name in ("rounds.csv", "report.md", "rounds.png"))
     shown_table = table(shown, metric, markdown=True) + "".join(f"\n\n{marked_up(line)}" for line in said)
@@ -74,7 +76,7 @@ def write_report(
         newest = max(p.stat().st_mtime for p in (numbers, words, out / verdict.FILE) if p.is_file())
         if redraw or not (html.is_file() and html.stat().st_mtime >= newest):
             shown_rows = rows if len(found) > 1 else []
-            keep(html, page(groups, about, html.parent, sweeps, "\n".join(said), shown_rows))
+            keep(html, page(groups, about, sweeps, "\n".join(said), shown_rows, control))
     return f"{metric}\n\n{text}\n\n{verdict.shown(rows)}"
 
 

@@ -18,6 +18,7 @@ from genloss.core.errors import UserError
 from genloss.core.hashes import sha256_text
 from genloss.core.places import load_params
 from genloss.core.plugin import locate
+from genloss.core.rundir import round_name
 
 TURN = 0.01  # by which share of itself a loss must rise above its least value to have turned
 
@@ -49,10 +50,10 @@ def without_rounds(folder: Path) -> UserError:
 
 def metrics_of(folder: Path) -> dict[str, float]:
     """The numbers of one finished round. UserError if they are not those that its manifest was written with."""
-    path, manifest = folder / "metrics.json", folder / "manifest.json"
+    path, made = folder / "metrics.json", folder / "manifest.json"
     try:
         text = path.read_text()
-        entered = json.loads(manifest.read_text()).get("metrics") if manifest.exists() else None
+        entered = json.loads(made.read_text()).get("metrics") if made.exists() else None
         if entered not in (None, sha256_text(text)):  # None: of before 2026-11-27
             raise ValueError
         return dict(json.loads(text))
@@ -61,10 +62,19 @@ def metrics_of(folder: Path) -> dict[str, float]:
         raise UserError(str(path), None, remedy) from None
 
 
+def manifest(folder: Path, n: int) -> dict[str, Any]:
+    """What the manifest of a round says. UserError of one that is not there, or damaged."""
+    path = folder / "rounds" / round_name(n) / "manifest.json"
+    try:
+        found = json.loads(path.read_text())
+        return {**found, "stages": {name: dict(stage) for name, stage in found.get("stages", {}).items()}}
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise UserError(str(path), None, "is not there, or damaged; run its command again") from None
+
+
 def added_to(folder: Path, n: int) -> list[str]:
     """The numbers of a round that were added after it (`genloss report --metrics`), without floors."""
-    manifest = json.loads((folder / "rounds" / f"{n:02d}" / "manifest.json").read_text())
-    names = [name for metric in manifest.get("added", {}).values() for name in metric["result"]]
+    names = [name for metric in manifest(folder, n).get("added", {}).values() for name in metric["result"]]
     return [name for name in names if name != "n_samples" and not name.endswith("_floor")]
 
 
@@ -101,7 +111,15 @@ def shown(params: Path) -> list[str]:
     return [domain.headline, *domain.panels]
 
 
-COUNTS = ("n_", "train_", "dropped/", "generate/", "seconds/", "tokens_per_second/", "theory/")
+TIMES = ("seconds/", "tokens_per_second/")  # which differ between two runs of one thing
+COUNTS = ("n_", "train_", "dropped/", "generate/", *TIMES, "theory/")
+BESIDE = ("_floor", "_se")  # of a metric, what it is read beside
+
+
+def is_metric(name: str) -> bool:
+    """Whether a number says something of what a model is or makes: no count, time or prediction, and no floor or
+    standard error of another one."""
+    return not name.startswith(COUNTS) and not name.endswith(BESIDE)
 
 
 def measured(params: Path, runs: Sequence[Read]) -> list[str]:

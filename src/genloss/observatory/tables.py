@@ -8,13 +8,15 @@ aligned(["arm", "p"], [["replace", "0.01"]], {1})       any cells as text; colum
 from __future__ import annotations
 
 import csv
+import html
 import io
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from genloss.core.errors import UserError, nearest
 from genloss.observatory.groups import Band, Group, band
-from genloss.observatory.results import Rounds
+from genloss.observatory.results import TIMES, Rounds
 
 COLUMNS = 10  # rounds that a table shows
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet takes for the beginning of one
@@ -38,8 +40,6 @@ def table(groups: Sequence[Group], metric: str, markdown: bool = False) -> str:
     several = any(len(g.members) > 1 for g in groups)
     head = ["arm", *(["seeds"] if several else []), *(f"round {n}" for n in shown), "change"]
     body = [_group_row(group, metric, shown, several) for group in groups]
-    if markdown:
-        body = [[marked_up(text) for text in row] for row in body]
     return (piped if markdown else aligned)(head, body, range(1, len(head)))
 
 
@@ -104,16 +104,22 @@ def aligned(head: Sequence[str], body: Sequence[Sequence[str]], right: Collectio
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def marked_up(text: str) -> str:
-    """Text as Markdown that shows it: no tags, one line."""
-    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
+MARKUP = re.compile(r"[\\|`*\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # an underscore within a word is none
 
 
-def piped(head: Sequence[str], body: Sequence[Sequence[str]], right: Collection[int]) -> str:
-    """The same in Markdown."""
+def marked_up(value: object) -> str:
+    """A value as Markdown that shows it, on one line: no character of it is markup, or obeyed by a terminal."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return MARKUP.sub(r"\\\g<0>", "".join(c if c.isprintable() else "\ufffd" for c in text))
+
+
+def piped(head: Sequence[str], body: Iterable[Sequence[object]], right: Collection[int] = ()) -> str:
+    """The same in Markdown. The head is Markdown; the body's cells are text of anybody."""
     rule = ["---:" if i in right else "---" for i in range(len(head))]
-    rows = [[text.replace("|", "\\|") for text in row] for row in [head, rule, *body]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    rows = [head, rule, *([marked_up(value) for value in row] for row in body)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def rounds_csv(groups: Sequence[Group]) -> str:
@@ -122,9 +128,9 @@ def rounds_csv(groups: Sequence[Group]) -> str:
     members = [m for group in groups for m in group.members]
     keys = list(dict.fromkeys(key for m in members for key in m.values))
     rows = [
-        {"arm": cell(m.name), "round": n}
-        | {key: cell(m.values.get(key)) for key in keys}
-        | {k: v for k, v in values.items() if "second" not in k}
+        {"arm": csv_cell(m.name), "round": n}
+        | {key: csv_cell(m.values.get(key)) for key in keys}
+        | {k: v for k, v in values.items() if not k.startswith(TIMES)}
         for m in members
         for n, values in m.rounds.items()
     ]
@@ -132,12 +138,12 @@ def rounds_csv(groups: Sequence[Group]) -> str:
     names = [*first, *sorted({k for row in rows for k in row} - set(first))]
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writerow({name: cell(name) for name in names})
+    writer.writerow({name: csv_cell(name) for name in names})
     writer.writerows(rows)
     return out.getvalue()
 
 
-def cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
     """A value as a cell of a CSV: text that a spreadsheet would take for a formula begins with an apostrophe there
     (OWASP, CSV injection); numbers are numbers."""
     if value is None or isinstance(value, (int, float)):

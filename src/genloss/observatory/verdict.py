@@ -42,7 +42,7 @@ from genloss.observatory import groups
 from genloss.observatory.compare import LEVEL, SEEDS, chance, flat, holm, interval
 from genloss.observatory.curves import fit, fit_at
 from genloss.observatory.results import Rounds
-from genloss.observatory.tables import aligned, piped
+from genloss.observatory.tables import aligned, marked_up, piped
 
 FILE, SCHEMA = "verdicts.json", 1
 YES, NO, OPEN, UNTESTABLE = "yes", "no", "cannot tell", "not testable"
@@ -152,23 +152,25 @@ class Group:
 
 
 def compared(found: Sequence[groups.Group]) -> list[Group]:
-    """The groups that have a finished round and a config, with what of it does not follow from the seed."""
-    read = [(g, m, _config(m.folder)) for g in found for m in g.members if m.rounds and _has_config(m.folder)]
-    configs = [known for _, _, known in read]
+    """The groups that have a finished round and a config, with what of it does not follow from the seed: seeds of a
+    group have one config then, which tells `_distance` and `family` how far two groups differ."""
+    read = [
+        (i, g, m, _config(m.folder))
+        for i, g in enumerate(found)
+        for m in g.members
+        if m.rounds and (m.folder / "params.yaml").is_file()
+    ]
+    configs = [known for _, _, _, known in read]
     keys = {key for known in configs for key in known}
     by_seed = {key for key in keys if all(_follows(known.get(key), known.get("seed")) for known in configs)}
     by_size = {key for key in keys if all(known.get(key) == known.get("size") for known in configs)}
-    made: dict[str, Group] = {}
-    for group, member, known in read:
+    made: dict[int, Group] = {}  # by the place of the group
+    for at, group, member, known in read:
         seed, rest = int(known["seed"]), {key: value for key, value in known.items() if key not in by_seed}
-        before = made.get(group.name, Group(group.name, rest, {}, (), _without(rest, by_size)))
+        before = made.get(at, Group(group.name, rest, {}, (), _without(rest, by_size)))
         seeds = {**before.seeds, seed: member.rounds}
-        made[group.name] = replace(before, seeds=seeds, arms=(*before.arms, member.name))
+        made[at] = replace(before, seeds=seeds, arms=(*before.arms, member.name))
     return list(made.values())
-
-
-def _has_config(folder: Path) -> bool:
-    return (folder / "params.yaml").is_file()
 
 
 def _without(known: Mapping[str, Any], keys: Collection[str]) -> str:
@@ -291,19 +293,29 @@ class Pair:
     control: Group
     all: Sequence[Group]
 
-    @property
+    @cached_property
+    def ended(self) -> dict[int, int]:
+        """{seed: the last round that both have}, of the seeds that both have."""
+        sides = (self.group.seeds, self.control.seeds)
+        return {seed: min(max(side[seed]) for side in sides) for seed in sorted(sides[0].keys() & sides[1].keys())}
+
+    @cached_property
     def seeds(self) -> list[int]:
-        return sorted(self.group.seeds.keys() & self.control.seeds.keys())
+        """Those that are tested: without those that ended early, as long as SEEDS are left. One that failed would cut
+        all others to its rounds."""
+        last = sorted(self.ended.values(), reverse=True)[:SEEDS]
+        return [seed for seed, end in self.ended.items() if end >= last[-1]]
 
     def rounds(self) -> tuple[list[int], str]:
         """(rounds that all have, what a verdict on them should add)."""
         every = [set(g.seeds[s]) for g in (self.group, self.control) for s in self.seeds]
+        left = [f"seed {s} left out: it ended at round {n}" for s, n in self.ended.items() if s not in self.seeds]
         shared, last = sorted(set.intersection(*every)), max(max(e) for e in every)
         if not shared or shared[-1] == 0:
             raise Untestable("there is no round after round 0 that every seed has")
         gaps = [n for n in range(shared[0], shared[-1]) if n not in shared]
         note = f"up to round {shared[-1]} of {last}: not every seed is further" if shared[-1] < last else ""
-        return shared, "; ".join(filter(None, [note, f"without round {gaps[0]}" if gaps else ""]))
+        return shared, "; ".join(filter(None, [note, f"without round {gaps[0]}" if gaps else "", *left]))
 
     def values(self, role: str) -> tuple[Reading, list[int], np.ndarray, np.ndarray, str]:
         """(what is read, rounds, the group's values [seeds, rounds], the control's, a note)."""
@@ -414,7 +426,7 @@ def _scaling(pair: Pair) -> Found:
         raise Untestable(f"needs arms of at least 3 sizes, there {'is' if len(family) == 1 else 'are'} {len(family)}")
     if pair.group is not family[max(family)]:
         raise Untestable(f"is said of {family[max(family)].name}, the largest of its sizes")
-    slopes = []
+    slopes: list[float] = []
     by_size = []
     for size, group in sorted(family.items()):
         control = _family(pair.control, pair.all).get(size)
@@ -424,18 +436,18 @@ def _scaling(pair: Pair) -> Found:
     seeds = sorted(set.intersection(*(set(p.seeds) for p in by_size)))
     if len(seeds) < SEEDS:
         raise Untestable(f"{len(seeds)} seeds at every size; at least {SEEDS} are needed")
-    reading = by_size[0].values(RISK)[0]
-    sizes = np.log(sorted(family))
+    read = [p.values(RISK) for p in by_size]
+    reading, sizes = read[0][0], np.log(sorted(family))
     for seed in seeds:
         ratios = []
-        for p in by_size:
-            own, _, x, c, _ = p.values(RISK)
+        for p, (own, _, x, c, _) in zip(by_size, read, strict=True):
             i = p.seeds.index(seed)
             if own != reading or not own.log or x[i, -1] <= 0 or c[i, -1] <= 0:
                 raise Untestable(f"{own.metric} is no positive risk at every size")
             ratios.append(math.log(x[i, -1] / c[i, -1]))
         slopes.append(float(np.polyfit(sizes, ratios, 1)[0]))
-    return Found(reading.metric, 1, "exponent", (Condition(np.array(slopes)),))
+    notes = dict.fromkeys(f"size {size}: {note}" for size, (*_, note) in zip(sorted(family), read, strict=True) if note)
+    return Found(reading.metric, 1, "exponent", (Condition(np.array(slopes)),), note="; ".join(notes))
 
 
 def _family(group: Group, found: Sequence[Group]) -> dict[int, Group]:
@@ -481,8 +493,8 @@ def verdicts(found: Sequence[Group], chosen: str | None = None) -> list[Row]:
                 tested.append((row, result))
             except Untestable as reason:
                 few = control is not None and len(Pair(group, control, found).seeds) < SEEDS
-                more = SEEDS - len(Pair(group, control, found).seeds) if few and control else None
-                tested.append((row | {"verdict": UNTESTABLE, "reason": str(reason), "more_seeds": more}, None))
+                lacking = SEEDS - len(Pair(group, control, found).seeds) if few and control else None
+                tested.append((row | {"verdict": UNTESTABLE, "reason": str(reason), "more_seeds": lacking}, None))
     corrected = iter(holm([result.p for _, result in tested if result]))
     count = sum(result is not None for _, result in tested)
     rows = [_decided(row, result, next(corrected), count) if result else row for row, result in tested]
@@ -514,6 +526,7 @@ def _decided(row: Row, found: Found, corrected: float, tests: int) -> Row:
         "interval": sorted([low, high]),
         "p": found.p,
         "p_holm": corrected,
+        "seeds": len(found.conditions[0].values),
         "reason": found.note,
     }
     if corrected < LEVEL:
@@ -521,8 +534,8 @@ def _decided(row: Row, found: Found, corrected: float, tests: int) -> Row:
     if any(condition.absent for condition in found.conditions):
         return row | {"verdict": NO}
     open_ = [c for c in found.conditions if c.p >= LEVEL / tests] or list(found.conditions)
-    more = min(max(c.needed(LEVEL / tests) for c in open_) - row["seeds"], MOST)
-    return row | {"verdict": OPEN, "more_seeds": max(1, more)}
+    lacking = min(max(c.needed(LEVEL / tests) for c in open_) - row["seeds"], MOST)
+    return row | {"verdict": OPEN, "more_seeds": max(1, lacking)}
 
 
 def onset(by_round: Mapping[int, np.ndarray]) -> int | None:
@@ -540,10 +553,10 @@ def _with_sum(group: Group, control: Group | None, rows: Iterable[Row]) -> list[
     own = [row for row in rows if row["arms"] == list(group.arms)]
     words = {row["verdict"] for row in own}
     said = NO if YES in words else OPEN if OPEN in words else YES if NO in words else UNTESTABLE
-    more = [row["more_seeds"] for row in own if row["more_seeds"]]
+    lacking = [row["more_seeds"] for row in own if row["more_seeds"]]
     left = [row["definition"] for row in own if row["verdict"] == UNTESTABLE]
     reason = own[0]["reason"] if said == UNTESTABLE else f"not testable: {', '.join(left)}" if left else ""
-    total = {"verdict": said, "reason": reason, "more_seeds": max(more) if more and said != NO else None}
+    total = {"verdict": said, "reason": reason, "more_seeds": max(lacking) if lacking and said != NO else None}
     return [*own, _row(group, control, NONE) | total]
 
 
@@ -581,7 +594,7 @@ def shown(rows: Sequence[Row], markdown: bool = False) -> str:
     by_arm: dict[str, dict[str, Row]] = {}
     for row in rows:
         by_arm.setdefault(row["arm"], {})[row["definition"]] = row
-    body = [[arm, own[NONE]["control"] or "", *(_word(own[name]) for name in names)] for arm, own in by_arm.items()]
+    body = [[arm, own[NONE]["control"] or "", *(word(own[name]) for name in names)] for arm, own in by_arm.items()]
     text = make(["arm", "against", *names], body, ())
     held = [row for row in rows if row["verdict"] == YES and row["definition"] != NONE]
     if held:
@@ -595,14 +608,21 @@ def shown(rows: Sequence[Row], markdown: bool = False) -> str:
     lines = []
     for (name, reason), told in reasons.items():
         some = "" if len(told) == len(by_arm) else f" ({', '.join(told)})"
-        lines.append(f"- {name}: {reason}{some}")
+        line = f"{name}: {reason}{some}"
+        lines.append(f"- {marked_up(line) if markdown else line}")
     return "\n\n".join([text, *(["\n".join(lines)] if lines else [])])
 
 
-def _word(row: Row) -> str:
+def more(row: Row) -> str:
+    """How many more seeds would tell, as text; '' where none are asked for."""
+    seeds = row["more_seeds"]
+    return f"{f'over {MOST}' if seeds >= MOST else seeds} more seed{'s' * (seeds != 1)}" if seeds else ""
+
+
+def word(row: Row) -> str:
+    """The verdict, with its onset or the seeds that would make one."""
     if row["verdict"] == OPEN and row["more_seeds"]:
-        more = row["more_seeds"]
-        return f"{OPEN}: {f'over {MOST}' if more >= MOST else more} more seed{'s' * (more != 1)}"
+        return f"{OPEN}: {more(row)}"
     since = row["onset"]
     return f"{row['verdict']}, since {since}" if since is not None else str(row["verdict"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from genloss.core.errors import UserError
+from genloss.core.errors import UserError, one_line
 from genloss.core.files import keep, write_atomic
 from genloss.core.places import load_params, project_root, store_root
 from genloss.core.plugin import plain
@@ -97,7 +97,7 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
             loop.run(after_round=tracker.round)
             commit(folder)
             if sweep is None:  # whose page shows all of its arms
-                write_report([(folder.name, folder)], folder / "report", redraw=False, html=folder / PAGE)
+                _report(folder)
             forget(folder)
             loop.models.end()
     except BaseException:
@@ -105,6 +105,15 @@ def run_arm(cfg: DictConfig, name: str | None = None, states: Path | None = None
         raise
     progress.end("finished")
     return folder
+
+
+def _report(folder: Path) -> None:
+    """The report of an arm that is finished, and stays so whatever is wrong with a page of it."""
+    try:
+        write_report([(folder.name, folder)], folder / "report", redraw=False, html=folder / PAGE)
+    except Exception as error:
+        why = f"the report is not made ({one_line(error)}); `genloss report {os.path.relpath(folder)}` makes it"
+        print(f"genloss: warning: {why}", file=sys.stderr)
 
 
 def retired(experiment: Experiment, sweep: Path) -> None:

@@ -16,8 +16,22 @@ from typing import Any
 
 from genloss.core.hashes import sha256_json
 from genloss.observatory.groups import Group
-from genloss.observatory.results import COUNTS
-from genloss.workflow.mlflow_run import BATCH, DIR, KEY, NOTE, PROJECT, Run, alone, found, here, place, safe, sweep_id
+from genloss.observatory.results import is_metric
+from genloss.workflow.mlflow_run import (
+    BATCH,
+    DIR,
+    KEY,
+    NOTE,
+    PROJECT,
+    Run,
+    alone,
+    found,
+    here,
+    place,
+    safe,
+    sweep_id,
+    value,
+)
 
 GROUP = "genloss.group"  # a sweep and the name of a group of its arms
 WRITTEN = "mlflow.genloss.band"  # digest of what was written; the last thing that is
@@ -34,16 +48,17 @@ def write_bands(client: Any, experiment: str, parent: str, sweep: Path, groups: 
 def _write(client: Any, experiment: str, parent: str, sweep: Path, group: Group) -> None:
     from mlflow.entities import Metric
 
-    name = f"{sweep_id(sweep)}: {group.name}"[:KEY].replace("'", "")
+    name = safe(f"{sweep_id(sweep)}: {group.name}")
     points = sorted(_points(group))
-    digest = sha256_json([group.name, points])[:16]
     seeds = ", ".join(str(m.seed) for m in group.members if m.rounds)
     about = "; ".join(f"{key}: {said}" for key, said in group.values.items())
     tags = {GROUP: name, DIR: place(sweep), PROJECT: here(), "mlflow.parentRunId": parent, "genloss.seeds": seeds}
-    tags |= {safe(f"differs.{key}"): str(said) for key, said in group.values.items()}
+    tags |= {safe(f"differs.{key}"): value(said) for key, said in group.values.items()}
     unfinished = "; ".join(f"{m.name}: {m.unfinished}" for m in group.members if m.unfinished)
     note = f"Mean and 95 % interval (Student's t) over seeds {seeds}. {about}"
-    tags |= {NOTE: f"{note}. {unfinished}" if unfinished else note}
+    note += f". {unfinished}" if unfinished else ""
+    tags |= {NOTE: value(note)}
+    digest = sha256_json([group.name, points, note])[:16]
     with alone(client.tracking_uri):
         there = found(client, experiment, GROUP, name)
         if there and there[0].data.tags.get(WRITTEN) == digest:
@@ -63,9 +78,7 @@ def _write(client: Any, experiment: str, parent: str, sweep: Path, group: Group)
 def _points(group: Group) -> Iterator[tuple[str, int, float]]:
     """(name, round, number)."""
     known = {name for m in group.members for values in m.rounds.values() for name in values}
-    for name in known:
-        if name.startswith(COUNTS) or name.endswith(("_floor", "_se")):
-            continue
+    for name in filter(is_metric, known):
         for n in group.rounds:
             if (found := group.band(name, n)) is None:
                 continue

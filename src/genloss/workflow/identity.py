@@ -3,6 +3,7 @@ apart."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -183,12 +184,21 @@ def _is_news(key: str, column: Column, chosen: Columns, seeds: Column, whole: Se
     group tells already."""
     if key == "seed" or any(isinstance(value, dict) for value in column):
         return False
-    if _follows(column, seeds) or ("." in key and any(_repeats(column, other) for other in whole)):
+    by_seed = all(value is None or _says(value, seed) for value, seed in zip(column, seeds, strict=True))
+    if (by_seed and _follows(column, seeds)) or ("." in key and any(_repeats(column, other) for other in whole)):
         return False
     return not any(
-        _within(key, group) and _follows(column, list(zip(options, seeds, strict=True)))
+        _within(key, group) and _follows(column, list(zip(options, seeds, strict=True)) if by_seed else options)
         for group, options in chosen.items()
     )
+
+
+def _says(value: Any, seed: int) -> bool:
+    """Whether a value is the seed, or a text with it (a path of an arm): only then does it follow from the seed. The
+    size of arms with some seeds, in one of two sweeps, is a function of the seed too, and does not."""
+    if isinstance(value, bool):
+        return False
+    return value == seed or (isinstance(value, str) and bool(re.search(rf"(?<!\d){seed}(?!\d)", value)))
 
 
 def _repeats(column: Column, other: Column) -> bool:

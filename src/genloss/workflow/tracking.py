@@ -36,7 +36,7 @@ from genloss.core.places import is_project, load_params, project_root
 from genloss.core.plugin import flatten
 from genloss.core.rundir import RunDir, round_name
 from genloss.language.curve import stride
-from genloss.observatory import verdict
+from genloss.observatory import results, verdict
 from genloss.observatory.groups import grouped
 from genloss.observatory.readings import first_texts
 from genloss.observatory.report import PAGE
@@ -118,7 +118,7 @@ def what_if(folder: Path) -> str:
 def manifest_of(folder: Path, n: int) -> tuple[str, dict[str, Any]]:
     """What made a round, and its digest: with whether its model was kept, which the model's page says, and the metrics
     that were added since."""
-    manifest = json.loads((folder / "rounds" / round_name(n) / "manifest.json").read_text())
+    manifest = results.manifest(folder, n)
     keys = {name: stage["key"] for name, stage in manifest["stages"].items()}
     keys |= {f"added/{name}": metric["key"] for name, metric in manifest.get("added", {}).items()}
     return tree_hash(keys | ({"dropped": ""} if "dropped" in manifest else {}))[:16], manifest
@@ -397,9 +397,9 @@ class SweepView(Run):
         for name in (PAGE, verdict.FILE, "report.md", "rounds.csv", "rounds.png"):
             if (self.folder / name).is_file():
                 self.attach(self.folder / name)
-        self._verdicts()
         state = next(s for s in ("KILLED", "FAILED", "FINISHED") if s in states)
         self.state(state, "; ".join(failed) if state == "FAILED" else "")
+        self._verdicts()  # which refuse a damaged file
 
     def _verdicts(self) -> None:
         """Tags and metrics that runs can be filtered by: tags.`verdict.tail` = 'yes', metrics.`verdict/effect_tail` >
