@@ -29,6 +29,7 @@ from genloss.core.files import keep
 from genloss.core.hashes import canonical
 from genloss.observatory.curves import LEAST, SHAPES, Curve, best
 from genloss.observatory.groups import grouped
+from genloss.observatory.report import target_of
 from genloss.observatory.results import Arm, Read, Rounds, measured, read, without_rounds
 from genloss.observatory.tables import aligned
 from genloss.observatory.verdict import Group, compared
@@ -200,6 +201,13 @@ def least(of: str, tried: Sequence[float], values: Sequence[Sequence[float]], th
 
 
 # -- `genloss forecast` ------------------------------------------------------------------------------------------------
+
+
+def place_of(folders: Sequence[Path], out: Path | None) -> Path:
+    """Where forecast.json is written: beside the report. That of a single run directory is in report/, which DVC
+    compares; there it is written into the run directory itself."""
+    target = target_of(folders, out)
+    return folders[0].resolve() if out is None and len(folders) == 1 else target
 
 
 def forecast(
