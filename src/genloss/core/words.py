@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import regex
+
+T = TypeVar("T")
 
 # Thai, Lao, Tibetan, Burmese, Khmer, kana, Han
 UNSPACED = (
@@ -25,6 +29,11 @@ TERM = regex.compile(r"[\p{L}\p{M}\p{N}_']+")
 def terms(text: str) -> list[str]:
     """Runs of letters with their marks, digits and apostrophes, lower-cased; of unspaced scripts single characters."""
     return TERM.findall(spaced(text.lower()))
+
+
+def grams(said: Sequence[T], n: int) -> Iterator[tuple[T, ...]]:
+    """The n-grams of a text's words, in their order; none where it has fewer than n."""
+    return zip(*(said[i:] for i in range(n)), strict=False)
 
 
 def words(text: str) -> list[str]:
