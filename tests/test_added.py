@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from genloss.core.places import load_params
+from genloss.core.rundir import RunDir
+from genloss.core.store import Store
+from genloss.workflow.added import Added, chosen
 from genloss.workflow.dvc_cache import committed
 from genloss.workflow.tracking import connect, store_uri
 from support import Project, frozen
@@ -83,6 +86,15 @@ def test_a_metric_whose_model_is_gone_says_so_and_the_others_are_added(home: tup
     (line,) = found.refusals
     assert "round 0, 1: loss_histogram: the model of round 0: was not kept; `genloss model" in line
     assert "compression_ratio" in numbers(folder, 1)
+
+
+def test_a_round_whose_schedule_says_null_can_have_more_metrics(home: tuple[Project, Path]) -> None:
+    project, folder = home
+    cfg = load_params(folder / "params.yaml")
+    cfg.schedule = {1: None}
+    with project.here():
+        added = Added(RunDir(folder, Store(project.store)), cfg, chosen("repetition"))
+        assert list(added.work(1, "repetition").config["metrics"]) == ["repetition"]
 
 
 def test_bad_names_are_refused_in_one_line(home: tuple[Project, Path]) -> None:

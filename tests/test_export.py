@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -234,14 +235,37 @@ def test_verdicts_of_a_sweep_are_in_the_card(home: Project, run: Path, tmp_path:
     (sweep / "sweep.json").write_text('{"arms": ["a"]}')
     note = {"name": "a", "dir": "../arm", "state": "finished"}
     (sweep / "arms/a.json").write_text(json.dumps(note))
-    row = {"arm": "a|b", "definition": "<script>\n", "verdict": "cannot tell", "effect": 0.123456, "interval": [0, 1]}
-    (sweep / "verdicts.json").write_text(json.dumps({"schema": 1, "verdicts": [row]}))
+    empty = dict.fromkeys(("control", "metric", "scale", "effect", "interval", "p", "p_holm", "onset"))
+    row = {**empty, "arm": "a|b", "definition": "<script>\n", "verdict": "cannot tell"}
+    found = {"control": "real", "scale": "log ratio", "effect": math.log(1.5), "interval": [0, math.log(2)]}
+    rows = [row | found | {"p_holm": 0.0123, "onset": 3}, row | {"definition": "tail", "verdict": "not testable"}]
+    (sweep / "verdicts.json").write_text(json.dumps({"schema": 1, "verdicts": rows}))
+    other = tmp_path / "a-damaged-sweep"  # of others: none of this run's
+    other.mkdir()
+    for name in ("sweep.json", "verdicts.json"):
+        (other / name).write_text("[")
     home.ok("export", str(mine), "--to", str(tmp_path / "new"))
     for card in ("README.md", "model/README.md"):
         text = (tmp_path / "new" / card).read_text()
-        assert "Of `sweep-1`" in text and "| a\\|b |  | &lt;script&gt; | cannot tell |" in text and "0.1235" in text
+        assert "Of `sweep-1`" in text and "None" not in text
+        assert "| a\\|b | real | &lt;script&gt; | cannot tell | 3 | ×1.5 | 1 to 2 | 0.012 |" in text
+        assert "| a\\|b |  | tail | not testable |  |  |  |  |" in text
     (sweep / "verdicts.json").write_text("[]")
     assert "verdicts.json: is damaged" in home.call("export", str(mine), "--to", str(tmp_path / "no")).err
+
+
+def test_what_was_not_pulled_is_said_and_the_round_is_exported(home: Project, run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "arm"
+    shutil.copytree(run, mine)
+    (mine / "rounds/00/manifest.json").unlink()
+    (mine / "rounds/01/train/00-real.parquet").unlink()
+    home.ok("export", str(mine), "--to", str(tmp_path / "new"))
+    text = (tmp_path / "new/README.md").read_text()
+    assert "Not known: the manifests of rounds 0, which are not here." in text and "### Real data" not in text
+    assert "Not known: round 1: files of the training set are not here." in text
+    assert not (tmp_path / "new/manifests/00.json").exists()
+    refused = home.call("export", str(mine), "--round", "1", "--to", str(tmp_path / "one"))
+    assert refused.code == 2 and "00-real.parquet: is missing" in refused.err
 
 
 def test_cells_hold_no_markup() -> None:

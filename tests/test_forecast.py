@@ -139,6 +139,26 @@ def test_a_forecast_of_arms(arms: list[Arm], tmp_path: Path) -> None:
     assert f"held at 0.9 until round 12 by: {held['least']:.3g}, fresh" in text
 
 
+def test_real_data_of_rounds_that_are_not_seen_do_not_count(tmp_path: Path) -> None:
+    """Shares that are equal up to the last round that is seen, and differ after it."""
+    arms = []
+    for i in range(3):
+        write(tmp_path / str(i), ["domain=gaussian", f"mixing.real.n={i + 1}"], [0.9**n for n in range(9)], 0.5)
+        path = tmp_path / str(i) / "rounds/08/metrics.json"
+        path.write_text(json.dumps({"diversity": 0.4, "train_real_fraction": 0.1 * i}))
+        arms.append((f"arm {i}", tmp_path / str(i)))
+    assert "share of real records (tried: 0, 0.1, 0.2)" in forecast(arms, tmp_path, threshold=0.3)
+    assert "what would hold it: not told" in forecast(arms, tmp_path, until=7, threshold=0.3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_are_too_large_are_null(tmp_path: Path) -> None:
+    write(tmp_path, ["domain=gaussian"], [2.0**n + n % 2 for n in range(600)], 0.5)
+    text = forecast([("a", tmp_path)], tmp_path, until=598)
+    last = json.loads((tmp_path / "forecast.json").read_text())["arms"][0]["rounds"][-1]
+    assert (last["round"], last["low"], last["high"]) == (1196, None, None) and "-inf to inf" in text
+
+
 def test_what_cannot_be_forecast_is_said(arms: list[Arm], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--rounds=2: too few rounds: a curve needs 4 with diversity, and an arm has"):
         forecast(arms, tmp_path, until=2)
@@ -149,6 +169,7 @@ def test_what_cannot_be_forecast_is_said(arms: list[Arm], tmp_path: Path) -> Non
     assert "uncalibrated" in text and "what would hold it: not told" in text
     home = Project.make(tmp_path / "project")
     done = home.ok("forecast", str(arms[0][1]), "--rounds", "5")
-    assert done.out.strip().endswith("forecast.json") and (arms[0][1] / "report/forecast.json").is_file()
+    assert done.out.strip().endswith(f"{arms[0][1]}/forecast.json") and (arms[0][1] / "forecast.json").is_file()
+    assert not (arms[0][1] / "report").exists()  # an output of DVC, which a forecast would change
     assert "is neither a run directory" in home.call("forecast", str(tmp_path)).err
     assert "--rounds=0: must be a whole number" in home.call("forecast", str(arms[0][1]), "--rounds", "0").err

@@ -97,6 +97,23 @@ def test_rarefaction_is_the_hypergeometric_expectation(tmp_path: Path) -> None:
     assert found["types_rarefied"] == pytest.approx(1.5)  # the one b of eight words is drawn in half of the cases
 
 
+def test_x_min_is_the_same_whatever_was_generated(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    real, held = ([" ".join(f"w{i}" for i in rng.zipf(2.0, 60)) for _ in range(80)] for _ in range(2))
+    shorter = [text[: len(text) // 3] for text in held]
+    found = [
+        TailExponent(types=10).measure(evidence(tmp_path, real, held, made)) for made in (None, held, shorter[:20])
+    ]
+    assert len({numbers["tail_x_min_floor"] for numbers in found}) == 1 < found[0]["tail_x_min_floor"]
+    assert found[1]["tail_x_min"] == found[2]["tail_x_min"] and found[2]["tail_types"] < found[1]["tail_types"]
+
+
+def test_a_reference_that_is_shorter_is_compared_with_as_many_words(tmp_path: Path) -> None:
+    found = NgramKL().measure(evidence(tmp_path, ["a b a d"] * 2, ["a b a b"] * 4, ["a b a c"] * 9))
+    assert found["ngram_kl_1"] == pytest.approx(divergence(Counter(a=4, b=2, d=2), Counter(a=4, b=2, c=2)))
+    assert found["ngram_kl_1_floor"] == pytest.approx(divergence(Counter(a=4, b=2, d=2), Counter(a=4, b=4)))
+
+
 def test_divergence_by_hand(tmp_path: Path) -> None:
     real, made = Counter(a=3, b=1), Counter(a=1, c=2, d=1)
     p, q = np.array([3.5, 1.5, 0.5]) / 5.5, np.array([1.5, 0.5, 3.5]) / 5.5

@@ -196,6 +196,25 @@ def test_what_is_not_there_yet_is_said(run: Path) -> None:
     assert "round 1: the kept records are not here" in summary(run)["missing"]
 
 
+def test_a_round_of_which_a_file_is_missing_is_said_and_the_others_are_summed_up(run: Path) -> None:
+    before = summary(run)["rounds"]
+    (run / "rounds/01/train/00-g01.parquet").unlink()
+    after = summary(run)
+    assert after["missing"] == ["round 1: files of the training set are not here"]
+    assert [row["round"] for row in after["rounds"]] == [0, 2]
+    assert after["rounds"][1] == before[2] | {"depth": None}  # it has records of model 1
+    refused = call(run.parent, str(run), of(run / "data/train.parquet"))
+    assert refused.code == 2 and "00-g01.parquet: is missing" in refused.err
+
+
+def test_a_shard_that_is_a_file_before_curation_counts_for_nobody_else(run: Path) -> None:
+    """Its records are not in the population, whose next generation has their place."""
+    (run / "rounds/01/kept.parquet").rename(run / "rounds/01/generated.parquet")
+    put(run / "rounds/02/kept.parquet", ["f", "g"], 2, [[of(run / "data/train.parquet")]] * 2, "kept")
+    row = summary(run)["rounds"][1]
+    assert (row["records"], row["named"]) == (2, 0)
+
+
 def test_a_parent_in_no_file_of_the_run_is_named(run: Path) -> None:
     put(run / "rounds/02/kept.parquet", ["f"], 2, [["0" * 32]], "kept")
     name = of(run / "rounds/02/kept.parquet")
@@ -234,9 +253,6 @@ def test_folders_without_records_say_so(run: Path, tmp_path: Path) -> None:
     assert "kept.parquet: cannot be read" in call(tmp_path, str(run), "--summary").err
     (run / "rounds/01/train/mix.json").write_text('{"shards": [{}]}')
     assert "mix.json: is damaged" in call(tmp_path, str(run), "--summary").err
-    (run / "rounds/02/train/01-g01.parquet").unlink()
-    (run / "rounds/01/train/mix.json").unlink()
-    assert "01-g01.parquet: is missing" in call(tmp_path, str(run), "--summary").err
     for path in run.glob("rounds/*/train"):
         shutil.rmtree(path)
     (run / "params.yaml").touch()

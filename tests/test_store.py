@@ -236,6 +236,15 @@ def test_metrics_are_those_of_the_manifest(tmp_path: Path) -> None:
     assert metrics_of(run.round(1)) == {"loss": 2.6}
 
 
+def test_metrics_that_are_added_at_once_are_all_there(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run", Store(tmp_path / "store"))
+    done = run.ensure(work(stage="evaluate"), 1)
+    names = [f"metric_{i}" for i in range(16)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: run.add(1, name, {"_target_": name}, work(stage="evaluate"), done), names))
+    assert sorted(run.added(1)) == sorted(names)
+
+
 def test_a_damaged_blob_is_one_line_whose_remedy_works(tmp_path: Path) -> None:
     store = Store(tmp_path)
     done = store.get(work())

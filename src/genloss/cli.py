@@ -154,12 +154,11 @@ def _report(args: argparse.Namespace) -> int:
     argument("--out", type=Path, help="folder for forecast.json"),
 )
 def _forecast(args: argparse.Namespace) -> int:
-    from genloss.observatory.forecast import FILE, forecast
-    from genloss.observatory.report import target_of
+    from genloss.observatory.forecast import FILE, forecast, place_of
     from genloss.workflow.sweep import told_apart, true_arms
 
     arms = told_apart([arm for folder in args.dirs for arm in true_arms(folder)])
-    out = target_of(args.dirs, args.out)
+    out = place_of(args.dirs, args.out)
     print(forecast(arms, out, args.metric, args.rounds, args.threshold))
     print(f"\nwritten: {out}/{FILE}")
     return 0

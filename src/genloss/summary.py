@@ -22,14 +22,18 @@ class Summary:
 
     def write(self, n: int) -> dict[str, float]:
         """Write and return the metrics of round n from its manifest; a file that says the same stays as it is."""
+        with self.run.held():  # else one of two that have added a metric writes what it read before the other had
+            metrics = self._numbers(n)
+            self.run.write_metrics(n, json.dumps(metrics, indent=1) + "\n")
+        return metrics
+
+    def _numbers(self, n: int) -> dict[str, float]:
         done = {stage: found for stage in STAGES if (found := self.run.done(stage, n))}
         measured = done["evaluate"].result if "evaluate" in done else {}
         added = {name: value for each in self.run.added(n).values() for name, value in each.result.items()}
         metrics: dict[str, float] = {**added, **measured, **counted(done), **timed(done, n)}
         metrics |= {f"theory/{name}": value for name, value in self._expected(n, metrics).items()}
-        metrics = {k: float(v) for k, v in sorted(metrics.items()) if math.isfinite(v)}
-        self.run.write_metrics(n, json.dumps(metrics, indent=1) + "\n")
-        return metrics
+        return {k: float(v) for k, v in sorted(metrics.items()) if math.isfinite(v)}
 
     def _expected(self, n: int, measured: Mapping[str, float]) -> dict[str, float]:
         found = dict(self._theory[n]) if n < len(self._theory) else {}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from genloss.core.errors import UserError
-from genloss.core.files import keep, link, write_atomic
+from genloss.core.files import keep, link, locked, write_atomic
 from genloss.core.hashes import sha256_file, sha256_json, sha256_text, tree_hash, version
 from genloss.core.places import project_root
 from genloss.core.retention import NOTE, again, note, weights
@@ -145,8 +145,16 @@ class RunDir:
             rest = {name: value for name, value in manifest.items() if name != "dropped"}
             write_atomic(self.manifest_path("train", n), json.dumps(_sealed(rest | said), indent=1))
 
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Held by one process at a time, to change what a finished round's manifest says of it: metrics may be added by
+        several commands at once."""
+        lock = self.root / ".genloss" / "manifests.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return locked(lock)
+
     def write_metrics(self, n: int, text: str) -> None:
-        """Write metrics.json of a round, and its sha256 into the manifest; what says the same stays as it is."""
+        """Write metrics.json of a round, and its sha256 into the manifest; what says the same stays as it is. Whoever
+        calls it has the run `held` since it read what the text is made of."""
         path, manifest = self.round(n) / "metrics.json", self.manifest("evaluate", n)
         if manifest and manifest.get("metrics") != sha256_text(text):
             path.unlink(missing_ok=True)  # a kill leaves no numbers that are not the manifest's
@@ -170,11 +178,12 @@ class RunDir:
 
     def add(self, n: int, name: str, metric: Mapping[str, Any], work: Work, done: Done) -> None:
         """Enter what a metric has measured after the round. metric: its config."""
-        manifest = self.manifest("evaluate", n)
-        entry = {"metric": metric, **work.identity(), **done.to_json()}
-        added = {**manifest.get("added", {}), name: entry}
-        manifest = {**manifest, "added": {each: added[each] for each in sorted(added)}}
-        write_atomic(self.manifest_path("evaluate", n), json.dumps(_sealed(manifest), indent=1))
+        with self.held():
+            manifest = self.manifest("evaluate", n)
+            entry = {"metric": metric, **work.identity(), **done.to_json()}
+            added = {**manifest.get("added", {}), name: entry}
+            manifest = {**manifest, "added": {each: added[each] for each in sorted(added)}}
+            write_atomic(self.manifest_path("evaluate", n), json.dumps(_sealed(manifest), indent=1))
 
     # -- stages ------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import regex
+
+T = TypeVar("T")
 
 # Thai, Lao, Tibetan, Burmese, Khmer, kana, Han
 UNSPACED = (
@@ -33,6 +37,11 @@ _STANDING = regex.compile(rf"(?:(?![{UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}_'])+|[\p{
 def standing(text: str) -> list[tuple[str, int, int]]:
     """The terms of a text, each with where it begins and ends there."""
     return [(m.group().lower(), m.start(), m.end()) for m in _STANDING.finditer(text)]
+
+
+def grams(said: Sequence[T], n: int) -> Iterator[tuple[T, ...]]:
+    """The n-grams of a text's words, in their order; none where it has fewer than n."""
+    return zip(*(said[i:] for i in range(n)), strict=False)
 
 
 def words(text: str) -> list[str]:

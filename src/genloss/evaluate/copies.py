@@ -18,6 +18,7 @@ from genloss.core import records
 from genloss.core.contracts import HISTORY
 from genloss.core.errors import require
 from genloss.core.seeds import generator
+from genloss.core.words import grams
 from genloss.evaluate import Evidence, SampleMetric
 from genloss.evaluate.diversity import words
 
@@ -26,7 +27,7 @@ PART = 20_000  # texts of a reference that are compared together
 
 def shingles(text: Sequence[str], size: int) -> set[tuple[str, ...]]:
     """The n-grams of a text; the text itself where it is shorter."""
-    return {tuple(text[i : i + size]) for i in range(max(1, len(text) - size + 1))}
+    return set(grams(text, size)) or {tuple(text)}
 
 
 def nearest(texts: Sequence[Sequence[str]], others: Iterable[Sequence[str]], size: int) -> np.ndarray:
@@ -34,15 +35,15 @@ def nearest(texts: Sequence[Sequence[str]], others: Iterable[Sequence[str]], siz
     index of the shingles, which no two unlike texts share."""
     own = [shingles(text, size) for text in texts]
     has: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for i, grams in enumerate(own):
-        for gram in grams:
+    for i, mine in enumerate(own):
+        for gram in mine:
             has[gram].append(i)
     best = np.zeros(len(texts))
     for other in others:
-        grams = shingles(other, size)
-        met = Counter(i for gram in grams if gram in has for i in has[gram])
+        said = shingles(other, size)
+        met = Counter(i for gram in said if gram in has for i in has[gram])
         for i, both in met.items():
-            best[i] = max(best[i], both / (len(own[i]) + len(grams) - both))
+            best[i] = max(best[i], both / (len(own[i]) + len(said) - both))
     return best
 
 

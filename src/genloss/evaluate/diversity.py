@@ -6,8 +6,10 @@ spaces (core/words.py) each character is one. N-grams do not cross records.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +17,33 @@ import pyarrow as pa
 
 from genloss.core.errors import require
 from genloss.core.seeds import generator
+from genloss.core.words import grams
 from genloss.core.words import terms as words
 from genloss.curate.rules import repeated_share
 from genloss.evaluate import Evidence, SampleMetric
 
 
-def ngrams(lists: list[list[str]], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(ws[i : i + n]) for ws in lists for i in range(len(ws) - n + 1))
+def ngrams(lists: Iterable[list[str]], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(itertools.chain.from_iterable(grams(ws, n) for ws in lists))
+
+
+def shared_words(evidence: Evidence, most: int, *others: pa.Table) -> int:
+    """Words that the sample, its floor and what both are compared with have, `most` at most: what depends on length
+    gets equally many."""
+    tables = [evidence.floor, *([evidence.sample] if evidence.sample is not None else []), *others]
+    return min(most, *(sum(len(words(t)) for t in evidence.texts(table)) for table in tables))
+
+
+def first_words(texts: Iterable[str], count: int) -> list[list[str]]:
+    """The first `count` words of some texts, text by text."""
+    found = []
+    for text in texts:
+        said = words(text)[:count]
+        found.append(said)
+        count -= len(said)
+        if count == 0:
+            break
+    return found
 
 
 def entropy_bits(counts: Counter) -> float:
@@ -47,25 +69,13 @@ class Diversity(SampleMetric):
         require(self.n_words >= 1, "n_words", self.n_words, "at least 1")
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
-        lists: list[list[str]] = []
-        left = min(self.n_words, self._shared(evidence))
-        for text in evidence.texts(table):
-            ws = words(text)[:left]
-            left -= len(ws)
-            lists.append(ws)
-            if left == 0:
-                break
+        lists = first_words(evidence.texts(table), shared_words(evidence, self.n_words))
         found = {}
         for n in range(1, self.max_n + 1):
             counts = ngrams(lists, n)
             found[f"distinct_{n}"] = len(counts) / max(1, sum(counts.values()))
             found[f"entropy_{n}"] = entropy_bits(counts)
         return found
-
-    def _shared(self, evidence: Evidence) -> int:
-        """Words that both the sample and its floor have."""
-        tables = [evidence.floor] + ([evidence.sample] if evidence.sample is not None else [])
-        return min(sum(len(words(t)) for t in evidence.texts(table)) for table in tables)
 
 
 @dataclass
@@ -114,8 +124,7 @@ class Overlap(SampleMetric):
         require(self.ngram >= 1, "ngram", self.ngram, "at least 1")
 
     def _grams(self, text: str) -> set[int]:
-        ws = words(text)
-        return {hash(tuple(ws[i : i + self.ngram])) for i in range(len(ws) - self.ngram + 1)}
+        return set(map(hash, grams(words(text), self.ngram)))
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
         texts = evidence.texts(table)

@@ -21,33 +21,12 @@ import pyarrow as pa
 from genloss.core.errors import require
 from genloss.core.seeds import generator
 from genloss.evaluate import Evidence, SampleMetric
-from genloss.evaluate.diversity import ngrams, words
-
-Words = list[str]
-
-
-def shared_words(evidence: Evidence, most: int) -> int:
-    """Words that both the sample and its floor have, `most` at most: what depends on length gets equally many."""
-    tables = [evidence.floor] + ([evidence.sample] if evidence.sample is not None else [])
-    return min(most, *(sum(len(words(t)) for t in evidence.texts(table)) for table in tables))
-
-
-def first_words(texts: Iterable[str], count: int) -> list[Words]:
-    """The first `count` words of some texts, text by text."""
-    found = []
-    for text in texts:
-        said = words(text)[:count]
-        found.append(said)
-        count -= len(said)
-        if count == 0:
-            break
-    return found
-
+from genloss.evaluate.diversity import first_words, ngrams, shared_words, words
 
 # -- self-BLEU -----------------------------------------------------------------------------------------------------
 
 
-def self_bleu(texts: Sequence[Words], order: int = 4) -> np.ndarray:
+def self_bleu(texts: Sequence[list[str]], order: int = 4) -> np.ndarray:
     """BLEU [n] (0 to 1) of each text with all others as its references (Zhu et al. 2018).
 
     As sacrebleu has it for a sentence (Post 2018): n-gram precisions up to `order`, of those orders that the text has;
@@ -60,7 +39,7 @@ def self_bleu(texts: Sequence[Words], order: int = 4) -> np.ndarray:
     zeros = np.zeros(n, dtype=int)  # orders without a match so far
     matched_any = np.zeros(n, dtype=bool)
     for size in range(1, order + 1):
-        counts = [Counter(zip(*(text[k:] for k in range(size)), strict=False)) for text in texts]
+        counts = [ngrams([text], size) for text in texts]
         best: dict[tuple[str, ...], tuple[int, int, int]] = {}  # highest count, who has it, the next
         for i, own in enumerate(counts):
             for gram, count in own.items():
@@ -153,7 +132,8 @@ def chosen_x_min(counts: np.ndarray, least: int) -> int:
 class TailExponent(SampleMetric):
     """tail_exponent: α of P(a word occurs k times) ∝ k^-α for k >= tail_x_min, by maximum likelihood, over equally many
     words of both sides; Zipf's law with exponent 1 is α = 2. tail_types: words of that tail; below `types` of them
-    nothing is said. x_min: null chooses it on the floor (Kolmogorov-Smirnov), so that all rounds of an arm share it."""
+    nothing is said. x_min: null chooses it on the first `n_words` words of real training records
+    (Kolmogorov-Smirnov), whatever was generated, so that all rounds of an arm share it."""
 
     n_words: int = 20_000
     x_min: int | None = None
@@ -166,14 +146,17 @@ class TailExponent(SampleMetric):
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
         size = shared_words(evidence, self.n_words)
-        floor = _counts(evidence.texts(evidence.floor), size)
-        x_min = self.x_min or chosen_x_min(floor, self.types)
+        x_min = self.x_min or chosen_x_min(self._real(evidence), self.types)
         counts = _counts(evidence.texts(table), size)
         tail = int((counts >= x_min).sum())
         found = {"tail_types": float(tail), "tail_x_min": float(x_min)}
         if tail >= self.types and counts.max() > x_min:
             found["tail_exponent"] = tail_exponent(counts, x_min)
         return found
+
+    def _real(self, evidence: Evidence) -> np.ndarray:
+        """Of `evidence.size` records, where `evidence.reference` has as many as were generated."""
+        return _counts(evidence.texts(evidence.some_real(evidence.size)), self.n_words)
 
 
 def _counts(texts: Iterable[str], size: int) -> np.ndarray:
@@ -229,7 +212,7 @@ def divergence(real: Counter, made: Counter) -> float:
 @dataclass
 class NgramKL(SampleMetric):
     """ngram_kl_1 .. ngram_kl_N (nats): KL divergence of the sample's n-grams from those of real training records, over
-    equally many words of both. What is compared with is the same for the sample and its floor; the floor is what two
+    equally many words of each. What is compared with is the same for the sample and its floor; the floor is what two
     samples of real text differ by."""
 
     max_n: int = 2
@@ -240,7 +223,7 @@ class NgramKL(SampleMetric):
         require(self.n_words >= 100, "n_words", self.n_words, "at least 100")
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
-        size = shared_words(evidence, self.n_words)
+        size = shared_words(evidence, self.n_words, evidence.reference)
         real = first_words(evidence.texts(evidence.reference), size)
         made = first_words(evidence.texts(table), size)
         return {f"ngram_kl_{n}": divergence(ngrams(real, n), ngrams(made, n)) for n in range(1, self.max_n + 1)}

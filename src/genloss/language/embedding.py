@@ -24,7 +24,7 @@ from genloss.core.contracts import Experiment, Plugin
 from genloss.core.errors import UserError, require
 from genloss.core.hashes import sha256_file, tree_hash
 from genloss.core.seeds import generator
-from genloss.core.words import terms
+from genloss.core.words import grams, terms
 from genloss.language.saved import MODEL_FILES, TOKENIZER_FILES, check_saved, folder_of, hash_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def hashed(texts: Iterable[str], buckets: int, max_n: int) -> csr_matrix:
     for text in texts:
         said = [word.encode(errors="surrogatepass") for word in terms(text)]
         for n in range(1, max_n + 1):
-            columns += [zlib.crc32(b" ".join(said[i : i + n])) % buckets for i in range(len(said) - n + 1)]
+            columns += [zlib.crc32(b" ".join(gram)) % buckets for gram in grams(said, n)]
         edges.append(len(columns))
     found = csr_matrix(
         (np.ones(len(columns)), np.array(columns, dtype=np.int64), edges), shape=(len(edges) - 1, buckets)
@@ -88,8 +88,9 @@ def basis(real: tuple[str, ...], buckets: int, max_n: int, dimensions: int) -> n
 
 @dataclass
 class Ngrams(Embedding):
-    """Hashed word n-grams, projected by an SVD of `fit` real records of round 0's training set: what a text is about by
-    the words in it. It knows nothing of words that mean the same, and nothing of words that no real record has."""
+    """Hashed word n-grams, projected by an SVD of `fit` real records: what a text is about by the words in it. Metrics
+    draw these of round 0's training set, curation=format takes the first of the real training records. It knows nothing
+    of words that mean the same, and nothing of words that no real record has."""
 
     dimensions: int = 64
     max_n: int = 2

@@ -6,7 +6,6 @@ files of the user stand there by their sha256, so that no path of a machine is t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,10 @@ import yaml
 
 from genloss.core.errors import UserError
 from genloss.core.rundir import STAGES, round_name
-from genloss.observatory.results import COUNTS, sweep_entries
+from genloss.observatory import verdict
+from genloss.observatory.results import COUNTS, arms_of
 from genloss.observatory.tables import marked_up, piped
 
-VERDICTS = "verdicts.json"
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 
@@ -30,7 +29,7 @@ class Facts:
 
     run: str
     n: int
-    manifests: Mapping[int, Mapping[str, Any]]  # of the rounds up to n
+    manifests: Mapping[int, Mapping[str, Any]]  # of the rounds up to n, as far as they are here
     metrics: Mapping[str, float]
     lineage: Mapping[str, Any]  # `lineage.summary`
     licence: tuple[str, str]  # an identifier of the hub, and what it is about
@@ -41,8 +40,8 @@ class Facts:
     verdicts: tuple[str, Sequence[Mapping[str, Any]]] = ("", ())  # whose they are, and rows
 
     def config(self, stage: str) -> dict[str, Any]:
-        """The config of a stage of this round, by its manifest; {} if it has no such stage."""
-        entry = self.manifests[0 if stage == "data" else self.n].get("stages", {}).get(stage, {})
+        """The config of a stage of this round, by its manifest; {} if it has no such stage, or is not here."""
+        entry = self.manifests.get(0 if stage == "data" else self.n, {}).get("stages", {}).get(stage, {})
         return dict(entry.get("config", {}))
 
 
@@ -56,30 +55,36 @@ def block(config: Mapping[str, Any]) -> str:
     return f"~~~~~~~~yaml\n{text}~~~~~~~~"
 
 
-def verdicts_of(folder: Path) -> tuple[str, list[dict[str, Any]]]:
-    """(whose they are, rows): of the verdicts.json of a run, of its report, or of a sweep beside it that has it as an
-    arm; ("", []) if there is none."""
-    places = [(folder, folder.name), (folder / "report", folder.name)]
-    for path in sorted(folder.resolve().parent.glob(f"*/{VERDICTS}")):
-        if (path.parent / "sweep.json").is_file():
-            arms = [(path.parent / entry["dir"]).resolve() for entry in sweep_entries(path.parent)]
-            places += [(path.parent, path.parent.name)] if folder.resolve() in arms else []
-    for place, name in places:
-        path = place / VERDICTS
-        if path.is_file():
-            try:
-                rows = json.loads(path.read_text(encoding="utf-8"))["verdicts"]
-                return name, [dict(row) for row in rows]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(str(path), None, "is damaged; delete it and make the report again") from None
+def verdicts_of(folder: Path) -> tuple[str, list[verdict.Row]]:
+    """(whose they are, rows): of the verdicts.json of a sweep beside a run that has it as an arm; ("", []) if there is
+    none. A sweep beside it that cannot be read is none of its own."""
+    home = folder.resolve()
+    for path in sorted(home.parent.glob(f"*/{verdict.FILE}")):
+        try:
+            mine = home in [arm for _, arm in arms_of(path.parent)]
+        except UserError:
+            mine = False
+        if mine:
+            return path.parent.name, verdict.read(path.parent)
     return "", []
 
 
 def _verdicts(facts: Facts) -> list[str]:
     name, rows = facts.verdicts
-    keys = ("arm", "control", "definition", "verdict", "onset", "effect", "interval", "p_holm")
-    shown = [[row.get(key, "") for key in keys] for row in rows]
-    return ["## Verdicts", f"Of `{name}`, whole sweep.", piped(keys, shown)] if rows else []
+    head = ("arm", "control", "definition", "verdict", "since round", "effect", "95 % interval", "p (Holm)")
+    shown = [
+        [
+            row["arm"],
+            row["control"] or "",
+            row["definition"],
+            row["verdict"],
+            "" if row["onset"] is None else row["onset"],
+            *verdict.effect_of(row),
+            "" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
+        ]
+        for row in rows
+    ]
+    return ["## Verdicts", f"Of `{name}`, whole sweep.", piped(head, shown)] if rows else []
 
 
 def _lineage(facts: Facts) -> list[str]:
@@ -124,8 +129,9 @@ def _made(facts: Facts) -> list[str]:
     for stage, title in named.items():
         if config := facts.config(stage):
             text += [f"### {title}", block({k: v for k, v in config.items() if k not in ("round", "control")})]
-    manifest = facts.manifests[facts.n]
-    versions = ", ".join(f"{name} {number}" for name, number in manifest.get("libraries", {}).items())
+    manifest = facts.manifests.get(facts.n, {})
+    versions = ", ".join(f"{name} {number}" for name, number in manifest.get("libraries", {}).items()) or "not known"
+    gone = [str(m) for m in range(facts.n + 1) if m not in facts.manifests]
     keys = [
         [m, stage, entry["key"], entry["seed"]]
         for m, found in facts.manifests.items()
@@ -134,12 +140,13 @@ def _made(facts: Facts) -> list[str]:
     return [
         *text,
         "## How to reproduce it",
-        f"With {marked_up(versions)}; Python {marked_up(manifest.get('python', ''))}, "
-        f"{marked_up(manifest.get('machine', ''))}. "
+        f"Libraries: {marked_up(versions)}; Python {marked_up(manifest.get('python', 'not known'))}, "
+        f"{marked_up(manifest.get('machine', 'machine not known'))}. "
         "manifests/ has, for each round, every stage with its config, inputs, seed, code, libraries, outputs and their "
         "sha256. A run with these configs has the same keys; `genloss verify RUN` computes it again from nothing and "
         "compares every hash. prov.json is the same graph in W3C PROV.",
         piped(["round", "stage", "key", "seed"], keys),
+        *([f"Not known: the manifests of rounds {', '.join(gone)}, which are not here."] if gone else []),
     ]
 
 

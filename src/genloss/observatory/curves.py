@@ -13,6 +13,7 @@ Each is a + b g(n; c): linear in a and b; c is found by a search in one dimensio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -49,9 +50,10 @@ class Curve:
     error: float
 
     def __call__(self, rounds: int | Sequence[int] | np.ndarray) -> np.ndarray:
-        """Its values at rounds, float [rounds], or one number."""
+        """Its values at rounds, float [rounds], or one number; not finite where they are too large."""
         n = np.asarray(rounds)
-        return self.a + self.b * SHAPES[self.shape](np.atleast_1d(n), self.c).reshape(n.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.a + self.b * SHAPES[self.shape](np.atleast_1d(n), self.c).reshape(n.shape)
 
 
 def fit(shape: str, rounds: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray) -> Curve:
@@ -67,13 +69,15 @@ def fit(shape: str, rounds: Sequence[int] | np.ndarray, values: Sequence[float] 
 
 
 def fit_at(shape: str, n: np.ndarray, y: np.ndarray, c: float) -> Curve:
-    """The same with c given."""
-    g = SHAPES[shape](n, c)
-    centred = g - g.mean()
-    scale = float(centred @ centred)
-    b = float(centred @ y) / scale if scale > 0 else 0.0
-    a = float(y.mean() - b * g.mean())
-    return Curve(shape, a, b, c, float(((a + b * g - y) ** 2).mean()))
+    """The same with c given. Where its numbers are too large to be computed with, the error is infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        g = SHAPES[shape](n, c)
+        centred = g - g.mean()
+        scale = float(centred @ centred)
+        b = float(centred @ y) / scale if scale > 0 else 0.0
+        a = float(y.mean() - b * g.mean())
+        error = float(((a + b * g - y) ** 2).mean())
+    return Curve(shape, a, b, c, error if math.isfinite(error) else math.inf)
 
 
 def _refined(shape: str, n: np.ndarray, y: np.ndarray, low: float, high: float) -> Curve:
@@ -88,7 +92,9 @@ def _refined(shape: str, n: np.ndarray, y: np.ndarray, low: float, high: float) 
 def ahead(shape: str, n: np.ndarray, y: np.ndarray, first: int) -> float:
     """Mean squared error of rounds that a fit has not seen (rolling origin): of every later part, fitted to what comes
     before it, `first` points or more."""
-    return float(np.mean([((fit(shape, n[:k], y[:k])(n[k:]) - y[k:]) ** 2).mean() for k in range(first, len(n))]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = [((fit(shape, n[:k], y[:k])(n[k:]) - y[k:]) ** 2).mean() for k in range(first, len(n))]
+    return float(np.nan_to_num(np.mean(errors), nan=math.inf, posinf=math.inf))
 
 
 def best(rounds: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray) -> Curve:

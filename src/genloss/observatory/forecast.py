@@ -29,6 +29,7 @@ from genloss.core.files import keep
 from genloss.core.hashes import canonical
 from genloss.observatory.curves import LEAST, SHAPES, Curve, best
 from genloss.observatory.groups import grouped
+from genloss.observatory.report import target_of
 from genloss.observatory.results import Arm, Read, Rounds, measured, read, without_rounds
 from genloss.observatory.tables import aligned
 from genloss.observatory.verdict import Group, compared
@@ -81,17 +82,18 @@ class Fitted:
         return abs(self.values[n] - float(self.curve(n))) / self.moved
 
     def spread(self, n: int) -> float:
-        """Half of the prediction interval of least squares at round n, with the shape and its c taken for granted."""
+        """Half of the prediction interval of least squares at round n, with the shape and its c taken for granted; not
+        finite where its numbers are too large to be computed with."""
         from scipy import stats
 
         at = np.asarray(self.used)
-        g, new = (SHAPES[self.curve.shape](np.asarray(x), self.curve.c) for x in (at, [n]))
-        centred = g - g.mean()
-        scale = float(centred @ centred)
         free = len(at) - LEAST[self.curve.shape] + 1
         s = math.sqrt(self.curve.error * len(at) / free)
-        leverage = 1 / len(at) + (float(new[0] - g.mean()) ** 2 / scale if scale > 0 else 0.0)
-        return float(stats.t.ppf((1 + LEVEL) / 2, free)) * s * math.sqrt(1 + leverage)
+        with np.errstate(over="ignore", invalid="ignore"):
+            g, new = (SHAPES[self.curve.shape](np.asarray(x), self.curve.c) for x in (at, [n]))
+            scale = np.square(g - g.mean()).sum()
+            leverage = 1 / len(at) + (np.square(new[0] - g.mean()) / scale if scale > 0 else 0.0)
+            return float(stats.t.ppf((1 + LEVEL) / 2, free) * s * np.sqrt(1 + leverage))
 
 
 def fitted(name: str, rounds: Rounds, metric: str, until: int | None) -> Fitted | None:
@@ -129,7 +131,7 @@ def crossing(arm: Fitted, threshold: float) -> int | None:
         if (arm.values[n] - threshold) * began <= 0:
             return n
     later = np.arange(arm.used[-1] + 1, FARTHEST + 1)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         beyond = np.nonzero((arm.curve(later) - threshold) * began <= 0)[0]
     return int(later[beyond[0]]) if len(beyond) else None
 
@@ -151,15 +153,17 @@ class Held:
     predicted: tuple[float, ...]  # the metric at that round, monotone in what was tried
 
 
-def held(found: Sequence[Group], arms: Sequence[Fitted], threshold: float, last: int) -> list[Held]:
+def held(
+    found: Sequence[Group], arms: Sequence[Fitted], threshold: float, last: int, until: int | None = None
+) -> list[Held]:
     """One for every three arms or more of one regime that differ in how much real data they get, and in nothing else
-    but their seeds."""
+    but their seeds. until: the last round that is seen; None: all are."""
     by_name = {arm.name: arm for arm in arms}
     families: dict[tuple[str, str], list[tuple[float, Fitted]]] = {}
     for group in found:
         keys = {k: v for k, v in group.known.items() if not k.startswith("mixing.") or k == "mixing.name"}
         for name in group.arms:
-            if name in by_name and (given := _given(group)):
+            if name in by_name and (given := _given(group, until)):
                 families.setdefault((given[0], canonical(keys)), []).append((given[1], by_name[name]))
     results = []
     for (of, _), members in families.items():
@@ -171,12 +175,12 @@ def held(found: Sequence[Group], arms: Sequence[Fitted], threshold: float, last:
     return results
 
 
-def _given(group: Group) -> tuple[str, float] | None:
-    """(what, how much) real data a round gets."""
+def _given(group: Group, until: int | None) -> tuple[str, float] | None:
+    """(what, how much) real data a round gets: of what is not fixed the last that is seen."""
     if group.known.get("mixing.real.kind") == "fresh" and isinstance(group.known.get("mixing.real.n"), (int, float)):
         return FRESH, float(group.known["mixing.real.n"])
-    last = [rounds[max(rounds)].get("train_real_fraction") for rounds in group.seeds.values()]
-    shares = [share for share in last if share is not None]
+    seen = [[v for n, v in sorted(rounds.items()) if until is None or n <= until] for rounds in group.seeds.values()]
+    shares = [rounds[-1]["train_real_fraction"] for rounds in seen if rounds and "train_real_fraction" in rounds[-1]]
     return (SHARE, round(float(np.mean(shares)), 6)) if shares else None
 
 
@@ -200,6 +204,13 @@ def least(of: str, tried: Sequence[float], values: Sequence[Sequence[float]], th
 
 
 # -- `genloss forecast` ------------------------------------------------------------------------------------------------
+
+
+def place_of(folders: Sequence[Path], out: Path | None) -> Path:
+    """Where forecast.json is written: beside the report. That of a single run directory is in report/, which DVC
+    compares; there it is written into the run directory itself."""
+    target = target_of(folders, out)
+    return folders[0].resolve() if out is None and len(folders) == 1 else target
 
 
 def forecast(
@@ -227,7 +238,7 @@ def forecast(
     told = {arm.name: foretold(arm, [o for o in curves if o is not arm], last) for arm in curves}
     crossed = {arm.name: crossing(arm, threshold) for arm in curves} if threshold is not None else {}
     found = compared(grouped(arms, [{}] * len(arms)))
-    needs = held(found, curves, threshold, last) if threshold is not None else []
+    needs = held(found, curves, threshold, last, until) if threshold is not None else []
     whole = {
         "schema": SCHEMA,
         "metric": metric,
@@ -237,9 +248,18 @@ def forecast(
         "arms": [_entry(arm, told[arm.name], crossed) for arm in curves],
         "held": [vars(one) for one in needs],
     }
-    keep(out / FILE, json.dumps(whole, indent=1) + "\n")
+    keep(out / FILE, json.dumps(_finite(whole), indent=1, allow_nan=False) + "\n")
     few = [name for (name, _), arm in zip(runs, tried, strict=True) if arm is None]
     return _text(metric, curves, told, crossed, threshold, needs, few, last)
+
+
+def _finite(value: Any) -> Any:
+    """With null for numbers that are too large: JSON has no name for them."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _entry(arm: Fitted, told: Sequence[Told], crossed: dict[str, int | None]) -> dict[str, Any]:

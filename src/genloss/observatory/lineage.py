@@ -9,6 +9,7 @@ strings: what a terminal would obey is escaped."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from genloss.core.rundir import round_name
 from genloss.observatory.ancestry import NOBODY, Population, backward, children, depth, effective, families, keys
 from genloss.observatory.results import without_rounds
 from genloss.observatory.samples import MESSAGES, written
+from genloss.observatory.tables import aligned
 
 LONGEST = 300  # characters of a text that are shown
 FEW = 20  # records that are shown of many
@@ -49,6 +51,10 @@ class Shard(NamedTuple):
     generation: int
     weight: float
     same: Place | None
+
+
+class Missing(UserError):
+    """A file of a training set that is not here."""
 
 
 class Run:
@@ -81,11 +87,15 @@ class Run:
         """All of them, the real data first."""
         return [*self.real, *(place for n in self.rounds for place in self.made(n))]
 
+    def trained(self, n: int) -> bool:
+        """Whether round n has a training set, of which files may be missing."""
+        return (self.round(n) / "train" / "mix.json").is_file()
+
     def mixed(self, n: int) -> list[Shard]:
-        """The training set of round n; [] if it is not there yet."""
+        """The training set of round n; [] if it is not there yet. Missing if a file of it is."""
         home = self.round(n) / "train"
         path = home / "mix.json"
-        if not path.is_file():
+        if not self.trained(n):
             return []
         try:
             shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
@@ -95,8 +105,9 @@ class Run:
 
     def _shard(self, path: Path, generation: int, weight: float) -> Shard:
         if not path.is_file():
-            raise UserError(str(path), None, "is missing; `dvc checkout` or run again to restore it")
-        sources = self.real[:1] if generation == 0 else self.made(generation)[:1]
+            raise Missing(str(path), None, "is missing; `dvc checkout` or run again to restore it")
+        # what comes first in its generation of the population of `summary`
+        sources = [place for place in self.made(generation) if place.kind == "kept"] if generation else self.real[:1]
         same = next((place for place in sources if place.path.samefile(path)), None)
         return Shard(path, generation, weight, same)
 
@@ -373,12 +384,17 @@ def summary(folder: Path) -> dict[str, Any]:
     run = Run(folder)
     last = max(run.rounds)
     kept = {n: [place for place in run.made(n) if place.kind == "kept"] for n in range(1, last + 1)}
-    mixed = {n: shards for n in range(last + 1) if (shards := run.mixed(n))}
+    mixed: dict[int, list[Shard]] = {}
+    for n in range(last + 1):
+        with contextlib.suppress(Missing):
+            mixed |= {n: shards} if (shards := run.mixed(n)) else {}
     if not mixed:
         raise without_rounds(folder)
     missing = [] if run.real else ["data: the real records are not here"]
     missing += [f"round {n}: the kept records are not here" for n in kept if not kept[n]]
-    missing += [f"round {n}: the training set is not here" for n in range(last + 1) if n not in mixed]
+    for n in (n for n in range(last + 1) if n not in mixed):
+        what = "files of the training set are" if run.trained(n) else "the training set is"
+        missing.append(f"round {n}: {what} not here")
     generations = [run.real, *(kept[n] for n in range(1, last + 1))]
     people = Population(np.concatenate([_keys(run, p) for p in places] or [_NONE]) for places in generations)
     bred = {n: families((t for p in kept[n] for t in run.scan(p, "parents")), people) for n in kept if kept[n]}
@@ -478,14 +494,14 @@ def summary_text(about: Mapping[str, Any]) -> str:
     """`summary` as text: a table of rounds, what was dropped and why, the ancestors that count most."""
     last = max((g for row in about["rounds"] for g in row["shares"]), default=0)
     head = ["round", "records", "real", *(f"g{g:02d}" for g in range(1, last + 1))]
-    rows = [[*head, "depth", "named", "ancestors", "effective"]]
+    head += ["depth", "named", "ancestors", "effective"]
+    rows = []
     for row in about["rounds"]:
         shares = [f"{row['shares'][g]:.3f}" if g in row["shares"] else "" for g in range(last + 1)]
         depth_ = "" if row["depth"] is None else f"{row['depth']:.2f}"
         more = [depth_, f"{row['named']:.3f}", str(row["ancestors"]), f"{row['effective']:.1f}"]
         rows.append([str(row["round"]), str(row["records"]), *shares, *more])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = [aligned(head, rows, range(len(head)))]
     for row in about["rounds"]:
         if row["made"]:
             why = "".join(f", {count} {plain(reason)}" for reason, count in row["dropped"].items())

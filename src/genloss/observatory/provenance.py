@@ -23,7 +23,8 @@ def _artifacts(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def provenance(manifests: Mapping[int, Mapping[str, Any]], n: int, dataset: str, model: str) -> dict[str, Any]:
-    """The graph of rounds 0..n as PROV-JSON. dataset, model: names of what was exported."""
+    """The graph of rounds 0..n, as far as their manifests are here, as PROV-JSON. dataset, model: names of what was
+    exported."""
     entity: dict[str, Any] = {}
     activity: dict[str, Any] = {}
     used: dict[str, Any] = {}
@@ -64,7 +65,7 @@ def provenance(manifests: Mapping[int, Mapping[str, Any]], n: int, dataset: str,
                 "prov:generatedEntity": f"genloss:export/{name}",
                 "prov:usedEntity": source,
             }
-    version = manifests[n].get("libraries", {}).get("genloss", "")
+    version = manifests.get(n, {}).get("libraries", {}).get("genloss", "")
     return {
         "prefix": PREFIX,
         "entity": entity,
@@ -72,7 +73,7 @@ def provenance(manifests: Mapping[int, Mapping[str, Any]], n: int, dataset: str,
         "agent": {
             "genloss:genloss": {
                 "prov:type": {"$": "prov:SoftwareAgent", "type": "prov:QUALIFIED_NAME"},
-                "prov:label": f"genloss {version}",
+                "prov:label": f"genloss {version}".rstrip(),
             }
         },
         "used": used,

@@ -627,7 +627,7 @@ def word(row: Row) -> str:
     return f"{row['verdict']}, since {since}" if since is not None else str(row["verdict"])
 
 
-def effect_of(row: Row) -> tuple[str, str]:
+def effect_of(row: Mapping[str, Any]) -> tuple[str, str]:
     """(effect, its interval) as text: a ratio of what was compared by ratios; empty where nothing was tested."""
     if row["interval"] is None:
         return "", ""

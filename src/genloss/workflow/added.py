@@ -82,7 +82,8 @@ class Added:
         cfg = cfg.copy()
         cfg.metrics = dict(metrics)
         for overrides in (cfg.get("schedule") or {}).values():
-            overrides.pop("metrics", None)
+            if overrides:  # null changes nothing in its round
+                overrides.pop("metrics", None)
         self.whole = Experiment(cfg)
         self.metrics = metrics
 

@@ -64,7 +64,7 @@ def export(
     if any(target.resolve().is_relative_to(home / name) for name in OUTPUTS):
         raise UserError("--to", to, f"lies in {', '.join(OUTPUTS)} of the run, which DVC keeps; name another place")
     run = Run(folder)
-    there = [m for m in run.rounds if run.mixed(m)]
+    there = [m for m in run.rounds if run.trained(m)]
     if not there:
         raise without_rounds(folder)
     n = there[-1] if n is None else n
