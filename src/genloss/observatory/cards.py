@@ -37,7 +37,7 @@ class Facts:
     schemas: Mapping[str, pa.Schema] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)  # records by table
     hashes: Mapping[str, str] = field(default_factory=dict)  # sha256 by file
-    verdicts: tuple[str, Sequence[Mapping[str, Any]]] = ("", ())  # whose they are, and rows
+    verdicts: tuple[str, Sequence[verdict.Row]] = ("", ())  # whose they are, and rows
 
     def config(self, stage: str) -> dict[str, Any]:
         """The config of a stage of this round, by its manifest; {} if it has no such stage, or is not here."""
