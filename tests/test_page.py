@@ -436,6 +436,15 @@ def test_metrics_that_are_one_distribution_are_one_chart(tmp_path: Path) -> None
     assert losses.count("<title>band") == 2 and "&lt;rest&gt;</li>" in losses
 
 
+def test_the_figure_is_written_as_svg_too(tmp_path: Path) -> None:
+    folder = arm(tmp_path / "run", [["a"]])
+    for name in ("a", "b"):
+        write_report([("run <b>", folder)], tmp_path / name)
+    drawn = (tmp_path / "a/rounds.svg").read_bytes()
+    assert drawn.startswith(b"<?xml") and b"<dc:date>" not in drawn
+    assert drawn == (tmp_path / "b/rounds.svg").read_bytes()  # what DVC compares
+
+
 def test_times_and_they_alone_are_left_out_of_the_csv(tmp_path: Path) -> None:
     metrics = {"group_loss/second_term": 1.0, "seconds/train": 2.0, "tokens_per_second/train": 3.0}
     folder = arm(tmp_path / "run", [["a"]], metrics=metrics)
