@@ -407,6 +407,44 @@ def test_twelve_arms_of_three_seeds_fit_a_page(tmp_path: Path) -> None:
     assert html.count("<figure") >= 62 and html.count('data-style="s') == 12
 
 
+def test_parts_of_the_metrics_say_what_they_cannot_see(tmp_path: Path) -> None:
+    metrics = {"loops": 0.1, "overlap_exact": 0.2, "train_real": 10.0, "vendi": 3.0}
+    folder = arm(tmp_path / "run", [["a"]], metrics=metrics)
+    write_report([("run", folder)], tmp_path, html=tmp_path / PAGE)
+    html = (tmp_path / PAGE).read_text()
+    marks = ["<h3>Semantic validity", "whether a statement is true", "Above: <code>heldout_bits_per_byte</code>"]
+    marks += ["<h3>Syntactic validity", "no parser judges grammar", 'data-metric="loops"', "<h3>Epistemic validity"]
+    marks += ["though it may be true", 'data-metric="overlap_exact"', "<h3>Others", 'data-metric="vendi"']
+    at = [html.index(mark) for mark in marks]
+    assert at == sorted(at)
+    assert set(re.findall('data-metric="(.*?)"', html)) == {"heldout_bits_per_byte", "distinct_2", *metrics}
+    folder = arm(tmp_path / "other", [["a"]])
+    write_report([("run", folder)], tmp_path, html=tmp_path / PAGE)
+    assert "Epistemic" not in (tmp_path / PAGE).read_text()
+
+
+def test_metrics_that_are_one_distribution_are_one_chart(tmp_path: Path) -> None:
+    bins = {f"loss_bin_{i:02d}{kind}": i / 190 for i in range(20) for kind in ("", "_floor")}
+    parts = {f"group_loss/{name}": 1.0 for name in ("band1", "band2", "<rest>")} | {"group_records/band1": 30.0}
+    folder = arm(tmp_path / "run", [["a"], ["b"]], metrics=bins | parts | {"group_loss_worst": 2.0})
+    write_report([("run", folder)], tmp_path, html=tmp_path / PAGE)
+    html = (tmp_path / PAGE).read_text()
+    drawn = set(re.findall('data-metric="(.*?)"', html))
+    assert drawn == {"heldout_bits_per_byte", "distinct_2", "group_loss_worst"}
+    assert html.count("records by their loss under the round-0 model</figcaption>") == 1
+    losses = html[html.index('<section id="groups">') :]
+    assert losses.count("<title>band") == 2 and "&lt;rest&gt;</li>" in losses
+
+
+def test_the_figure_is_written_as_svg_too(tmp_path: Path) -> None:
+    folder = arm(tmp_path / "run", [["a"]])
+    for name in ("a", "b"):
+        write_report([("run <b>", folder)], tmp_path / name)
+    drawn = (tmp_path / "a/rounds.svg").read_bytes()
+    assert drawn.startswith(b"<?xml") and b"<dc:date>" not in drawn
+    assert drawn == (tmp_path / "b/rounds.svg").read_bytes()  # what DVC compares
+
+
 def test_times_and_they_alone_are_left_out_of_the_csv(tmp_path: Path) -> None:
     metrics = {"group_loss/second_term": 1.0, "seconds/train": 2.0, "tokens_per_second/train": 3.0}
     folder = arm(tmp_path / "run", [["a"]], metrics=metrics)

@@ -395,7 +395,7 @@ def test_what_pages_show(home: Project) -> None:
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith(f"`` {said} ``\n") and "| replace | 2 |" in note
     kept = home.root / "mlruns/artifacts" / parent.info.run_id / "artifacts"
-    names = {"report.html", "report.md", "rounds.csv", "rounds.png", "verdicts.json"}
+    names = {"report.html", "report.md", "rounds.csv", "rounds.png", "rounds.svg", "verdicts.json"}
     assert {path.name for path in kept.iterdir()} == names
     head = home.spawn("git", "rev-parse", "HEAD").out.strip()
     for run in runs(home):

@@ -1,4 +1,4 @@
-"""Figures, written as PNG: the same numbers give the same bytes.
+"""Figures, written as PNG or SVG: the same numbers give the same bytes.
 
 rounds_figure(groups, Path("rounds.png"), ["distinct_2"])                    lines over rounds, a panel a metric
 panels_figure(study.panels, arms, Path("study.png"))                         bars and lines over seeds, of a study
@@ -31,6 +31,7 @@ GREY = "#999999"  # what others published
 COLOURS = (BLUE, GREEN, ORANGE, RED, "#CC79A7", "#56B4E9", "#000000", GREY)  # Okabe & Ito, and a grey
 NEUTRAL = "#666666"  # what stands for all arms at once
 
+TIMELESS: dict[str, dict[str, None]] = {".png": {"Software": None}, ".svg": {"Creator": None, "Date": None}}
 HEIGHT = 3.3  # inches of a panel
 PANELS = 3  # metrics that a report draws
 TITLES = {
@@ -55,18 +56,20 @@ THEORY = {  # by what a prediction's name adds to the metric's: what the legend 
 
 @contextlib.contextmanager
 def drawing(
-    path: Path, heights: Sequence[float], columns: int, width: float = 3.6
+    path: Path, heights: Sequence[float], columns: int, width: float = 3.6, also: Sequence[Path] = ()
 ) -> Iterator[tuple[Figure, np.ndarray]]:
     """A figure and its axes [rows, columns]; when the block ends, it is written aside and renamed to `path`.
 
-    heights: inches of each row. width: inches of each column.
+    heights: inches of each row. width: inches of each column. also: other files of it, in the format of their names.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    asides = {each: aside_of(each) for each in (path, *also)}
+    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "genloss"}
+    with plt.rc_context(style):
         figure, axes = plt.subplots(
             len(heights),
             columns,
@@ -77,12 +80,13 @@ def drawing(
         )
         try:
             yield figure, axes
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = aside_of(path)
-            figure.savefig(aside, dpi=150, format=path.suffix[1:], metadata={"Software": None})
+            for each, aside in asides.items():
+                each.parent.mkdir(parents=True, exist_ok=True)
+                figure.savefig(aside, dpi=150, format=each.suffix[1:], metadata=TIMELESS[each.suffix])
         finally:
             plt.close(figure)
-    os.replace(aside, path)
+    for each, aside in asides.items():
+        os.replace(aside, each)
 
 
 def over_rounds(axis: Axes) -> None:
@@ -96,8 +100,8 @@ def over_rounds(axis: Axes) -> None:
 # -- lines over rounds, of any arms ------------------------------------------------------------------------------------
 
 
-def rounds_figure(arms: Sequence[Group], path: Path, metrics: Sequence[str]) -> None:
-    """One panel for each of `metrics` that an arm has, over rounds; one colour an arm.
+def rounds_figure(arms: Sequence[Group], path: Path, metrics: Sequence[str], also: Sequence[Path] = ()) -> None:
+    """One panel for each of `metrics` that an arm has, over rounds; one colour an arm. also: as `drawing` takes it.
 
     Arms that differ in their seed alone are one line, their mean, with their range. Where theory has an expectation, it
     is drawn as THEORY says, in a band of two standard errors: so far off may a measured point lie by chance. A dotted
@@ -106,7 +110,7 @@ def rounds_figure(arms: Sequence[Group], path: Path, metrics: Sequence[str]) -> 
     groups = [(group.name, [m.rounds for m in group.members]) for group in arms]
     known = {metric for _, seeds in groups for rounds in seeds for values in rounds.values() for metric in values}
     metrics = [m for m in metrics if m in known]
-    with drawing(path, [HEIGHT], len(metrics)) as (figure, axes):
+    with drawing(path, [HEIGHT], len(metrics), also=also) as (figure, axes):
         for axis, metric in zip(axes[0], metrics, strict=True):
             for i, (name, seeds) in enumerate(groups):
                 _line(axis, metric, name, seeds, COLOURS[i % len(COLOURS)])

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -43,6 +44,30 @@ from genloss.observatory.verdict import LEVEL, NO, NONE, OPEN, UNTESTABLE, YES, 
 STATIC = Path(__file__).parent / "static"
 MOST = 120  # metrics that are drawn; rounds.csv has them all
 CELLS = 5  # rounds of texts side by side
+# parts of the metrics (docs/metrics.md): title, what it asks and cannot see, how its names begin
+VALIDITY = (
+    (
+        "Semantic validity",
+        "Does the model still know real data, and does a text go on as it began? A low loss of generated text is not "
+        "good by itself: copies and loops score low. Nothing here says whether a statement is true.",
+        ("heldout_", "loss_under_", "loss_bin_", "agreement", "group_loss"),
+    ),
+    (
+        "Syntactic validity",
+        "Is it well-formed? Without a checker (metrics=[validity]) no parser judges grammar: a text can pass the "
+        "others and be nonsense.",
+        ("repetition", "loops", "valid"),
+    ),
+    (
+        "Epistemic validity",
+        "Where does it come from? It is held against real records of round 0's training set and earlier rounds alone: "
+        "what is new counts as invented though it may be true, and what stands there counts as known though it may be "
+        "false.",
+        ("overlap_", "numbers_", "names_", "name_pairs_", "copies_", "near_copies_", "run_", "longest_run_"),
+    ),
+)
+TOGETHER = ("loss_bin_", "group_loss/", "group_records/")  # of which one figure shows all, or rounds.csv
+BIN = re.compile(r"loss_bin_\d+")
 MARKS = {YES: "●", NO: "○", OPEN: "?", UNTESTABLE: "–"}
 
 
@@ -70,6 +95,7 @@ def page(
         ("metrics", "Metrics over rounds", charts.html(controls)),
         ("composition", "Training sets by generation", _composition(drawn)),
         ("tails", "Tails", _tails(drawn)),
+        ("groups", "Groups of the test data", _subgroups(drawn)),
         ("texts", "The same prompt side by side", _texts(prompts, rows, len(drawn))),
         ("cost", "Cost", _cost(drawn)),
         ("again", "How to reproduce", _again(groups, sweeps, control)),
@@ -279,7 +305,8 @@ class Charts:
         self.groups = groups
         known = {k for g in groups for m in g.members for values in m.rounds.values() for k in values}
         self.known = known
-        own = [k for k in known if is_metric(k) or (k.startswith(COUNTS) and not k.startswith(("theory/", "seconds/")))]
+        shown = [k for k in known if not k.startswith(("theory/", "seconds/", *TOGETHER))]
+        own = [k for k in shown if is_metric(k) or k.startswith(COUNTS)]
         own.sort(
             key=lambda k: (k not in panels, panels.index(k) if k in panels else 0, k.startswith(COUNTS), _natural(k))
         )
@@ -356,13 +383,24 @@ class Charts:
             '<p class="filter"><label>metrics named <input id="filter" type="search" autocomplete="off"></label></p>'
         )
         html += f'<div class="grid">{"".join(map(self.figure, self.first))}</div>'
-        for title, some in (("All other metrics", self.rest), ("Counts and speed", self.counts)):
-            if some:
-                more = f'<div class="grid">{"".join(map(self.figure, some))}</div>'
-                html += f'<details class="more"><summary>{title} ({len(some)})</summary>{more}</details>'
+        for title, says, names in VALIDITY:
+            if any(is_metric(k) and k.startswith(names) for k in self.known):
+                html += f"<h3>{title}</h3><p>{escape(says)}</p>"
+                if above := [m for m in self.first if m.startswith(names)]:
+                    html += f"<p>Above: {', '.join(f'<code>{escape(m)}</code>' for m in above)}.</p>"
+                html += self._folded("Metrics", [m for m in self.rest if m.startswith(names)])
+        others = [m for m in self.rest if not any(m.startswith(names) for *_, names in VALIDITY)]
+        html += "<h3>Others</h3>" + self._folded("All other metrics", others) if others or self.counts else ""
+        html += self._folded("Counts and speed", self.counts)
         if self.left:
             html += f"<p>{len(self.left)} more metrics are in rounds.csv.</p>"
         return html
+
+    def _folded(self, title: str, some: Sequence[str]) -> str:
+        if not some:
+            return ""
+        grid = f'<div class="grid">{"".join(map(self.figure, some))}</div>'
+        return f'<details class="more"><summary>{title} ({len(some)})</summary>{grid}</details>'
 
     def data(self) -> dict[str, Any]:
         """What figures are drawn from, for hover, zoom and tables."""
@@ -423,25 +461,24 @@ def _composition(groups: Sequence[Group]) -> str:
 
 
 def _tails(groups: Sequence[Group]) -> str:
-    figures = []
     deciles = [f"coverage_d{i}" for i in range(1, 11)]
-    series = []
-    for i, group in enumerate(groups):
-        bands = [group.band(name, group.last) for name in deciles]
-        if all(b is not None for b in bands):
-            mean, low, high = zip(*(b for b in bands if b is not None), strict=True)
-            series.append(svg.Series(group.name, i, range(10), mean, low, high))
-    if series:
-        floors = [[v for g in groups for v in g.numbers(f"{name}_floor", g.last)] for name in deciles]
-        guide = svg.Guide("floor", None, range(10), [sum(v) / len(v) if v else math.nan for v in floors])
-        chart = svg.lines(
-            "share of real words still used, by decile of frequency, in the last round",
-            series,
-            [guide],
-            [str(i) for i in range(1, 11)],
-            "decile of real words: 1 the commonest, 10 the rarest",
+    bins = sorted({k for g in groups for m in g.members for k in m.rounds.get(g.last, {}) if BIN.fullmatch(k)})
+    figures = [
+        (title, _profile(groups, title, names, below))
+        for title, names, below in (
+            (
+                "share of real words that the last round still uses",
+                deciles,
+                "decile of real words: 1 the commonest, 10 the rarest",
+            ),
+            (
+                "share of the last round's records by their loss under the round-0 model",
+                bins,
+                "bin of nats per token, from 0 on; the last one is open",
+            ),
         )
-        figures.append(("share of real words that the last round still uses", chart))
+    ]
+    figures = [(title, chart) for title, chart in figures if chart]
     counts = word_counts(groups)
     if counts:
         names = [str(a) if a == b else f"{a}–{b}" if b else f"{a}+" for a, b in BINS]
@@ -463,6 +500,44 @@ def _tails(groups: Sequence[Group]) -> str:
     legend += f"<li>{_guide_swatch('floor')} real text</li>"
     inside = "".join(f"<figure><figcaption>{escape(t)}</figcaption>{c}</figure>" for t, c in figures)
     return f'<ul class="legend">{legend}</ul><div class="grid wide">{inside}</div>{note}'
+
+
+def _profile(groups: Sequence[Group], title: str, names: Sequence[str], below: str) -> str:
+    """Metrics that are one distribution, side by side, in each group's last round; '' where no group has them."""
+    series = []
+    for i, group in enumerate(groups):
+        bands = [group.band(name, group.last) for name in names]
+        if bands and all(b is not None for b in bands):
+            mean, low, high = zip(*(b for b in bands if b is not None), strict=True)
+            series.append(svg.Series(group.name, i, range(len(names)), mean, low, high))
+    if not series:
+        return ""
+    floors = [[v for g in groups for v in g.numbers(f"{name}_floor", g.last)] for name in names]
+    guide = svg.Guide("floor", None, range(len(names)), [sum(v) / len(v) if v else math.nan for v in floors])
+    return svg.lines(title, series, [guide], [str(_natural(name)[1]) for name in names], below)
+
+
+def _subgroups(groups: Sequence[Group]) -> str:
+    """Of each arm the loss of groups of the test data (metrics=[subgroups]), a line each."""
+    start = "group_loss/"
+    names = sorted({k for g in groups for m in g.members for v in m.rounds.values() for k in v if k.startswith(start)})
+    if not names:
+        return ""
+    figures = ""
+    for group in groups:
+        bands = {name: [(n, b) for n in group.rounds if (b := group.band(name, n)) is not None] for name in names}
+        series = [
+            svg.Series(name.removeprefix(start), i, [n for n, _ in found], [b.mean for _, b in found])
+            for i, (name, found) in enumerate(bands.items())
+            if found
+        ]
+        chart = svg.lines(f"{group.name}: loss of groups of the test data, over rounds", series)
+        figures += f"<figure><figcaption>{escape(group.name)}</figcaption>{chart}</figure>"
+    legend = "".join(f"<li>{svg.swatch(i)} {escape(name.removeprefix(start))}</li>" for i, name in enumerate(names))
+    return (
+        "<p>Nats per token of real test records, by group; a mean over seeds.</p>"
+        f'<ul class="legend">{legend}</ul><div class="grid">{figures}</div>'
+    )
 
 
 def _rows(groups: Sequence[Group]) -> list[int]:
@@ -551,8 +626,8 @@ def _again(groups: Sequence[Group], sweeps: Sequence[Path], control: str | None)
     members = [m for g in groups for m in g.members]
     named = sweeps or [m.folder for m in members]
     place = shlex.join([*(_place(Path(f)) for f in named), *(["--control", control] if control else [])])
-    rows.append(["this page, rounds.csv, rounds.png", _code(f"genloss report {place}")])
-    rows.append(["the figure of one metric as PNG", _code(f"genloss report {place} --metric NAME")])
+    rows.append(["this page, rounds.csv, rounds.png and .svg", _code(f"genloss report {place}")])
+    rows.append(["the figure of one metric as PNG and SVG", _code(f"genloss report {place} --metric NAME")])
     arms = [[escape(m.name), _code(f"cd {shlex.quote(_place(m.folder))} && dvc repro")] for m in members]
     lists = _table(["arm", "command"], arms, 9)
     return (

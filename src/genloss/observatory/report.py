@@ -39,8 +39,8 @@ def write_report(
     html: Path | None = None,
     control: str | None = None,
 ) -> str:
-    """Write rounds.csv, report.md and rounds.png to `out`, verdicts.json too if there are several arms, and the page
-    to `html`; returns the table and the verdicts as text.
+    """Write rounds.csv, report.md, rounds.png and rounds.svg to `out`, verdicts.json too if there are several arms, and
+    the page to `html`; returns the table and the verdicts as text.
 
     metric: of the table and the first panel; None: the headline of the first arm's domain, if it was measured. redraw:
     whether a figure and a page of the same numbers are made again. differing, sweeps: as `grouped` takes them; without
@@ -63,15 +63,16 @@ def write_report(
     else:
         (out / verdict.FILE).unlink(missing_ok=True)  # of more arms than there are now
     text = table(shown, metric) + "".join(f"\n\n{line}" for line in said)
-    numbers, words, figure = (out / name for name in ("rounds.csv", "report.md", "rounds.png"))
+    numbers, words, figure, vectors = (out / name for name in ("rounds.csv", "report.md", "rounds.png", "rounds.svg"))
     shown_table = table(shown, metric, markdown=True) + "".join(f"\n\n{marked_up(line)}" for line in said)
     keep(numbers, rounds_csv(groups))
     said_first = f"# Verdicts\n\n{verdict.shown(rows, markdown=True)}"
     keep(words, f"{said_first}\n\n# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
-    drawn = figure.is_file() and figure.stat().st_mtime >= max(p.stat().st_mtime for p in (numbers, words))
+    newest = max(p.stat().st_mtime for p in (numbers, words))
+    drawn = all(p.is_file() and p.stat().st_mtime >= newest for p in (figure, vectors))
     about = [metric, *(m for m in panels if m != metric)]
     if redraw or not drawn:
-        rounds_figure(shown, figure, about[:PANELS])
+        rounds_figure(shown, figure, about[:PANELS], [vectors])
     if html is not None:
         newest = max(p.stat().st_mtime for p in (numbers, words, out / verdict.FILE) if p.is_file())
         if redraw or not (html.is_file() and html.stat().st_mtime >= newest):
@@ -143,5 +144,5 @@ def report(
     if own:
         write_summary(arms[0][1])
     more = f", {verdict.FILE}" if (target / verdict.FILE).is_file() else ""
-    print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png{more}{f'; {page_of}' if page_of else ''}")
+    print(f"\nwritten: {target}/report.md, rounds.csv, rounds.png and .svg{more}{f'; {page_of}' if page_of else ''}")
     return 0

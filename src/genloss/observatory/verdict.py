@@ -79,6 +79,11 @@ READS: dict[str, dict[str, tuple[Reading, ...]]] = {
         RISK: (Reading("accuracy", -1, bounded=True),),
         OUTSIDE: (Reading("label_accuracy", -1, bounded=True),),  # wrong answers among those generated
     },
+    "instruct": {
+        RISK: (Reading("followed", -1, bounded=True),),
+        TAIL: (Reading("breadth", -1),),
+        OUTSIDE: (Reading("label_accuracy", -1, bounded=True),),
+    },
     "gaussian": {
         RISK: (Reading("w2", 1, log=True),),
         SPREAD: (Reading("log_diversity", -1), Reading("diversity", -1, log=True)),

@@ -14,7 +14,7 @@ from genloss.core.places import load_params, settle
 from genloss.experiment import Experiment
 from genloss.observatory.results import rounds_of
 from genloss.workflow.compose import compose as composed
-from genloss.workflow.identity import varied
+from genloss.workflow.identity import told
 from genloss.workflow.sweep import NAMED, told_apart, true_arms
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def load(folders: Sequence[Path]) -> pd.DataFrame:
     with settled(next(iter(folders), None)):
         arms = told_apart([arm for folder in folders for arm in true_arms(folder)])
     configs = [load_params(arm / "params.yaml") for _, arm in arms]
-    groups, values = varied(configs) if configs else ({}, {})
     rows = []
-    for i, (name, arm) in enumerate(arms):
-        keys = {key: column[i] for key, column in (groups | values).items()}
+    for (name, arm), keys in zip(arms, told(configs), strict=True):
         rows += [{"arm": name, **keys, "round": n, **metrics} for n, metrics in rounds_of(arm).items()]
     return pd.DataFrame(rows)

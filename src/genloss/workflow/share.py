@@ -18,7 +18,7 @@ from genloss.workflow.dvc_config import configure, remotes
 from genloss.workflow.sweep import true_arms
 
 SMALL = ("params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config", "what_if.json")  # of an arm
-OF_SWEEP = ("sweep.json", "arms/*.json", "report.html", "verdicts.json", "report.md", "rounds.csv", "rounds.png")
+OF_SWEEP = ("sweep.json", "arms/*.json", "report.html", "verdicts.json", "report.md", "rounds.*")
 
 
 def push(folder: Path, remote: str | None) -> int:

@@ -394,7 +394,7 @@ class SweepView(Run):
         groups = grouped(arms, differing(arms), [self.folder])
         with quiet_mlflow():
             write_bands(self.client, self.experiment, self.run_id, self.folder, groups)
-        for name in (PAGE, verdict.FILE, "report.md", "rounds.csv", "rounds.png"):
+        for name in (PAGE, verdict.FILE, "report.md", "rounds.csv", "rounds.png", "rounds.svg"):
             if (self.folder / name).is_file():
                 self.attach(self.folder / name)
         state = next(s for s in ("KILLED", "FAILED", "FINISHED") if s in states)
