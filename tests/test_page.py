@@ -173,8 +173,8 @@ def test_groups_of_two_sweeps_with_one_name_stay_apart(tmp_path: Path) -> None:
     for size, seeds in ((10, (0, 1, 2)), (20, (3, 4, 5))):
         for mixing in ("real_only", "replace"):
             for seed in seeds:
-                values = {"mixing": mixing, "seed": seed, "size": size, "metrics": {"entropy_1": 1.0 + size}}
-                arms.append((f"{mixing} seed {seed}", arm(tmp_path / f"{mixing}{seed}", [["a"]], **values)))
+                folder = arm(tmp_path / f"{mixing}{seed}", [["a"]], mixing=mixing, seed=seed, size=size)
+                arms.append((f"{mixing} seed {seed}", folder))
     groups = grouped(arms, differing(arms))
     assert [(g.name, [m.seed for m in g.members]) for g in groups] == [
         ("real_only size=10", [0, 1, 2]),

@@ -68,7 +68,8 @@ def drawing(
     import matplotlib.pyplot as plt
 
     asides = {each: aside_of(each) for each in (path, *also)}
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "genloss"}
+    spines = dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
+    style: dict[Any, Any] = {"font.size": 9, "svg.hashsalt": "genloss", **spines}
     with plt.rc_context(style):
         figure, axes = plt.subplots(
             len(heights),

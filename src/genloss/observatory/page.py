@@ -383,9 +383,9 @@ class Charts:
             '<p class="filter"><label>metrics named <input id="filter" type="search" autocomplete="off"></label></p>'
         )
         html += f'<div class="grid">{"".join(map(self.figure, self.first))}</div>'
-        for title, says, names in VALIDITY:
+        for title, asks, names in VALIDITY:
             if any(is_metric(k) and k.startswith(names) for k in self.known):
-                html += f"<h3>{title}</h3><p>{escape(says)}</p>"
+                html += f"<h3>{title}</h3><p>{escape(asks)}</p>"
                 if above := [m for m in self.first if m.startswith(names)]:
                     html += f"<p>Above: {', '.join(f'<code>{escape(m)}</code>' for m in above)}.</p>"
                 html += self._folded("Metrics", [m for m in self.rest if m.startswith(names)])
