@@ -214,7 +214,7 @@ class Endpoint:
         limit = next((body[k] for k in ("max_tokens", "max_completion_tokens") if isinstance(body.get(k), int)), None)
         if limit and reply.counted and reply.counted[1] > limit + 1:  # some count an end
             raise self.ignored("max_tokens", f"it was {limit}, and the reply has {reply.counted[1]} tokens")
-        if body.get("logprobs") and reply.text:
+        if body.get("logprobs") and self.said(reply):
             had, written = len(reply.logprobs or []), reply.counted[1] if reply.counted and "prompt" in body else 0
             if had == 0 or had < written - 1:  # the end of a text may have none
                 held = f"the reply has {had or 'none'}{f' for {written} tokens' if had else ''}"
