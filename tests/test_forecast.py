@@ -16,6 +16,7 @@ from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.observatory.curves import SHAPES, best, fit
 from genloss.observatory.forecast import LEVEL, MINIMUM, Fitted, crossing, fitted, forecast, foretold, least, quantile
+from genloss.observatory.report import target_of
 from genloss.observatory.results import Arm
 from genloss.workflow.compose import compose, to_yaml
 from support import Project
@@ -160,6 +161,13 @@ def test_numbers_that_are_too_large_are_null(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_forecast_is_said(arms: list[Arm], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_atomic(other / "params.yaml", to_yaml(compose(["domain=gaussian"])))
+    write_atomic(other / "rounds/00/metrics.json", json.dumps({"drift": 1.0}))
+    assert "other: has no diversity; name another metric" in forecast([*arms, ("other", other)], tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--out=.*file: must be a folder, and this is a file"):
+        target_of([other], tmp_path / "file")
     with pytest.raises(UserError, match="--rounds=2: too few rounds: a curve needs 4 with diversity, and an arm has"):
         forecast(arms, tmp_path, until=2)
     with pytest.raises(UserError, match="--metric=diversiti: unknown; did you mean diversity"):

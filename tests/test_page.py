@@ -236,6 +236,20 @@ def test_an_arm_that_failed_is_marked_and_its_change_is_not_mixed_with_others(tm
     assert "failed after round 1 of 2: out of &lt;memory&gt;" in html and "(unfinished)" in html
 
 
+def test_a_damaged_arm_costs_a_line_and_no_report(tmp_path: Path) -> None:
+    arms = swept(tmp_path)
+    (arms[4][1] / "rounds/01/metrics.json").write_text('{"entropy_1": NaN')
+    text = write_report(arms, tmp_path / "out", "loss_under_round0", differing=differing(arms))
+    assert "replace seed 1: left out: " in text and "is damaged or was edited" in text
+    (arms[4][1] / "rounds/01/manifest.json").write_text("{")
+    said = write_report(arms, tmp_path / "out", "loss_under_round0", differing=differing(arms))
+    assert "rounds/01/manifest.json: is damaged" in said and "real_only" in said
+    for _, folder in arms:
+        (folder / "rounds/01/metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"left out: \S*metrics.json: is damaged"):
+        write_report(arms, tmp_path / "out", "loss_under_round0", differing=differing(arms))
+
+
 def test_verdicts_come_first(tmp_path: Path) -> None:
     groups = grouped(arms := swept(tmp_path), differing(arms))
     empty = dict.fromkeys(("metric", "scale", "interval", "p", "p_holm", "onset", "more_seeds", "effect"))

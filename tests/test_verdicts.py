@@ -318,3 +318,7 @@ def test_a_sweep_ends_with_verdicts_that_mlflow_can_filter(tmp_path: Path) -> No
     assert {run.data.tags["regime"] for run in found} == {"replace"} and len(found) == 3
     (parent,) = client.search_runs(where, "tags.`verdict.any` = 'yes' and tags.`genloss.sweep` != ''")
     assert parent.data.tags["verdict.tail"] == YES
+    home.ok("report", str(done.folder), "--control", "replace")
+    home.ok("report", str(done.folder))
+    real = client.search_runs(where, "tags.regime = 'real_only'")
+    assert real and not any(tag.startswith("verdict.") for run in real for tag in run.data.tags)

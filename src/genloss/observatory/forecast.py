@@ -249,7 +249,7 @@ def forecast(
         "held": [vars(one) for one in needs],
     }
     keep(out / FILE, json.dumps(_finite(whole), indent=1, allow_nan=False) + "\n")
-    few = [name for (name, _), arm in zip(runs, tried, strict=True) if arm is None]
+    few = [_without(name, rounds, metric) for (name, rounds), arm in zip(runs, tried, strict=True) if arm is None]
     return _text(metric, curves, told, crossed, threshold, needs, few, last)
 
 
@@ -300,8 +300,14 @@ def _text(
         lines.append(f"held at {threshold:g} until round {last} by: {value}, {one.of} (tried: {_list(one.tried)})")
     if threshold is not None and not needs:
         lines.append("what would hold it: not told; that needs three arms or more that differ in their real data alone")
-    lines += [f"{name}: too few rounds for a curve ({ROUNDS})" for name in few]
-    return "\n\n".join(lines)
+    return "\n\n".join([*lines, "\n".join(few)] if few else lines)
+
+
+def _without(name: str, rounds: Rounds, metric: str) -> str:
+    """Why an arm has no curve."""
+    if not any(metric in values for values in rounds.values()):
+        return f"{name}: has no {metric}; name another metric with --metric"
+    return f"{name}: too few rounds for a curve ({ROUNDS})"
 
 
 def _list(values: Sequence[float]) -> str:

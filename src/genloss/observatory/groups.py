@@ -20,6 +20,7 @@ from genloss.observatory.results import Arm, Rounds, rounds_of, sweep_entries
 from genloss.observatory.samples import printable
 
 SEED = "seed"
+LEFT_OUT = "left out"  # of an arm whose numbers are damaged
 PLAIN = ("mixing", "curation")  # keys whose values say by themselves what they are
 
 
@@ -87,8 +88,14 @@ def grouped(arms: Sequence[Arm], differing: Sequence[Mapping[str, Any]], sweeps:
     noted = {(s / e["dir"]).resolve(): e for s in sweeps if (s / "sweep.json").is_file() for e in sweep_entries(s)}
     found: dict[str, list[Member]] = {}
     for i, ((name, folder), values) in enumerate(zip(arms, differing, strict=True)):
-        rounds = rounds_of(folder)
-        member = Member(name, folder, values, rounds, _unfinished(folder, rounds, noted.get(folder.resolve(), {})))
+        try:
+            rounds = rounds_of(folder)
+            why = _unfinished(folder, rounds, noted.get(folder.resolve(), {}))
+        except UserError as damage:  # of one arm: the others are shown
+            if len(arms) == 1:
+                raise
+            rounds, why = {}, f"{LEFT_OUT}: {damage}"
+        member = Member(name, folder, values, rounds, why)
         key = json.dumps(_without_seed(values), sort_keys=True, default=str) if values else f"{i} of its own"
         for other in found.setdefault(key, []):
             if other.seed == member.seed:

@@ -14,15 +14,16 @@ from typing import Any
 
 from genloss.core.capabilities import Texts
 from genloss.core.contracts import Domain
-from genloss.core.errors import UserError
+from genloss.core.errors import UserError, require
 from genloss.core.files import keep
 from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
 from genloss.observatory import verdict
 from genloss.observatory.figures import PANELS, rounds_figure
-from genloss.observatory.groups import grouped
+from genloss.observatory.groups import LEFT_OUT, grouped
 from genloss.observatory.page import page
 from genloss.observatory.results import Arm, added_to, measured, rounds_of, sweep_entries, turned, without_rounds
+from genloss.observatory.samples import printable
 from genloss.observatory.tables import marked_up, rounds_csv, table
 
 SUMMARY = "summary.json"
@@ -51,6 +52,8 @@ def write_report(
     members = [m for group in groups for m in group.members]
     found = [m for m in members if m.rounds]
     if not found:
+        if damaged := [m.unfinished for m in members if m.unfinished.startswith(LEFT_OUT)]:
+            raise UserError(str(out), None, damaged[0])
         raise without_rounds(arms[0][1]) if arms else UserError(str(out), None, "no arm to report on")
     shown = [group for group in groups if group.last >= 0]
     panels = measured(found[0].folder / "params.yaml", [(m.name, m.rounds) for m in found])
@@ -117,6 +120,7 @@ def target_of(folders: Sequence[Path], out: Path | None) -> Path:
     """Where what is said of `folders` is written: `out`, if it is given; a sweep's own folder; below a single run
     directory, report/; else report/ beside the runs (that of the project is an output of its DVC pipeline)."""
     if out is not None:
+        require(out.is_dir() or not out.exists(), "--out", out, "a folder, and this is a file")
         return out
     if len(folders) > 1:
         return project_root() / "runs" / "report"
@@ -140,7 +144,8 @@ def report(
         arms = [("run", arms[0][1])]
     # of a run beside report/, which DVC compares: a page has times; DVC itself wants none
     page_of = None if "DVC_STAGE" in os.environ else (arms[0][1] if own else target) / PAGE
-    print(write_report(arms, target, metric, differing=differing, sweeps=folders, html=page_of, control=control))
+    text = write_report(arms, target, metric, differing=differing, sweeps=folders, html=page_of, control=control)
+    print(printable(text))
     if own:
         write_summary(arms[0][1])
     more = f", {verdict.FILE}" if (target / verdict.FILE).is_file() else ""

@@ -52,8 +52,11 @@ def metrics_of(folder: Path) -> dict[str, float]:
     """The numbers of one finished round. UserError if they are not those that its manifest was written with."""
     path, made = folder / "metrics.json", folder / "manifest.json"
     try:
-        text = path.read_text()
         entered = json.loads(made.read_text()).get("metrics") if made.exists() else None
+    except (ValueError, AttributeError):
+        raise UserError(str(made), None, "is damaged; delete it and run again (nothing computed is lost)") from None
+    try:
+        text = path.read_text()
         if entered not in (None, sha256_text(text)):  # None: of before 2026-11-27
             raise ValueError
         return dict(json.loads(text))

@@ -96,6 +96,8 @@ def _facts(folder: Path, n: int, licence: str | None) -> Facts:
         if stage == "mix" or run.done(stage, n):
             run.hash_of(stage, n, "")  # refuses what is damaged
     params = load_params(folder / "params.yaml")
+    if "domain" not in params:
+        raise UserError(str(folder / "params.yaml"), None, "is no config of an arm; `genloss pull` or a copy has it")
     corpus = str((params.domain.get("corpus") or {}).get("_target_", "")).rpartition(".")[2]
     unknown = f"Licence of the real data ({corpus or params.domain.name}): not known to genloss; whoever publishes this"
     known = LICENCES.get(corpus, ("unknown", f"{unknown} has to say (`--license`)."))
@@ -192,7 +194,7 @@ def _model(folder: Path, facts: Facts, out: Path, merge: bool) -> list[str]:
     brought = folder / "models" / round_name(facts.n) / MODEL  # by `genloss model`
     source = brought if brought.is_dir() else home
     if not source.is_dir():
-        return [f"round {facts.n} has no model yet"]
+        return [f"the model of round {facts.n} is not here; `{again(folder, facts.n)}` brings it"]
     command = again(folder, facts.n)
     lacks = "" if source == brought or not (home / NOTE).is_file() else f"`{command}` brings them; then export again."
     if merge and (lacks or not (source / ADAPTER).is_file()):

@@ -196,6 +196,13 @@ class Run:
             self.client.log_batch(self.run_id, tags=new[at : at + 100])
         known |= {tag.key: tag.value for tag in new}
 
+    def retag(self, prefix: str, tags: Mapping[str, str]) -> None:
+        """Set tags, and delete others that begin with `prefix`."""
+        for name in [name for name in self.run.data.tags if name.startswith(prefix) and name not in tags]:
+            self.client.delete_tag(self.run_id, name)
+            del self.run.data.tags[name]
+        self.tag(tags)
+
     def numbers(self, numbers: Mapping[str, float | None]) -> None:
         """Log metrics of no round, those that differ alone."""
         from mlflow.entities import Metric

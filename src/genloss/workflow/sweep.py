@@ -257,12 +257,13 @@ def name_folder(kind: str, folder: Path) -> None:
 def finish_sweep(folder: Path) -> int:
     """Table, figure, failures, and the folder as the last line."""
     from genloss.observatory.report import PAGE, next_commands, write_report
+    from genloss.observatory.samples import printable
 
     entries = sweep_entries(folder)
     finished = [e for e in entries if e["state"] == "finished"]
     if finished:
         arms = true_arms(folder)
-        print(write_report(arms, folder, None, False, differing(arms), [folder], folder / PAGE))
+        print(printable(write_report(arms, folder, None, False, differing(arms), [folder], folder / PAGE)))
         print(next_commands(folder))
     failed = [e for e in entries if e["state"] != "finished"]
     for entry in failed:

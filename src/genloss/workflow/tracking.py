@@ -405,17 +405,15 @@ class SweepView(Run):
         """Tags and metrics that runs can be filtered by: tags.`verdict.tail` = 'yes', metrics.`verdict/effect_tail` >
         0.1. Those of an arm are those of its group of seeds; the sweep's say what is true of an arm of it."""
         rows = verdict.read(self.folder)
-        if not rows:
-            return
-        self.tag(verdict_tags(rows))
+        self.retag("verdict.", verdict_tags(rows))
         sweep = json.loads((self.folder / "sweep.json").read_text())
         names = {i: entry["name"] for i, entry in zip(sweep["arms"], sweep_entries(self.folder), strict=True)}
         for run in found(self.client, self.experiment, IN_SWEEP, sweep_id(self.folder)):
             name = names.get(run.data.tags.get(ARM))
-            if own := [row for row in rows if name in row["arms"]]:
-                arm = Run(self.client, self.experiment, run)
-                arm.tag(verdict_tags(own))
-                arm.numbers({f"verdict/effect_{row['definition']}": row["effect"] for row in own})
+            own = [row for row in rows if name in row["arms"]]
+            arm = Run(self.client, self.experiment, run)
+            arm.retag("verdict.", verdict_tags(own))  # it may be the control now
+            arm.numbers({f"verdict/effect_{row['definition']}": row["effect"] for row in own})
 
 
 def verdict_tags(rows: Sequence[verdict.Row]) -> dict[str, str]:
