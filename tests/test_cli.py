@@ -296,6 +296,8 @@ NEEDS = {
         }.items()
     },
     "recipe/backend/openai": ["recipe.backend.model=m", "recipe.prompts=real"],
+    "domain/corpus/chats": ["domain=instruct", "domain.corpus.path=chats.jsonl"],
+    "domain/corpus/chat_datasets": ["domain=instruct", "domain.corpus.path=corpus"],
     "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
     "model/pretrained": ["model.path=hub:some/model"],
     **{
@@ -325,6 +327,7 @@ def test_every_option_composes_and_builds(option: str, project: Path) -> None:
     (project / "model").mkdir()
     (project / "model/config.json").write_text("{}")
     (project / "corpus.jsonl").write_text('{"text": "One line."}\n')
+    (project / "chats.jsonl").write_text('{"prompt": "One?", "response": "Two."}\n')
     for name, text in CRITIC.items():
         (project / "critic" / name).parent.mkdir(parents=True, exist_ok=True)
         (project / "critic" / name).write_text(text)

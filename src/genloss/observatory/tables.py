@@ -8,7 +8,6 @@ aligned(["arm", "p"], [["replace", "0.01"]], {1})       any cells as text; colum
 from __future__ import annotations
 
 import csv
-import html
 import io
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -111,7 +110,7 @@ def marked_up(value: object) -> str:
     """A value as Markdown that shows it, on one line: no character of it is markup, or obeyed by a terminal."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = html.escape(" ".join(str(value).split()), quote=False)
+    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
     return MARKUP.sub(r"\\\g<0>", "".join(c if c.isprintable() else "\ufffd" for c in text))
 
 
