@@ -248,7 +248,7 @@ def test_verdicts_of_a_sweep_are_in_the_card(home: Project, run: Path, tmp_path:
     for card in ("README.md", "model/README.md"):
         text = (tmp_path / "new" / card).read_text()
         assert "Of `sweep-1`" in text and "None" not in text
-        assert "| a\\|b | real | &lt;script&gt; | cannot tell | 3 | ×1.5 | 1 to 2 | 0.012 |" in text
+        assert "| a\\|b | real | &lt;script> | cannot tell | 3 | ×1.5 | 1 to 2 | 0.012 |" in text
         assert "| a\\|b |  | tail | not testable |  |  |  |  |" in text
     (sweep / "verdicts.json").write_text("[]")
     assert "verdicts.json: is damaged" in home.call("export", str(mine), "--to", str(tmp_path / "no")).err
@@ -269,7 +269,7 @@ def test_what_was_not_pulled_is_said_and_the_round_is_exported(home: Project, ru
 
 
 def test_cells_hold_no_markup() -> None:
-    assert marked_up("a|b\nc <b> `x`_*[y](z)\x1b\u202e\\") == "a\\|b c &lt;b&gt; \\`x\\`\\_\\*\\[y\\](z)��\\\\"
+    assert marked_up("a|b\nc <b> `x`_*[y](z)\x1b\u202e\\") == "a\\|b c &lt;b> \\`x\\`\\_\\*\\[y\\](z)��\\\\"
 
 
 def test_an_adapter_is_exported_and_merged(home: Project, tiny: list[str], trained: Trained) -> None:

@@ -203,7 +203,7 @@ def test_names_are_text_in_markdown(tmp_path: Path) -> None:
     arms = [(name.replace("replace", "[re](x)|<b>"), folder) for name, folder in swept(tmp_path)]
     write_report(arms, tmp_path, differing=differing(arms), sweeps=[])
     words = (tmp_path / "report.md").read_text()
-    assert "\\[re\\](x)\\|&lt;b&gt;" in words and "[re]" not in words and "real_only" in words
+    assert "\\[re\\](x)\\|&lt;b>" in words and "[re]" not in words and "real_only" in words
 
 
 def test_verdicts_of_other_arms_go(tmp_path: Path) -> None:
