@@ -285,24 +285,27 @@ class Table(Corpus):
     def _lines(self) -> Iterator[tuple[str, str]]:
         names: set[str] = set()
         rows, found = 0, False
-        with readable(self._file()) as file:
-            for number in itertools.count(1):
-                line, where = file.readline(LONGEST + 1), f"{self.path}, line {number}"
-                if not line:
-                    break
-                if len(line) > LONGEST:
-                    raise too_long(where)
-                if not line.strip():
-                    continue
-                row = self._row(line, where)
-                found = found or has_field(row, self.column)
-                names.update(columns(row) if not found and len(names) < NAMES else ())
-                yield str(rows), as_text(field(row, self.column), self.column, where)
-                rows += 1
+        for where, row in self.objects():
+            found = found or has_field(row, self.column)
+            names.update(columns(row) if not found and len(names) < NAMES else ())
+            yield str(rows), as_text(field(row, self.column), self.column, where)
+            rows += 1
         if not rows:
             raise UserError(PATH, self.path, "is empty; remove it or give it text")
         if not found:
             raise UserError(COLUMN, self.column, f"no such column in {self.path}; {nearest(self.column, names)}")
+
+    def objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(where it stands, for errors; the object) of every line of JSONL that is not empty."""
+        with readable(self._file()) as file:
+            for number in itertools.count(1):
+                line, where = file.readline(LONGEST + 1), f"{self.path}, line {number}"
+                if not line:
+                    return
+                if len(line) > LONGEST:
+                    raise too_long(where)
+                if line.strip():
+                    yield where, self._row(line, where)
 
     def _row(self, line: bytes, where: str) -> dict[str, Any]:
         try:

@@ -8,7 +8,6 @@ Alpaca has them. What is no conversation (genloss.language.chat.wrong) is refuse
 
 from __future__ import annotations
 
-import itertools
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any, ClassVar
 from genloss.core.contracts import Checked
 from genloss.core.errors import UserError, first_line
 from genloss.language.chat import ASSISTANT, USER, wrong
-from genloss.language.corpus import AHEAD, LONGEST, PATH, Corpus, Datasets, Table, readable, too_long, without_nul
+from genloss.language.corpus import AHEAD, PATH, Corpus, Datasets, Table, as_text
 
 Messages = list[dict[str, str]]
 LAYOUTS: tuple[tuple[str, ...], ...] = (
@@ -62,12 +61,7 @@ def conversation(row: Mapping[str, Any], where: str) -> Messages:
         found = [{"role": USER, "content": asked}, {"role": ASSISTANT, "content": row[layout[1]]}]
     if why := wrong(found):
         raise UserError(PATH, where, f"is no conversation: {why}")
-    return [{"role": m["role"], "content": text(m["content"], where)} for m in found]
-
-
-def text(content: str, where: str) -> str:
-    """What was said; halves of surrogate pairs, which are no characters, become U+FFFD."""
-    return without_nul(content.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), where)
+    return [{"role": m["role"], "content": as_text(m["content"], "content", where)} for m in found]
 
 
 @dataclass
@@ -78,24 +72,13 @@ class ChatTable(Chats, Table):
     column: str = ""  # of no use here: the columns are known by their names
 
     def conversations(self) -> Iterator[Messages]:
-        rows = self._of_parquet() if self._file().suffix == ".parquet" else self._of_lines()
+        rows = self._of_parquet() if self._file().suffix == ".parquet" else self.objects()
         empty = True
         for where, row in rows:
             empty = False
             yield conversation(row, where)
         if empty:
             raise UserError(PATH, self.path, "is empty; remove it or give it conversations")
-
-    def _of_lines(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        with readable(self._file()) as file:
-            for number in itertools.count(1):
-                line, where = file.readline(LONGEST + 1), f"{self.path}, line {number}"
-                if not line:
-                    return
-                if len(line) > LONGEST:
-                    raise too_long(where)
-                if line.strip():
-                    yield where, self._row(line, where)
 
     def _of_parquet(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         import pyarrow as pa
