@@ -20,7 +20,8 @@ from genloss.core.errors import UserError
 from genloss.domains.instruct import MESSAGES, Instruct
 from genloss.domains.instruct.chats import ChatTable
 from genloss.domains.instruct.following import spread
-from genloss.domains.instruct.world import NOISE, World
+from genloss.domains.instruct.grammar import NOISE
+from genloss.domains.instruct.world import World
 from genloss.experiment import Experiment
 from genloss.language.chat import OWN, TURNS, wrong
 from genloss.language.packing import IGNORE, Rows

@@ -158,8 +158,7 @@ class Instruct(LanguageDomain, Responds, Verifies):
         seen: set[bytes] = set()
         missed = 0
         for i, messages in enumerate(self.source.conversations()):
-            asked = "\0".join(records.normal(m["content"]) for m in messages if m["role"] != ASSISTANT)
-            key = bytes(records.digests([asked])[0])
+            key = bytes(records.digests([records.normal(self.source.asks(messages))])[0])
             if key in seen:
                 missed += 1
                 if self.source.endless and missed > 10 * most:
@@ -193,9 +192,8 @@ class Instruct(LanguageDomain, Responds, Verifies):
     # -- models: imported when used, since torch and transformers take seconds to load ---------------------------------
 
     def texts(self, table: pa.Table) -> list[str]:
-        """What is asked, by which conversations are compared: system prompt and requests."""
-        said = table.column("messages").to_pylist()
-        return ["\n".join(m["content"] for m in messages if m["role"] != ASSISTANT) for messages in said]
+        """What is asked, by which conversations are compared."""
+        return [self.source.asks(messages) for messages in table.column("messages").to_pylist()]
 
     def prompts(self, table: pa.Table) -> list[Prompt]:
         return [messages[:-1] for messages in table.column("messages").to_pylist()]

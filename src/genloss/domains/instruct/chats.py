@@ -36,6 +36,10 @@ class Chats(Corpus):
     @abstractmethod
     def conversations(self) -> Iterator[Messages]: ...
 
+    def asks(self, messages: Messages) -> str:
+        """What a conversation is compared by: its system prompt and requests."""
+        return "\n".join(m["content"] for m in messages if m["role"] != ASSISTANT)
+
     def documents(self) -> Iterator[tuple[str, str]]:
         for i, messages in enumerate(self.conversations()):
             yield str(i), json.dumps(messages, ensure_ascii=False)

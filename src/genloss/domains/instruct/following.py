@@ -16,6 +16,7 @@ from genloss.core.contracts import KEPT
 from genloss.core.errors import require
 from genloss.domains.instruct import Instruct
 from genloss.domains.instruct.chats import Checks, Messages
+from genloss.domains.instruct.skills import ANSWER
 from genloss.domains.instruct.world import World
 from genloss.evaluate import Evidence, Metric
 from genloss.evaluate.selected import answers, chosen, selection
@@ -62,16 +63,18 @@ class Following(Metric):
     (different ones, as a share of the answers; floor: of the real ones), response_words (mean; floor: of the real
     ones) and response_length_bias (the first over the second, minus 1). Of data that can be checked: followed (share
     of right answers), followed_se (binomial), unparseable (share that is no answer at all), forgotten (share that the
-    model of round 0 answers rightly and this one does not; it may have learned others). Of domain/corpus=world:
-    followed/topic_X, followed/format_X, followed/register_X, followed/steps_N, and breadth: the share of (topic,
-    format, steps) in which half of the answers are right.
+    model of round 0 answers rightly and this one does not; it may have learned others). Of domain/corpus=world, and of
+    those conversations that answer: followed/topic_X, followed/format_X, followed/register_X, followed/steps_N, and
+    breadth: the share of (topic, format, steps) in which half of the answers are right. Where the test has several
+    skills, followed is of them all, and followed/answer, followed/propose, ... are of each.
 
     From round 1 on, of the generated records where they can be checked: label_accuracy, label_unparseable,
     kept_accuracy, kept_accuracy_se, phi, psi, p_star (as of the metric `accuracy`), kept_words and rejected_words
-    (means of their last answers). Of the world, whose law of requests is known: request_unreadable (share that its
-    grammar has not), request_coverage (share of the law's cells, topic, format, register and steps, that occur),
-    request_kl (divergence of their cells from the law, in nats), request_coverage_floor and request_kl_floor (of
-    equally many held-out real ones). What is undefined is left out."""
+    (means of their last answers). Of the world, whose law of requests is known, and of conversations that answer:
+    request_unreadable (share that its grammar has not), request_coverage (share of the law's cells, topic, format,
+    register and steps, that occur), request_kl (divergence of their cells from the law, in nats),
+    request_coverage_floor and request_kl_floor (of equally many held-out real ones). What is undefined is left
+    out."""
 
     max_records: int = 512
     chunk: int = 256  # requests answered together
@@ -134,6 +137,7 @@ class Following(Metric):
         }
         if isinstance(source, World):
             real = records.read(evidence.data / "test.parquet").column("messages").to_pylist()
+            made, real = ([m for m in each if source.skill(m) == ANSWER] for each in (made, real))
             n = min(len(made), len(real))
             found |= {f"request_{k}": v for k, v in spread(source, made[:n]).items()}
             floor = spread(source, real[:n])
@@ -143,20 +147,25 @@ class Following(Metric):
 
 def cells(world: World, table: pa.Table, right: np.ndarray) -> dict[str, float]:
     """followed/..., and breadth, of conversations whose last answers are right or not."""
-    last = [world.read(messages).turns[-1].request for messages in table.column("messages").to_pylist()]
-    known = [(r, ok) for r, ok in zip(last, right.tolist(), strict=True) if r is not None]
+    last = [world.read(messages).turns[-1] for messages in table.column("messages").to_pylist()]
+    known = [(turn.request, ok) for turn, ok in zip(last, right.tolist(), strict=True) if turn.request is not None]
     groups: dict[str, list[bool]] = {}
+    if len({turn.skill for turn in last}) > 1:
+        for turn, ok in zip(last, right.tolist(), strict=True):
+            groups.setdefault(turn.skill, []).append(ok)
     wide: dict[tuple[str, str, int], list[bool]] = {}
     for r, ok in known:
         for name in (f"topic_{r.topic}", f"format_{r.format}", f"register_{r.register}", f"steps_{r.steps}"):
             groups.setdefault(name, []).append(ok)
         wide.setdefault((r.topic, r.format, r.steps), []).append(ok)
     found = {f"followed/{name}": float(np.mean(oks)) for name, oks in sorted(groups.items())}
-    return found | {"breadth": float(np.mean([np.mean(oks) >= HALF for oks in wide.values()]))}
+    return found | ({"breadth": float(np.mean([np.mean(oks) >= HALF for oks in wide.values()]))} if wide else {})
 
 
 def spread(world: World, conversations: Sequence[Messages]) -> dict[str, float]:
-    """unreadable, coverage and kl of the first requests."""
+    """unreadable, coverage and kl of the first requests; nothing of no conversations."""
+    if not conversations:
+        return {}
     read = [world.read(messages).cell for messages in conversations]
     counts = Counter(cell for cell in read if cell in world.law)
     total = sum(counts.values())
