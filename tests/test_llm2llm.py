@@ -28,6 +28,7 @@ from genloss.core import records
 from genloss.core.capabilities import able
 from genloss.core.contracts import HISTORY, Decoding, Fit, Inputs, Runtime
 from genloss.core.errors import UserError
+from genloss.core.prompts import Prompts
 from genloss.core.records import normal
 from genloss.core.rundir import RunDir
 from genloss.core.store import Store
@@ -42,7 +43,7 @@ from genloss.loop import Loop
 from genloss.stages import GENERATE
 from genloss.systems.llm2llm.recipe import LLM2LLM
 from genloss.systems.llm2llm.teachers import Ask, Teacher
-from genloss.systems.llm2llm.teachers.endpoint import PROMPTS, Prompts, final_list
+from genloss.systems.llm2llm.teachers.endpoint import PROMPTS, WANTED, final_list
 from genloss.systems.llm2llm.teachers.model import Written
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import arm_id
@@ -443,7 +444,9 @@ def test_an_endpoint_is_asked_as_in_the_paper(group: Class, tmp_path: Path, monk
     }  # and nothing of what the student said
     body = server.bodies[0]
     assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
-    assert body["messages"][0]["content"] == Prompts.read(PROMPTS).system and final_list(body["messages"][2]["content"])
+    assert body["messages"][0]["content"] == Prompts.read(PROMPTS, WANTED)["system"] and final_list(
+        body["messages"][2]["content"]
+    )
     assert (body["model"], body["temperature"], body["top_p"], body["seed"]) == ("m", 1.0, 1.0, 3)
     assert {h["Authorization"] for h in server.headers} == {"Bearer secret-12345"}
     for file in [*tmp_path.rglob("*")]:

@@ -294,6 +294,7 @@ class Curate(Stage):
             runtime=x.runtime,
             report=job.report,
             scratch=scratch,
+            account=job.run.account,
         )
         table = records.load(job.round / "generated.parquet", scratch)
         curated = x.domain.curate(table, x.curators, x.control, context)

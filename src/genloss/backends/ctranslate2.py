@@ -30,6 +30,7 @@ from genloss.core.machine import cores
 from genloss.core.records import CUT, ENDED
 from genloss.core.seeds import seed_of
 from genloss.language import saved
+from genloss.language.stops import stopped
 from genloss.language.tokenizer import Codec, load_codec
 
 # Those whose greedy tokens are transformers' own, by test. CTranslate2 4.8 lists others too, which it cannot convert
@@ -88,6 +89,7 @@ class CTranslate2(Backend):
             tokens = sum(map(len, ids)) + finish.count(ENDED)
             shown = [p + row for p, row in zip(own, ids, strict=True)] if options.keep_prompt else ids
             made = Replies(codec.decode(shown), tokens, finish)
+            made = stopped(made, options, codec, ids, own)
             if scorer:
                 made = made._replace(ids=ids, logprobs=scorer(own, ids, finish))
             write_atomic(kept, json.dumps(made._asdict()))
@@ -123,7 +125,7 @@ class CTranslate2(Backend):
         finish = [CUT] * len(prompts)
         for length in sorted({len(prompt) for prompt in prompts}):
             rows = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
-            room = options.max_tokens - length
+            room = options.longest(length) - length
             found = worker.generate_batch(
                 [[begin, *codec.spelled(prompts[i])] for i in rows],
                 max_length=room,

@@ -33,8 +33,14 @@ from genloss.language.tokenizer import Codec, load_codec
 SEEDS = 1 << 31  # of a server
 PROBE = 16  # tokens of a reply that only shows what the server heeds
 SET = ("seed", "max_tokens", "max_completion_tokens", "top_k", "min_p", "logprobs", "response_format")  # by the recipe
+STOPS = 4  # texts to stop at that servers take
 HOT = 2.0  # its temperature: the highest that servers take
 NARROW = {"top_k": 1, "top_p": 0.001, "min_p": 0.999}  # leaves the likeliest token alone
+
+
+def written(prompt: Prompt) -> str:
+    """What a prompt says, to count its tokens by a tokenizer that has no template."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
 
 
 @dataclass
@@ -67,6 +73,9 @@ class OpenAI(Endpoint, Backend):
         check_constraint(decoding.constraint)
         if decoding.bias not in (0, 1):
             raise UserError("bias", decoding.bias, f"{why}; 1 samples, 0 is greedy")
+        require(
+            len(decoding.stop) <= STOPS, "stop", decoding.stop, f"at most {STOPS} texts, which is what servers take"
+        )
         if not prompted and not (self.api == "completions" and self.begin):
             raise UserError("prompts", "none", "leaves a server nothing to go on from; use real, or set backend.begin")
 
@@ -110,11 +119,13 @@ class OpenAI(Endpoint, Backend):
         with closing(self.replies(enumerate(asked), request.runtime.workers)) as found:
             for i, reply in found:
                 text = self.said(reply)
+                short = options.stopped(text)  # some servers go on, or write it
+                text = text if short is None else short
                 self.empty += not text
                 made.texts.append(f"{prompts[i]}{text}" if options.keep_prompt else text)
                 written = reply.counted[1] if reply.counted else len(reply.text.encode()) // BYTES
                 cut = reply.cut or (reply.finish is None and written >= asked[i].body["max_tokens"])
-                made.finish.append(CUT if cut else ENDED)
+                made.finish.append(CUT if cut and short is None else ENDED)
                 if made.logprobs is not None:
                     made.logprobs.append(reply.logprobs or [])
                 tokens += written
@@ -125,11 +136,15 @@ class OpenAI(Endpoint, Backend):
         """(prompts, questions) of the records from `first` to before `end`."""
         options, codec = request.decoding, load_codec(request.data / "tokenizer")
         prompts: Sequence[Prompt] = [""] * (end - first) if request.prompts is None else request.prompts[first:end]
-        ids = codec.prompts(prompts)
+        if any(not isinstance(prompt, str) for prompt in prompts) and not codec.template:
+            ids = codec.encode([written(prompt) for prompt in prompts])
+        else:
+            ids = codec.prompts(prompts)
         prompts = self.shortened(prompts, ids, options.prefix, codec)
         asked = []
         for i, prompt, row in zip(range(first, end), prompts, ids, strict=True):
-            room = options.max_tokens - min(len(row), options.prefix)
+            given = min(len(row), options.prefix)
+            room = options.longest(given) - given
             body = self.sent(prompt or self.begin, options) | {"max_tokens": self.max_tokens or max(1, room)}
             stream = seed_of(request.seed, "record", i)
             if self.seeds and options.bias:
@@ -160,6 +175,7 @@ class OpenAI(Endpoint, Backend):
         body |= {"top_p": options.top_p} if options.top_p < 1 else {}
         body |= {"top_k": options.top_k} if options.top_k else {}
         body |= {"min_p": options.min_p} if options.min_p else {}
+        body |= {"stop": list(options.stop)} if options.stop else {}
         if options.constraint:
             schema = {"name": "record", "strict": True, "schema": options.constraint["json"]}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}

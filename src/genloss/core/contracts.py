@@ -246,6 +246,8 @@ class Decoding:
     repetition_penalty: float = 1.0
     bias: float = 1.0
     prompt_tokens: int | None = None  # prompts are cut to so many; None: to max_tokens - 1
+    new_tokens: int = 0  # of a record, beyond its prompt; 0: as many as max_tokens leaves
+    stop: Sequence[str] = ()  # a record ends before the first of these texts that it writes
     keep_prompt: bool = False  # whether a text contains its prompt
     chunk: int = 512  # records computed together; part of the identity, since kernels differ between batch sizes
     logprobs: bool = False  # whether `Replies` has token ids and log-probabilities
@@ -263,7 +265,21 @@ class Decoding:
         require(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1) (0: off)")
         require(0 <= self.bias <= 1, "bias", self.bias, "in [0, 1] (1: faithful sampling, 0: greedy)")
         require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+        require(self.new_tokens >= 0, "new_tokens", self.new_tokens, "at least 0 (0: as many as there is room for)")
+        texts = not isinstance(self.stop, str) and all(isinstance(text, str) and text for text in self.stop)
+        require(texts, "stop", self.stop, "a list of texts, none of which is empty")
+        both = "off where a record stops at a text: what is cut off has log-probabilities too"
+        require(not (self.stop and self.logprobs), "logprobs", self.logprobs, both)
         check_limits(self)
+
+    def longest(self, prompt: int) -> int:
+        """The most tokens of a record whose prompt has so many of them."""
+        return min(self.max_tokens, prompt + self.new_tokens) if self.new_tokens else self.max_tokens
+
+    def stopped(self, text: str) -> str | None:
+        """A text up to the first of the texts to stop at; None if there is none in it."""
+        ends = [at for mark in self.stop if (at := text.find(mark)) >= 0]
+        return text[: min(ends)] if ends else None
 
     @property
     def prefix(self) -> int:

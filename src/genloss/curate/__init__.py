@@ -62,7 +62,9 @@ class Context:
     inputs: Inputs  # what else the curators `read`
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
-    scratch: Path | None = None  # where tables lie that are larger than memory; None: where the system has such files
+    # survives a kill, and tables lie there that are larger than memory; None: where the system has such files
+    scratch: Path | None = None
+    account: Path | None = None  # of `Sampling`
 
     def seeded(self, seed: int) -> Context:
         return replace(self, seed=seed)

@@ -36,6 +36,8 @@ class Respond(Recipe, Repeats, Finishes):
     top_p: float = 1.0
     bias: float = 1.0  # 1: sampled; 0: greedy
     chunk: int = 512  # responses computed together; part of the identity, since kernels differ between batch sizes
+    new_tokens: int = 0  # of a response; 0: as many as domain.context leaves
+    stop: list[str] = field(default_factory=list)  # a response ends before the first of these texts that it writes
     constraint: dict[str, Any] = field(default_factory=dict)  # what a response must match: regex, choice, or json
     backend: Any = field(default_factory=dict)
     needs = (Responds,)
@@ -56,6 +58,8 @@ class Respond(Recipe, Repeats, Finishes):
             top_p=self.top_p,
             bias=self.bias,
             chunk=self.chunk,
+            new_tokens=self.new_tokens,
+            stop=self.stop,
             constraint=self.constraint,
         )
 

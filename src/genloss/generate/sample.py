@@ -71,6 +71,8 @@ class Sample(Recipe, Finishes):
     repetition_penalty: float = 1.0
     bias: float = 1.0
     chunk: int = 256  # records computed together; part of the identity, since kernels differ between batch sizes
+    new_tokens: int = 0  # of a record, beyond its prompt; 0: as many as max_tokens leaves
+    stop: list[str] = field(default_factory=list)  # a record ends before the first of these texts that it writes
     constraint: dict[str, Any] = field(default_factory=dict)  # what a text must match: regex, choice, json, or lark
     logprobs: bool = False  # a column `logprob`: ln of each record's probability under the model that wrote it
     backend: Any = field(default_factory=dict)

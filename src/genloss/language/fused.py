@@ -280,6 +280,7 @@ def sample_records(
     chosen = Chooser(codec, slots, options)
     known = np.zeros((slots, longest + 1), np.int64)  # begin, prompt, what was drawn
     have, read = np.zeros(slots, np.int64), np.zeros(slots, np.int64)  # tokens that are known, and in the slabs
+    most = np.full(slots, longest)
     u = np.zeros((slots, longest))
     owner: dict[int, tuple[Chunk, int]] = {}
     free = list(range(slots))
@@ -290,6 +291,7 @@ def sample_records(
             owner[slot] = entry
             known[slot, 0], known[slot, 1 : 1 + len(prompt)] = codec.begin, prompt
             have[slot], read[slot], u[slot] = 1 + len(prompt), 0, chunk.u[row]
+            most[slot] = options.longest(len(prompt))
             chosen.begin(slot, prompt)
         busy = np.flatnonzero(have)
         if not len(busy):
@@ -307,7 +309,7 @@ def sample_records(
             drawn[some] = chosen(logits, u[who[some], have[who[some]] - 1], who[some])
         known[who, have[who]] = drawn
         have[who] += 1
-        for slot in who[(drawn == codec.end) | (have[who] > longest)].tolist():
+        for slot in who[(drawn == codec.end) | (have[who] > most[who])].tolist():
             chunk, row = owner.pop(slot)
             ids = known[slot, 1 : have[slot]].tolist()
             have[slot] = 0

@@ -1,6 +1,7 @@
 """The log-probability of each token of texts that are token ids already.
 
     token_logprobs(model, codec, [[5, 7], [9]], given=[0, 0], ended=[True, False])    # [[-1.2, -0.3, -4.0], [-2.2]]
+    first_logprobs(folder, codec, ["2+2="], ["4", "5"])                               # [[-0.1, -3.2]]
 
 One forward pass over what was sampled, and not a number taken from each step of the sampling: a step stays as fast as
 it is, and the number is the model's own, before penalty, temperature and truncation, as servers report it."""
@@ -8,10 +9,14 @@ it is, and the number is the model's own, before penalty, temperature and trunca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from genloss.core.contracts import Prompt, Report, Runtime, silent
+from genloss.core.errors import UserError
 from genloss.language.tokenizer import Codec
 
 CELLS = 1 << 24  # logits that are computed together
@@ -40,4 +45,40 @@ def token_logprobs(
         each = torch.log_softmax(logits.float(), dim=-1).gather(-1, padded[:, 1:, None].to(model.device))[..., 0]
         for i, row in zip(batch, each.tolist(), strict=True):
             found[i] = row[given[i] : len(sequences[i]) - 1]
+    return found
+
+
+@torch.inference_mode()
+def first_logprobs(
+    folder: Path,
+    codec: Codec,
+    prompts: Sequence[Prompt],
+    choices: Sequence[str],
+    runtime: Runtime | None = None,
+    report: Report = silent,
+) -> np.ndarray:
+    """ln p of the first token of each choice after each prompt, float64 [prompts, choices], under a saved model."""
+    from genloss.language.model import device_of, load, one_thread
+
+    first = [ids[0] if ids else -1 for ids in codec.encode(list(choices))]
+    if len(set(first)) < len(first) or -1 in first:
+        raise UserError("choices", list(choices), "begin with the same token, or with none; choose others")
+    runtime = runtime or Runtime()
+    one_thread()
+    device = device_of(runtime)
+    torch.use_deterministic_algorithms(device == "cpu")
+    model: Any = load(folder).to(device)
+    sequences = [[codec.begin, *ids] for ids in codec.prompts(prompts)]
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    found = np.zeros((len(sequences), len(first)))
+    for at in range(0, len(order), ROWS):
+        batch = order[at : at + ROWS]
+        width = max(len(sequences[i]) for i in batch)
+        padded = torch.tensor([sequences[i] + [codec.end] * (width - len(sequences[i])) for i in batch]).to(device)
+        last = torch.tensor([len(sequences[i]) - 1 for i in batch], device=device)
+        hidden = model(input_ids=padded, use_cache=False, logits_to_keep=torch.unique(last)).logits
+        place = torch.searchsorted(torch.unique(last), last)
+        logits = hidden[torch.arange(len(batch), device=device), place, : codec.size]
+        found[batch] = torch.log_softmax(logits.double(), dim=-1)[:, first].cpu().numpy()
+        report(at + len(batch), len(order), "prompts")
     return found

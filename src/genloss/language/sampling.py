@@ -40,11 +40,13 @@ from genloss.language.decode import new_cache, stepper
 from genloss.language.drawing import adjust, draw
 from genloss.language.likelihood import token_logprobs
 from genloss.language.model import device_of, load, one_thread
+from genloss.language.stops import stopped
 from genloss.language.tokenizer import Codec, load_codec
 
 LEAVE = 0.75  # rows that have ended leave the batch when fewer than this share are still going
 FEW = 8  # rows that a batch keeps: products of fewer are computed by other kernels, with other roundings
 SLOTS = 128  # records that a thread of the fused kernel computes at a time; 192 of models whose steps are short
+LOOK = 8  # steps after which it is looked whether a record has written a text to stop at
 MEMORY = 0.25  # of the machine's, for keys and values
 
 
@@ -62,7 +64,8 @@ def sample_chunk(
     u = u.to(device)
     given: list[list[int]] = [[] for _ in range(rows)] if prompts is None else [list(prompt) for prompt in prompts]
     length = torch.tensor([len(prompt) for prompt in given], device=device)
-    widest, least = int(length.max()), int(length.min())
+    most = torch.tensor([options.longest(len(prompt)) for prompt in given], device=device)
+    widest, least, longest = int(length.max()), int(length.min()), int(most.max())
     tokens = torch.full((rows, longest + 1), codec.end, dtype=torch.long)  # the last is written by rows that have ended
     step = torch.full((rows, 1 + widest), codec.begin, dtype=torch.long)  # all but the last of the first are padding
     seen = None if options.repetition_penalty == 1 else torch.zeros(rows, codec.size, dtype=torch.bool)
@@ -78,7 +81,7 @@ def sample_chunk(
     advance = stepper(model, longest, widest - least)
     masks = Masks(options.constraint, codec, rows) if options.constraint else None
     alive, place = torch.arange(rows, device=device), length.clone()  # where the next token of each row stands
-    going = place < longest
+    going = place < most
     count, slot = 0, 0
     while left := int(going.sum()):
         logits = advance(step, cache, slot, padding)[:, : codec.size].float()
@@ -94,7 +97,12 @@ def sample_chunk(
         ended = going & (token == codec.end)
         length[alive] += going & ~ended
         place += 1
-        going = going & ~ended & (place < longest)
+        going = going & ~ended & (place < most[alive])
+        if options.stop and slot % LOOK == 0:
+            for i in going.nonzero()[:, 0].tolist():
+                row = int(alive[i])
+                (said,) = codec.decode([tokens[row, len(given[row]) : int(place[i])].tolist()])
+                going[i] = options.stopped(said) is None
         if seen is not None:
             seen.scatter_(1, token[:, None], True)
         step = token[:, None]
@@ -140,8 +148,9 @@ class Asked:
         return Replies(**json.loads(kept.read_text()))
 
     def keep(self, number: int, ids: list[list[int]], prompts: Sequence[Sequence[int]] | None) -> Replies:
-        finish = [CUT if len(row) == self.options.max_tokens else ENDED for row in ids]
         given = [0] * len(ids) if prompts is None else [len(prompt) for prompt in prompts]
+        limits = map(self.options.longest, given)
+        finish = [CUT if len(row) == most else ENDED for row, most in zip(ids, limits, strict=True)]
         tokens = sum(map(len, ids)) - sum(given) + finish.count(ENDED)  # an end is sampled too
         said = [row[n:] for row, n in zip(ids, given, strict=True)]
         details: dict[str, Any] = {}
@@ -149,6 +158,7 @@ class Asked:
             ended = [end == ENDED for end in finish]
             details = {"ids": said, "logprobs": token_logprobs(self.model, self.codec, ids, given, ended)}
         made = Replies(self.codec.decode(ids if self.options.keep_prompt else said), tokens, finish, **details)
+        made = stopped(made, self.options, self.codec, said, prompts)
         write_atomic(self._kept(number), json.dumps(made._asdict()))
         return made
 

@@ -15,18 +15,16 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from genloss.backends import endpoint
 from genloss.backends.spending import LAST
 from genloss.backends.thoughts import without_thoughts
 from genloss.core.contracts import Experiment
-from genloss.core.errors import UserError, first_line, require
-from genloss.core.hashes import sha256_file
-from genloss.core.places import in_project
+from genloss.core.errors import UserError, require
+from genloss.core.prompts import Prompts, Told
 from genloss.core.seeds import seed_of
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
@@ -37,68 +35,49 @@ LISTS = 100  # beginnings of a list in a reply that are tried
 PROMPTS = Path(__file__).with_name("tutor.yaml")
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """What a chat model is told, from a file (tutor.yaml)."""
-
-    version: int
-    system: str
-    example_asked: str
-    example_told: str
-    asked: str
-    one: str
-    several: str
-    kept: str
-    unused: str
-
-    @classmethod
-    def read(cls, file: Path) -> Prompts:
-        """UserError with the key `prompts` if it is none."""
-        import yaml
-
-        names = [f.name for f in fields(cls)]
-        try:
-            found = yaml.safe_load(file.read_text(encoding="utf-8"))
-            if not isinstance(found, dict) or found.keys() != set(names):
-                raise ValueError(f"it must have exactly the keys {', '.join(names)}")
-            prompts = cls(int(found.pop("version")), **{name: str(text) for name, text in found.items()})
-            if not all(f"${name}" in prompts.asked.replace("{", "").replace("}", "") for name in PLACES):
-                raise ValueError(f"asked must have the places ${', $'.join(PLACES)}")
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            raise UserError("prompts", str(file), f"is no file of prompts ({first_line(error)})") from None
-        return prompts
-
-    def messages(self, ask: Ask) -> endpoint.Messages:
-        before = ""
-        if ask.kept:
-            before = Template(self.kept).safe_substitute(kept="\n".join(f"- {p.prompt}" for p in ask.kept))
-        elif ask.asked:
-            before = self.unused
-        asked = Template(self.asked).safe_substitute(
-            problem=ask.parent.prompt,
-            answer=ask.parent.solution or ask.parent.answer,
-            before=before,
-            many=self.one if ask.n == 1 else Template(self.several).safe_substitute(n=ask.n),
-        )
-        return [
-            {"role": "system", "content": self.system},
-            {"role": "user", "content": self.example_asked},
-            {"role": "assistant", "content": self.example_told},
-            {"role": "user", "content": asked},
-        ]
+WANTED = {
+    "system": (),
+    "example_asked": (),
+    "example_told": (),
+    "asked": ("problem", "answer", "before", "many"),
+    "one": (),
+    "several": ("n",),
+    "kept": ("kept",),
+    "unused": (),
+}
 
 
-PLACES = ("problem", "answer", "before", "many")
+def messages(words: Prompts, ask: Ask) -> endpoint.Messages:
+    before = ""
+    if ask.kept:
+        before = words.fill("kept", kept="\n".join(f"- {p.prompt}" for p in ask.kept))
+    elif ask.asked:
+        before = words["unused"]
+    asked = words.fill(
+        "asked",
+        problem=ask.parent.prompt,
+        answer=ask.parent.solution or ask.parent.answer,
+        before=before,
+        many=words["one"] if ask.n == 1 else words.fill("several", n=ask.n),
+    )
+    return [
+        {"role": "system", "content": words["system"]},
+        {"role": "user", "content": words["example_asked"]},
+        {"role": "assistant", "content": words["example_told"]},
+        {"role": "user", "content": asked},
+    ]
 
 
 @dataclass
-class Endpoint(endpoint.Endpoint, Teacher):
+class Endpoint(endpoint.Endpoint, Told, Teacher):
     """A chat model that is asked once for each parent with problems missing. What it thinks aloud is no answer."""
 
     temperature: float | None = 1.0  # null: not sent; some models refuse it
     top_p: float | None = 1.0  # null: not sent
     prompts: str = ""  # a file like tutor.yaml; empty: that one
     paid = True
+    own_prompts = PROMPTS
+    wanted = WANTED
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,19 +88,7 @@ class Endpoint(endpoint.Endpoint, Teacher):
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
-        Prompts.read(self.file())
-
-    def file(self) -> Path:
-        return in_project(self.prompts, "prompts") if self.prompts else PROMPTS
-
-    def places(self) -> tuple[str, ...]:
-        return ("prompts",)
-
-    def fingerprint(self) -> str:
-        return sha256_file(self.file())
-
-    def told_by(self) -> dict[str, Any]:
-        return {"prompts": {"version": Prompts.read(self.file()).version, "sha256": self.fingerprint()}}
+        self.words()
 
     def question(self, said: endpoint.Messages, stream: int = 0) -> endpoint.Question:
         sent = {"temperature": self.temperature, "top_p": self.top_p}
@@ -131,9 +98,9 @@ class Endpoint(endpoint.Endpoint, Teacher):
         """In their order, so that a rerun, which finds all replies on the disk, keeps the same problems."""
         if asks[0].attempt == 0:
             self.begin_round(request.scratch, request.account)
-        prompts = Prompts.read(self.file())
+        words = self.words()
         streams = [seed_of(request.seed, "teacher", ask.number, ask.asked) for ask in asks]
-        asked = [self.question(prompts.messages(ask), stream) for ask, stream in zip(asks, streams, strict=True)]
+        asked = [self.question(messages(words, ask), stream) for ask, stream in zip(asks, streams, strict=True)]
         try:
             with closing(self.replies(enumerate(asked), request.runtime.workers)) as found:
                 for i, reply in found:
