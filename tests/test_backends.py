@@ -32,6 +32,7 @@ from genloss.core.records import CUT, ENDED
 from genloss.generate import Request
 from genloss.generate.sample import Sample
 from genloss.language import decision
+from genloss.language.checkers import Pattern
 from genloss.language.model import load
 from genloss.language.tokenizer import load_codec
 from genloss.workflow.compose import compose
@@ -103,14 +104,26 @@ def is_person(text: str) -> bool:
     )
 
 
+NESTED = """start: item
+item: "(" item* ")" | WORD
+WORD: /[a-z]{1,3}/"""  # no regular language
+
+
+def is_nested(text: str) -> bool:
+    from lark import Lark
+
+    return bool(Lark(NESTED).parse(text))
+
+
 @pytest.mark.parametrize(
     ("constraint", "longest", "matches"),
     [
         ({"regex": r"[A-Z][a-z]{2,6}( [0-9]+)?\."}, 24, re.compile(r"[A-Z][a-z]{2,6}( [0-9]+)?\.").fullmatch),
         ({"choice": ["The old river.", "The old", "(a|b)*", "\u00e9t\u00e9"]}, 24, None),
         ({"json": PERSON}, 48, is_person),
+        ({"lark": NESTED}, 24, is_nested),
     ],
-    ids=["regex", "choice", "json"],
+    ids=["regex", "choice", "json", "lark"],
 )
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 def test_what_ends_matches(trained: Trained, constraint: dict[str, Any], longest: int, matches: Any, arch: str) -> None:
@@ -129,6 +142,13 @@ def test_what_ends_matches(trained: Trained, constraint: dict[str, Any], longest
     assert ENDED in Torch().of(trained.models[arch], trained.data).respond(PROMPTS[:4], greedy).finish
 
 
+def test_prose_has_the_form_that_format_keeps(trained: Trained) -> None:
+    prose = compose(["recipe=prose"]).recipe.constraint
+    said = Torch().of(trained.llama, trained.data, Runtime(1)).respond(PROMPTS, Decoding(24, constraint=prose), seed=3)
+    ended = [text for text, finish in zip(said.texts, said.finish, strict=True) if finish == ENDED]
+    assert len(ended) >= 8 and Pattern(prose.regex).valid(ended).all()
+
+
 def test_a_choice_is_drawn_by_its_tokens(trained: Trained) -> None:
     """Where choices differ in their first token, that decides: by its share among the tokens that are left."""
     codec, model = load_codec(trained.data / "tokenizer"), load(trained.llama)
@@ -144,6 +164,8 @@ def test_a_choice_is_drawn_by_its_tokens(trained: Trained) -> None:
     ("constraint", "words"),
     [
         ({"regex": "("}, r"recipe.constraint.regex=\(: is not understood by llguidance"),
+        ({"lark": "start: ("}, r"recipe.constraint.lark=start: \(: is not understood by llguidance"),
+        ({"lark": "start: word"}, r"recipe.constraint.lark=start: word: is not understood by llguidance"),
         ({"json": {"type": "objec"}}, "recipe.constraint.json=.*is not understood by llguidance"),
         ({"regex": r"[^\s\S]"}, r"recipe.constraint.regex=.*: is matched by no text"),
         ({"json": {"$ref": "#"}}, r"recipe.constraint.json=.*: is matched by no text"),

@@ -79,6 +79,7 @@ BAD = {
         f"address {uri}": (["tracking=mlflow", f"tracking.uri='{uri}'"], [f"tracking.uri={uri}", "must be"])
         for uri in WRONG
     },
+    "keys that stay": (["mixing.budget={}"], ["mixing.budget={}", "leaves kind, n, power there"]),
     "no control": (["~control"], ["control: is missing"]),
     "size taken away": (["~size"], ["recipe.n: ", "'size' not found"]),
     "no experiment": (["tracking=mlflow", "tracking.experiment=' '"], ["tracking.experiment=' '", "a name"]),

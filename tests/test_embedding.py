@@ -11,7 +11,7 @@ from scipy.spatial.distance import pdist
 
 from genloss.core.errors import UserError
 from genloss.evaluate import evaluate
-from genloss.evaluate.embedded import Spread, Vendi, mean_distance, vendi
+from genloss.evaluate.embedded import OnTopic, Spread, Vendi, mean_distance, vendi
 from genloss.evaluate.fidelity import Frechet, Frontier, Manifold, frechet, frontier, manifold
 from genloss.language.embedding import Embedding, Encoder, Ngrams, WordLlama, unit
 from genloss.workflow.compose import compose
@@ -113,6 +113,20 @@ def test_a_sample_that_lost_a_topic_is_told_from_its_floor(tmp_path: Path) -> No
         assert found[name] < found[f"{name}_floor"] - 0.05, name
     assert found["frechet"] > 2 * found["frechet_floor"]
     assert found["manifold_precision"] == pytest.approx(found["manifold_precision_floor"], abs=0.15)
+
+
+def test_what_is_on_topic(tmp_path: Path) -> None:
+    """The share of a sample that is of a topic, and how near it is: where a vector is known, its cosine."""
+    real = [s for i, topic in enumerate(TOPICS) for s in sentences(topic, 60, i)]
+    made = sentences("sea", 30, 20) + sentences("court", 10, 21)
+    embedding = {"_target_": "genloss.language.embedding.Ngrams", "dimensions": 3}
+    metrics = {"topics": OnTopic(embedding=embedding, topics=[TOPICS["sea"], TOPICS["farm"]], similarity=0.7)}
+    found = evaluate(metrics, evidence(tmp_path, real, sentences("farm", 10, 22) + sentences("court", 30, 23), made))
+    assert found["on_topic"] == 0.75 and found["on_topic_floor"] == 0.25
+    assert 0.7 < found["topic_cosine"] < 1 and found["topic_cosine_floor"] < 0.5
+    for topics, said in (([], "must be one text or more"), ([" "], "must be a text with words")):
+        with pytest.raises(UserError, match=said):
+            OnTopic(topics=topics)
 
 
 def test_the_embedding_is_an_option_of_the_metric() -> None:

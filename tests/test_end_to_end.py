@@ -107,3 +107,27 @@ def test_round_0_is_trained_once_serially_and_in_parallel(tmp_path: Path, tiny: 
     assert serial.stages() == parallel.stages()
     # every stage that ran is in the store once, and no lock or scratch was left behind for another to trip over
     assert not list(parallel.store.glob("scratch/*"))
+
+
+def test_a_grammar_is_what_is_written(tmp_path: Path, tiny: list[str]) -> None:
+    """recipe.constraint.lark from the command line, by the round's records; curation by the same form keeps them."""
+    import pyarrow.parquet as pq
+
+    home = Project.make(tmp_path / "project")
+    grammar = 'start: WORD (" " WORD)*\nWORD: /[a-z]{1,7}/'
+    words = "{_target_: genloss.language.checkers.Pattern, pattern: '[a-z]{1,7}( [a-z]{1,7})*'}"
+    lark = f"+recipe.constraint.lark='{grammar}'"
+    curation = [
+        "curation=format",
+        "~curation.format.checks.length",
+        "~curation.format.checks.prose",
+        f"+curation.format.checks.words={words}",
+    ]
+    folder = home.ok("run", *tiny, lark, *curation, "rounds=1").folder
+    assert load_params(folder / "params.yaml").recipe.constraint.lark == grammar
+    table = pq.read_table(folder / "rounds/01/generated.parquet")
+    kept = set(pq.read_table(folder / "rounds/01/kept.parquet")["text"].to_pylist())
+    ended = [
+        text for text, end in zip(table["text"].to_pylist(), table["finish"].to_pylist(), strict=True) if end == "end"
+    ]
+    assert len(set(ended)) > 3 and set(ended) <= kept

@@ -72,9 +72,48 @@ def test_languages() -> None:
         ("+curation.format.checks.x={_target_: os.system}", r"curation\.format\.checks\.x"),
         ("curation.format.checks.length.min_words=-1", r"curation\.format\.checks\.length\.min_words=-1: must be"),
         ("curation.format.similarity=2", r"curation\.format\.similarity=2"),
+        ("curation.format.similarity=0.4", r"curation\.format\.similarity=0\.4: has no effect without topics"),
+        ("curation.format.checks={}", r"checks=\{\}: leaves length, prose there.*'~curation\.format\.checks\.NAME'"),
+        ("+curation.format.checks={}", r"curation\.format\.checks=\{\}: leaves length, prose there"),
+        ("curation={format: {checks: {}}}", r"curation\.format\.checks=\{\}: leaves length, prose there"),
+        ("curation={}", r"curation=\{\}: is no name of an option"),
+        ("~curation.format.checks", r"curation\.format\.checks=\{\}: must be one or more, or give topics"),
+        ("curation.format.topics=[5]", r"curation\.format\.topics=\[5\]: must be a list of texts; quote"),
+        ("curation.format.topics=[war,true]", r"curation\.format\.topics=\['war', True\]: must be a list of texts"),
+        ("curation.format.topics=war", r"curation\.format\.topics=war: must be a list, as in"),
+        ("curation.format.topics=null", r"curation\.format\.topics=null: must be a list"),
+        ("curation.format.topics=[' ']", r"curation\.format\.topics=' ': must be a text with words"),
+        (
+            "curation.format.checks.prose.pattern=1e3",
+            r"curation\.format\.checks\.prose\.pattern=1000\.0: must be a text",
+        ),
+        (
+            "+curation.format.checks.l={_target_: genloss.language.checkers.Language, only: [5]}",
+            r"\.l\.only=\[5\]: must",
+        ),
     ],
 )
 def test_bad_checks_are_refused_before_any_work(override: str, said: str) -> None:
     quoted = override if "(" not in override else 'curation.format.checks.prose.pattern="("'
     with pytest.raises(UserError, match=said):
         Experiment(compose(["curation=format", quoted]))
+
+
+def test_a_reason_has_one_meaning() -> None:
+    with pytest.raises(UserError, match=r"checks=topic: must be named otherwise"):
+        Format({"topic": {"_target_": f"{C}.Json"}}, topics=["war"])
+
+
+def test_a_topic_that_the_embedding_does_not_know_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"topics=quarks: has no word that the embedding knows; use words of the real"):
+        decided(Format(topics=[TOPICS["sea"], "quarks"]), sentences("sea", 3, 7), tmp_path)
+
+
+def test_one_form_is_checked_written_and_measured() -> None:
+    """curation=format, recipe=prose and experiment=format_control mean the same; topics too."""
+    form = compose(["curation=format"]).curation.format.checks.prose.pattern
+    assert form == compose(["recipe=prose"]).recipe.constraint.regex
+    measured = compose(["experiment=format_control", "curation=topics"])
+    assert form == measured.metrics.validity.checker.pattern
+    for key in ("topics", "similarity", "embedding"):
+        assert measured.metrics.topics[key] == measured.curation.topics[key]

@@ -98,6 +98,8 @@ HELP = {
         f"curation.rules.{k}" for k in ("max_repeated=1", "max_top_word=1", "min_characters=0")
     ],
     ("text", "metrics=validity"): ["+metrics.validity.checker._target_=genloss.evaluate.validity.Python"],
+    ("text", "metrics=topics"): ["metrics.topics.topics=[river]"],
+    ("instruct", "metrics=topics"): ["metrics.topics.topics=[number]"],
     ("text", "curation=novelty"): ["curation.novelty.threshold=0.99"],
     ("reasoning", "curation=novelty"): ["curation.novelty.threshold=0.99", "curation.novelty.real=false"],
     ("instruct", "curation=novelty"): ["curation.novelty.threshold=0.99", "curation.novelty.real=false"],

@@ -110,7 +110,7 @@ def composed(context: HydraContext, config: DictConfig, job: list[str]) -> DictC
 
     check_overrides(job)
     try:
-        return resolve(context.config_loader.load_sweep_config(config, job))
+        return resolve(context.config_loader.load_sweep_config(config, job), job)
     except (HydraException, OmegaConfBaseException) as error:
         raise hydra_error(error, job) from None
 

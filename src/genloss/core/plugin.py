@@ -15,12 +15,12 @@ import importlib
 import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from genloss.core.errors import UserError, first_line, nearest
+from genloss.core.errors import UserError, first_line, nearest, require
 from genloss.core.limits import check_limits
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def shown(value: Any) -> Any:
 def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     """A dataclass from plain values, checked against the types of its fields and the ranges of its numbers."""
     nodes = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    names = list(nodes)
+    names, kinds = list(nodes), get_type_hints(cls)
     for name in mapping(values, key):
         if name not in names:
             raise UserError(f"{key}.{name}", values[name], f"unknown option; {nearest(str(name), names)}")
@@ -88,6 +88,12 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
                 mapping(value, name)
             if kind is bool and not isinstance(value, bool):
                 raise UserError(name, shown(value), "must be true or false")  # OmegaConf takes 5 for true
+            if kind is str and isinstance(value, bool | float):  # 1e3 would be the text 1000.0
+                raise UserError(name, value, "must be a text; quote it inside of the quotes for the shell")
+            if get_origin(kinds[name]) is list:
+                require(isinstance(value, list), name, shown(value), "a list, as in [a, b]")
+            if kinds[name] == list[str] and not all(isinstance(item, str) for item in value):
+                raise UserError(name, value, 'must be a list of texts; quote what is one, as in ["5"]')
         node = OmegaConf.merge(schema, OmegaConf.create(dict(values)))
         assert isinstance(node, DictConfig)
         made = OmegaConf.to_object(node)
@@ -106,8 +112,11 @@ def without_effect(plugin: Any, names: Iterable[str], here: str) -> None:
     """Refuse options of a plug-in that differ from their defaults and change nothing `here`: they would only rename the
     arm."""
     for f in dataclasses.fields(plugin):
-        if f.name in names and getattr(plugin, f.name) != f.default:
-            raise UserError(f.name, getattr(plugin, f.name), f"has no effect {here}; leave it at {shown(f.default)}")
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        if f.name in names and getattr(plugin, f.name) != default:
+            raise UserError(
+                f.name, shown(getattr(plugin, f.name)), f"has no effect {here}; leave it at {shown(default)}"
+            )
 
 
 def plain(node: Any) -> Any:

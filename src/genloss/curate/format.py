@@ -10,7 +10,7 @@ so by `recipe.constraint`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,12 @@ from genloss.core import records
 from genloss.core.capabilities import Texts, able
 from genloss.core.contracts import Plugin
 from genloss.core.errors import check_name, require
-from genloss.core.plugin import build
+from genloss.core.plugin import build, without_effect
 from genloss.curate import Context, Decision, RecordCurator, blank, decision
 from genloss.language.checkers import Checker
-from genloss.language.embedding import Embedding
+from genloss.language.embedding import Embedding, check_topics, likeness
+
+TOPIC = "topic"  # the reason of what is of none
 
 
 @dataclass
@@ -41,9 +43,14 @@ class Format(RecordCurator):
 
     def __post_init__(self) -> None:
         require(bool(self.checks or self.topics), "checks", self.checks, "one or more, or give topics")
-        require(-1 <= self.similarity <= 1, "similarity", self.similarity, "a cosine in [-1, 1]")
+        check_topics(self.topics, self.similarity)
+        if not self.topics:
+            without_effect(self, ["similarity", "embedding"], "without topics")
         for name in self.checks:
             check_name("checks", name)
+            require(
+                not (self.topics and name == TOPIC), "checks", name, "named otherwise: this is the reason of topics"
+            )
         self._checks = {name: build(each, Checker, f"checks.{name}") for name, each in self.checks.items()}
         self._embedding = build(self.embedding, Embedding, "embedding")
 
@@ -54,7 +61,10 @@ class Format(RecordCurator):
     def decide(self, table: pa.Table, context: Context) -> Decision:
         domain = able(context.domain, Texts)
         reason, score, at = blank(len(table)), np.full(len(table), np.nan), 0
-        wanted = self._embedding.embed(self.topics, lambda n: _real(context, n)) if self.topics else None
+
+        def embed(some: Sequence[str]) -> np.ndarray:
+            return self._embedding.embed(some, lambda n: _real(context, n))
+
         for part in records.parts(table):
             texts = domain.texts(part)
             said = blank(len(texts))
@@ -62,9 +72,9 @@ class Format(RecordCurator):
                 left = np.flatnonzero(said == "")
                 accepted = check.valid([texts[i] for i in left])
                 said[left[~accepted]] = name
-            if wanted is not None:
-                alike = (self._embedding.embed(texts, lambda n: _real(context, n)) @ wanted.T).max(axis=1)
-                said[(said == "") & (alike < self.similarity)] = "topic"
+            if self.topics:
+                alike = likeness(embed(texts), self.topics, embed)
+                said[(said == "") & (alike < self.similarity)] = TOPIC
                 score[at : at + len(texts)] = alike
             reason[at : at + len(texts)] = said
             at += len(texts)

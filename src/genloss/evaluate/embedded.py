@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core.contracts import Plugin
+from genloss.core.errors import require
 from genloss.core.plugin import build
 from genloss.evaluate import Evidence, SampleMetric
-from genloss.language.embedding import Embedding
+from genloss.language.embedding import Embedding, check_topics, likeness
 
 
 @dataclass
@@ -84,3 +85,22 @@ class Spread(Embedded):
 
     def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
         return {"embedding_distance": mean_distance(vectors)}
+
+
+@dataclass
+class OnTopic(Embedded):
+    """on_topic: share of the records with a cosine of at least `similarity` with one of the topics, which is what
+    curation=topics keeps; topic_cosine: mean over records of the highest cosine with a topic."""
+
+    topics: list[str] = field(default_factory=list)
+    similarity: float = 0.3
+    least = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.topics), "topics", self.topics, "one text or more")
+        check_topics(self.topics, self.similarity)
+
+    def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
+        highest = likeness(vectors, self.topics, lambda some: self.embed(some, evidence))
+        return {"on_topic": float((highest >= self.similarity).mean()), "topic_cosine": float(highest.mean())}

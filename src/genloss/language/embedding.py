@@ -49,6 +49,24 @@ class Embedding(Plugin, ABC):
         """float64 [n, d] of n texts, each of length 1, or 0 if nothing is known of it."""
 
 
+def check_topics(topics: Sequence[str], similarity: float) -> None:
+    """UserError for what can be the topics of no text."""
+    for topic in topics:
+        require(bool(topic.strip()), "topics", repr(topic), "a text with words")
+    require(-1 <= similarity <= 1, "similarity", similarity, "a cosine in [-1, 1]")
+
+
+def likeness(vectors: np.ndarray, topics: Sequence[str], embed: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
+    """float64 [n]: the highest cosine of each of n vectors with a topic. UserError for one that the embedding knows
+    nothing of: its cosines would all be 0."""
+    wanted = embed(topics)
+    for topic, vector in zip(topics, wanted, strict=True):
+        if not vector.any():
+            remedy = "has no word that the embedding knows; use words of the real records, or another embedding"
+            raise UserError("topics", topic, remedy)
+    return np.asarray((vectors @ wanted.T).max(axis=1))
+
+
 # -- without a model -----------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from genloss.core.errors import UserError, first_line, nearest
 from genloss.core.places import conf_dir, is_group, options
-from genloss.core.plugin import shown
+from genloss.core.plugin import flatten, shown
 from genloss.core.schedule import each_round
 
 CHAINS = ("curation", "metrics", "domain/tasks")  # groups of which several options are chosen: group=[a,b]
@@ -108,8 +108,22 @@ def check_overrides(overrides: Sequence[str]) -> None:
             joined = ",".join(map(str, value))
             raise UserError(group, f"[{joined}]", f"takes one option; a sweep is -m {group}={joined or 'a,b'}")
         for name in names:
-            if not isinstance(name, str | dict):
+            if not isinstance(name, str | dict) or name == {}:  # {}: see `check_empty`
                 raise UserError(group, shown(name), f"is no name of an option; {nearest(str(name), options(group))}")
+
+
+def check_empty(overrides: Sequence[str], cfg: DictConfig) -> None:
+    """Refuse `key={}` that has left keys there, since Hydra merges what is given with what there was. cfg: what the
+    overrides have made."""
+    for text in overrides:
+        override = _parsed(text)
+        if override is None or override.is_sweep_override() or override.is_delete():
+            continue
+        for key, value in flatten(override.value(), override.key_or_group):
+            node = OmegaConf.select(cfg, key) if value == {} else None
+            if isinstance(node, DictConfig) and node:
+                why = f"leaves {', '.join(map(str, node))} there, since values are merged"
+                raise UserError(key, "{}", f"{why}; '~{key}.NAME' takes one away, '~{key}' all")
 
 
 def _siblings(key: str, overrides: Sequence[str], there: DictConfig | None) -> list[str] | None:
@@ -139,7 +153,7 @@ def compose(overrides: Sequence[str] = (), *, raw: bool = False) -> DictConfig:
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = hydra_compose("config", overrides=list(overrides))
-        return cfg if raw else resolve(cfg)
+        return cfg if raw else resolve(cfg, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         if raw:
             raise
@@ -150,8 +164,10 @@ def compose(overrides: Sequence[str] = (), *, raw: bool = False) -> DictConfig:
             GlobalHydra.instance().initialize(before)
 
 
-def resolve(cfg: DictConfig) -> DictConfig:
-    """A copy without the node `hydra`, with every interpolation resolved and every `???` refused."""
+def resolve(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
+    """A copy without the node `hydra`, with every interpolation resolved and every `???` refused. overrides: what has
+    made it."""
+    check_empty(overrides, cfg)
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     if "schedule" not in cfg:  # `~schedule` drops the overrides of an experiment, not the key
         merged = OmegaConf.merge({"schedule": {}}, cfg)

@@ -86,7 +86,7 @@ def job(cfg: DictConfig) -> float | None:
         with stoppable(ends=os.environ.get(MAIN) != str(os.getpid())):  # a worker has not come by `main`
             return run_in_sweep(resolve(cfg), sweep)
     try:
-        resolved = resolve(cfg)
+        resolved = resolve(cfg, hydra.overrides.task)
         with live(None, [resolved]) as states:
             folder = run_arm(resolved, states=states)
     except (UserError, OSError) as error:
