@@ -301,6 +301,8 @@ NEEDS = {
     "domain/corpus/chat_datasets": ["domain=instruct", "domain.corpus.path=corpus"],
     "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
     "model/pretrained": ["model.path=hub:some/model"],
+    "experiment/data_simulation": ["recipe.author.model=last"],
+    "metrics/elsewhere": ["domain=instruct", "domain.corpus.about=[bird]"],
     **{
         f"model/adapter/{path.stem}": ["model=pretrained", "model.path=hub:some/model"]
         for path in (REPOSITORY / "conf/model/adapter").glob("*.yaml")

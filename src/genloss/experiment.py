@@ -10,7 +10,7 @@ each round that differs."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -184,7 +184,8 @@ class Experiment(contracts.Experiment):
         try:
             plugin.check(self)
         except UserError as error:
-            raise error if error.key.partition(".")[0] in KEYS else error.under(key) from None
+            first, own = error.key.partition(".")[0], is_dataclass(plugin) and {f.name for f in fields(plugin)}
+            raise error if first in KEYS and not (own and first in own) else error.under(key) from None
         for name, part in plugin.parts().items():
             self._check(f"{key}.{name}", part)
 

@@ -74,7 +74,7 @@ class Author(Plugin):
     model: str = LAST
     tokenizer: str = ""  # of a saved model that has none: a saved one
     template: str = ""  # of a saved model: turns, chatml, or a file; empty: its own
-    max_tokens: int = 0  # prompt and text together; 0: domain.context
+    max_tokens: int | None = None  # prompt and text together; None: domain.context
     new_tokens: int = 0  # of a text; 0: as many as max_tokens leaves
     temperature: float = 1.0
     top_k: int = 0
@@ -84,7 +84,7 @@ class Author(Plugin):
     backend: Any = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self.max_tokens >= 0, "max_tokens", self.max_tokens, "at least 0 (0: domain.context)")
+        require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1, or null")
         self.decoding(1)  # refuses the rest
         self.writer = made(self.backend)
         for key in ("tokenizer", "template"):

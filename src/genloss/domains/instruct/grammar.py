@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genloss.core.errors import require
+from genloss.core.errors import one_of, require
 from genloss.core.seeds import generator
 
 KINDS = ("bird", "boat", "town", "tool", "plant", "stone", "song", "game")
@@ -172,11 +172,14 @@ class Grammar:
     topics: int = 4  # kinds of entities
     entities: int = 10  # of each
     steps: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.3, 0.1])  # shares of portraits and of 1 to 3 steps
+    about: list[str] = field(default_factory=list)  # topics of what is asked; none: all. The facts are those of all
     seed: int = 0  # of the facts and the records
 
     def __post_init__(self) -> None:
         require(1 <= self.topics <= len(KINDS), "topics", self.topics, f"from 1 to {len(KINDS)}")
         require(3 <= self.entities <= 100, "entities", self.entities, "from 3 to 100 of each kind")
+        for name in self.about:
+            one_of("about", name, KINDS[: self.topics])
         good = len(self.steps) == len(STEPS) and min(self.steps) >= 0 and sum(self.steps) > 0
         require(good, "steps", self.steps, f"{len(STEPS)} shares: of portraits, and of one, two and three steps")
 
@@ -194,6 +197,11 @@ class Grammar:
             kind: tuple(chosen[i * self.entities : (i + 1) * self.entities])
             for i, kind in enumerate(KINDS[: self.topics])
         }
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The topics of what is asked."""
+        return tuple(kind for kind in self.kinds if kind in self.about) if self.about else tuple(self.kinds)
 
     @cached_property
     def facts(self) -> dict[tuple[str, str], str]:
@@ -223,10 +231,10 @@ class Grammar:
     def law(self) -> dict[Cell, float]:
         """The probability of each cell: that of the first request of a conversation."""
         found = {}
-        for topic, register, (steps, share) in itertools.product(self.kinds, REGISTERS, enumerate(self.steps)):
+        for topic, register, (steps, share) in itertools.product(self.subjects, REGISTERS, enumerate(self.steps)):
             for name in (forms := FORMATS if steps else FORMATS[1:]):
                 found[topic, name, register, steps] = (
-                    share / sum(self.steps) / self.topics / len(REGISTERS) / len(forms)
+                    share / sum(self.steps) / len(self.subjects) / len(REGISTERS) / len(forms)
                 )
         return {cell: p for cell, p in found.items() if p > 0}
 
@@ -236,7 +244,7 @@ class Grammar:
         """A request in words, and as what it means."""
         name = way or draws.among(FORMATS if steps else FORMATS[1:])
         tone = draws.among(REGISTERS)
-        topic = before.topic if before else draws.among(tuple(self.kinds))
+        topic = before.topic if before else draws.among(self.subjects)
         it = before is not None and draws.chance(FOLLOWS)
         subject = before.subject if it and before else draws.among(self.kinds[topic])
         path = tuple(draws.among(RELATIONS) for _ in range(steps - 1))

@@ -106,7 +106,7 @@ class World(Skills, Chats, Checks):
     def web(self, seed: int) -> Iterator[Document]:
         """Documents without their instructions: portraits, and a share of noise."""
         for draws in self._drawn(seed_of(self.seed, "world", "web", seed)):
-            topic = draws.among(tuple(self.kinds))
+            topic = draws.among(self.subjects)
             subject, name, register = draws.among(self.kinds[topic]), draws.among(FORMATS[1:]), draws.among(REGISTERS)
             request = Request(subject, (), name, register, topic)
             text = self.reply(request, [draws.chance(SECOND) for _ in OWN])
