@@ -184,8 +184,9 @@ class Experiment(contracts.Experiment):
         try:
             plugin.check(self)
         except UserError as error:
-            first, own = error.key.partition(".")[0], is_dataclass(plugin) and {f.name for f in fields(plugin)}
-            raise error if first in KEYS and not (own and first in own) else error.under(key) from None
+            first = error.key.partition(".")[0]
+            own = {f.name for f in fields(plugin)} if is_dataclass(plugin) else set()
+            raise error if first in KEYS and first not in own else error.under(key) from None
         for name, part in plugin.parts().items():
             self._check(f"{key}.{name}", part)
 
