@@ -185,7 +185,7 @@ class Experiment(contracts.Experiment):
             plugin.check(self)
         except UserError as error:
             first = error.key.partition(".")[0]
-            own = {f.name for f in fields(plugin)} if is_dataclass(plugin) else set()
+            own: set[str] = {f.name for f in fields(plugin)} if is_dataclass(plugin) else set()
             raise error if first in KEYS and first not in own else error.under(key) from None
         for name, part in plugin.parts().items():
             self._check(f"{key}.{name}", part)
