@@ -18,6 +18,7 @@ from conftest import Trained
 from genloss.core import records
 from genloss.core.hashes import sha256_file
 from genloss.observatory.tables import marked_up
+from genloss.observatory.verdict import KEYS
 from genloss.workflow import export as exporting
 from support import Project
 
@@ -235,8 +236,7 @@ def test_verdicts_of_a_sweep_are_in_the_card(home: Project, run: Path, tmp_path:
     (sweep / "sweep.json").write_text('{"arms": ["a"]}')
     note = {"name": "a", "dir": "../arm", "state": "finished"}
     (sweep / "arms/a.json").write_text(json.dumps(note))
-    empty = dict.fromkeys(("control", "metric", "scale", "effect", "interval", "p", "p_holm", "onset"))
-    row = {**empty, "arm": "a|b", "definition": "<script>\n", "verdict": "cannot tell"}
+    row = {**dict.fromkeys(KEYS), "arm": "a|b", "definition": "<script>\n", "verdict": "cannot tell"}
     found = {"control": "real", "scale": "log ratio", "effect": math.log(1.5), "interval": [0, math.log(2)]}
     rows = [row | found | {"p_holm": 0.0123, "onset": 3}, row | {"definition": "tail", "verdict": "not testable"}]
     (sweep / "verdicts.json").write_text(json.dumps({"schema": 1, "verdicts": rows}))

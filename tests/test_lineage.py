@@ -19,7 +19,7 @@ import pytest
 from genloss.core import records
 from genloss.observatory.ancestry import NOBODY, Population, depth, effective, keys
 from genloss.observatory.lineage import summary, traced
-from support import Project, Result
+from support import Project, Result, staged
 
 HOSTILE = "\x1b[31mred\u202eevil\nnext <script>alert(1)</script>"
 
@@ -59,8 +59,8 @@ def run(tmp_path: Path) -> Path:
     put(folder / "rounds/01/rejected.parquet", ["e"], 1, [[real[0]]], f"rules: {HOSTILE}", recipe="x")
     put(folder / "rounds/02/kept.parquet", ["f", "g"], 2, [[kept[0], kept[1]], []], "kept")
     put(folder / "rounds/02/rejected.parquet", [], 2, [], "")
-    curation = {"stages": {"curate": {"config": {"curation": [["rules", {}], ["dedup", {}]]}}}}
-    (folder / "rounds/01/manifest.json").write_text(json.dumps(curation))
+    curation = {"curation": [["rules", {}], ["dedup", {}]]}
+    (folder / "rounds/01/manifest.json").write_text(staged(curate={"config": curation}))
     source = folder / "data/train.parquet"
     mixed(folder / "rounds/00/train", {"00-real.parquet": (source, 0, None, 1.0)})
     mixed(folder / "rounds/01/train", {"00-g01.parquet": (folder / "rounds/01/kept.parquet", 1, None, 1.0)})
@@ -99,6 +99,16 @@ def test_a_record_is_followed_back_to_real_ones_and_forward(run: Path) -> None:
     assert kinds == {(1, "kept"): 2, (1, "rejected"): 1, (2, "kept"): 1}
     assert found["descendants"][0]["trained_in"] == {1: 2, 2: 1}
     assert found["descendants"][1]["trained_in"] == {}
+
+
+def test_who_kept_a_record_is_said_where_a_manifest_says_it(run: Path) -> None:
+    manifest, record = run / "rounds/01/manifest.json", of(run / "rounds/01/kept.parquet", 1)
+    manifest.write_text(staged(curate={"config": {"curation": []}}))
+    assert traced(run, record)["record"]["decision"] == "kept by all: there was no curator"
+    manifest.write_text("{}")
+    assert "manifest.json: is damaged" in call(run.parent, str(run), record).err
+    manifest.unlink()
+    assert traced(run, record)["record"]["decision"] == "kept by whom is not known: no manifest says it"
 
 
 def test_the_last_round_is_followed_through_both_of_its_parents(run: Path) -> None:

@@ -28,7 +28,7 @@ from genloss.observatory.report import PAGE, write_report
 from genloss.observatory.results import arms_of, is_metric
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import differing, told
-from support import Project
+from support import Project, staged
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
 HOSTILE = [
@@ -53,8 +53,8 @@ def arm(folder: Path, texts: Sequence[Sequence[str]], real: Sequence[str] = ("a 
             made = records.make_table({"text": list(texts[n - 1])}, origin=records.SYNTHETIC, generation=n, recipe="s")
             records.write(made, folder / f"rounds/{n:02d}/generated.parquet")
         shards = [{"generation": g, "realised": 10} for g in range(n + 1)]
-        stages = {"mix": {"result": {"shards": shards}, "seconds": 1.0}, "train": {"seconds": 2.0, "result": {}}}
-        write_atomic(folder / f"rounds/{n:02d}/manifest.json", json.dumps({"stages": stages}))
+        made = staged(mix={"result": {"shards": shards}, "seconds": 1.0}, train={"seconds": 2.0})
+        write_atomic(folder / f"rounds/{n:02d}/manifest.json", made)
         metrics = {"heldout_bits_per_byte": 2.0 + n, "distinct_2": 0.5, "distinct_2_floor": 0.8}
         write_atomic(folder / f"rounds/{n:02d}/metrics.json", json.dumps(metrics | values.get("metrics", {})))
     return folder
@@ -240,10 +240,11 @@ def test_a_damaged_arm_costs_a_line_and_no_report(tmp_path: Path) -> None:
     arms = swept(tmp_path)
     (arms[4][1] / "rounds/01/metrics.json").write_text('{"entropy_1": NaN')
     text = write_report(arms, tmp_path / "out", "loss_under_round0", differing=differing(arms))
-    assert "replace seed 1: left out: " in text and "is damaged or was edited" in text
-    (arms[4][1] / "rounds/01/manifest.json").write_text("{")
-    said = write_report(arms, tmp_path / "out", "loss_under_round0", differing=differing(arms))
-    assert "rounds/01/manifest.json: is damaged" in said and "real_only" in said
+    assert "replace seed 1: left out: " in text and "metrics.json: is damaged" in text
+    for damaged in ("{", "{}", '{"stages": {"mix": {}}}'):
+        (arms[4][1] / "rounds/01/manifest.json").write_text(damaged)
+        said = write_report(arms, tmp_path / "out", "loss_under_round0", differing=differing(arms))
+        assert "rounds/01/manifest.json: is damaged" in said and "real_only" in said
     for _, folder in arms:
         (folder / "rounds/01/metrics.json").write_text("{")
     with pytest.raises(UserError, match=r"left out: \S*metrics.json: is damaged"):
@@ -357,11 +358,11 @@ def test_one_prompt_stands_beside_itself(tmp_path: Path) -> None:
             assert "".join(text for text, _ in cell.pieces) == f"goes on from {prompt.text}"
 
 
-def test_a_damaged_manifest_costs_no_report(tmp_path: Path) -> None:
+def test_a_manifest_that_says_nothing_costs_no_report(tmp_path: Path) -> None:
     folder = arm(tmp_path / "run", [["a"]])
     for shards, seconds in (([{"generation": 0}], "soon"), ("none", None), ([3], {})):
-        stages = {"mix": {"result": {"shards": shards}, "seconds": seconds}, "train": {"seconds": 2.0}}
-        write_atomic(folder / "rounds/01/manifest.json", json.dumps({"stages": stages}))
+        made = staged(mix={"result": {"shards": shards}, "seconds": seconds}, train={"seconds": 2.0})
+        write_atomic(folder / "rounds/01/manifest.json", made)
         write_report([("run", folder)], tmp_path, html=tmp_path / PAGE)
         assert readings.composition(folder, 1) == {} and readings.composition(folder, 0) == {0: 10}
         assert readings.costs(grouped([("run", folder)], [{}])[0].members[0]) == {"mix": 1.0, "train": 4.0}

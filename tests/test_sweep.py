@@ -109,20 +109,22 @@ def test_a_report_of_an_interrupted_sweep(home: Project) -> None:
 
 
 def test_a_sweep_of_another_shape_is_one_line(home: Project, tmp_path: Path) -> None:
+    """It names the file that is damaged, of a sweep of many arms."""
     (tmp_path / "arms").mkdir()
-    note = tmp_path / "arms" / "a.json"
-    for sweep, arm in [
-        *((text, "{}") for text in ("[]", "5", "null", "{}", '{"arms": 5}', '{"arms": [["a"]]}', '{"arms": ["b"]}')),
-        *(('{"arms": ["a"]}', text) for text in ("[]", "5", "{}", '{"name": "a", "state": "finished"}')),
-        ('{"arms": ["a"]}', '{"name": "a", "state": "finished", "dir": 3}'),
+    whole, note = tmp_path / "sweep.json", tmp_path / "arms/a.json"
+    bad = ["[]", "5", "null", "{}", "{", "\udcff", "[" * 100_000]
+    good, again = '{"arms": ["a"]}', "run the sweep again (nothing computed is lost)"
+    for file, sweep, arm in [
+        *((whole, text, "{}") for text in (*bad, '{"arms": 5}', '{"arms": [["a"]]}', '{"arms": [], "command": [3]}')),
+        *((note, good, text) for text in (*bad, '{"name": "a", "state": "x"}', '{"name": "", "state": "", "dir": 3}')),
     ]:
-        (tmp_path / "sweep.json").write_text(sweep)
-        note.write_text(arm)
-        said = home.call("report", str(tmp_path))
-        assert (
-            said.code == 2
-            and said.err == f"genloss: {tmp_path}: is no sweep, or a damaged one; run its command again\n"
-        )
+        whole.write_text(sweep, errors="surrogateescape")
+        note.write_text(arm, errors="surrogateescape")
+        for verb in ("report", "forecast"):
+            said = home.call(verb, str(tmp_path))
+            assert (said.code, said.err) == (2, f"genloss: {file}: is damaged; delete it and {again}\n"), (sweep, arm)
+    note.unlink()
+    assert home.call("report", str(tmp_path)).err == f"genloss: {note}: is not there; {again}\n"
     note.write_text('{"name": "a", "state": "finished", "dir": "."}')
     assert sweep_entries(tmp_path)[0]["error"] is None
 

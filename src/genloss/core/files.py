@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
+
+from genloss.core.errors import UserError
+
+T = TypeVar("T")
 
 OUTPUTS = ("data", "rounds", "report")  # folders of a run that DVC keeps
 LEFT = re.compile(r"\..+\.\d+(-\d+)?")  # names of what `aside_of` names
@@ -39,6 +45,17 @@ def sweep(folder: Path) -> None:
             ours = LEFT.fullmatch(path.name) and time.time() - path.stat().st_ctime > OLD
             if (ours or DVCS.fullmatch(path.name)) and path.is_file():
                 path.unlink()
+
+
+def read_json(path: Path, made: Callable[[Any], T], remedy: str, load: Callable[[str], Any] = json.loads) -> T:
+    """What `made` makes of a JSON file that genloss wrote. UserError, which names the file, where it is not there, or
+    where `load` or `made` meets what genloss has not written. remedy: what brings it back, "run it again", say."""
+    try:
+        return made(load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(str(path), None, f"is not there; {remedy}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no UTF-8, no JSON, another shape
+        raise UserError(str(path), None, f"is damaged; delete it and {remedy}") from None
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from genloss.core.errors import UserError
-from genloss.core.files import keep, link, locked, write_atomic
+from genloss.core.files import keep, link, locked, read_json, write_atomic
 from genloss.core.hashes import sha256_file, sha256_json, sha256_text, tree_hash, version
 from genloss.core.places import project_root
 from genloss.core.retention import NOTE, again, note, weights
@@ -55,6 +55,12 @@ def _manifest(text: str) -> dict[str, Any]:
     for entry in [*manifest["stages"].values(), *manifest.get("added", {}).values()]:
         Done.from_json(entry)
     return manifest
+
+
+def manifest_at(folder: Path) -> dict[str, Any]:
+    """What the manifest of a round's folder says; empty if there is none. UserError if it is not what was written."""
+    path = folder / "manifest.json"
+    return read_json(path, dict, "run again (nothing computed is lost)", _manifest) if path.exists() else {}
 
 
 def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -97,13 +103,7 @@ class RunDir:
 
     def manifest(self, stage: str, n: int) -> dict[str, Any]:
         """The manifest that holds `stage` of round `n`; empty if there is none yet."""
-        path = self.manifest_path(stage, n)
-        try:
-            return _manifest(path.read_text())
-        except FileNotFoundError:
-            return {}
-        except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or not what _enter wrote
-            raise UserError(str(path), None, "is damaged; delete it and run again (nothing computed is lost)") from None
+        return manifest_at(self.manifest_path(stage, n).parent)
 
     def _enter(self, work: Work, n: int, done: Done) -> None:
         manifest = self.manifest(work.stage, n)

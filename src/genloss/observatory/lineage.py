@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 
 from genloss.core import records
 from genloss.core.errors import UserError
-from genloss.core.rundir import round_name
+from genloss.core.files import read_json
+from genloss.core.rundir import manifest_at, round_name
 from genloss.observatory.ancestry import NOBODY, Population, backward, children, depth, effective, families, keys
 from genloss.observatory.results import without_rounds
 from genloss.observatory.samples import MESSAGES, written
@@ -94,14 +95,13 @@ class Run:
     def mixed(self, n: int) -> list[Shard]:
         """The training set of round n; [] if it is not there yet. Missing if a file of it is."""
         home = self.round(n) / "train"
-        path = home / "mix.json"
         if not self.trained(n):
             return []
-        try:
-            shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
-            return [self._shard(home / s["file"], int(s["generation"]), float(s["weight"])) for s in shards]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(str(path), None, "is damaged; delete it and run again to restore it") from None
+
+        def shards(mix: dict[str, Any]) -> list[Shard]:
+            return [self._shard(home / s["file"], int(s["generation"]), float(s["weight"])) for s in mix["shards"]]
+
+        return read_json(home / "mix.json", shards, "run again to restore it")
 
     def _shard(self, path: Path, generation: int, weight: float) -> Shard:
         if not path.is_file():
@@ -111,13 +111,13 @@ class Run:
         same = next((place for place in sources if place.path.samefile(path)), None)
         return Shard(path, generation, weight, same)
 
-    def curators(self, n: int) -> list[str]:
-        """The names of the curators that round n had, by its manifest."""
+    def curators(self, n: int) -> list[str] | None:
+        """The names of the curators that round n had, by its manifest; None if none says it."""
+        found = manifest_at(self.round(n))
         try:
-            stages = json.loads((self.round(n) / "manifest.json").read_text(encoding="utf-8"))["stages"]
-            return [str(name) for name, _ in stages["curate"]["config"]["curation"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
+            return [str(name) for name, _ in found["stages"]["curate"]["config"]["curation"]]
+        except (KeyError, TypeError, ValueError):  # there is none, or it is a stranger's
+            return None
 
     def scan(self, place: Place | Shard, *columns: str) -> Iterator[pa.Table]:
         """`records.scan`; UserError where these are no records with ids."""
@@ -308,7 +308,9 @@ def _common(some: np.ndarray, others: np.ndarray) -> int:
 def _decision(run: Run, found: Found) -> str:
     """What curation did with a record, and who."""
     if found.place.kind == "kept":
-        return f"kept by {', '.join(run.curators(found.place.generation)) or 'all: there was no curator'}"
+        curators = run.curators(found.place.generation)
+        who = "whom is not known: no manifest says it" if curators is None else ", ".join(curators)
+        return f"kept by {who or 'all: there was no curator'}"
     if found.place.kind == "rejected":
         return f"dropped by {found.values.get('reason')}"
     return "" if found.place.generation == 0 else "not curated yet"

@@ -37,7 +37,7 @@ from genloss.observatory.readings import (
     side_by_side,
     word_counts,
 )
-from genloss.observatory.results import COUNTS, is_metric
+from genloss.observatory.results import COUNTS, is_metric, notes_of
 from genloss.observatory.tables import columns
 from genloss.observatory.verdict import LEVEL, NO, NONE, OPEN, UNTESTABLE, YES, Row, effect_of, more, shown, word
 
@@ -616,13 +616,8 @@ def _seconds(value: float) -> str:
 def _again(groups: Sequence[Group], sweeps: Sequence[Path], control: str | None) -> str:
     rows = []
     for sweep in sweeps:
-        path = sweep / "sweep.json"
-        if path.is_file():
-            command = json.loads(path.read_text()).get("command", [])
-            if command:
-                rows.append(
-                    [f"sweep {escape(sweep.resolve().name)}", _code(shlex.join(["genloss", "run", *map(str, command)]))]
-                )
+        if (sweep / "sweep.json").is_file() and (command := notes_of(sweep).command):
+            rows.append([f"sweep {escape(sweep.resolve().name)}", _code(shlex.join(["genloss", "run", *command]))])
     members = [m for g in groups for m in g.members]
     named = sweeps or [m.folder for m in members]
     place = shlex.join([*(_place(Path(f)) for f in named), *(["--control", control] if control else [])])

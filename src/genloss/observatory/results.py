@@ -11,14 +11,15 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from genloss.core.contracts import Domain
 from genloss.core.errors import UserError
+from genloss.core.files import read_json
 from genloss.core.hashes import sha256_text
 from genloss.core.places import load_params
 from genloss.core.plugin import locate
-from genloss.core.rundir import round_name
+from genloss.core.rundir import manifest_at, round_name
 
 TURN = 0.01  # by which share of itself a loss must rise above its least value to have turned
 
@@ -50,29 +51,22 @@ def without_rounds(folder: Path) -> UserError:
 
 def metrics_of(folder: Path) -> dict[str, float]:
     """The numbers of one finished round. UserError if they are not those that its manifest was written with."""
-    path, made = folder / "metrics.json", folder / "manifest.json"
-    try:
-        entered = json.loads(made.read_text()).get("metrics") if made.exists() else None
-    except (ValueError, AttributeError):
-        raise UserError(str(made), None, "is damaged; delete it and run again (nothing computed is lost)") from None
-    try:
-        text = path.read_text()
-        if entered not in (None, sha256_text(text)):  # None: of before 2026-11-27
+    entered = manifest_at(folder).get("metrics")  # None: of before 2026-11-27
+
+    def numbers(text: str) -> dict[str, float]:
+        if entered not in (None, sha256_text(text)):
             raise ValueError
-        return dict(json.loads(text))
-    except (ValueError, TypeError, AttributeError):
-        remedy = "is damaged or was edited; delete it and run again (nothing computed is lost)"
-        raise UserError(str(path), None, remedy) from None
+        return {str(name): float(value) for name, value in json.loads(text).items()}
+
+    return read_json(folder / "metrics.json", dict, "run again (nothing computed is lost)", numbers)
 
 
 def manifest(folder: Path, n: int) -> dict[str, Any]:
     """What the manifest of a round says. UserError of one that is not there, or damaged."""
-    path = folder / "rounds" / round_name(n) / "manifest.json"
-    try:
-        found = json.loads(path.read_text())
-        return {**found, "stages": {name: dict(stage) for name, stage in found.get("stages", {}).items()}}
-    except (OSError, ValueError, TypeError, AttributeError):
-        raise UserError(str(path), None, "is not there, or damaged; run its command again") from None
+    home = folder / "rounds" / round_name(n)
+    if found := manifest_at(home):
+        return found
+    raise UserError(str(home / "manifest.json"), None, "is not there; run its command again")
 
 
 def added_to(folder: Path, n: int) -> list[str]:
@@ -86,16 +80,46 @@ def read(arms: Sequence[Arm]) -> list[Read]:
     return [(name, rounds_of(folder)) for name, folder in arms]
 
 
+AGAIN = "run the sweep again (nothing computed is lost)"
+
+
+class Notes(NamedTuple):
+    """What a sweep's folder says of it."""
+
+    command: list[str]  # arguments of `genloss run`
+    scheme: int | None  # by which arms are named; None: of before there was one
+    arms: dict[str, dict[str, Any]]  # by id, in their order: name, state, dir (relative to the sweep), error
+
+
+def notes_of(folder: Path) -> Notes:
+    """Of a sweep's folder. UserError of a file of it that is not there, or damaged."""
+
+    def whole(said: dict[str, Any]) -> tuple[list[str], int | None, list[str]]:
+        return _words(said.get("command", [])), said.get("scheme"), _words(said["arms"])
+
+    command, scheme, order = read_json(folder / "sweep.json", whole, AGAIN)
+    return Notes(command, scheme, {arm: note_of(folder, arm) for arm in order})
+
+
+def _words(said: list[str]) -> list[str]:
+    if not (isinstance(said, list) and all(isinstance(word, str) for word in said)):
+        raise TypeError
+    return said
+
+
+def note_of(folder: Path, arm: str) -> dict[str, Any]:
+    """What a sweep notes of the arm with this id."""
+
+    def whole(note: dict[str, Any]) -> dict[str, Any]:
+        _words([note[key] for key in ("name", "state", "dir")])
+        return {"error": None, **note}
+
+    return read_json(folder / "arms" / f"{arm}.json", whole, AGAIN)
+
+
 def sweep_entries(folder: Path) -> list[dict[str, Any]]:
-    """The arms of a sweep, in their order: name, state, dir (relative to the sweep), error."""
-    try:
-        order = json.loads((folder / "sweep.json").read_text())["arms"]
-        notes = [json.loads((folder / "arms" / f"{a}.json").read_text()) for a in order]
-        if not all(isinstance(note[key], str) for note in notes for key in ("name", "state", "dir")):
-            raise ValueError
-        return [{"error": None} | note for note in notes]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(str(folder), None, "is no sweep, or a damaged one; run its command again") from None
+    """The arms of a sweep, in their order."""
+    return list(notes_of(folder).arms.values())
 
 
 def arms_of(folder: Path) -> list[Arm]:

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from genloss.core.errors import UserError, nearest
-from genloss.core.files import keep
+from genloss.core.files import keep, read_json
 from genloss.core.hashes import canonical
 from genloss.core.places import load_params
 from genloss.core.plugin import flatten, plain
@@ -476,6 +476,8 @@ NONE = "none"  # that it is none of the others
 # -- verdicts ----------------------------------------------------------------------------------------------------------
 
 Row = dict[str, Any]
+TESTED = ("metric", "scale", "effect", "interval", "p", "p_holm", "onset")  # null of what was not tested
+KEYS = {"arm", "arms", "control", "definition", "verdict", "seeds", "more_seeds", "reason", *TESTED}
 
 
 def verdicts(found: Sequence[Group], chosen: str | None = None) -> list[Row]:
@@ -508,14 +510,13 @@ def verdicts(found: Sequence[Group], chosen: str | None = None) -> list[Row]:
 
 def _row(group: Group, control: Group | None, definition: str) -> Row:
     seeds = len(group.seeds.keys() & control.seeds.keys()) if control else len(group.seeds)
-    empty = dict.fromkeys(("metric", "scale", "effect", "interval", "p", "p_holm", "onset"))
     return {
         "arm": group.name,
         "arms": list(group.arms),
         "control": control.name if control else None,
         "definition": definition,
         "verdict": OPEN,
-        **empty,
+        **dict.fromkeys(TESTED),
         "seeds": seeds,
         "more_seeds": None,
         "reason": "",
@@ -575,18 +576,20 @@ def write(rows: Sequence[Row], folder: Path, chosen: str | None = None) -> None:
 
 
 def read(folder: Path) -> list[Row]:
-    """The rows of a folder's verdicts.json; none where there is no such file. UserError if it is no such file."""
-    path = folder / FILE
+    """The rows of a folder's verdicts.json; none where there is no such file. UserError of a file that is damaged, or
+    of another version."""
+    path, remedy = folder / FILE, f"`genloss report {folder}` writes it again"
     if not path.is_file():
         return []
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
+
+    def rows(whole: dict[str, Any]) -> list[Row]:
         if whole["schema"] != SCHEMA:
+            raise UserError(str(path), None, f"is of another version; {remedy}")
+        if any(row.keys() != KEYS for row in whole["verdicts"]):
             raise ValueError
         return list(whole["verdicts"])
-    except (ValueError, KeyError, TypeError):
-        remedy = f"is damaged, or of another version; `genloss report {folder}` writes it again"
-        raise UserError(str(path), None, remedy) from None
+
+    return read_json(path, rows, remedy)
 
 
 def shown(rows: Sequence[Row], markdown: bool = False) -> str:

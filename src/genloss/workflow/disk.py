@@ -19,7 +19,7 @@ from typing import Any
 
 from genloss.core.contracts import silent
 from genloss.core.errors import UserError
-from genloss.core.files import write_atomic
+from genloss.core.files import read_json, write_atomic
 from genloss.core.hashes import canonical, sha256_text
 from genloss.core.places import project_root, store_root
 from genloss.core.plugin import plain, without
@@ -28,6 +28,7 @@ from genloss.core.rundir import CLAIM, RunDir
 from genloss.core.store import Kept
 from genloss.experiment import OPERATIONAL, Experiment
 from genloss.language.saved import models_root
+from genloss.observatory.results import AGAIN, note_of
 from genloss.stages import ALL, DATA, EVALUATE, TRAIN, Job
 from genloss.workflow.dvc_config import cache_dir
 
@@ -74,13 +75,12 @@ def share(folder: Path, arms: Sequence[tuple[str, Experiment, Path]]) -> None:
 def needed_by_others(sweep: Path | None, arm: str) -> Callable[[int], bool]:
     """Whether another arm of the sweep, one that has not ended, has the same model of a round as this one."""
     path = sweep / SHARED if sweep else None
-    groups = json.loads(path.read_text()) if path and path.is_file() else []
+    groups = read_json(path, list, AGAIN) if path and path.is_file() else []
     beside = {g["round"]: [other for other in g["arms"] if other != arm] for g in groups if arm in g["arms"]}
 
     def finished(other: str) -> bool:
         assert sweep is not None
-        note = sweep / "arms" / f"{other}.json"
-        return note.is_file() and json.loads(note.read_text())["state"] == "finished"
+        return (sweep / "arms" / f"{other}.json").is_file() and note_of(sweep, other)["state"] == "finished"
 
     return lambda n: not all(map(finished, beside.get(n, ())))
 

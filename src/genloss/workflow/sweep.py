@@ -24,7 +24,7 @@ from genloss.core.places import load_params, project_root
 from genloss.core.progress import Live
 from genloss.core.signals import Stopped
 from genloss.experiment import Experiment
-from genloss.observatory.results import Arm, arms_of, sweep_entries
+from genloss.observatory.results import Arm, arms_of, note_of, notes_of, sweep_entries
 from genloss.workflow import disk
 from genloss.workflow.arm import arm_dir, finished, headline, retired, run_arm
 from genloss.workflow.dvc import own_data
@@ -100,7 +100,7 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
     """Run an arm and note in the sweep how it ended; returns its headline metric."""
     identity = arm_id(cfg)
     note = sweep / "arms" / f"{identity}.json"
-    entry = json.loads(note.read_text()) if note.is_file() else {"name": label(cfg)}
+    entry = note_of(sweep, identity) if note.is_file() else {"name": label(cfg)}
     found = None
     try:
         folder = run_arm(cfg, entry["name"], sweep / "progress", sweep)
@@ -144,9 +144,9 @@ def begin(folder: Path, arms: Sequence[Experiment], left: Sequence[Experiment]) 
     """Before the first arm of a sweep runs: note which models they share, and that those which are left have not
     ended, though they had before code changed, say: they need what they share."""
     for arm in left:
-        note = folder / "arms" / f"{arm_id(arm.cfg)}.json"
-        entry = json.loads(note.read_text())
+        entry = note_of(folder, arm_id(arm.cfg))
         if entry["state"] == "finished":
+            note = folder / "arms" / f"{arm_id(arm.cfg)}.json"
             write_atomic(note, json.dumps(entry | {"state": "waiting"}, indent=1))
     disk.share(folder, [(arm_id(arm.cfg), arm, arm_dir(arm.cfg)) for arm in arms])
 
@@ -224,11 +224,11 @@ def true_arms(folder: Path) -> list[Arm]:
     arms = arms_of(folder)
     if not (folder / "sweep.json").is_file():
         return arms
-    sweep = json.loads((folder / "sweep.json").read_text())
-    if sweep.get("scheme") != SCHEME:
+    sweep = notes_of(folder)
+    if sweep.scheme != SCHEME:
         return arms
     found = []
-    for identity, (name, arm) in zip(sweep["arms"], arms, strict=True):
+    for identity, (name, arm) in zip(sweep.arms, arms, strict=True):
         params = arm / "params.yaml"
         if params.is_file() and arm_id(load_params(params)) != identity:
             wrong = f"is left out: {arm} holds another config than the sweep's arm; delete it and run the sweep again"

@@ -40,7 +40,7 @@ from genloss.observatory import results, verdict
 from genloss.observatory.groups import grouped
 from genloss.observatory.readings import first_texts
 from genloss.observatory.report import PAGE
-from genloss.observatory.results import Arm, metrics_of, rounds_of, sweep_entries
+from genloss.observatory.results import Arm, metrics_of, notes_of, rounds_of, sweep_entries
 from genloss.observatory.samples import printable, samples
 from genloss.workflow.bands import GROUP, write_bands
 from genloss.workflow.identity import CHAINS, CHOICES, arm_id, arm_identity, differing, option, title
@@ -148,15 +148,10 @@ def curve_of(folder: Path, manifest: Mapping[str, Any]) -> Rows:
                     yield int(row["step"]), name, float(row[name])
 
 
-def _arguments(folder: Path) -> list[str]:
-    """What `genloss run` was called with for a sweep."""
-    return list(json.loads((folder / "sweep.json").read_text()).get("command", []))
-
-
 def _sweep_name(folder: Path) -> str:
     """What a sweep is called in a list of runs: its overrides, since a hash tells nobody what was swept, and its
     folder."""
-    said = " ".join(word for word in _arguments(folder) if "=" in word and not word.startswith("hydra"))
+    said = " ".join(word for word in notes_of(folder).command if "=" in word and not word.startswith("hydra"))
     said = said if len(said) <= 80 else f"{said[:79]}…"
     return f"{said} ({folder.name})".strip()[:KEY]
 
@@ -355,7 +350,7 @@ def rebuild_all(folders: Sequence[tuple[Path, Sequence[Arm]]], uri: str | None =
 
 def description(sweep: Path) -> dict[str, str]:
     """What the run of a sweep says of it: the command and the table."""
-    command = shlex.join(["genloss", "run", *_arguments(sweep)])
+    command = shlex.join(["genloss", "run", *notes_of(sweep).command])
     report = sweep / "report.md"
     text = report.read_text().partition("\n![")[0].strip() if report.is_file() else ""
     note = f"`` {command} ``\n\n{text}"  # a block of code would not wrap
@@ -406,8 +401,7 @@ class SweepView(Run):
         0.1. Those of an arm are those of its group of seeds; the sweep's say what is true of an arm of it."""
         rows = verdict.read(self.folder)
         self.retag("verdict.", verdict_tags(rows))
-        sweep = json.loads((self.folder / "sweep.json").read_text())
-        names = {i: entry["name"] for i, entry in zip(sweep["arms"], sweep_entries(self.folder), strict=True)}
+        names = {i: entry["name"] for i, entry in notes_of(self.folder).arms.items()}
         for run in found(self.client, self.experiment, IN_SWEEP, sweep_id(self.folder)):
             name = names.get(run.data.tags.get(ARM))
             own = [row for row in rows if name in row["arms"]]
