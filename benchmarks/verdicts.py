@@ -23,8 +23,10 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.loop import Loop
+from genloss.observatory.controls import Group, compared
+from genloss.observatory.definitions import DEFINITIONS
 from genloss.observatory.groups import grouped
-from genloss.observatory.verdict import DEFINITIONS, NO, NONE, OPEN, UNTESTABLE, YES, Group, compared, verdicts
+from genloss.observatory.verdict import NO, NONE, OPEN, UNTESTABLE, YES, verdicts
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import differing
 from genloss.workflow.sweep import true_arms

@@ -238,8 +238,9 @@ def test_verdicts_of_a_sweep_are_in_the_card(home: Project, run: Path, tmp_path:
     (sweep / "arms/a.json").write_text(json.dumps(note))
     row = {**dict.fromkeys(KEYS), "arm": "a|b", "definition": "<script>\n", "verdict": "cannot tell"}
     found = {"control": "real", "scale": "log ratio", "effect": math.log(1.5), "interval": [0, math.log(2)]}
+    found |= {"missing_rounds": []}
     rows = [row | found | {"p_holm": 0.0123, "onset": 3}, row | {"definition": "tail", "verdict": "not testable"}]
-    (sweep / "verdicts.json").write_text(json.dumps({"schema": 1, "verdicts": rows}))
+    (sweep / "verdicts.json").write_text(json.dumps({"schema": 2, "control": None, "verdicts": rows}))
     other = tmp_path / "a-damaged-sweep"  # of others: none of this run's
     other.mkdir()
     for name in ("sweep.json", "verdicts.json"):
@@ -247,9 +248,15 @@ def test_verdicts_of_a_sweep_are_in_the_card(home: Project, run: Path, tmp_path:
     home.ok("export", str(mine), "--to", str(tmp_path / "new"))
     for card in ("README.md", "model/README.md"):
         text = (tmp_path / "new" / card).read_text()
-        assert "Of `sweep-1`" in text and "None" not in text
+        assert "Of the sweep sweep-1, all arms, as its last report has them: against arms on real data" in text
+        assert "None" not in text and "fewer rounds" not in text
         assert "| a\\|b | real | &lt;script> | cannot tell | 3 | ×1.5 | 1 to 2 | 0.012 |" in text
         assert "| a\\|b |  | tail | not testable |  |  |  |  |" in text
+    rows[0]["missing_rounds"] = [2]
+    (sweep / "verdicts.json").write_text(json.dumps({"schema": 2, "control": "a|c", "verdicts": rows}))
+    home.ok("export", str(mine), "--to", str(tmp_path / "again"))
+    text = (tmp_path / "again/README.md").read_text()
+    assert "them: against a\\|c (`--control`)." in text and "| cannot tell† |" in text and "† on fewer rounds" in text
     (sweep / "verdicts.json").write_text("[]")
     assert "verdicts.json: is damaged" in home.call("export", str(mine), "--to", str(tmp_path / "no")).err
 

@@ -21,7 +21,7 @@ from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.core.words import standing, terms
-from genloss.observatory import readings, svg, verdict
+from genloss.observatory import controls, definitions, readings, svg, verdict, verdict_words
 from genloss.observatory.groups import band, grouped
 from genloss.observatory.page import page
 from genloss.observatory.report import PAGE, write_report
@@ -161,7 +161,7 @@ def test_groups_of_run_directories_are_called_by_what_differs(tmp_path: Path) ->
     arms = [(folder.name, folder) for _, folder in swept(tmp_path)]
     text = write_report(arms, tmp_path, None, True, differing(arms), [], tmp_path / PAGE)
     assert re.search(r"^real_only +3 .*\nreplace +3 ", text, re.M)
-    assert {(row["arm"], row["control"]) for row in verdict.read(tmp_path)} == {("replace", "real_only")}
+    assert {(row["arm"], row["control"]) for row in verdict.read(tmp_path).rows} == {("replace", "real_only")}
     assert drawn_names((tmp_path / PAGE).read_text()) == ["real_only", "replace"]
     seeds = [arm for arm in arms if "replace" in arm[0]]
     assert [g.name for g in grouped(seeds, differing(seeds))] == ["all"]
@@ -182,12 +182,12 @@ def test_groups_of_two_sweeps_with_one_name_stay_apart(tmp_path: Path) -> None:
         ("real_only size=20", [3, 4, 5]),
         ("replace size=20", [3, 4, 5]),
     ]
-    assert [(g.name, sorted(g.seeds)) for g in verdict.compared(groups)] == [
+    assert [(g.name, sorted(g.seeds)) for g in controls.compared(groups)] == [
         (g.name, [m.seed for m in g.members]) for g in groups
     ]
     alike = grouped([("a", arms[0][1]), ("a", arms[1][1])], [{}, {}])
     assert [(g.name, len(g.members)) for g in alike] == [("a #1", 1), ("a #2", 1)]
-    assert [sorted(g.arms) for g in verdict.compared(alike)] == [["a"], ["a"]]
+    assert [sorted(g.arms) for g in controls.compared(alike)] == [["a"], ["a"]]
 
 
 def test_an_arm_that_is_named_twice_is_refused(tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_names_are_text_in_markdown(tmp_path: Path) -> None:
 def test_verdicts_of_other_arms_go(tmp_path: Path) -> None:
     arms = swept(tmp_path)
     write_report(arms, tmp_path, differing=differing(arms))
-    assert verdict.read(tmp_path)
+    assert verdict.read(tmp_path).rows
     write_report(arms[:1], tmp_path)
-    assert not verdict.read(tmp_path)
+    assert not verdict.read(tmp_path).rows
 
 
 def test_an_arm_that_failed_is_marked_and_its_change_is_not_mixed_with_others(tmp_path: Path) -> None:
@@ -253,11 +253,11 @@ def test_a_damaged_arm_costs_a_line_and_no_report(tmp_path: Path) -> None:
 
 def test_verdicts_come_first(tmp_path: Path) -> None:
     groups = grouped(arms := swept(tmp_path), differing(arms))
-    empty = dict.fromkeys(("metric", "scale", "interval", "p", "p_holm", "onset", "more_seeds", "effect"))
-    row = empty | {"arm": "replace", "control": "real_only", "seeds": 3, "reason": ""}
+    row = dict.fromkeys(verdict.KEYS) | {"arm": "replace", "control": "real_only", "seeds": 3, "reason": ""}
     yes = row | {"definition": "held-out <loss>", "verdict": "yes", "onset": 1}
     yes |= {"effect": math.log(2), "interval": [0.0, math.log(4)], "scale": "log ratio"}
     more = row | {"definition": "tails", "verdict": "cannot tell", "more_seeds": 4, "p": float("nan")}
+    more |= {"missing_rounds": [2]}
     never = row | {"definition": "variance", "verdict": "not testable", "reason": "no <variance>"}
     none = row | {"definition": "none", "verdict": "no"}
     html = page(groups, ["heldout_bits_per_byte"], verdicts=[yes, more, never, none])
@@ -265,7 +265,8 @@ def test_verdicts_come_first(tmp_path: Path) -> None:
     assert html.index('id="verdicts"') < html.index('id="arms"') < html.index('id="metrics"')
     assert "held-out &lt;loss&gt;" in html and "no &lt;variance&gt;" in html and "4 more seeds may tell" in html
     assert "Against <b>real_only</b>" in html and "×2</td><td" in html and "1 to 4" in html
-    assert "cannot tell: 4 more seeds" in html
+    assert "cannot tell†: 4 more seeds" in html and "† on fewer rounds than other arms" in html
+    assert "●" in html and "yes†" not in html
     assert "No verdicts: they need" in page(groups, ["heldout_bits_per_byte"])
     lone = [
         row | {"definition": name, "verdict": "not testable", "reason": "no <control>"} for name in ("tail", "none")
@@ -277,13 +278,18 @@ def test_verdicts_come_first(tmp_path: Path) -> None:
 def test_an_open_verdict_asks_for_seeds_in_one_way(tmp_path: Path) -> None:
     """In the page as in the text."""
     groups = grouped(arms := swept(tmp_path), differing(arms))
-    empty = dict.fromkeys(("metric", "scale", "interval", "p", "p_holm", "onset", "effect"))
-    row = empty | {"arm": "replace", "control": "real_only", "seeds": 3, "reason": "", "verdict": "cannot tell"}
-    for seeds, words in ((1, "1 more seed"), (7, "7 more seeds"), (verdict.MOST, "over 1000 more seeds")):
-        rows = [row | {"definition": name, "more_seeds": seeds} for name in (*verdict.DEFINITIONS, "none")]
+    row = dict.fromkeys(verdict.KEYS) | {
+        "arm": "replace",
+        "control": "real_only",
+        "seeds": 3,
+        "reason": "",
+        "verdict": "cannot tell",
+    }
+    for seeds, words in ((1, "1 more seed"), (7, "7 more seeds"), (definitions.MOST, "over 1000 more seeds")):
+        rows = [row | {"definition": name, "more_seeds": seeds} for name in (*definitions.DEFINITIONS, "none")]
         html = page(groups, ["heldout_bits_per_byte"], verdicts=rows)
         assert f"cannot tell by 8 of 8 definitions; {words} may tell" in html and f"cannot tell: {words}<" in html
-        assert f"cannot tell: {words} " in verdict.shown(rows)
+        assert f"cannot tell: {words} " in verdict_words.shown(rows)
 
 
 def marked(groups: Any, n: int) -> dict[str, str]:

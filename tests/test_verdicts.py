@@ -18,30 +18,15 @@ from genloss.core.rundir import RunDir
 from genloss.core.store import Store
 from genloss.experiment import Experiment
 from genloss.loop import Loop
-from genloss.observatory import verdict
+from genloss.observatory import definitions, verdict
 from genloss.observatory.compare import LEVEL, holm
+from genloss.observatory.controls import Group, compared
+from genloss.observatory.definitions import DEFINITIONS, READS, needed, power, unbounded, useless
 from genloss.observatory.groups import grouped
 from genloss.observatory.report import write_report
 from genloss.observatory.results import Arm, Rounds
-from genloss.observatory.verdict import (
-    DEFINITIONS,
-    NO,
-    NONE,
-    OPEN,
-    READS,
-    UNTESTABLE,
-    YES,
-    Group,
-    Row,
-    compared,
-    needed,
-    onset,
-    power,
-    shown,
-    unbounded,
-    useless,
-    verdicts,
-)
+from genloss.observatory.verdict import NO, NONE, OPEN, UNTESTABLE, YES, Row, onset, verdicts
+from genloss.observatory.verdict_words import shown
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import differing
 from genloss.workflow.tracking import verdict_tags
@@ -129,8 +114,8 @@ def test_seeds_that_are_asked_for_decide() -> None:
     t = draws.mean(axis=1) / (draws.std(axis=1, ddof=1) / math.sqrt(5))
     assert power(1.2, 5, 0.05) == pytest.approx((t > 2.1318).mean(), abs=0.01)
     n = needed(1.2, 0.05)
-    assert power(1.2, n, 0.05) >= verdict.POWER > power(1.2, n - 1, 0.05)
-    assert needed(0.0, 0.05) > verdict.MOST
+    assert power(1.2, n, 0.05) >= definitions.POWER > power(1.2, n - 1, 0.05)
+    assert needed(0.0, 0.05) > definitions.MOST
     few = by_name(verdicts([group("real", seeds=3, sd=0.1), group("bad", 0.3, seeds=3, sd=0.1)]), "bad")["any_rise"]
     assert few["verdict"] == OPEN and 1 <= few["more_seeds"] < 40
     more = 3 + 3 * few["more_seeds"]
@@ -179,6 +164,8 @@ def test_what_a_sweep_lacks_is_named() -> None:
     )
     hole = Group("bad", bad.known, {s: {n: v for n, v in r.items() if n != 4} for s, r in bad.seeds.items()}, ("bad",))
     assert reason([real, hole]) == (YES, "without round 4")
+    holes = {s: {n: v for n, v in r.items() if n in (0, 8)} for s, r in bad.seeds.items()}
+    assert reason([real, Group("bad", bad.known, holes)]) == (YES, "without rounds 1, 2, 3, 4, 5 …")
     assert "not testable: " in shown(verdicts([bad])) and "\n" not in shown(verdicts([bad]))
     assert shown(verdicts([real])) == "verdicts: every arm is the control"
 
@@ -202,6 +189,28 @@ def test_a_seed_that_ended_early_cuts_no_other() -> None:
     assert by_name(verdicts(few), "bad")["any_rise"]["seeds"] == 3
 
 
+def test_a_verdict_on_fewer_rounds_than_others_have_is_marked() -> None:
+    def until(g: Group, last: int, without: int = -1) -> Group:
+        seeds = {s: {n: v for n, v in r.items() if n <= last and n != without} for s, r in g.seeds.items()}
+        return Group(g.name, g.known, seeds, g.arms, g.family)
+
+    real, bad, good = group("real"), group("bad", 1.0), group("good")
+    assert {tuple(row["missing_rounds"] or ()) for row in verdicts([real, bad, good])} == {()}
+    for found, missing in (
+        ([real, until(bad, LAST, 4), good], [4]),
+        ([real, until(bad, 5), good], [6, 7, 8]),
+        ([until(real, 5), bad], [6, 7, 8]),  # of the control
+    ):
+        rows = verdicts(found)
+        own = by_name(rows, "bad")
+        assert own["any_rise"]["missing_rounds"] == own[NONE]["missing_rounds"] == missing
+        assert own["tail"]["verdict"] == UNTESTABLE and own["tail"]["missing_rounds"] is None
+        said = shown(rows).splitlines()
+        assert " yes†, since" in said[2] and any(line.startswith("any_rise†") for line in said)
+        assert len(found) == 2 or "†" not in said[3]
+        assert any(line.startswith("† on fewer rounds") for line in said)
+
+
 def test_a_control_is_the_nearest_on_real_data_or_the_one_that_is_named() -> None:
     def at(g: Group, name: str, **keys: str) -> Group:
         return Group(name, dict(g.known) | keys, g.seeds, (f"{name} seed 0",), name)
@@ -214,6 +223,21 @@ def test_a_control_is_the_nearest_on_real_data_or_the_one_that_is_named() -> Non
     assert named == {"real": "bad", "real dedup": "bad", "bad dedup": "bad"}
     with pytest.raises(UserError, match="--control=bda: unknown; did you mean bad"):
         verdicts(found, "bda")
+
+
+def test_a_regime_names_its_groups_in_every_domain() -> None:
+    def at(g: Group, name: str, **keys: str) -> Group:
+        return Group(name, dict(g.known) | keys, g.seeds, (f"{name} seed 0",), name)
+
+    real, bad = group("real"), group("bad", 1.0)
+    lab = {"domain.name": "gaussian"}
+    found = [at(real, "real text"), at(bad, "bad text"), at(real, "real lab", **lab), at(bad, "bad lab", **lab)]
+    expected = {"bad text": "real text", "bad lab": "real lab"}
+    assert {row["arm"]: row["control"] for row in verdicts(found, "real_only")} == expected
+    assert {row["arm"]: row["control"] for row in verdicts(found)} == expected
+    one = verdicts(found, "real lab")  # one group alone: what is of another domain has none
+    assert {row["arm"]: row["control"] for row in one} == {"bad lab": "real lab", "real text": None, "bad text": None}
+    assert "there is no control of its domain, text" in one[0]["reason"]
 
 
 def test_scaling_needs_three_sizes() -> None:
@@ -240,7 +264,7 @@ def test_every_domain_has_its_readings() -> None:
     assert useless("gmm", "log_likelihood", known) == pytest.approx(-1 - math.log(2 * math.pi * 2.01))
     assert useless("categorical", "heldout_loss", known) == pytest.approx(math.log(50))
     assert useless("reasoning", "accuracy", known) is None
-    roles = {verdict.RISK, verdict.SPREAD, verdict.MODES, verdict.TAIL, verdict.OUTSIDE}
+    roles = {definitions.RISK, definitions.SPREAD, definitions.MODES, definitions.TAIL, definitions.OUTSIDE}
     assert all(set(of) <= roles for of in READS.values())
 
 
@@ -285,11 +309,12 @@ def test_a_report_begins_with_verdicts(lab: list[Arm], tmp_path: Path) -> None:
         "replace real", "replace  real"
     )
     whole = json.loads((tmp_path / "verdicts.json").read_text())
-    assert (whole["schema"], whole["alpha"], whole["control"]) == (1, LEVEL, None)
-    assert whole["verdicts"] == verdict.read(tmp_path) and len(whole["verdicts"]) == 2 * (len(DEFINITIONS) + 1)
-    assert verdict.read(tmp_path / "elsewhere") == []
+    assert (whole["schema"], whole["alpha"], whole["control"]) == (2, LEVEL, None)
+    assert whole["verdicts"] == verdict.read(tmp_path).rows and len(whole["verdicts"]) == 2 * (len(DEFINITIONS) + 1)
+    assert verdict.read(tmp_path / "elsewhere") == (None, [])
     write_report(lab, tmp_path, control="accumulate", differing=differing(lab))
-    assert {row["control"] for row in verdict.read(tmp_path)} == {"accumulate"}
+    again = verdict.read(tmp_path)
+    assert again.chosen == "accumulate" and {row["control"] for row in again.rows} == {"accumulate"}
     (tmp_path / "verdicts.json").write_text("{")
     with pytest.raises(UserError, match=r"verdicts\.json: is damaged; delete it and `genloss report"):
         verdict.read(tmp_path)
@@ -311,7 +336,7 @@ def test_a_sweep_ends_with_verdicts_that_mlflow_can_filter(tmp_path: Path) -> No
     home = Project.make(tmp_path / "project")
     options = ["domain=categorical", "domain.vocabulary=40", "size=40", "domain.chains=50", "rounds=2"]
     done = home.ok("run", "-m", *options, "mixing=real_only,replace", "seed=0,1,2")
-    assert "yes, since 1" in done.out and verdict.read(done.folder)
+    assert "yes, since 1" in done.out and verdict.read(done.folder).rows
     client = MlflowClient(f"sqlite:///{home.root / 'mlruns/mlflow.db'}")
     where = [e.experiment_id for e in client.search_experiments()]
     found = client.search_runs(where, "tags.`verdict.tail` = 'yes' and metrics.`verdict/effect_tail` > 0")

@@ -19,6 +19,7 @@ from genloss.core.rundir import STAGES, round_name
 from genloss.observatory import verdict
 from genloss.observatory.results import COUNTS, arms_of
 from genloss.observatory.tables import marked_up, piped
+from genloss.observatory.verdict_words import effect_of, footnote, verdict_of
 
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
@@ -37,7 +38,7 @@ class Facts:
     schemas: Mapping[str, pa.Schema] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)  # records by table
     hashes: Mapping[str, str] = field(default_factory=dict)  # sha256 by file
-    verdicts: tuple[str, Sequence[verdict.Row]] = ("", ())  # whose they are, and rows
+    verdicts: Mapping[str, verdict.Verdicts] = field(default_factory=dict)  # by the sweep
 
     def config(self, stage: str) -> dict[str, Any]:
         """The config of a stage of this round, by its manifest; {} if it has no such stage, or is not here."""
@@ -55,36 +56,43 @@ def block(config: Mapping[str, Any]) -> str:
     return f"~~~~~~~~yaml\n{text}~~~~~~~~"
 
 
-def verdicts_of(folder: Path) -> tuple[str, list[verdict.Row]]:
-    """(whose they are, rows): of the verdicts.json of a sweep beside a run that has it as an arm; ("", []) if there is
-    none. A sweep beside it that cannot be read is none of its own."""
-    home = folder.resolve()
+def verdicts_of(folder: Path) -> dict[str, verdict.Verdicts]:
+    """The verdicts.json, as they are now, of the sweeps beside a run that have it as an arm, by the sweeps' names. A
+    sweep beside it that cannot be read is none of its own."""
+    home, found = folder.resolve(), {}
     for path in sorted(home.parent.glob(f"*/{verdict.FILE}")):
         try:
             mine = home in [arm for _, arm in arms_of(path.parent)]
         except UserError:
             mine = False
         if mine:
-            return path.parent.name, verdict.read(path.parent)
-    return "", []
+            found[path.parent.name] = verdict.read(path.parent)
+    return found
 
 
 def _verdicts(facts: Facts) -> list[str]:
-    name, rows = facts.verdicts
+    parts = [part for name, found in facts.verdicts.items() if found.rows for part in _verdicts_of(name, found)]
+    return ["## Verdicts", *parts] if parts else []
+
+
+def _verdicts_of(name: str, found: verdict.Verdicts) -> list[str]:
+    rows = found.rows
     head = ("arm", "control", "definition", "verdict", "since round", "effect", "95 % interval", "p (Holm)")
     shown = [
         [
             row["arm"],
             row["control"] or "",
             row["definition"],
-            row["verdict"],
+            verdict_of(row),
             "" if row["onset"] is None else row["onset"],
-            *verdict.effect_of(row),
+            *effect_of(row),
             "" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
         ]
         for row in rows
     ]
-    return ["## Verdicts", f"Of `{name}`, whole sweep.", piped(head, shown)] if rows else []
+    control = f"{marked_up(found.chosen)} (`--control`)" if found.chosen else "arms on real data alone"
+    said = f"Of the sweep {marked_up(name)}, all arms, as its last report has them: against {control}."
+    return [said, piped(head, shown), *filter(None, [footnote(rows)])]
 
 
 def _lineage(facts: Facts) -> list[str]:

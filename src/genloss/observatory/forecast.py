@@ -27,12 +27,12 @@ import numpy as np
 from genloss.core.errors import UserError, nearest
 from genloss.core.files import keep
 from genloss.core.hashes import canonical
+from genloss.observatory.controls import Group, compared
 from genloss.observatory.curves import LEAST, SHAPES, Curve, best
 from genloss.observatory.groups import grouped
 from genloss.observatory.report import target_of
 from genloss.observatory.results import Arm, Read, Rounds, measured, read, without_rounds
 from genloss.observatory.tables import aligned
-from genloss.observatory.verdict import Group, compared
 
 FILE, SCHEMA = "forecast.json", 1
 LEVEL = 0.9  # of the intervals

@@ -24,6 +24,7 @@ from typing import Any
 
 from genloss.core.places import project_root
 from genloss.observatory import svg
+from genloss.observatory.compare import LEVEL
 from genloss.observatory.figures import THEORY, TITLES
 from genloss.observatory.groups import Group
 from genloss.observatory.readings import (
@@ -39,7 +40,8 @@ from genloss.observatory.readings import (
 )
 from genloss.observatory.results import COUNTS, is_metric, notes_of
 from genloss.observatory.tables import columns
-from genloss.observatory.verdict import LEVEL, NO, NONE, OPEN, UNTESTABLE, YES, Row, effect_of, more, shown, word
+from genloss.observatory.verdict import NO, NONE, OPEN, UNTESTABLE, YES, Row
+from genloss.observatory.verdict_words import effect_of, footnote, mark, more, shown, word
 
 STATIC = Path(__file__).parent / "static"
 MOST = 120  # metrics that are drawn; rounds.csv has them all
@@ -224,7 +226,7 @@ def _verdict_section(rows: Sequence[Row]) -> str:
     keys = ", ".join(f"{mark} {said}" for said, mark in MARKS.items())
     return (
         f'<ul class="lines">{lines}</ul><p>Against <b>{control}</b>, paired over seeds, all together at level {LEVEL}. '
-        f"{keys}.</p>{matrix}"
+        f"{keys}. {footnote(rows)}</p>{matrix}"
         f"<details><summary>effects, intervals, p</summary>{detail}</details>"
     )
 
@@ -245,7 +247,7 @@ def _verdict_line(arm: str, rows: Sequence[Row]) -> str:
         said += f"; {more(total)} may tell" if more(total) else ""
     else:
         said = f"no collapse by any of {len(tested)} definitions"
-    return f"<b>{escape(arm)}</b>: {said}"
+    return f"<b>{escape(arm)}</b>: {said}{mark(total)}"
 
 
 def _verdict_cell(row: Row | None) -> str:

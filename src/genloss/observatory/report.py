@@ -18,7 +18,7 @@ from genloss.core.errors import UserError, require
 from genloss.core.files import keep
 from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
-from genloss.observatory import verdict
+from genloss.observatory import controls, verdict, verdict_words
 from genloss.observatory.figures import PANELS, rounds_figure
 from genloss.observatory.groups import LEFT_OUT, grouped
 from genloss.observatory.page import page
@@ -45,7 +45,7 @@ def write_report(
 
     metric: of the table and the first panel; None: the headline of the first arm's domain, if it was measured. redraw:
     whether a figure and a page of the same numbers are made again. differing, sweeps: as `grouped` takes them; without
-    the former every arm is a group of its own. control: what verdicts compare with (verdict.control_of). Arms without a
+    the former every arm is a group of its own. control: what verdicts compare with (`control_of`). Arms without a
     finished round are left out of the table; UserError if there is no other.
     """
     groups = grouped(arms, differing or [{}] * len(arms), sweeps)
@@ -60,7 +60,7 @@ def write_report(
     metric = metric or panels[0]
     said = [f"warning: {m.name}: {why}" for m in found if (why := turned(m.folder, m.rounds))]
     said += [f"{m.name}: {m.unfinished}" for m in members if m.unfinished and len(members) > 1]
-    rows = verdict.verdicts(verdict.compared(groups), control)
+    rows = verdict.verdicts(controls.compared(groups), control)
     if len(found) > 1:
         verdict.write(rows, out, control)
     else:
@@ -69,7 +69,7 @@ def write_report(
     numbers, words, figure, vectors = (out / name for name in ("rounds.csv", "report.md", "rounds.png", "rounds.svg"))
     shown_table = table(shown, metric, markdown=True) + "".join(f"\n\n{marked_up(line)}" for line in said)
     keep(numbers, rounds_csv(groups))
-    said_first = f"# Verdicts\n\n{verdict.shown(rows, markdown=True)}"
+    said_first = f"# Verdicts\n\n{verdict_words.shown(rows, markdown=True)}"
     keep(words, f"{said_first}\n\n# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
     newest = max(p.stat().st_mtime for p in (numbers, words))
     drawn = all(p.is_file() and p.stat().st_mtime >= newest for p in (figure, vectors))
@@ -81,7 +81,7 @@ def write_report(
         if redraw or not (html.is_file() and html.stat().st_mtime >= newest):
             shown_rows = rows if len(found) > 1 else []
             keep(html, page(groups, about, sweeps, "\n".join(said), shown_rows, control))
-    return f"{metric}\n\n{text}\n\n{verdict.shown(rows)}"
+    return f"{metric}\n\n{text}\n\n{verdict_words.shown(rows)}"
 
 
 def write_summary(folder: Path) -> None:

@@ -399,7 +399,7 @@ class SweepView(Run):
     def _verdicts(self) -> None:
         """Tags and metrics that runs can be filtered by: tags.`verdict.tail` = 'yes', metrics.`verdict/effect_tail` >
         0.1. Those of an arm are those of its group of seeds; the sweep's say what is true of an arm of it."""
-        rows = verdict.read(self.folder)
+        rows = verdict.read(self.folder).rows
         self.retag("verdict.", verdict_tags(rows))
         names = {i: entry["name"] for i, entry in notes_of(self.folder).arms.items()}
         for run in found(self.client, self.experiment, IN_SWEEP, sweep_id(self.folder)):
