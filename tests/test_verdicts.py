@@ -27,6 +27,7 @@ from genloss.observatory.report import write_report
 from genloss.observatory.results import Arm, Rounds
 from genloss.observatory.verdict import NO, NONE, OPEN, UNTESTABLE, YES, Row, onset, verdicts
 from genloss.observatory.verdict_words import shown
+from genloss.workflow import mlflow_run
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import differing
 from genloss.workflow.tracking import verdict_tags
@@ -339,11 +340,22 @@ def test_a_sweep_ends_with_verdicts_that_mlflow_can_filter(tmp_path: Path) -> No
     assert "yes, since 1" in done.out and verdict.read(done.folder).rows
     client = MlflowClient(f"sqlite:///{home.root / 'mlruns/mlflow.db'}")
     where = [e.experiment_id for e in client.search_experiments()]
-    found = client.search_runs(where, "tags.`verdict.tail` = 'yes' and metrics.`verdict/effect_tail` > 0")
+    found = client.search_runs(where, "tags.`verdict.tail` = 'yes' and metrics.`verdict/effect_tail/real_only` > 0")
     assert {run.data.tags["regime"] for run in found} == {"replace"} and len(found) == 3
     (parent,) = client.search_runs(where, "tags.`verdict.any` = 'yes' and tags.`genloss.sweep` != ''")
     assert parent.data.tags["verdict.tail"] == YES
     home.ok("report", str(done.folder), "--control", "replace")
+    first = client.search_runs(where, "tags.regime = 'real_only'")[0]
+    assert first.data.tags["verdict.control"] == "replace" and first.data.metrics["verdict/effect_tail/replace"] < 0
+    replace = client.search_runs(where, "tags.regime = 'replace'")[0]
+    effects = {name for name in replace.data.metrics if name.startswith("verdict/effect_")}
+    assert effects and all(name.endswith("/real_only") for name in effects)  # of before, and still so
     home.ok("report", str(done.folder))
+    view = mlflow_run.Run(client, replace.info.experiment_id, client.get_run(replace.info.run_id))
+    view.numbers({"verdict/effect_tail/real_only": None, "verdict/effect_new/real_only": None})
+    now = client.get_run(replace.info.run_id).data.metrics
+    assert math.isnan(now["verdict/effect_tail/real_only"]) and "verdict/effect_new/real_only" not in now
+    home.ok("report", str(done.folder))
+    assert client.get_run(replace.info.run_id).data.metrics["verdict/effect_tail/real_only"] > 0
     real = client.search_runs(where, "tags.regime = 'real_only'")
     assert real and not any(tag.startswith("verdict.") for run in real for tag in run.data.tags)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 import sys
@@ -204,11 +205,13 @@ class Run:
         self.tag(tags)
 
     def numbers(self, numbers: Mapping[str, float | None]) -> None:
-        """Log metrics of no round, those that differ alone."""
+        """Log metrics of no round, those that differ alone. None: there is no such number, or no more; MLflow deletes
+        none, and has nan in the place of one that it had."""
         from mlflow.entities import Metric
 
         known, now = self.run.data.metrics, int(time.time() * 1000)
-        new = [Metric(k, v, now, 0) for k, v in numbers.items() if v is not None and known.get(k) != v]
+        there = {k: math.nan if v is None else v for k, v in numbers.items() if v is not None or k in known}
+        new = [Metric(k, v, now, 0) for k, v in there.items() if repr(known.get(k)) != repr(float(v))]
         if new:
             self.client.log_batch(self.run_id, metrics=new)
 

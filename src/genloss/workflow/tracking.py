@@ -397,8 +397,9 @@ class SweepView(Run):
         self._verdicts()  # which refuse a damaged file
 
     def _verdicts(self) -> None:
-        """Tags and metrics that runs can be filtered by: tags.`verdict.tail` = 'yes', metrics.`verdict/effect_tail` >
-        0.1. Those of an arm are those of its group of seeds; the sweep's say what is true of an arm of it."""
+        """Tags and metrics that runs can be filtered by: tags.`verdict.tail` = 'yes', `verdict.control`;
+        metrics.`verdict/effect_tail/real_only` > 0.1, with the control in the name, since MLflow keeps those of a
+        former one. Those of an arm are those of its group of seeds; the sweep's say what is true of an arm of it."""
         rows = verdict.read(self.folder).rows
         self.retag("verdict.", verdict_tags(rows))
         names = {i: entry["name"] for i, entry in notes_of(self.folder).arms.items()}
@@ -407,11 +408,13 @@ class SweepView(Run):
             own = [row for row in rows if name in row["arms"]]
             arm = Run(self.client, self.experiment, run)
             arm.retag("verdict.", verdict_tags(own))  # it may be the control now
-            arm.numbers({f"verdict/effect_{row['definition']}": row["effect"] for row in own})
+            effects = {f"verdict/effect_{row['definition']}/{row['control']}": row["effect"] for row in own}
+            arm.numbers({safe(name): effect for name, effect in effects.items()})
 
 
 def verdict_tags(rows: Sequence[verdict.Row]) -> dict[str, str]:
-    """What is so of at least one arm: of every definition, and of any at all ("verdict.any")."""
+    """What is so of at least one arm: of every definition, and of any at all ("verdict.any"); and against what
+    ("verdict.control")."""
     words = (verdict.YES, verdict.OPEN, verdict.NO, verdict.UNTESTABLE)  # the first that an arm has
     by_name: dict[str, set[str]] = {}
     for row in rows:
@@ -420,7 +423,9 @@ def verdict_tags(rows: Sequence[verdict.Row]) -> dict[str, str]:
             by_name.setdefault("any", set()).add({verdict.YES: verdict.NO, verdict.NO: verdict.YES}.get(word, word))
         else:
             by_name.setdefault(row["definition"], set()).add(row["verdict"])
-    return {f"verdict.{name}": next(w for w in words if w in found) for name, found in by_name.items()}
+    controls = ", ".join(dict.fromkeys(row["control"] for row in rows if row["control"]))
+    tags = {f"verdict.{name}": next(w for w in words if w in found) for name, found in by_name.items()}
+    return tags | ({"verdict.control": controls} if controls else {})
 
 
 class View(Run):
