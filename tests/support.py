@@ -233,21 +233,38 @@ def frozen(store: Path) -> dict[str, tuple[int, int]]:
     return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in store.glob("stages/*/*.json")}
 
 
+def described() -> Iterator[tuple[list[str], dict[str, str]]]:
+    """(names, {column: cell}) of every row of the tables of docs/metrics.md. What begins with `_`, or stands after a
+    name with a slash, takes the place of that name's end; a row without names is about those of the row above."""
+    head: list[str] = []
+    names: list[str] = []
+    for line in (REPOSITORY / "docs/metrics.md").read_text().splitlines():
+        if not line.startswith("|"):
+            head = []
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not head:
+            head = cells
+        elif not set(cells[0]) <= set("-: ") or not cells[0]:
+            found: list[str] = []
+            for name in re.findall(r"`([^`]+)`", cells[0].partition("(")[0]):
+                stem = found[-1] if found else ""
+                if name.startswith("_"):
+                    name = stem.rpartition("_")[0] + name
+                elif "/" in stem and "/" not in name:
+                    name = f"{stem.rpartition('/')[0]}/{name}"
+                found.append(name)
+            names = found or names
+            yield names, dict(zip(head, cells, strict=True))
+
+
 @cache
 def documented() -> re.Pattern[str]:
-    """Every name that docs/metrics.md has in the first column of a table. Capitals stand for any word; what begins with
-    `_`, or stands after a name with a slash, takes the place of that name's end; an ellipsis stands for numbers."""
+    """Every name that docs/metrics.md has. Capitals stand for any word; an ellipsis stands for numbers."""
     found = []
-    for row in re.findall(r"^\| (.*?) \|", (REPOSITORY / "docs/metrics.md").read_text(), re.MULTILINE):
-        stem = ""
-        for name in re.findall(r"`([^`]+)`", row.partition("(")[0]):
-            if name.startswith("_"):
-                name = stem.rpartition("_")[0] + name
-            elif "/" in stem and "/" not in name:
-                name = f"{stem.rpartition('/')[0]}/{name}"
-            stem = name
-            found.append(re.sub(r"[A-Z]{2,}", ".+", re.escape(name)))
-        if "…" in row:
+    for each, cells in described():
+        found += [re.sub(r"[A-Z]{2,}", ".+", re.escape(name)) for name in each]
+        if "…" in cells["name"]:
             found.append(re.sub(r"\d+", r"\\d+", found[-1]))
     names = "|".join(found)
     return re.compile(rf"(theory/)?({names})(_floor|_se|_asymptotic|_limit)?")

@@ -81,6 +81,29 @@ def test_few_arms_are_uncalibrated() -> None:
     assert all(a < b for a, b in itertools.pairwise(wide))
 
 
+def test_forecasts_stay_in_the_range_of_their_metric() -> None:
+    """Of a share, a loss and one that may be anything, all falling in a line; with and without other arms."""
+
+    def falling(metric: str, by: float = 0.1, first: float = 0.5) -> Fitted:
+        made = fitted("a", {n: {metric: first - by * n} for n in range(6)}, metric, None)
+        assert made is not None
+        return made
+
+    for metric, low in (("lost_mass", 0.0), ("risk", 0.0), ("log_likelihood", -0.5), ("mine", -0.5)):
+        arm = falling(metric, 0.09)
+        others = [falling(metric, 0.09 + 0.001 * i, 0.7) for i in range(MINIMUM)]
+        for beside in ([], others):
+            told = foretold(arm, beside, 12)
+            assert told[-1].value == pytest.approx(max(0.5 - 0.09 * 12, low if low == 0 else -9))
+            assert all((one.low >= 0) == (low == 0) or one.round < 8 for one in told)
+            assert all(one.low <= one.value <= one.high for one in told)
+        assert (crossing(arm, -0.2) is None) == (low == 0)
+    rising = fitted("a", {n: {"coverage_d10": 0.1 + 0.15 * n} for n in range(6)}, "coverage_d10", None)
+    assert rising is not None and foretold(rising, [], 12)[-1].value == 1.0
+    other = fitted("a", {n: {"risk": 0.3 - 0.1 * n} for n in range(6)}, "risk", None)  # of mine, not genloss's
+    assert other is not None and foretold(other, [], 12)[-1].value == pytest.approx(-0.9)
+
+
 def test_crossings() -> None:
     def of(values: np.ndarray) -> Fitted:
         made = fitted("a", {n: {"m": float(v)} for n, v in enumerate(values)}, "m", None)
@@ -128,6 +151,7 @@ def test_a_forecast_of_arms(arms: list[Arm], tmp_path: Path) -> None:
     text = forecast(arms, tmp_path, until=5, threshold=0.9)
     whole = json.loads((tmp_path / "forecast.json").read_text())
     assert (whole["schema"], whole["metric"], whole["rounds"], whole["level"]) == (1, "diversity", 5, LEVEL)
+    assert whole["unit"] == "variance a dimension" and text.startswith("diversity, variance a dimension\n")
     first = whole["arms"][0]
     assert first["arm"] == "fresh n=5 seed 0" and first["shape"] == "geometric" and first["c"] == pytest.approx(0.98)
     assert first["rounds"][-1]["round"] == 12 and first["rounds"][-1]["arms"] == 11
@@ -155,9 +179,9 @@ def test_real_data_of_rounds_that_are_not_seen_do_not_count(tmp_path: Path) -> N
 @pytest.mark.filterwarnings("error")
 def test_numbers_that_are_too_large_are_null(tmp_path: Path) -> None:
     write(tmp_path, ["domain=gaussian"], [2.0**n + n % 2 for n in range(600)], 0.5)
-    text = forecast([("a", tmp_path)], tmp_path, until=598)
+    text = forecast([("a", tmp_path)], tmp_path)
     last = json.loads((tmp_path / "forecast.json").read_text())["arms"][0]["rounds"][-1]
-    assert (last["round"], last["low"], last["high"]) == (1196, None, None) and "-inf to inf" in text
+    assert (last["round"], last["low"], last["high"]) == (1198, 0.0, None) and "0 to inf" in text
 
 
 def test_what_cannot_be_forecast_is_said(arms: list[Arm], tmp_path: Path) -> None:
@@ -165,6 +189,8 @@ def test_what_cannot_be_forecast_is_said(arms: list[Arm], tmp_path: Path) -> Non
     write_atomic(other / "params.yaml", to_yaml(compose(["domain=gaussian"])))
     write_atomic(other / "rounds/00/metrics.json", json.dumps({"drift": 1.0}))
     assert "other: has no diversity; name another metric" in forecast([*arms, ("other", other)], tmp_path)
+    (other / "rounds/00/metrics.json").write_text("{")
+    assert "other: left out: " in forecast([*arms, ("other", other)], tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out=.*file: must be a folder, and this is a file"):
         target_of([other], tmp_path / "file")
@@ -175,6 +201,8 @@ def test_what_cannot_be_forecast_is_said(arms: list[Arm], tmp_path: Path) -> Non
     text = forecast(arms[:2], tmp_path, threshold=0.5)
     assert "of 14 later rounds lie in theirs" in forecast(arms[:2], tmp_path, until=5)
     assert "uncalibrated" in text and "what would hold it: not told" in text
+    assert "all are seen, the last is 12; name an earlier one" in forecast(arms[:2], tmp_path, until=99)
+    assert "round 24" in forecast(arms[:2], tmp_path, until=12) and "all are seen" not in forecast(arms, tmp_path)
     home = Project.make(tmp_path / "project")
     done = home.ok("forecast", str(arms[0][1]), "--rounds", "5")
     assert done.out.strip().endswith(f"{arms[0][1]}/forecast.json") and (arms[0][1] / "forecast.json").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -21,7 +22,8 @@ from genloss.evaluate import Evidence, Metric, evaluate
 from genloss.evaluate.diversity import Compression, Diversity, Overlap, RareWords, Repetition, entropy_bits, words
 from genloss.evaluate.loss import HeldOut, Tails
 from genloss.language.scoring import losses
-from support import undocumented
+from genloss.observatory.quantities import Quantity, quantity
+from support import described, undocumented
 
 TEXT = Text(corpus={"_target_": "genloss.language.corpus.Sotu"})  # whose records hold a text
 
@@ -259,6 +261,22 @@ def test_metrics_of_a_run(main, project: Path, tiny) -> None:
     assert found[1]["n_samples"] == 48
     assert found[1]["dropped/random_not_drawn"] == 24
     assert 1 < found[0]["heldout_bits_per_byte"] < 8
+
+
+def test_units_are_those_of_the_docs() -> None:
+    """Those that axes and tables show. A share lies between 0 and 1."""
+    for names, cells in described():
+        units = cells["unit"].split("; ")
+        of = cells.get("domain", "").partition(",")[0]
+        for name, unit in zip(names, units * len(names) if len(units) == 1 else units, strict=True):
+            found = quantity(re.sub(r"[A-Z]{2,}", "00", name), of)
+            assert found.unit == unit, name
+            if unit.startswith(("share", "probability")) and name != "response_length_bias":
+                assert (found.low, found.high) == (0, 1), name
+    assert (
+        quantity("theory/drift_limit", "gaussian") == quantity("drift_se", "gaussian") == quantity("drift", "gaussian")
+    )
+    assert quantity("mine") == Quantity("", -math.inf, math.inf)
 
 
 def test_names_are_found_in_the_docs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from genloss.observatory.compare import LEVEL, holm
 from genloss.observatory.controls import Group, compared
 from genloss.observatory.definitions import DEFINITIONS, READS, needed, power, unbounded, useless
 from genloss.observatory.groups import grouped
+from genloss.observatory.quantities import quantity
 from genloss.observatory.report import write_report
 from genloss.observatory.results import Arm, Rounds
 from genloss.observatory.verdict import NO, NONE, OPEN, UNTESTABLE, YES, Row, onset, verdicts
@@ -267,6 +269,16 @@ def test_every_domain_has_its_readings() -> None:
     assert useless("reasoning", "accuracy", known) is None
     roles = {definitions.RISK, definitions.SPREAD, definitions.MODES, definitions.TAIL, definitions.OUTSIDE}
     assert all(set(of) <= roles for of in READS.values())
+    for domain, of in READS.items():
+        for reading in itertools.chain(*of.values()):
+            assert quantity(reading.metric, domain).unit, reading
+            assert not reading.log or quantity(reading.metric, domain).low >= 0, reading
+    risks = {(d, r.metric): quantity(r.metric, d).ended(r.worse) for d, of in READS.items() for r in of["risk"]}
+    assert {key for key, ended in risks.items() if ended} == {
+        *((domain, "accuracy") for domain in ("reasoning", "classification")),
+        ("instruct", "followed"),
+        ("categorical", "drift"),
+    }
 
 
 # -- the lab -----------------------------------------------------------------------------------------------------------
@@ -359,3 +371,8 @@ def test_a_sweep_ends_with_verdicts_that_mlflow_can_filter(tmp_path: Path) -> No
     assert client.get_run(replace.info.run_id).data.metrics["verdict/effect_tail/real_only"] > 0
     real = client.search_runs(where, "tags.regime = 'real_only'")
     assert real and not any(tag.startswith("verdict.") for run in real for tag in run.data.tags)
+    damaged = next(home.root.glob("runs/categorical-replace-*/rounds/01/manifest.json"))
+    damaged.unlink()  # of the store as well
+    damaged.write_text("{}")
+    said = home.ok("report", str(done.folder))
+    assert f"left out: {damaged}: is damaged" in said.out and "MLflow does not take arm categorical-replace" in said.err

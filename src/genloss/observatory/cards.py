@@ -17,7 +17,8 @@ import yaml
 from genloss.core.errors import UserError
 from genloss.core.rundir import STAGES, round_name
 from genloss.observatory import verdict
-from genloss.observatory.results import COUNTS, arms_of
+from genloss.observatory.quantities import quantity
+from genloss.observatory.results import arms_of, is_metric
 from genloss.observatory.tables import marked_up, piped
 from genloss.observatory.verdict_words import effect_of, footnote, verdict_of
 
@@ -31,6 +32,7 @@ class Facts:
     run: str
     n: int
     manifests: Mapping[int, Mapping[str, Any]]  # of the rounds up to n, as far as they are here
+    domain: str
     metrics: Mapping[str, float]
     lineage: Mapping[str, Any]  # `lineage.summary`
     licence: tuple[str, str]  # an identifier of the hub, and what it is about
@@ -126,8 +128,12 @@ def _lineage(facts: Facts) -> list[str]:
 
 
 def _numbers(facts: Facts) -> list[str]:
-    told = sorted((k, v) for k, v in facts.metrics.items() if not k.startswith(COUNTS))
-    return ["## Numbers", piped(["metric", f"round {facts.n}"], told)] if told else []
+    told = [
+        [name, value, facts.metrics.get(f"{name}_floor", ""), quantity(name, facts.domain).unit]
+        for name, value in sorted(facts.metrics.items())
+        if is_metric(name)
+    ]
+    return ["## Numbers", piped(["metric", f"round {facts.n}", "of real records", "unit"], told)] if told else []
 
 
 def _made(facts: Facts) -> list[str]:

@@ -31,6 +31,7 @@ import numpy as np
 from genloss.observatory.compare import LEVEL, SEEDS, chance, flat, interval
 from genloss.observatory.controls import Group
 from genloss.observatory.curves import fit, fit_at
+from genloss.observatory.quantities import quantity
 
 RELEVANT = 0.05  # a rise that is surely smaller is none: 5 % of a positive metric, 0.05 of any other
 POWER = 0.8  # with which the seeds that are asked for would decide
@@ -44,12 +45,11 @@ TREND = 5  # rounds below which nobody can tell a line from a curve: three to fi
 
 @dataclass(frozen=True)
 class Reading:
-    """A metric, and which way is worse (1: up, -1: down). bounded: it cannot diverge."""
+    """A metric, and which way is worse (1: up, -1: down)."""
 
     metric: str
     worse: int
     log: bool = False  # compared by ratios, as long as every value is positive
-    bounded: bool = False
 
 
 RISK, SPREAD, MODES, TAIL, OUTSIDE = "risk", "spread", "modes", "tail", "outside"  # what a metric stands for
@@ -63,20 +63,20 @@ READS: dict[str, dict[str, tuple[Reading, ...]]] = {
         OUTSIDE: (Reading("loss_under_round0_p99", 1, log=True),),  # text that is improbable under the real one
     },
     "reasoning": {
-        RISK: (Reading("accuracy", -1, bounded=True),),
-        OUTSIDE: (Reading("label_accuracy", -1, bounded=True),),  # wrong answers among those generated
+        RISK: (Reading("accuracy", -1),),
+        OUTSIDE: (Reading("label_accuracy", -1),),  # wrong answers among those generated
     },
     "instruct": {
-        RISK: (Reading("followed", -1, bounded=True),),
+        RISK: (Reading("followed", -1),),
         TAIL: (Reading("breadth", -1),),
-        OUTSIDE: (Reading("label_accuracy", -1, bounded=True),),
+        OUTSIDE: (Reading("label_accuracy", -1),),
     },
     "gaussian": {
         RISK: (Reading("w2", 1, log=True),),
         SPREAD: (Reading("log_diversity", -1), Reading("diversity", -1, log=True)),
     },
     "categorical": {
-        RISK: (Reading("heldout_loss", 1, log=True), Reading("drift", 1, log=True, bounded=True)),
+        RISK: (Reading("heldout_loss", 1, log=True), Reading("drift", 1, log=True)),
         SPREAD: (Reading("diversity", -1, log=True),),  # whose logarithm falls in a line under replace
         TAIL: (Reading("lost_mass", 1, log=True),),
     },
@@ -89,8 +89,8 @@ READS: dict[str, dict[str, tuple[Reading, ...]]] = {
     },
     "regression": {RISK: (Reading("risk", 1, log=True),)},
     "classification": {
-        RISK: (Reading("accuracy", -1, bounded=True),),
-        MODES: (Reading("error_rate", 1, bounded=True),),  # the next round's labels that are wrong
+        RISK: (Reading("accuracy", -1),),
+        MODES: (Reading("error_rate", 1),),  # the next round's labels that are wrong
     },
 }
 
@@ -299,7 +299,7 @@ def _catastrophic(pair: Pair) -> Found:
 
 def _diverging(pair: Pair) -> Found:
     reading, rounds, x, c = pair.values(RISK)
-    if reading.bounded:
+    if quantity(reading.metric, pair.group.domain).ended(reading.worse):
         raise Untestable(f"{reading.metric} has bounds, and cannot diverge")
     positive = reading.log and (x > 0).all() and (c > 0).all()
     # shares of the control's level, so that a unit changes nothing; a logarithm would bend the line

@@ -19,7 +19,7 @@ import numpy as np
 
 from genloss.core.files import aside_of
 from genloss.observatory.compare import Arms, Panel, interval
-from genloss.observatory.groups import Group
+from genloss.observatory.groups import Group, unit
 from genloss.observatory.results import Rounds
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ TIMELESS: dict[str, dict[str, None]] = {".png": {"Software": None}, ".svg": {"Cr
 HEIGHT = 3.3  # inches of a panel
 PANELS = 3  # metrics that a report draws
 TITLES = {
-    "heldout_bits_per_byte": "held-out real text, bits per byte",
+    "heldout_bits_per_byte": "loss of held-out real text",
     "coverage_d1": "share of the commonest real words (first decile)\nthat generated text still uses",
-    "loss_under_round0": "generated text's loss under the round-0 model,\nnats per token",
+    "loss_under_round0": "generated text's loss under the round-0 model",
     "diversity": "diversity of the model",
     "drift": "squared distance of its mean from the real one",
     "log_diversity": "log diversity",
@@ -117,6 +117,7 @@ def rounds_figure(arms: Sequence[Group], path: Path, metrics: Sequence[str], als
                 _line(axis, metric, name, seeds, COLOURS[i % len(COLOURS)])
             _floor(axis, metric, itertools.chain.from_iterable(seeds for _, seeds in groups))
             axis.set_title(TITLES.get(metric, metric), fontsize=9)
+            axis.set_ylabel(unit(metric, arms))
             over_rounds(axis)
         drawn = [kind for kind in THEORY if any(f"theory/{metric}{kind}" in known for metric in metrics)]
         _legend(figure, axes[0], drawn)

@@ -2,7 +2,8 @@
 
 genloss forecast runs/sweep-1234abcd --rounds 6 --threshold 0.9        prints a table, writes forecast.json
 
-curve      the shape (curves.py) that predicts held-out rounds best, fitted to all rounds up to K
+curve      the shape (curves.py) that predicts held-out rounds best, fitted to all rounds up to K; like its interval cut
+           off where the metric's range ends (quantities.py)
 interval   split conformal (Vovk et al. 2005; Lei et al. 2018): the LEVEL quantile of the errors that the same
            forecast made of *other* arms which have the round that is forecast, each as a share of what its arm had
            moved. It covers at least LEVEL where arms are exchangeable, as seeds are; arms of other regimes are not.
@@ -29,15 +30,17 @@ from genloss.core.files import keep
 from genloss.core.hashes import canonical
 from genloss.observatory.controls import Group, compared
 from genloss.observatory.curves import LEAST, SHAPES, Curve, best
-from genloss.observatory.groups import grouped
+from genloss.observatory.groups import Member, finished, grouped, unit
+from genloss.observatory.quantities import Quantity, quantity
 from genloss.observatory.report import target_of
-from genloss.observatory.results import Arm, Read, Rounds, measured, read, without_rounds
+from genloss.observatory.results import Arm, Rounds, measured
 from genloss.observatory.tables import aligned
 
 FILE, SCHEMA = "forecast.json", 1
 LEVEL = 0.9  # of the intervals
 MINIMUM = math.ceil(LEVEL / (1 - LEVEL) - 1e-9)  # arms below which no quantile of their errors reaches LEVEL
 ROUNDS = min(LEAST.values()) + 1  # fewer cannot tell one shape from another
+EARLIER = "name an earlier one, and its forecasts stand beside what was seen later"
 FARTHEST = 10_000  # rounds after which a threshold counts as never crossed
 
 
@@ -65,6 +68,7 @@ class Fitted:
     values: dict[int, float]
     used: tuple[int, ...]
     curve: Curve
+    range: Quantity  # in which its values lie, and what is said of them
 
     @property
     def moved(self) -> float:
@@ -78,8 +82,12 @@ class Fitted:
         from."""
         return self.moved <= 1e-9 * max(abs(self.values[n]) for n in self.used)
 
+    def at(self, rounds: int | Sequence[int] | np.ndarray) -> np.ndarray:
+        """What is forecast: the curve, cut off where the metric's range ends."""
+        return np.clip(self.curve(rounds), self.range.low, self.range.high)
+
     def error(self, n: int) -> float:
-        return abs(self.values[n] - float(self.curve(n))) / self.moved
+        return abs(self.values[n] - float(self.at(n))) / self.moved
 
     def spread(self, n: int) -> float:
         """Half of the prediction interval of least squares at round n, with the shape and its c taken for granted; not
@@ -96,13 +104,16 @@ class Fitted:
             return float(stats.t.ppf((1 + LEVEL) / 2, free) * s * np.sqrt(1 + leverage))
 
 
-def fitted(name: str, rounds: Rounds, metric: str, until: int | None) -> Fitted | None:
-    """An arm's curve through its rounds up to `until` (None: all); None if they are fewer than ROUNDS."""
+def fitted(name: str, rounds: Rounds, metric: str, until: int | None, domain: str = "") -> Fitted | None:
+    """An arm's curve through its rounds up to `until` (None: all); None if they are fewer than ROUNDS. Values outside
+    of the metric's range show that it is another one of that name, of which nothing is known."""
     values = {n: v[metric] for n, v in sorted(rounds.items()) if math.isfinite(v.get(metric, math.nan))}
     used = tuple(n for n in values if until is None or n <= until)
     if len(used) < ROUNDS:
         return None
-    return Fitted(name, values, used, best(used, [values[n] for n in used]))
+    known = quantity(metric, domain)
+    known = known if all(map(known.holds, values.values())) else Quantity()
+    return Fitted(name, values, used, best(used, [values[n] for n in used]), known)
 
 
 def foretold(arm: Fitted, others: Sequence[Fitted], last: int) -> list[Told]:
@@ -113,8 +124,9 @@ def foretold(arm: Fitted, others: Sequence[Fitted], last: int) -> list[Told]:
         errors = [o.error(n) for o in others if o.used == arm.used and n in o.values and not o.still]
         calibrated = len(errors) >= MINIMUM
         reach = quantile(errors) * arm.moved if calibrated else arm.spread(n)
-        value = float(arm.curve(n))
-        found.append(Told(n, value, value - reach, value + reach, len(errors) if calibrated else 0, arm.values.get(n)))
+        value = float(arm.at(n))
+        low, high = max(value - reach, arm.range.low), min(value + reach, arm.range.high)
+        found.append(Told(n, value, low, high, len(errors) if calibrated else 0, arm.values.get(n)))
     return found
 
 
@@ -132,7 +144,7 @@ def crossing(arm: Fitted, threshold: float) -> int | None:
             return n
     later = np.arange(arm.used[-1] + 1, FARTHEST + 1)
     with np.errstate(over="ignore", invalid="ignore"):
-        beyond = np.nonzero((arm.curve(later) - threshold) * began <= 0)[0]
+        beyond = np.nonzero((arm.at(later) - threshold) * began <= 0)[0]
     return int(later[beyond[0]]) if len(beyond) else None
 
 
@@ -169,7 +181,7 @@ def held(
     for (of, _), members in families.items():
         tried = sorted({x for x, _ in members})
         if len(tried) >= 3:
-            values = [[float(arm.curve(last)) for x, arm in members if x == at] for at in tried]
+            values = [[float(arm.at(last)) for x, arm in members if x == at] for at in tried]
             began = float(np.mean([arm.values[arm.used[0]] for _, arm in members]))
             results.append(least(of, tried, values, threshold, began))
     return results
@@ -221,27 +233,29 @@ def forecast(
     metric: None: the headline of the first arm's domain. until: the last round that curves may see; None: all that
     there are. UserError if no arm has enough rounds.
     """
-    runs: list[Read] = [run for run in read(arms) if run[1]]
-    if not runs:
-        raise without_rounds(arms[0][1]) if arms else UserError(str(out), None, "no arm to forecast")
-    metric = metric or measured(next(f for n, f in arms if n == runs[0][0]) / "params.yaml", runs)[0]
+    groups = grouped(arms, [{}] * len(arms))
+    members = finished(groups, arms, out)
+    runs = [(m.name, m.rounds) for m in members]
+    metric = metric or measured(members[0].folder / "params.yaml", runs)[0]
     known = {name for _, rounds in runs for values in rounds.values() for name in values}
     if metric not in known:
         raise UserError("--metric", metric, f"unknown; {nearest(metric, known)}")
-    tried = [fitted(name, rounds, metric, until) for name, rounds in runs]
+    tried = [fitted(m.name, m.rounds, metric, until, m.domain) for m in members]
     curves = [arm for arm in tried if arm]
     if not curves:
         most = max(sum(metric in values for values in rounds.values()) for _, rounds in runs)
         remedy = f"too few rounds: a curve needs {ROUNDS} with {metric}, and an arm has at most {most}"
         raise UserError("--rounds", until, remedy) if until is not None else UserError(str(out), None, remedy)
-    last = max(max(max(arm.values), 2 * arm.used[-1]) for arm in curves)
+    # to where it can be held against what was seen; where nothing was, to twice as many rounds
+    seen, used = max(max(arm.values) for arm in curves), max(arm.used[-1] for arm in curves)
+    last = seen if seen > used else 2 * used
     told = {arm.name: foretold(arm, [o for o in curves if o is not arm], last) for arm in curves}
     crossed = {arm.name: crossing(arm, threshold) for arm in curves} if threshold is not None else {}
-    found = compared(grouped(arms, [{}] * len(arms)))
-    needs = held(found, curves, threshold, last, until) if threshold is not None else []
+    needs = held(compared(groups), curves, threshold, last, until) if threshold is not None else []
     whole = {
         "schema": SCHEMA,
         "metric": metric,
+        "unit": unit(metric, groups),
         "rounds": until,
         "level": LEVEL,
         "threshold": threshold,
@@ -249,8 +263,11 @@ def forecast(
         "held": [vars(one) for one in needs],
     }
     keep(out / FILE, json.dumps(_finite(whole), indent=1, allow_nan=False) + "\n")
-    few = [_without(name, rounds, metric) for (name, rounds), arm in zip(runs, tried, strict=True) if arm is None]
-    return _text(metric, curves, told, crossed, threshold, needs, few, last)
+    notes = [f"--rounds={until}: all are seen, the last is {seen}; {EARLIER}"] if until and until >= seen else []
+    notes += [_without(m, metric) for m, arm in zip(members, tried, strict=True) if arm is None]
+    notes += [f"{m.name}: {m.unfinished}" for group in groups for m in group.members if not m.rounds]
+    named = ", ".join(filter(None, [metric, unit(metric, groups)]))
+    return _text(named, curves, told, crossed, threshold, needs, notes, last)
 
 
 def _finite(value: Any) -> Any:
@@ -269,13 +286,13 @@ def _entry(arm: Fitted, told: Sequence[Told], crossed: dict[str, int | None]) ->
 
 
 def _text(
-    metric: str,
+    named: str,
     curves: Sequence[Fitted],
     told: dict[str, list[Told]],
     crossed: dict[str, int | None],
     threshold: float | None,
     needs: Sequence[Held],
-    few: Sequence[str],
+    notes: Sequence[str],
     last: int,
 ) -> str:
     head = ["arm", "shape", "seen up to", f"round {last}", f"{LEVEL:.0%} interval", "observed", "interval from"]
@@ -290,24 +307,31 @@ def _text(
             at = crossed[arm.name]
             row.append("never" if at is None else f"round {at}")
         body.append(row)
-    lines = [f"{metric}\n\n{aligned(head, body, range(2, 6))}"]
+    lines = [f"{named}\n\n{aligned(head, body, range(2, 6))}"]
     # not of conformal ones: over arms that calibrate each other the share is LEVEL by arithmetic, and shows nothing
     seen = [one.covered for rounds in told.values() for one in rounds if not one.arms and one.covered is not None]
     if seen:
         lines.append(f"uncalibrated intervals: {sum(seen)} of {len(seen)} later rounds lie in theirs")
+    if cut := sorted({end for arm in curves for end in _cut(arm, told[arm.name])}):
+        lines.append(f"cut off at {_list(cut)}: {named.partition(',')[0]} has no other values")
     for one in needs:
         value = f"{one.bound} {one.least:.3g}".strip()
         lines.append(f"held at {threshold:g} until round {last} by: {value}, {one.of} (tried: {_list(one.tried)})")
     if threshold is not None and not needs:
         lines.append("what would hold it: not told; that needs three arms or more that differ in their real data alone")
-    return "\n\n".join([*lines, "\n".join(few)] if few else lines)
+    return "\n\n".join([*lines, "\n".join(notes)] if notes else lines)
 
 
-def _without(name: str, rounds: Rounds, metric: str) -> str:
+def _cut(arm: Fitted, told: Sequence[Told]) -> set[float]:
+    """The ends of the metric's range at which something that is told of an arm was cut off."""
+    return {end for one in told for end in (arm.range.low, arm.range.high) if end in (one.value, one.low, one.high)}
+
+
+def _without(member: Member, metric: str) -> str:
     """Why an arm has no curve."""
-    if not any(metric in values for values in rounds.values()):
-        return f"{name}: has no {metric}; name another metric with --metric"
-    return f"{name}: too few rounds for a curve ({ROUNDS})"
+    if not any(metric in values for values in member.rounds.values()):
+        return f"{member.name}: has no {metric}; name another metric with --metric"
+    return f"{member.name}: too few rounds for a curve ({ROUNDS})"
 
 
 def _list(values: Sequence[float]) -> str:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.observatory.compare import interval
-from genloss.observatory.results import Arm, Rounds, rounds_of, sweep_entries
+from genloss.observatory.quantities import quantity
+from genloss.observatory.results import Arm, Rounds, rounds_of, sweep_entries, without_rounds
 from genloss.observatory.samples import printable
 
 SEED = "seed"
@@ -46,6 +48,12 @@ class Member:
     def seed(self) -> Any:
         return self.values.get(SEED)
 
+    @cached_property
+    def domain(self) -> str:
+        """Its name; '' where the arm's config is not here."""
+        params = self.folder / "params.yaml"
+        return str((load_params(params).get("domain") or {}).get("name", "")) if params.is_file() else ""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -72,6 +80,23 @@ class Group:
         """Over the seeds that have the metric in round n; None if none has."""
         found = self.numbers(metric, n)
         return band(found) if found else None
+
+
+def finished(groups: Iterable[Group], arms: Sequence[Arm], where: Path) -> list[Member]:
+    """The arms that have a finished round. UserError, of a report in `where`, if none has."""
+    members = [m for group in groups for m in group.members]
+    if found := [m for m in members if m.rounds]:
+        return found
+    if damaged := [m.unfinished for m in members if m.unfinished.startswith(LEFT_OUT)]:
+        raise UserError(str(where), None, damaged[0])
+    raise without_rounds(arms[0][1]) if arms else UserError(str(where), None, "no arm to report on")
+
+
+def unit(metric: str, groups: Iterable[Group]) -> str:
+    """The unit of a metric in the groups that have it; '' if it is not known, or not one."""
+    having = [m for group in groups for m in group.members if any(metric in values for values in m.rounds.values())]
+    units = {quantity(metric, m.domain).unit for m in having}
+    return units.pop() if len(units) == 1 else ""
 
 
 def band(values: Sequence[float]) -> Band:
@@ -116,11 +141,22 @@ def _names(found: Sequence[Sequence[Member]]) -> list[str]:
     for name in {name for name in names if names.count(name) > 1}:
         same = [i for i, other in enumerate(names) if other == name]
         rest = [_without_seed(found[i][0].values) for i in same]
-        keys = dict.fromkeys(key for values in rest for key in values)
-        telling = [key for key in keys if len({str(values.get(key)) for values in rest}) > 1]
+        keys = telling({key: [values.get(key) for values in rest] for values in rest for key in values})
         for i, values in zip(same, rest, strict=True):
-            names[i] = " ".join([name, *(f"{key}={values[key]}" for key in telling if values.get(key) is not None)])
+            names[i] = " ".join([name, *(f"{key}={values[key]}" for key in keys if values.get(key) is not None)])
     return [f"{name} #{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def telling(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The keys of columns, one value an arm, which tell arms apart that those before them do not: what only follows
+    from these, as most of a config does from its domain, would make a name long."""
+    found: list[str] = []
+    before: set[tuple[str, ...]] = {()}
+    for key in columns:
+        parts = set(zip(*([str(value) for value in columns[each]] for each in (*found, key)), strict=True))
+        if len(parts) > len(before):
+            found, before = [*found, key], parts
+    return found
 
 
 def _name(members: Sequence[Member]) -> str:

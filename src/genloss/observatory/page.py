@@ -26,7 +26,7 @@ from genloss.core.places import project_root
 from genloss.observatory import svg
 from genloss.observatory.compare import LEVEL
 from genloss.observatory.figures import THEORY, TITLES
-from genloss.observatory.groups import Group
+from genloss.observatory.groups import Group, unit
 from genloss.observatory.readings import (
     ACROSS,
     BINS,
@@ -45,6 +45,7 @@ from genloss.observatory.verdict_words import effect_of, footnote, mark, more, s
 
 STATIC = Path(__file__).parent / "static"
 MOST = 120  # metrics that are drawn; rounds.csv has them all
+NAMED = 3  # sweeps and runs that a heading names
 CELLS = 5  # rounds of texts side by side
 # parts of the metrics (docs/metrics.md): title, what it asks and cannot see, how its names begin
 VALIDITY = (
@@ -154,7 +155,7 @@ def _finite(value: Any) -> Any:
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [_finite(v) for v in value]
     return value
 
@@ -173,7 +174,8 @@ def _heading(groups: Sequence[Group], sweeps: Sequence[Path]) -> str:
     members = [m for g in groups for m in g.members]
     if len(members) == 1:
         return members[0].folder.name
-    return ", ".join(s.resolve().name for s in sweeps[:3]) or "report"
+    more = f" and {len(sweeps) - NAMED} more" if len(sweeps) > NAMED else ""
+    return ", ".join(s.resolve().name for s in sweeps[:NAMED]) + more or "report"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 1) -> str:
@@ -287,7 +289,8 @@ def _arms(groups: Sequence[Group], controls: Sequence[str]) -> str:
         seeds = ", ".join(str(m.seed) for m in group.members if m.seed is not None) or str(len(group.members))
         unfinished = [f"{m.name}: {m.unfinished}" for m in group.members if m.unfinished]
         state = f'<span class="warning">{escape("; ".join(unfinished))}</span>' if unfinished else "finished"
-        rows.append([name, *(escape(str(group.values.get(key, ""))) for key in keys), seeds, str(group.last), state])
+        last = "" if group.last < 0 else str(group.last)
+        rows.append([name, *(escape(str(group.values.get(key, ""))) for key in keys), seeds, last, state])
     if len(groups) == 1 and not keys:
         return (
             ""
@@ -356,8 +359,9 @@ class Charts:
         title = TITLES.get(metric, metric).replace("\n", " ")
         drawn = svg.lines(f"{title}, over rounds", self.series(metric), self.guides(metric))
         name = "" if title == metric else f" <code>{escape(metric)}</code>"
+        of = f' <span class="unit">· {escape(said)}</span>' if (said := unit(metric, self.groups)) else ""
         return (
-            f'<figure data-metric="{escape(metric)}"><figcaption>{escape(title)}{name}</figcaption>{drawn}'
+            f'<figure data-metric="{escape(metric)}"><figcaption>{escape(title)}{name}{of}</figcaption>{drawn}'
             f'<div class="tools"><button type="button" class="zoom">hover and zoom</button>'
             f"<details><summary>numbers</summary></details></div></figure>"
         )
@@ -409,13 +413,28 @@ class Charts:
         found = {}
         for metric in self.metrics:
             series = [
-                {"name": s.name, "style": s.style, "x": list(s.x), "y": list(s.y)}
-                | ({"low": list(s.low), "high": list(s.high)} if any(map(math.isfinite, s.low)) else {})
+                {"name": s.name, "style": s.style, "dots": s.dots, "x": s.x, "y": s.y, **_ends(s.low, s.high)}
                 for s in self.series(metric)
             ]
-            floor = self.floor(metric)
-            found[metric] = {"series": series, "floor": [list(floor), list(floor.values())]}
+            guides = []
+            for g in self.guides(metric):
+                ends = [[y + sign * e for y, e in zip(g.y, g.error, strict=False)] for sign in (-1, 1)]
+                about: dict[str, Any] = {"name": self._named(g), "kind": g.kind, "style": g.style}
+                guides.append({**about, "x": g.x, "y": g.y, **_ends(*ends)})
+            found[metric] = {"series": series, "guides": guides, "unit": unit(metric, self.groups)}
         return found
+
+    def _named(self, guide: svg.Guide) -> str:
+        """What a guide is called among the arms."""
+        if guide.style is None:
+            return "real text (floor)"
+        says, _ = list(THEORY.values())[int(guide.kind.removeprefix("theory"))]
+        return f"{self.groups[guide.style].name}: {says if guide.error else says.partition(' ±')[0]}"
+
+
+def _ends(low: Sequence[float], high: Sequence[float]) -> dict[str, Sequence[float]]:
+    """Those of a band, where it has any."""
+    return {"low": low, "high": high} if any(map(math.isfinite, low)) else {}
 
 
 def _natural(name: str) -> list[Any]:

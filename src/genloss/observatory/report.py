@@ -14,15 +14,15 @@ from typing import Any
 
 from genloss.core.capabilities import Texts
 from genloss.core.contracts import Domain
-from genloss.core.errors import UserError, require
+from genloss.core.errors import require
 from genloss.core.files import keep
 from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
 from genloss.observatory import controls, verdict, verdict_words
 from genloss.observatory.figures import PANELS, rounds_figure
-from genloss.observatory.groups import LEFT_OUT, grouped
+from genloss.observatory.groups import finished, grouped, unit
 from genloss.observatory.page import page
-from genloss.observatory.results import Arm, added_to, measured, rounds_of, sweep_entries, turned, without_rounds
+from genloss.observatory.results import Arm, added_to, measured, rounds_of, sweep_entries, turned
 from genloss.observatory.samples import printable
 from genloss.observatory.tables import marked_up, rounds_csv, table
 
@@ -50,13 +50,13 @@ def write_report(
     """
     groups = grouped(arms, differing or [{}] * len(arms), sweeps)
     members = [m for group in groups for m in group.members]
-    found = [m for m in members if m.rounds]
-    if not found:
-        if damaged := [m.unfinished for m in members if m.unfinished.startswith(LEFT_OUT)]:
-            raise UserError(str(out), None, damaged[0])
-        raise without_rounds(arms[0][1]) if arms else UserError(str(out), None, "no arm to report on")
+    found = finished(groups, arms, out)
     shown = [group for group in groups if group.last >= 0]
-    panels = measured(found[0].folder / "params.yaml", [(m.name, m.rounds) for m in found])
+    runs = [(m.name, m.rounds) for m in found]
+    params: dict[str, Path] = {}  # of an arm of each domain, that of the first arm first
+    for member in found:
+        params.setdefault(member.domain, member.folder / "params.yaml")
+    panels = list(dict.fromkeys(name for path in params.values() for name in measured(path, runs)))
     metric = metric or panels[0]
     said = [f"warning: {m.name}: {why}" for m in found if (why := turned(m.folder, m.rounds))]
     said += [f"{m.name}: {m.unfinished}" for m in members if m.unfinished and len(members) > 1]
@@ -70,7 +70,8 @@ def write_report(
     shown_table = table(shown, metric, markdown=True) + "".join(f"\n\n{marked_up(line)}" for line in said)
     keep(numbers, rounds_csv(groups))
     said_first = f"# Verdicts\n\n{verdict_words.shown(rows, markdown=True)}"
-    keep(words, f"{said_first}\n\n# {metric}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
+    named = f"{metric}, {said_unit}" if (said_unit := unit(metric, shown)) else metric
+    keep(words, f"{said_first}\n\n# {named}\n\n{shown_table}\n\n![{metric} by round](rounds.png)\n")
     newest = max(p.stat().st_mtime for p in (numbers, words))
     drawn = all(p.is_file() and p.stat().st_mtime >= newest for p in (figure, vectors))
     about = [metric, *(m for m in panels if m != metric)]
@@ -81,7 +82,7 @@ def write_report(
         if redraw or not (html.is_file() and html.stat().st_mtime >= newest):
             shown_rows = rows if len(found) > 1 else []
             keep(html, page(groups, about, sweeps, "\n".join(said), shown_rows, control))
-    return f"{metric}\n\n{text}\n\n{verdict_words.shown(rows)}"
+    return f"{named}\n\n{text}\n\n{verdict_words.shown(rows)}"
 
 
 def write_summary(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 rounds_of(Path("runs/text-replace-none-s0-1a2b"))[3]["distinct_2"]     one number of round 3
 arms_of(Path("runs/sweep-1234abcd"))               [("replace seed 0", its folder), ...]
-read(arms_of(Path("runs/sweep-1234abcd")))         [("replace seed 0", {0: {...}, 1: {...}}), ...]
 """
 
 from __future__ import annotations
@@ -73,11 +72,6 @@ def added_to(folder: Path, n: int) -> list[str]:
     """The numbers of a round that were added after it (`genloss report --metrics`), without floors."""
     names = [name for metric in manifest(folder, n).get("added", {}).values() for name in metric["result"]]
     return [name for name in names if name != "n_samples" and not name.endswith("_floor")]
-
-
-def read(arms: Sequence[Arm]) -> list[Read]:
-    """All numbers of the arms, one entry an arm, in their order."""
-    return [(name, rounds_of(folder)) for name, folder in arms]
 
 
 AGAIN = "run the sweep again (nothing computed is lost)"

@@ -105,6 +105,7 @@ def _facts(folder: Path, n: int, licence: str | None) -> Facts:
         run=folder.resolve().name,
         n=n,
         manifests=manifests,
+        domain=str(params.domain.name),
         metrics=metrics_of(run.round(n)) if (run.round(n) / "metrics.json").is_file() else {},
         lineage=summary(folder),
         licence=(licence, f"`{licence}`, said by whoever exported it.") if licence else known,

@@ -301,12 +301,12 @@ def killed_of(cfg: DictConfig) -> None:
 
 def rebuild(folder: Path, cfg: DictConfig, sweep: Path | None = None, entry: Mapping[str, Any] | None = None) -> None:
     """Write everything that MLflow lacks of a run directory. entry: what its sweep notes of it."""
-    noted = STATES.get(entry["state"]) if entry else None
-    complete = set(rounds_of(folder)) >= set(range(cfg.rounds + 1))
-    state = "RUNNING" if running(arm_id(cfg)) else noted or ("FINISHED" if complete else None)
-    why = entry["error"] if entry and entry["error"] and state == "FAILED" else ""
 
     def write() -> None:
+        noted = STATES.get(entry["state"]) if entry else None
+        complete = set(rounds_of(folder)) >= set(range(cfg.rounds + 1))
+        state = "RUNNING" if running(arm_id(cfg)) else noted or ("FINISHED" if complete else None)
+        why = entry["error"] if entry and entry["error"] and state == "FAILED" else ""
         view = View.of(folder, cfg, sweep, entry["name"] if entry else None)
         for run in [view.run, *([] if sweep else view.others())]:
             View(folder, cfg, view.client, view.experiment, run).write(state, why)

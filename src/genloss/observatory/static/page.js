@@ -72,11 +72,11 @@ if (prompts) prompts.append(...data.texts.prompts.map(side_by_side));
 
 function numbers(chart) {
   const table = node("table");
-  const rounds = [...new Set(chart.series.flatMap((s) => s.x))].sort((a, b) => a - b);
+  const all = [...chart.series, ...chart.guides];
+  const rounds = [...new Set(all.flatMap((s) => s.x))].sort((a, b) => a - b);
   const head = table.createTHead().insertRow();
-  for (const name of ["arm", ...rounds]) head.append(node("th", String(name)));
-  const rows = chart.series.map((s) => [s.name, new Map(s.x.map((x, i) => [x, [s.y, s.low, s.high].map((v) => v?.[i])]))]);
-  if (chart.floor[0].length) rows.push(["real text (floor)", new Map(chart.floor[0].map((x, i) => [x, [chart.floor[1][i]]]))]);
+  for (const name of [chart.unit || "arm", ...rounds]) head.append(node("th", String(name)));
+  const rows = all.map((s) => [s.name, new Map(s.x.map((x, i) => [x, [s.y, s.low, s.high].map((v) => v?.[i])]))]);
   const body = table.createTBody();
   for (const [name, values] of rows) {
     const row = body.insertRow();
@@ -130,33 +130,33 @@ for (const button of document.querySelectorAll("button.only")) button.addEventLi
 
 const dialog = document.getElementById("zoom");
 const dashes = [[], [6, 3], [2, 3], [9, 3, 2, 3], [12, 4]];
+const guided = { floor: [1, 4], theory0: [5, 3], theory1: [7, 3, 2, 3], theory2: [2, 3] };  // as in page.css
 let plot = null;
 
 function zoom(figure, chart) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
-  const rounds = [...new Set([...chart.series.flatMap((s) => s.x), ...chart.floor[0]])].sort((a, b) => a - b);
-  const aligned = (x, y) => rounds.map((n) => { const i = x.indexOf(n); return i < 0 ? null : y[i]; });
+  const all = [...chart.series, ...chart.guides];
+  const rounds = [...new Set(all.flatMap((s) => s.x))].sort((a, b) => a - b);
   const columns = [rounds], series = [{ label: "round" }], bands = [];
-  for (const s of chart.series) {
-    const stroke = colour(`--c${s.style % 8}`), dash = dashes[s.style % dashes.length];
-    const said = (_, y, __, at) => {
-      const i = at === null ? -1 : s.x.indexOf(rounds[at]);
-      const low = s.low?.[i], ends = typeof low === "number" ? ` (${number(low)} to ${number(s.high[i])})` : "";
+  for (const s of all) {
+    const at = (x) => (s.kind && s.x.length === 1 ? 0 : s.x.indexOf(x));  // a guide of one round goes across
+    const aligned = (y) => rounds.map((n) => (at(n) < 0 ? null : y[at(n)]));
+    const stroke = colour(s.style === null ? "--soft" : `--c${s.style % 8}`);
+    const value = (_, y, __, i) => {
+      const j = i === null ? -1 : at(rounds[i]);
+      const low = s.low?.[j], ends = typeof low === "number" ? ` (${number(low)} to ${number(s.high[j])})` : "";
       return number(y) + ends;
     };
-    const points = { show: true, size: 6, fill: stroke };
-    series.push({ label: s.name, stroke, dash, width: 2, points, spanGaps: true, value: said });
-    columns.push(aligned(s.x, s.y));
+    const drawn = s.kind ? { dash: guided[s.kind], width: 1.5, points: { show: false } }
+      : { dash: dashes[s.style % dashes.length], width: s.dots ? 0 : 2, points: { show: true, size: 6, fill: stroke } };
+    series.push({ label: s.name, stroke, spanGaps: true, value, ...drawn });
+    columns.push(aligned(s.y));
     if (!s.low) continue;
-    const at = columns.length;
+    const first = columns.length;
     for (let i = 0; i < 2; i++) series.push({ stroke, width: 0, points: { show: false }, class: "end" });
-    columns.push(aligned(s.x, s.high), aligned(s.x, s.low));
-    bands.push({ series: [at, at + 1], fill: `color-mix(in srgb, ${stroke} 15%, transparent)` });
-  }
-  if (chart.floor[0].length) {
-    series.push({ label: "real text (floor)", stroke: colour("--soft"), dash: [1, 4], width: 2, spanGaps: true });
-    columns.push(aligned(...chart.floor));
+    columns.push(aligned(s.high), aligned(s.low));
+    bands.push({ series: [first, first + 1], fill: `color-mix(in srgb, ${stroke} 15%, transparent)` });
   }
   document.getElementById("zoom-title").textContent = figure.querySelector("figcaption").textContent;
   dialog.showModal();
@@ -170,7 +170,10 @@ function zoom(figure, chart) {
       if (i === null || show === undefined || u.series[i].class === "end") return;
       for (const j of [i + 1, i + 2]) if (u.series[j]?.class === "end") u.setSeries(j, { show });
     }] },
-    axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis, size: 70 }],
+    axes: [
+      { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], label: "round", labelSize: 20 },
+      { ...axis, size: 70, label: chart.unit || undefined, labelSize: 20 },
+    ],
   };
   plot?.destroy();
   plot = new uPlot(options, columns, document.getElementById("plot"));
