@@ -190,6 +190,26 @@ def test_groups_of_two_sweeps_with_one_name_stay_apart(tmp_path: Path) -> None:
     assert [sorted(g.arms) for g in controls.compared(alike)] == [["a"], ["a"]]
 
 
+def test_run_directories_are_named_by_what_differs(tmp_path: Path) -> None:
+    """As the arms of a sweep are, so that a control is found by its regime; of two domains as well."""
+    home = Project.make(tmp_path / "project")
+    lab = ["domain=gaussian", "size=10", "domain.chains=10", "rounds=1", "tracking=none"]
+    labs = [home.ok("run", *lab, f"mixing={m}", "seed=3").folder for m in ("real_only", "replace")]
+    assert home.ok("report", str(labs[0])).out.splitlines()[4].startswith(labs[0].name)  # alone: nothing differs
+    done = home.ok("report", *map(str, labs), "--control", "real_only").out
+    assert re.search(r"^real_only  .*\nreplace  ", done, re.M) and "1 seed that both have" in done
+    texts = [arm(tmp_path / f"text-{m}", [["a"]], mixing=m, seed=3) for m in ("real_only", "replace")]
+    done = home.ok("report", *map(str, [*labs, *texts]), "--control", "real_only", "--out", str(tmp_path / "out")).out
+    rows = verdict.read(tmp_path / "out").rows
+    assert {(row["arm"], row["control"]) for row in rows} == {
+        ("replace gaussian", "real_only gaussian"),
+        ("replace text", "real_only text"),
+    }
+    html = (tmp_path / "out/report.html").read_text()
+    assert html.index('data-metric="heldout_bits_per_byte"') < html.index("<h3>")  # among the first of both domains
+    assert "· variance a dimension</span>" in html and "· bits/byte</span>" in html
+
+
 def test_an_arm_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     """Its seed would count twice."""
     arms = swept(tmp_path)
@@ -508,6 +528,15 @@ def test_a_run_and_a_sweep_end_with_a_page(tmp_path: Path) -> None:
     tiny = ["domain=gaussian", "size=10", "domain.chains=10", "rounds=1", "tracking=none"]
     one = home.ok("run", *tiny).folder
     assert "theory ± 2 standard errors" in (one / PAGE).read_text() and not list(one.glob("report/*.html"))
+    page_data = re.search('id="data">(.*?)</script>', (one / PAGE).read_text())
+    assert page_data is not None
+    chart = json.loads(page_data[1])["charts"]["diversity"]  # what the zoomed figure is drawn from
+    (theory,) = [guide for guide in chart["guides"] if guide["kind"] == "theory0"]
+    known = [json.loads((one / f"rounds/{n:02d}/metrics.json").read_text()) for n in (0, 1)]
+    assert theory["y"] == pytest.approx([values["theory/diversity"] for values in known], rel=1e-5)
+    reach = [2 * values["diversity_se"] for values in known]
+    assert [b - a for a, b in zip(theory["low"], theory["y"], strict=True)] == pytest.approx(reach, rel=1e-3)
+    assert chart["unit"] == "variance a dimension" and "· variance a dimension</span>" in (one / PAGE).read_text()
     home.ok("report", str(one))
     assert home.dvc("status", cwd=one).strip().endswith("up to date.")
     sweep = home.ok("run", "-m", *tiny, "mixing=replace,accumulate").folder

@@ -14,6 +14,7 @@ from genloss.core.hashes import canonical, sha256_text
 from genloss.core.places import load_params
 from genloss.core.plugin import flatten, named, plain, without
 from genloss.experiment import OPERATIONAL
+from genloss.observatory.groups import telling
 from genloss.observatory.results import Arm
 
 LABEL = 150  # characters of a label: a folder's name has at most 255, its hash included
@@ -114,9 +115,9 @@ def varied(configs: Sequence[DictConfig]) -> tuple[Columns, Columns]:
     rest = {key: column for key, column in values.items() if _is_news(key, column, chosen, seeds, whole)}
     first = [group for group in FIRST if group in chosen or any(_within(key, group) for key in rest)]
     groups = {group: [option(cfg, group) for cfg in configs] for group in first}
-    return groups | {k: v for k, v in chosen.items() if k not in FIRST}, rest | (
-        {"seed": seeds} if "seed" in values else {}
-    )
+    others = sorted((group for group in chosen if group not in FIRST), key=lambda group: group != "domain")
+    groups |= {group: chosen[group] for group in others}  # what follows from the domain comes after it
+    return groups, rest | ({"seed": seeds} if "seed" in values else {})
 
 
 def told(configs: Sequence[DictConfig]) -> list[dict[str, Any]]:
@@ -140,11 +141,13 @@ def differing(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 
 def names_of(configs: Sequence[DictConfig]) -> list[str]:
-    """What tells the arms of a sweep apart, short: the options that were chosen, then the values that differ, then the
-    seed."""
+    """What tells arms apart, short: the options that were chosen, then the values that differ and do not follow from
+    these, then the seed."""
     groups, values = varied(configs)
-    columns = list(groups.values())
-    for key, column in values.items():
+    needed = {*FIRST, *telling({key: column for key, column in (groups | values).items() if key != "seed"})}
+    columns = [column for group, column in groups.items() if group in needed]
+    for key in [key for key in values if key in needed or key == "seed"]:
+        column = values[key]
         before = "seed " if key == "seed" else f"{key.rpartition('.')[2]}="
         columns.append(["" if value is None else f"{before}{_text(value)}" for value in column])
     if not columns:

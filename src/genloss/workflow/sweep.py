@@ -239,13 +239,14 @@ def true_arms(folder: Path) -> list[Arm]:
 
 
 def told_apart(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms of several sweeps, each once. Where two sweeps gave one name to different arms, all are named by what
-    differs among them."""
+    """The arms of several sweeps and run directories, each once. Where one has the name of its folder, or two sweeps
+    gave one name to different arms, all whose configs are here are named by what differs among them."""
     once = list({folder.resolve(): (name, folder) for name, folder in reversed(arms)}.values())[::-1]
-    if len({name for name, _ in once}) == len(once):
+    if len(once) == 1 or len({name for name, _ in once} - {folder.name for _, folder in once}) == len(once):
         return once
-    configs = [load_params(folder / "params.yaml") for _, folder in once]
-    return [(name, folder) for name, (_, folder) in zip(names_of(configs), once, strict=True)]
+    here = {folder: load_params(params) for _, folder in once if (params := folder / "params.yaml").is_file()}
+    names = dict(zip(here, names_of(list(here.values())), strict=True)) if here else {}
+    return [(names.get(folder, name), folder) for name, folder in once]
 
 
 def name_folder(kind: str, folder: Path) -> None:
