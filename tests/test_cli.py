@@ -110,6 +110,24 @@ def test_unknown_verb_suggests(home: Project) -> None:
     assert result.code == 2 and "did you mean run?" in result.err and len(result.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("report", "RUN", "--metrics", ""), "--metrics"),
+        (("report", "RUN", "--metric="), "--metric"),
+        (("report", "RUN", "--control", ""), "--control"),
+        (("report", "RUN", "--out", ""), "--out"),
+        (("forecast", "RUN", "--metric", ""), "--metric"),
+        (("export", "RUN", "--to", "x", "--license", ""), "--license"),
+        (("report", ""), "an argument"),
+        (("compose", "--dir=", "size=3"), "--dir"),
+    ],
+)
+def test_an_empty_argument_is_refused(home: Project, arguments: tuple[str, ...], said: str) -> None:
+    result = home.call(*arguments)
+    assert (result.code, result.err) == (2, f"genloss: {said}: is empty; give it a value, or leave it out\n")
+
+
 def test_config_is_shown(home: Project) -> None:
     out = home.ok("run", "--cfg", "job", "mixing=accumulate", "size=77").out
     assert "name: accumulate" in out and "size: 77" in out

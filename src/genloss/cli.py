@@ -9,7 +9,7 @@ import io
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,16 @@ def verb(name: str, text: str, *arguments: Argument) -> Callable[[Call], Call]:
         return call
 
     return enter
+
+
+def not_empty(words: Sequence[str]) -> None:
+    """Refuse an empty argument, which a shell makes of a variable that is not set: as a name it would be taken for none
+    at all, and as a folder for this one."""
+    for i, word in enumerate(words):
+        flag, given, value = word.partition("=")
+        if not word or (flag.startswith("--") and given and not value):
+            before = words[i - 1] if i and words[i - 1].startswith("-") else "an argument"
+            raise UserError(flag or before, None, "is empty; give it a value, or leave it out")
 
 
 def between(name: str, low: float, high: float, kind: type[int] | type[float] = int) -> Callable[[str], float]:
@@ -118,7 +128,11 @@ def _round(args: argparse.Namespace) -> int:
     "verdicts, table and figure of finished runs or sweeps; rebuilds their MLflow view",
     argument("dirs", type=Path, nargs="+", metavar="DIR", help="run directories or sweeps"),
     argument("--metric", help="what the table and the figure show (default: the domain's own)"),
-    argument("--control", metavar="ARM", help="what verdicts compare with (default: arms on real records alone)"),
+    argument(
+        "--control",
+        metavar="ARM",
+        help="what verdicts compare with: an arm or a regime (default: on real records alone)",
+    ),
     argument(
         "--metrics", metavar="NAME,...", help="metrics to add to the rounds first: options, and metrics.NAME.KEY=VALUE"
     ),
@@ -329,6 +343,7 @@ def dispatch(name: str, rest: list[str]) -> int:
         return warm.serve(Path(rest[0]), main)
     if name not in VERBS:
         raise UserError("verb", name, f"unknown; {nearest(name, ['run', *VERBS])}")
+    not_empty(rest)
     parser = argparse.ArgumentParser(prog=f"genloss {name}", description=VERBS[name].text)
     for names, options in VERBS[name].arguments:
         parser.add_argument(*names, **options)
