@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
+from genloss.core.words import characters
+
 # What a server calls an error that nothing but money helps against
 SPENT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
 TEXTS = ("text", "output_text")  # of the parts of a content
@@ -62,7 +64,7 @@ def read(content: bytes, key: str = "") -> Reply:
         model = next((chunk["model"] for chunk in known if chunk.get("model")), None)
         logprobs = [_logprobs(choice) for choice in choices if choice.get("logprobs")]
         return Reply(
-            as_characters("".join(texts)),
+            characters("".join(texts)),
             finish if isinstance(finish, str) else None,
             model if isinstance(model, str) else None,
             [number for each in logprobs for number in each] if logprobs else None,
@@ -74,11 +76,6 @@ def read(content: bytes, key: str = "") -> Reply:
     except BAD:
         _, words = complaint(content, key)
         raise NoReply(words) from None
-
-
-def as_characters(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can write and no file can hold: U+FFFD stands for them."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def chunks(content: bytes) -> list[Any]:

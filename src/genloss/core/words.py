@@ -23,6 +23,11 @@ def spaced(text: str) -> str:
     return text if text.isascii() else _ALONE.sub(r" \1 ", text)
 
 
+def characters(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON can write and no file can hold: U+FFFD stands for them."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 TERM = regex.compile(r"[\p{L}\p{M}\p{N}_']+")
 
 

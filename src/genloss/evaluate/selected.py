@@ -1,17 +1,40 @@
-"""What metrics of answers share: the answers of a model, and what curation kept of those that were generated."""
+"""What metrics of answers share: their options, the answers of a model, and what curation kept of those that were
+generated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from genloss.core import records
 from genloss.core.capabilities import Responds, Verifies, able
 from genloss.core.contracts import KEPT, Decoding, Prompt
-from genloss.evaluate import Evidence
+from genloss.core.errors import require
+from genloss.evaluate import Evidence, Metric
+
+
+@dataclass
+class OfAnswers(Metric):
+    """A metric of what a model answers to the first `max_records` of the frozen real test split, and of what curation
+    kept of the generated records. chunk: prompts that are answered together."""
+
+    max_records: int = 1000
+    chunk: int = 512
+
+    def __post_init__(self) -> None:
+        require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
+        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
+
+    def reads(self) -> tuple[str, ...]:
+        return (KEPT,)
+
+    def test(self, evidence: Evidence) -> pa.Table:
+        return records.read(evidence.data / "test.parquet").slice(0, self.max_records)
 
 
 def answers(

@@ -28,6 +28,7 @@ from genloss.core.contracts import Experiment, Plugin
 from genloss.core.errors import UserError, first_line, nearest, require
 from genloss.core.hashes import sha256_file, tree_hash
 from genloss.core.places import in_project, on_hub, revision_of
+from genloss.core.words import characters
 
 
 class Corpus(Plugin, ABC):
@@ -163,17 +164,14 @@ def _in_schema(kind: Any, column: str) -> bool:
 
 
 def as_text(value: Any, column: str, where: str) -> str:
-    """The value of a row's column, empty if it is null; halves of surrogate pairs, which are no characters, become
-    U+FFFD. where: the row, for errors."""
+    """The value of a row's column as `characters`, empty if it is null. where: the row, for errors."""
     if value is None:
         return ""
     if not isinstance(value, str):
         raise UserError(COLUMN, column, f"holds {type(value).__name__} in {where}, not text; name a column of text")
     if len(value) > LONGEST:
         raise too_long(where)
-    if value.isascii():  # nearly all texts are, or the next line finds what is to be mended
-        return without_nul(value, where)
-    return without_nul(value.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), where)
+    return without_nul(characters(value), where)
 
 
 def shown_name(path: Path) -> str:

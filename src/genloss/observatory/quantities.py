@@ -45,7 +45,7 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     r"heldout_bits_per_byte|response_bits_per_byte": ("bits/byte", POSITIVE),
     r"heldout_tokens|response_tokens": ("tokens", POSITIVE),
     r"loss_bin_\d+": ("share of records", SHARE),
-    r"agreement(_shuffled)?": ("cosine", (-1.0, 1.0)),
+    r"agreement(_shuffled)?|topic_cosine": ("cosine", (-1.0, 1.0)),
     # how far is it from real text?
     r"ngram_kl_\d|request_kl": ("nats", POSITIVE),
     r"manifold_precision": ("share of the sample", SHARE),
@@ -76,7 +76,10 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     r"response_length_bias": ("share", (-1.0, math.inf)),
     # is it well-formed, and where does it come from?
     r"repetition": ("share of word 3-grams", SHARE),
-    r"loops|valid|overlap_(exact|13gram)|(near_)?copies_(real|earlier)|duplicates": ("share of records", SHARE),
+    r"loops|valid|on_topic|overlap_(exact|13gram)|(near_)?copies_(real|earlier)|duplicates": (
+        "share of records",
+        SHARE,
+    ),
     r"valid_distinct": ("different valid records / records", SHARE),
     r"(numbers|names|name_pairs)_known": ("share", SHARE),
     r"run_(real|earlier)": ("share of a record's words", SHARE),

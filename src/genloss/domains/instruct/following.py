@@ -12,14 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.contracts import KEPT
 from genloss.core.errors import require
 from genloss.domains.instruct import Instruct
 from genloss.domains.instruct.chats import Checks, Messages
 from genloss.domains.instruct.skills import ANSWER
 from genloss.domains.instruct.world import World
 from genloss.evaluate import Evidence, Metric
-from genloss.evaluate.selected import answers, chosen, selection
+from genloss.evaluate.selected import OfAnswers, answers, chosen, selection
 from genloss.language.chat import ASSISTANT, said_by
 
 HALF = 0.5  # of a cell's requests have to be followed for it to count
@@ -58,7 +57,7 @@ class ResponseLoss(Metric):
 
 
 @dataclass
-class Following(Metric):
+class Following(OfAnswers):
     """Model n's greedy answers to the last requests of the frozen real test split. Of any data: distinct_responses
     (different ones, as a share of the answers; floor: of the real ones), response_words (mean; floor: of the real
     ones) and response_length_bias (the first over the second, minus 1). Of data that can be checked: followed (share
@@ -80,17 +79,10 @@ class Following(Metric):
     chunk: int = 256  # requests answered together
     needs = (Instruct,)
 
-    def __post_init__(self) -> None:
-        require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
-        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
-
-    def reads(self) -> tuple[str, ...]:
-        return (KEPT,)
-
     def measure(self, evidence: Evidence) -> dict[str, float]:
         domain = evidence.domain
         assert isinstance(domain, Instruct)
-        test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
+        test = self.test(evidence)
         said = answers(evidence, domain.prompts(test), self.chunk, bias=0.0)
         found = self._answers(said, [m[-1]["content"] for m in test.column("messages").to_pylist()])
         if isinstance(domain.source, Checks):

@@ -10,15 +10,13 @@ import pyarrow as pa
 
 from genloss.core import records
 from genloss.core.capabilities import Responds, able
-from genloss.core.contracts import KEPT
-from genloss.core.errors import require
 from genloss.domains.reasoning import Reasoning
-from genloss.evaluate import Evidence, Metric
-from genloss.evaluate.selected import answers, selection
+from genloss.evaluate import Evidence
+from genloss.evaluate.selected import OfAnswers, answers, selection
 
 
 @dataclass
-class Accuracy(Metric):
+class Accuracy(OfAnswers):
     """accuracy (share of test problems that model n answers rightly, decoding greedily), accuracy/TASK, accuracy_se
     (binomial), unparseable (share without any answer). With domain.probes, families that nothing is trained on:
     probe_accuracy/NAME, and probe_accuracy, their mean; it falls as a model forgets. From round 1 on, of the generated
@@ -27,20 +25,11 @@ class Accuracy(Metric):
     teach the wrong thing (Feng et al. 2024, arXiv 2406.07515, theorem 1). What is undefined, such as psi where no
     answer is wrong, is left out."""
 
-    max_records: int = 1000
-    chunk: int = 512
     needs = (Reasoning,)
-
-    def __post_init__(self) -> None:
-        require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
-        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
-
-    def reads(self) -> tuple[str, ...]:
-        return (KEPT,)
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
         domain = able(evidence.domain, Reasoning)
-        test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
+        test = self.test(evidence)
         right, parsed = domain.verify(self._answered(test, evidence))
         found = {"accuracy": right.mean(), "unparseable": 1 - parsed.mean()}
         found["accuracy_se"] = np.sqrt(found["accuracy"] * (1 - found["accuracy"]) / len(right))

@@ -9,15 +9,14 @@ import numpy as np
 from genloss.core import records
 from genloss.core.capabilities import Verifies, able
 from genloss.core.contracts import KEPT, Experiment
-from genloss.core.errors import require
 from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.arithmetic import expression, needs_expressions, operations
-from genloss.evaluate import Evidence, Metric
-from genloss.evaluate.selected import answers
+from genloss.evaluate import Evidence
+from genloss.evaluate.selected import OfAnswers, answers
 
 
 @dataclass
-class Evolution(Metric):
+class Evolution(OfAnswers):
     """sampled_accuracy (share of right responses of model n to test problems at temperature 1: what reinforcement
     raises), difficulty (mean number of operations of what curation kept; of the real training problems in round 0).
     From round 1 on, of the problems that curation kept: well_formed (share that are expressions), lineage (mean number
@@ -26,13 +25,6 @@ class Evolution(Metric):
     max_records: int = 500
     chunk: int = 500
     needs = (Reasoning,)
-
-    def __post_init__(self) -> None:
-        require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
-        require(self.chunk >= 1, "chunk", self.chunk, "at least 1")
-
-    def reads(self) -> tuple[str, ...]:
-        return (KEPT,)
 
     def check(self, experiment: Experiment) -> None:
         needs_expressions(experiment, "_target_", "measures expressions")
@@ -54,7 +46,7 @@ class Evolution(Metric):
         return found
 
     def _sampled(self, evidence: Evidence) -> float:
-        test = records.read(evidence.data / "test.parquet").slice(0, self.max_records)
+        test = self.test(evidence)
         said = answers(evidence, test.column("prompt").to_pylist(), self.chunk)
         answered = test.set_column(test.column_names.index("response"), "response", [said])
         return float(able(evidence.domain, Verifies).verify(answered).right.mean())
