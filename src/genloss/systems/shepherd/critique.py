@@ -169,7 +169,7 @@ class Revise(Told, Respond):
             recipe=self.name,
             parents=table.column("parents").to_pylist(),
         )
-        counts = {f"critique/{kind}": n for kind, n in sorted(Counter(kinds).items())}
+        counts: dict[str, Any] = {f"critique/{kind}": n for kind, n in sorted(Counter(kinds).items())}
         counts |= {"criticised": len(said), "revised": revised, **self.critic.spent(request)}
         result = {**result, "tokens": result["tokens"] + wrote.tokens, "counts": {**result["counts"], **counts}}
         return records.with_finish(made, finish), result | self.told_by()
