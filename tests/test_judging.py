@@ -14,6 +14,7 @@ from genloss.core.errors import UserError
 from genloss.curate import Context
 from genloss.domains.instruct import MESSAGES, Instruct
 from genloss.domains.instruct.judging import PointwiseInformation, Rating
+from genloss.domains.instruct.world import World
 from genloss.experiment import Experiment
 from genloss.language.model import load
 from genloss.language.tokenizer import load_codec
@@ -40,7 +41,7 @@ def table(context: Context) -> pa.Table:
 def test_a_rating_is_an_expected_grade(context: Context) -> None:
     """Of the digits' probabilities alone; and what is at least 4.5 is among what is at least 3.5."""
     some, domain = table(context), context.domain
-    assert isinstance(domain, Instruct)
+    assert isinstance(domain, Instruct) and isinstance(domain.source, World)
     said = Rating(least=1.0).decide(some, context)
     assert said.keep.all() and (said.score >= 1).all() and (said.score <= 5).all()
     codec, model = load_codec(context.data / "tokenizer"), load(context.inputs[LAST])
