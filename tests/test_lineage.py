@@ -238,7 +238,7 @@ def test_a_parent_in_no_file_of_the_run_is_named(run: Path) -> None:
         ([], "record: give the id of a record, or --summary"),
         (["abc", "--summary"], "record=abc: give the id of a record, or --summary"),
         (["nosuch"], "record=nosuch: no record of"),
-        ([""], "record=: give"),
+        ([""], "an argument: is empty; give"),
     ],
 )
 def test_what_cannot_be_traced_is_refused_in_a_line(run: Path, arguments: list[str], words: str) -> None:
