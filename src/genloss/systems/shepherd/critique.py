@@ -75,7 +75,7 @@ def critiques(
 
 
 @dataclass
-class Critique(Told, RecordCurator):
+class Criticised(Told, RecordCurator):
     """Keep the answers in which the author finds no error; the reason of a dropped one is the type of its error, or
     unparseable."""
 
