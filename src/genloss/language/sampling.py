@@ -64,7 +64,7 @@ def sample_chunk(
     u = u.to(device)
     given: list[list[int]] = [[] for _ in range(rows)] if prompts is None else [list(prompt) for prompt in prompts]
     length = torch.tensor([len(prompt) for prompt in given], device=device)
-    most = torch.tensor([options.longest(len(prompt)) for prompt in given], device=device)
+    most = torch.tensor([min(longest, options.longest(len(prompt))) for prompt in given], device=device)
     widest, least, longest = int(length.max()), int(length.min()), int(most.max())
     tokens = torch.full((rows, longest + 1), codec.end, dtype=torch.long)  # the last is written by rows that have ended
     step = torch.full((rows, 1 + widest), codec.begin, dtype=torch.long)  # all but the last of the first are padding
