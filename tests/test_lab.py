@@ -332,7 +332,7 @@ def test_figure_shows_theory(main: Callable[..., Result], project: Path) -> None
     assert done.code == 0, done.err
     assert (done.folder / "rounds.png").stat().st_size > 20_000
     table = (done.folder / "report.md").read_text()
-    assert table.startswith("# Verdicts\n") and "\n# diversity\n" in table and "| round 10 | round 12 |" in table
+    assert table.startswith("# Verdicts\n") and "\n# diversity" in table and "| round 10 | round 12 |" in table
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,10 @@ NOT_HERE = (
     "Grpo.start=stacked",
     "ResponseReward.factors=critic",
     "EvolReward.factors=critic",
+    *(f"World.skills={name}" for name in ("answer", "propose", "describe", "recall", "rate")),  # keys, not values
+    "Author.tokenizer=bpe",  # names that other plug-ins have choices for: an author's are a saved tokenizer,
+    "Evolve.judge=round0",  # and whether it judges
+    "Evolve.judge=last",
 )
 
 
