@@ -40,8 +40,9 @@ from genloss.core.hashes import folder_hash
 from genloss.core.places import find_folder, in_project, on_hub
 from genloss.core.retention import check_kept
 from genloss.language import saved
-from genloss.language.chat import own_template
+from genloss.language.chat import ASSISTANT, own_template
 from genloss.language.tokenizer import load_codec, use_saved, use_template
+from genloss.language.voices import voiced
 
 BASE = "base"
 ROLES = (LAST, ROUND0, BASE)
@@ -196,12 +197,25 @@ class Author(Plugin):
 
     # -- what it does --------------------------------------------------------------------------------------------------
 
-    def responder(self, work: Work) -> Responder:
+    def responder(self, work: Work, voice: str = ASSISTANT) -> Responder:
+        """voice: who speaks, as whom it goes on from a conversation (genloss.language.voices)."""
         model, data = self.at_work(work)
+        if voice != ASSISTANT:
+            if work.scratch is None or self.writer.elsewhere:
+                raise TypeError("another voice is of a model in process, and needs a scratch folder")
+            data = voiced(data / "tokenizer", work.scratch / "voices", voice)
         return self.writer.of(model, data, work.runtime)
 
     def write(
-        self, prompts: Sequence[Prompt], work: Work, context: int, *, seed: int, name: str, **changes: Any
+        self,
+        prompts: Sequence[Prompt],
+        work: Work,
+        context: int,
+        *,
+        seed: int,
+        name: str,
+        voice: str = ASSISTANT,
+        **changes: Any,
     ) -> Replies:
         """Texts that go on from the prompts, in their order. name: of the folder that keeps what is finished through a
         kill, which is its own for each call. changes: of the decoding."""
@@ -211,7 +225,7 @@ class Author(Plugin):
         ):  # a server's replies are kept elsewhere, its costs together
             scratch = scratch / name
             scratch.mkdir(parents=True, exist_ok=True)
-        return self.responder(work).respond(
+        return self.responder(work, voice).respond(
             prompts,
             self.decoding(context, **changes),
             seed=seed,

@@ -29,7 +29,7 @@ from typing import Any
 from genloss.core.errors import UserError, first_line
 from genloss.core.files import locked
 from genloss.core.hashes import sha256_file, tree_hash
-from genloss.core.places import in_project, load_params, on_hub, project_root, revision_of
+from genloss.core.places import find_folder, in_project, load_params, on_hub, project_root, revision_of
 from genloss.core.retention import check_kept
 
 PACKAGE = "package:"  # before MODULE/PATH, a file or folder of an installed Python package
@@ -62,7 +62,7 @@ def place_of(name: str, key: str = "path") -> Path:
     """The file or folder that a config names, not on a hub; it need not be there. UserError if its package is not
     installed."""
     if not name.startswith(PACKAGE):
-        return in_project(name, key)
+        return find_folder(name, key, "no folder has this name") if "*" in name else in_project(name, key)
     module, _, rest = name.removeprefix(PACKAGE).partition("/")
     if not module.isidentifier() or ".." in Path(rest).parts:
         raise UserError(key, name, "names no file of a package; write package:MODULE/PATH")

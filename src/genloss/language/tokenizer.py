@@ -263,6 +263,23 @@ class Codec:
         (text,), spans = made
         return text, spans[0] if marked else []
 
+    def openings(self) -> dict[str, str]:
+        """What the template writes between two turns, by who speaks next: an end of a turn, and a mark of another."""
+        held = ["\ue0000\ue001", "\ue0001\ue001", "\ue0002\ue001", "\ue0003\ue001"]
+        turns = [{"role": role, "content": ""} for role in (USER, ASSISTANT) * 2]
+        text, _ = self._written(turns, held, ready=False)
+        after = {USER: held[1:3], ASSISTANT: held[2:4]}
+        return {who: text.partition(a)[2].partition(b)[0] for who, (a, b) in after.items()}
+
+    def opened(self, who: str) -> str:
+        """What stands before a turn, behind all that the template writes of the turn before."""
+        held = ["\ue0000\ue001", "\ue0001\ue001"]
+        before, _ = self._written(
+            [{"role": USER, "content": ""}, {"role": ASSISTANT, "content": ""}], held, ready=False
+        )
+        closed = before.partition(held[1])[2]
+        return self.openings()[who].removeprefix(closed)
+
     @cached_property
     def _marks(self) -> list[str]:
         """The special tokens, as they are spelled."""

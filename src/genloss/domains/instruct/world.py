@@ -153,3 +153,19 @@ class World(Skills, Chats, Checks):
         found = [self.read(messages) for messages in conversations]
         right, parsed = ([getattr(each, what) for each in found] for what in ("right", "parsed"))
         return Checked(np.array(right, dtype=bool), np.array(parsed, dtype=bool))
+
+    def grades(self, conversations: list[Messages]) -> np.ndarray:
+        """int [n]: how good the last answers are, 1 to 5 as of `grade`, of what is asked where it is asked: a system
+        prompt may set the format, and `it` is the entity before. Of another skill than to answer: 5, right; 2, of its
+        form; 1."""
+        found = []
+        for messages in conversations:
+            turns = self.read(messages).turns
+            last = turns[-1] if turns else None
+            if last is None:
+                found.append(1)
+            elif last.skill == ANSWER:
+                found.append(self._grade(last.request, last.reply))
+            else:
+                found.append(5 if last.right else 2 if last.parsed else 1)
+        return np.array(found, dtype=int)
