@@ -429,3 +429,69 @@ def test_losses_are_those_of_a_plain_loop(ran: tuple[Project, Path]) -> None:
             said = torch.log_softmax(model(torch.tensor([known(ids)])).logits[0].double(), dim=-1)
         wanted = [-float(said[at - 1, each]) for at, each in enumerate(ids) if each >= 0]
         assert tokens[i] == len(wanted) and nats[i] == pytest.approx(np.sum(wanted), rel=1e-4)
+
+
+# -- texts without instructions ----------------------------------------------------------------------------------------
+
+
+def test_documents_of_the_world_have_hidden_attributes(tmp_path: Path) -> None:
+    """And none answers what is asked in test or validation."""
+    corpus = {"_target_": "genloss.domains.instruct.world.World", "skills": {"answer": 0.5, "recall": 0.5}}
+    options: dict[str, Any] = {"corpus": corpus, "examples": 500, "validation": 50, "test": 200, "pool": 10}
+    counts = Instruct(**options, documents=600).prepare(tmp_path / "a")
+    Instruct(**options).prepare(tmp_path / "b")
+    rows = records.read(tmp_path / "a/documents.parquet").to_pylist()
+    assert counts["documents"] == len(rows) == 600 and len({row["id"] for row in rows}) == 600
+    assert not (tmp_path / "b/documents.parquet").exists()
+    for name in ("train", "test", "prompts"):
+        one, other = (records.read(tmp_path / f"{where}/{name}.parquet") for where in "ab")
+        assert one.equals(other)
+    held_out = set()
+    for name in ("test", "validation"):
+        for messages in records.read(tmp_path / f"a/{name}.parquet").column("messages").to_pylist():
+            asked, answer = messages[-2]["content"], messages[-1]["content"]
+            if asked.startswith("what was asked?"):
+                held_out.add(WORLD.request(answer))
+            held_out |= {turn.request for turn in WORLD.read(messages).turns}
+    assert len([request for request in held_out if request and not request.path]) > 10
+    for row in rows:
+        request = WORLD.read_document(row["text"])
+        assert bool(request) == (row["noise"] == "") == (row["instruction"] is not None)
+        assert request not in held_out - {None}
+        if request:
+            assert WORLD.request(row["instruction"]) == request
+            assert (request.topic, request.format, request.register) == (row["topic"], row["format"], row["register"])
+    assert {row["noise"] for row in rows} == {"", *NOISE}
+
+
+def test_documents_of_files_are_those_that_fit(tmp_path: Path) -> None:
+    texts = ["short one", "\n\n".join(["a b " * 100, "a paragraph", "  ", "another"]), " \n"]
+    (tmp_path / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    web = {"_target_": "genloss.language.corpus.Table", "path": str(tmp_path / "web.jsonl"), "column": "text"}
+    talks = [asked(i) for i in range(40)]
+    counts = instruct(tmp_path / "a.jsonl", talks, context=32, web=web, documents=9).prepare(tmp_path / "data")
+    found = records.read(tmp_path / "data/documents.parquet").column("text").to_pylist()
+    assert found == ["short one", "a paragraph", "another"] and counts["documents"] == 3
+    instruct(tmp_path / "a.jsonl", talks, context=32, web=web, documents=2).prepare(tmp_path / "two")
+    assert records.read(tmp_path / "two/documents.parquet").column("text").to_pylist() == found[:2]
+    (tmp_path / "web.jsonl").write_text(json.dumps({"text": texts[1].split("\n\n")[0]}) + "\n")
+    with pytest.raises(UserError, match=r"domain\.context=32: no document is short enough"):
+        instruct(tmp_path / "a.jsonl", talks, context=32, web=web, documents=2).prepare(tmp_path / "none")
+    (tmp_path / "web.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"domain\.web\.column=text"):
+        instruct(tmp_path / "a.jsonl", talks, context=32, web=web, documents=2).prepare(tmp_path / "bad")
+
+
+def test_documents_need_a_source(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"messages": asked(i)}) + "\n" for i in range(9)))
+    own = [*SMALL, "rounds=1", "domain/corpus=chats", f"domain.corpus.path={tmp_path}/a.jsonl"]
+    with pytest.raises(UserError, match=r"domain\.documents=5: has no texts to take; use domain/corpus=world"):
+        Experiment(compose([*own, "domain.documents=5"]))
+    web = ["domain/corpus@domain.web=table", f"domain.web.path={tmp_path}/no.jsonl"]
+    with pytest.raises(UserError, match=r"domain\.web\.path=.*no\.jsonl"):
+        Experiment(compose([*own, "domain.documents=5", *web]))
+    (tmp_path / "no.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(UserError, match=r"domain\.documents=0: must be at least 1 with domain\.web"):
+        Experiment(compose([*own, *web]))
+    domain = Experiment(compose([*own, "domain.documents=5", *web])).domain
+    assert set(domain.parts()) == {"corpus", "web"}

@@ -7,10 +7,12 @@
 
 A record is a list of messages, each a role and a content, as the Hugging Face tools have them. No two conversations of
 the data have the same system prompt and requests. `prompts` is the pool of fresh requests: recipes draw from it, and
-their models see no answer of it."""
+their models see no answer of it. `documents` are texts that nobody asked for; of the world their attributes are known,
+and are for evaluation alone."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,9 +33,10 @@ from genloss.core.places import in_project
 from genloss.core.plugin import build, named, plain
 from genloss.core.seeds import generator
 from genloss.core.spool import Spool
-from genloss.domains.instruct.chats import Chats, Checks, Messages
+from genloss.domains.instruct.chats import Chats, Checks, Messages, Papers, Web
 from genloss.domains.language import OWN, LanguageDomain
-from genloss.language.chat import ASSISTANT, LOSSES, TURNS, answered, own_template
+from genloss.language.chat import ASSISTANT, LOSSES, TURNS, USER, answered, own_template
+from genloss.language.corpus import Corpus
 from genloss.language.tokenizer import load_codec, train_bpe, use_template
 
 SPLITS = ("test", "validation", "train", "prompts")  # in this order they are taken, so a larger pool changes no test
@@ -59,6 +62,8 @@ class Instruct(LanguageDomain, Responds, Verifies):
     validation: int = 256
     test: int = 512
     pool: int = 8000  # fresh requests, for all rounds together
+    documents: int = 0  # texts without instructions, at most
+    web: Any = None  # a corpus of these; None: the world's own
     split_seed: int = 0  # not the run's seed: all seeds share one split
     begin = None  # of a conversation, and of a turn's end: what the template has
     end = None
@@ -75,15 +80,27 @@ class Instruct(LanguageDomain, Responds, Verifies):
         require(self.context >= 16, "context", self.context, "at least 16 tokens")
         for key in COUNTS.values():
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1 conversation")
+        require(self.documents >= 0, "documents", self.documents, "a number of texts, or 0 for none")
         one_of("loss", self.loss, LOSSES)
         one_of("too_long", self.too_long, LONG)
         self.source = build(self.corpus, Chats, "corpus")
+        self.papers: Papers | None = Web(build(self.web, Corpus, "web")) if self.web else None
+        if self.papers is None and isinstance(self.source, Papers):
+            self.papers = self.source
 
     def parts(self) -> Mapping[str, Plugin]:
-        return {"corpus": self.source}
+        return {"corpus": self.source} | ({"web": self.papers.corpus} if isinstance(self.papers, Web) else {})
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
+        if self.documents and self.papers is None:
+            why = (
+                "has no texts to take; use domain/corpus=world, or domain/corpus@domain.web=folder domain.web.path=..."
+            )
+            raise UserError("documents", self.documents, why)
+        if isinstance(self.papers, Web):
+            require(self.documents > 0, "documents", self.documents, "at least 1 with domain.web; or leave that out")
+            self.papers.check(experiment)
         if (file := self._template()) and not file.is_file():
             raise UserError("template", self.template, "is none of turns and chatml, and no file of the project")
         if self.template and self.tokenizer == OWN and self.template != "turns":
@@ -151,7 +168,25 @@ class Instruct(LanguageDomain, Responds, Verifies):
                 raise UserError("domain.context", self.context, f"leaves {len(fit)} of {hi - lo} in {split}; raise it")
             records.write_parts(self._tables(found, fit, split), out / f"{split}.parquet")
             result[split] = len(fit)
+        if self.documents:
+            asked = [json.loads(found[i][1]) for split in ("test", "validation") for i in member[split]]
+            result["documents"] = self._documents(asked, out)
         return result
+
+    def _documents(self, held_out: list[Messages], out: Path) -> int:
+        """Texts without instructions, with what their source knows of them. Returns how many."""
+        assert self.papers is not None  # `check` has seen to it
+        codec = load_codec(out / "tokenizer")
+        answer = [{"role": USER, "content": "?"}, {"role": ASSISTANT, "content": ""}]
+        room = self.context - len(codec.rendered(answer))
+        texts = self.papers.papers(self.split_seed, held_out, lambda text: len(codec.encode([text])[0]) <= room)
+        rows = list(itertools.islice(texts, self.documents))
+        if not rows:
+            raise UserError("domain.context", self.context, "no document is short enough for it; raise it")
+        columns = {name: pa.array([row[name] for row in rows], pa.string()) for name in rows[0]}
+        table = records.make_table(columns, origin=records.REAL, generation=0, recipe="corpus/documents")
+        records.write(table, out / "documents.parquet")
+        return len(table)
 
     def _distinct(self, most: int) -> Iterator[tuple[str, Messages]]:
         """Conversations with their numbers, the first of those that ask the same."""

@@ -8,13 +8,14 @@ Alpaca has them. What is no conversation (genloss.language.chat.wrong) is refuse
 
 from __future__ import annotations
 
+import contextlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genloss.core.contracts import Checked
+from genloss.core.contracts import Checked, Experiment
 from genloss.core.errors import UserError, first_line
 from genloss.language.chat import ASSISTANT, USER, wrong
 from genloss.language.corpus import AHEAD, PATH, Corpus, Datasets, Table, as_text
@@ -25,6 +26,7 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (
     ("prompt", "response"),
     ("instruction", "output"),
 )  # the columns that a row must have
+LONG = 1 << 16  # characters of a document that is not looked at as a whole
 COLUMNS = ("messages", "prompt", "response", "instruction", "input", "output")
 
 
@@ -50,6 +52,47 @@ class Checks:
 
     @abstractmethod
     def verify(self, conversations: list[Messages]) -> Checked: ...
+
+
+class Papers:
+    """Texts that nobody asked for, as a web has them."""
+
+    @abstractmethod
+    def papers(
+        self, seed: int, held_out: Sequence[Messages], fits: Callable[[str], bool]
+    ) -> Iterator[dict[str, str | None]]:
+        """`text`, and what is known of it, which models must not see. None answers what is asked in the conversations
+        that are held out, where that is known; none is too long for `fits`."""
+
+
+@dataclass
+class Web(Papers):
+    """The texts of a corpus, in its order; of one that is too long, the paragraphs (between empty lines) that fit."""
+
+    corpus: Corpus
+
+    def check(self, experiment: Experiment) -> None:
+        with _in_web():
+            self.corpus.check(experiment)
+
+    def papers(
+        self, seed: int, held_out: Sequence[Messages], fits: Callable[[str], bool]
+    ) -> Iterator[dict[str, str | None]]:
+        with _in_web():
+            for name, text in self.corpus.documents():
+                whole = len(text) <= LONG and fits(text)
+                for each in [text] if whole else text.split("\n\n"):
+                    if each.strip() and (whole or (len(each) <= LONG and fits(each.strip()))):
+                        yield {"text": each.strip(), "name": name}
+
+
+@contextlib.contextmanager
+def _in_web() -> Iterator[None]:
+    """Errors of a corpus name domain.web."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(error.key.replace("domain.corpus", "domain.web"), error.value, error.remedy) from None
 
 
 def conversation(row: Mapping[str, Any], where: str) -> Messages:

@@ -20,7 +20,7 @@ Everything is a function of the fields and of a seed; record i depends on its ow
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ import numpy as np
 from genloss.core.contracts import Checked
 from genloss.core.errors import require
 from genloss.core.seeds import seed_of, uniforms
-from genloss.domains.instruct.chats import Chats, Checks, Messages
+from genloss.domains.instruct.chats import Chats, Checks, Messages, Papers
 from genloss.domains.instruct.grammar import (
     FORMATS,
     MANNERS,
@@ -44,14 +44,15 @@ from genloss.domains.instruct.grammar import (
     Request,
     Turn,
 )
-from genloss.domains.instruct.skills import ANSWER, DESCRIBE, Skills
+from genloss.domains.instruct.skills import ANSWER, DESCRIBE, RECALL, Skills
 from genloss.language.chat import ASSISTANT, SYSTEM, USER, wrong
 
+TRIES = 10_000  # documents in a row that may be of no use, before there are held to be no more
 CHUNK, DRAWS = 1024, 64  # records that are drawn together, and the random numbers of each
 
 
 @dataclass
-class World(Skills, Chats, Checks):
+class World(Skills, Chats, Checks, Papers):
     systems: float = 0.2  # share of conversations with a system prompt, of those that answer
     dialogues: float = 0.2  # share of conversations with two or three requests, of those that answer
     noise: float = 0.3  # share of documents that are none
@@ -116,6 +117,24 @@ class World(Skills, Chats, Checks):
             else:
                 yield Document(text, "", self.asked(request, subject, register, name, draws.among((0, 1))), request)
 
+    def papers(
+        self, seed: int, held_out: Sequence[Messages], fits: Callable[[str], bool]
+    ) -> Iterator[dict[str, str | None]]:
+        """Of `web`: text, noise ('' if it is none), and of what is no noise instruction, topic, format and register."""
+        known = {request for messages in held_out for request in self.told(messages)}
+        missed = 0
+        for text, noise, instruction, request in self.web(seed):
+            if request in known or not fits(text):
+                missed += 1
+                if missed > TRIES:
+                    return
+                continue
+            missed = 0
+            names = (request.topic, request.format, request.register) if request else (None, None, None)
+            yield {"text": text, "noise": noise, "instruction": instruction or None} | dict(
+                zip(("topic", "format", "register"), names, strict=True)
+            )
+
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def skill(self, messages: Messages) -> str:
@@ -141,6 +160,14 @@ class World(Skills, Chats, Checks):
             reply = self.read_reply(answer["content"])
             turns.append(Turn(before, reply, self.answers(before, reply), reply is not None, skill))
         return Reading(tuple(turns), "")
+
+    def told(self, messages: Messages) -> set[Request]:
+        """The requests whose answers a conversation has: those of its turns, and what it recalls."""
+        found = {turn.request for turn in self.read(messages).turns}
+        for asked in (m["content"] for m in messages if m["role"] == USER):
+            if self.skill_of(asked) == RECALL:
+                found.add(self.recalled(asked.removeprefix(self.ask_recall(""))))
+        return {request for request in found if request}
 
     @staticmethod
     def _manners(said: str) -> tuple[str, str]:
