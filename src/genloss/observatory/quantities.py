@@ -74,6 +74,13 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     r"distinct_responses": ("different / all answers", SHARE),
     r"response_words|(kept|rejected)_words": ("words", POSITIVE),
     r"response_length_bias": ("share", (-1.0, math.inf)),
+    r"pool_size|new_kept": ("instructions", POSITIVE),
+    r"(pool|new)_texts": ("effective number of texts", POSITIVE),
+    r"(pool|new)_pairs": ("different pairs of verb and noun", POSITIVE),
+    r"(pool|new)_pairs_effective": ("effective number of pairs", POSITIVE),
+    r"(pool|new)_cells": ("effective number of cells", POSITIVE),
+    r"new_rouge": ("ROUGE-L F", SHARE),
+    r"new_readable|new_right": ("share", SHARE),
     # is it well-formed, and where does it come from?
     r"repetition": ("share of word 3-grams", SHARE),
     r"loops|valid|on_topic|overlap_(exact|13gram)|(near_)?copies_(real|earlier)|duplicates": (
