@@ -1,6 +1,6 @@
 """Self-distillation with feedback (SDF; Xu et al. 2023): of several answers to a request, the best by a judge.
 
-    genloss run experiment=baize/real recipe=respond recipe.samples=4 curation=judge
+    genloss run experiment=baize/real_sdf domain.corpus.path=my.jsonl recipe.samples=4
 
 The judge is any `Author`: a model of the run, of another run, a saved one, or one behind a server. Its reply is free
 text, of which the first number from 1 to 100 is the score. What has none is dropped as unparseable, and so counted."""
