@@ -72,6 +72,8 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     # conversations
     r"breadth": ("share of (topic, format, steps)", SHARE),
     r"distinct_responses": ("different / all answers", SHARE),
+    r"response_entropy": ("nats an answer", POSITIVE),
+    r"response_entropy_token": ("nats/token", POSITIVE),
     r"response_words|(kept|rejected)_words": ("words", POSITIVE),
     r"response_length_bias": ("share", (-1.0, math.inf)),
     r"pool_size|new_kept": ("instructions", POSITIVE),
