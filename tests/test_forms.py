@@ -22,7 +22,7 @@ def test_loops(text: str, loop: bool) -> None:
 
 
 def test_loops_of_a_sample(tmp_path: Path) -> None:
-    found = Loops().measure(evidence(tmp_path, ["x"], ["a b", "c d"], ["so so so", "fine"]))
+    found = Loops().measure(evidence(tmp_path, ["x"], ["a b", "c d"] * 8, ["so so so", "fine"] * 8))
     assert found == {"loops": 0.5, "loops_floor": 0}
 
 

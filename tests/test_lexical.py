@@ -11,8 +11,12 @@ import pytest
 from scipy import stats
 
 from genloss.core.errors import UserError
+from genloss.evaluate import SampleMetric
+from genloss.evaluate.copies import Copies
+from genloss.evaluate.forms import Loops
 from genloss.evaluate.lexical import (
     NgramKL,
+    OfWords,
     Rarefaction,
     SelfBleu,
     TailExponent,
@@ -92,9 +96,10 @@ def test_rarefaction_is_the_hypergeometric_expectation(tmp_path: Path) -> None:
         exact = sum(1 - stats.hypergeom.pmf(0, counts.sum(), c, size) for c in counts)
         assert rarefied(counts, size) == pytest.approx(exact, rel=1e-9)
     assert rarefied(counts, 78) == pytest.approx(6)
-    found = Rarefaction(n_words=1000).measure(evidence(tmp_path, ["x"], ["a b", "c d"], ["a a a a", "a a a b"]))
-    assert found["types_words"] == 4 and found["types_rarefied_floor"] == pytest.approx(4)
-    assert found["types_rarefied"] == pytest.approx(1.5)  # the one b of eight words is drawn in half of the cases
+    held_out, made = [f"a{i} b{i} c{i} d{i} e{i}" for i in range(20)], ["a " * 10] * 19 + ["a " * 9 + "b"]
+    found = Rarefaction(n_words=1000).measure(evidence(tmp_path, ["x"], held_out, made))
+    assert found["types_words"] == 100 and found["types_rarefied_floor"] == pytest.approx(100)
+    assert found["types_rarefied"] == pytest.approx(1.5)  # the one b of 200 words is drawn in half of the cases
 
 
 def test_x_min_is_the_same_whatever_was_generated(tmp_path: Path) -> None:
@@ -109,9 +114,31 @@ def test_x_min_is_the_same_whatever_was_generated(tmp_path: Path) -> None:
 
 
 def test_a_reference_that_is_shorter_is_compared_with_as_many_words(tmp_path: Path) -> None:
-    found = NgramKL().measure(evidence(tmp_path, ["a b a d"] * 2, ["a b a b"] * 4, ["a b a c"] * 9))
-    assert found["ngram_kl_1"] == pytest.approx(divergence(Counter(a=4, b=2, d=2), Counter(a=4, b=2, c=2)))
-    assert found["ngram_kl_1_floor"] == pytest.approx(divergence(Counter(a=4, b=2, d=2), Counter(a=4, b=4)))
+    real, held_out, made = ["a b a d " * 7] * 16, ["a b a b " * 7] * 40, ["a b a c " * 7] * 90
+    found = NgramKL().measure(evidence(tmp_path, real, held_out, made, size=16))
+    many = Counter(a=224, b=112, d=112)
+    assert found["ngram_kl_1"] == pytest.approx(divergence(many, Counter(a=224, b=112, c=112)))
+    assert found["ngram_kl_1_floor"] == pytest.approx(divergence(many, Counter(a=224, b=224)))
+    fewer = NgramKL().measure(evidence(tmp_path, real[:4], held_out, made, size=16))  # 112 words
+    many = Counter(a=56, b=28, d=28)
+    assert fewer["ngram_kl_1"] == pytest.approx(divergence(many, Counter(a=56, b=28, c=28)))
+
+
+@pytest.mark.parametrize("metric", [TailExponent(), Rarefaction(), NgramKL(), Loops(), Copies()])
+def test_a_sample_that_is_too_small_says_nothing(
+    tmp_path: Path, metric: SampleMetric, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, enough = type(metric).__name__, ["one two three four five six seven"] * 16
+    assert metric.measure(evidence(tmp_path, enough, enough, enough))
+    with pytest.raises(UserError, match=f"its held-out data have 15 records, and {name} needs 16"):
+        metric.measure(evidence(tmp_path, enough, enough[:15], None))
+    assert metric.measure(evidence(tmp_path, enough, enough, enough[:15])) == {}
+    assert f"round 1 has a sample of 15 records, and {name} needs 16; it is left out" in capsys.readouterr().err
+    if isinstance(metric, OfWords):
+        assert metric.measure(evidence(tmp_path, enough, enough, ["one two three"] * 16)) == {}
+        assert f"round 1 has a sample of 48 words, and {name} needs 100" in capsys.readouterr().err
+        with pytest.raises(UserError, match="n_words=99: must be at least 100"):
+            type(metric)(n_words=99)
 
 
 def test_divergence_by_hand(tmp_path: Path) -> None:

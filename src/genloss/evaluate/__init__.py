@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -112,7 +112,7 @@ class Metric(Plugin, ABC):
 class SampleMetric(Metric):
     """A metric of a set of documents: implement `of`; the floor comes for free. A sample of fewer than `least` records
     says nothing of it: a config that asks for one is refused, and so are held-out data that have no more; a later round
-    that has made too few is left out, with a warning."""
+    that has made too few is left out, with a warning. `lacks` may know more that a sample can have too little of."""
 
     needs: ClassVar[tuple[type, ...]] = (Documents,)
     reads_models = False
@@ -121,21 +121,30 @@ class SampleMetric(Metric):
     @abstractmethod
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]: ...
 
+    def each(self, tables: Sequence[pa.Table], evidence: Evidence) -> list[dict[str, float]]:
+        """Of the floor and, from round 1 on, of the sample."""
+        return [self.of(table, evidence) for table in tables]
+
+    def lacks(self, evidence: Evidence) -> str | None:
+        """What there is too little of, and how much it needs; None where there is enough."""
+        if evidence.n_samples >= self.least:
+            return None
+        return f"{evidence.n_samples} records, and {type(self).__name__} needs {self.least}"
+
     def check(self, experiment: Experiment) -> None:
         if experiment.size < self.least:
             raise UserError("size", experiment.size, f"{type(self).__name__} needs a sample of {self.least} records")
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
-        if evidence.n_samples < self.least:
-            what = f"{evidence.n_samples} records, and {type(self).__name__} needs {self.least}"
+        what = self.lacks(evidence)
+        if what:
             if evidence.sample is None:
                 raise UserError("domain", None, f"its held-out data have {what}; give it more, or leave that out")
             print(f"genloss: warning: round {evidence.round} has a sample of {what}; it is left out", file=sys.stderr)
             return {}
-        found = {f"{k}_floor": v for k, v in self.of(evidence.floor, evidence).items()}
-        if evidence.sample is not None:
-            found |= self.of(evidence.sample, evidence)
-        return found
+        tables = [evidence.floor, *([] if evidence.sample is None else [evidence.sample])]
+        floor, *sample = self.each(tables, evidence)
+        return {f"{k}_floor": v for k, v in floor.items()} | (sample[0] if sample else {})
 
 
 def evaluate(metrics: Mapping[str, Metric], evidence: Evidence) -> dict[str, float]:

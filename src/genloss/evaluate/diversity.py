@@ -31,7 +31,9 @@ def shared_words(evidence: Evidence, most: int, *others: pa.Table) -> int:
     """Words that the sample, its floor and what both are compared with have, `most` at most: what depends on length
     gets equally many."""
     tables = [evidence.floor, *([evidence.sample] if evidence.sample is not None else []), *others]
-    return min(most, *(sum(len(words(t)) for t in evidence.texts(table)) for table in tables))
+    for table in tables:
+        most = sum(map(len, first_words(evidence.texts(table), most)))
+    return most
 
 
 def first_words(texts: Iterable[str], count: int) -> list[list[str]]:

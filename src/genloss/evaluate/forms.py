@@ -41,6 +41,7 @@ class Loops(SampleMetric):
 
     period: int = 16
     times: int = 3
+    least = 16
 
     def __post_init__(self) -> None:
         require(self.period >= 1, "period", self.period, "at least 1")

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -95,6 +96,29 @@ class SelfBleu(SampleMetric):
         return {"self_bleu": float(self_bleu(texts, self.order).mean())}
 
 
+@dataclass
+class OfWords(SampleMetric):
+    """A metric of equally many words of the sample and its floor, `n_words` at most; of fewer than `least_words` it
+    says nothing."""
+
+    n_words: int = 20_000
+    least = 16
+    least_words: ClassVar[int] = 100
+
+    def __post_init__(self) -> None:
+        require(self.n_words >= self.least_words, "n_words", self.n_words, f"at least {self.least_words}")
+
+    def shared(self, evidence: Evidence) -> int:
+        """How many words each side has."""
+        return shared_words(evidence, self.n_words)
+
+    def lacks(self, evidence: Evidence) -> str | None:
+        few = super().lacks(evidence)
+        if few or (size := self.shared(evidence)) >= self.least_words:
+            return few
+        return f"{size} words, and {type(self).__name__} needs {self.least_words}"
+
+
 # -- frequencies ---------------------------------------------------------------------------------------------------
 
 
@@ -129,23 +153,22 @@ def chosen_x_min(counts: np.ndarray, least: int) -> int:
 
 
 @dataclass
-class TailExponent(SampleMetric):
+class TailExponent(OfWords):
     """tail_exponent: α of P(a word occurs k times) ∝ k^-α for k >= tail_x_min, by maximum likelihood, over equally many
     words of both sides; Zipf's law with exponent 1 is α = 2. tail_types: words of that tail; below `types` of them
     nothing is said. x_min: null chooses it on the first `n_words` words of real training records
     (Kolmogorov-Smirnov), whatever was generated, so that all rounds of an arm share it."""
 
-    n_words: int = 20_000
     x_min: int | None = None
     types: int = 50
 
     def __post_init__(self) -> None:
-        require(self.n_words >= 100, "n_words", self.n_words, "at least 100")
+        super().__post_init__()
         require(self.x_min is None or self.x_min >= 1, "x_min", self.x_min, "at least 1, or null")
         require(self.types >= 10, "types", self.types, "at least 10")
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
-        size = shared_words(evidence, self.n_words)
+        size = self.shared(evidence)
         x_min = self.x_min or chosen_x_min(self._real(evidence), self.types)
         counts = _counts(evidence.texts(table), size)
         tail = int((counts >= x_min).sum())
@@ -178,20 +201,17 @@ def rarefied(counts: np.ndarray, size: int) -> float:
 
 
 @dataclass
-class Rarefaction(SampleMetric):
+class Rarefaction(OfWords):
     """types_rarefied: different words that `n_words` words of the sample have, exactly the mean over all ways to draw
     them; types_words: how many are drawn: n_words, fewer where a side has fewer. Comparable where samples differ in
     length, which `distinct` of the first words is only on average."""
 
     n_words: int = 5_000
 
-    def __post_init__(self) -> None:
-        require(self.n_words >= 10, "n_words", self.n_words, "at least 10")
-
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
-        size = shared_words(evidence, self.n_words)
+        size = self.shared(evidence)
         counts = Counter(w for text in evidence.texts(table) for w in words(text))
-        found = rarefied(np.array(list(counts.values()), dtype=int), size) if size else 0.0
+        found = rarefied(np.array(list(counts.values()), dtype=int), size)
         return {"types_rarefied": found, "types_words": float(size)}
 
 
@@ -210,20 +230,22 @@ def divergence(real: Counter, made: Counter) -> float:
 
 
 @dataclass
-class NgramKL(SampleMetric):
+class NgramKL(OfWords):
     """ngram_kl_1 .. ngram_kl_N (nats): KL divergence of the sample's n-grams from those of real training records, over
     equally many words of each. What is compared with is the same for the sample and its floor; the floor is what two
     samples of real text differ by."""
 
     max_n: int = 2
-    n_words: int = 20_000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(1 <= self.max_n <= 4, "max_n", self.max_n, "from 1 to 4")
-        require(self.n_words >= 100, "n_words", self.n_words, "at least 100")
+
+    def shared(self, evidence: Evidence) -> int:
+        return shared_words(evidence, self.n_words, evidence.reference)
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
-        size = shared_words(evidence, self.n_words, evidence.reference)
+        size = self.shared(evidence)
         real = first_words(evidence.texts(evidence.reference), size)
         made = first_words(evidence.texts(table), size)
         return {f"ngram_kl_{n}": divergence(ngrams(real, n), ngrams(made, n)) for n in range(1, self.max_n + 1)}
