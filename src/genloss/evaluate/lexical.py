@@ -87,7 +87,7 @@ class SelfBleu(SampleMetric):
     least = 16
 
     def __post_init__(self) -> None:
-        require(self.n >= 2, "n", self.n, "at least 2")
+        require(self.n >= self.least, "n", self.n, f"at least {self.least}")
         require(1 <= self.order <= 6, "order", self.order, "from 1 to 6")
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
