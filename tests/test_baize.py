@@ -261,6 +261,15 @@ def test_the_loop(run: Result) -> None:
     assert metrics["generate/seeds"] == 24 and metrics["generate/dialogues"] == metrics["n_generated"] > 0
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_model_that_never_ends_is_one_line(run: Result, tmp_path: Path, version: str) -> None:
+    author = {"_target_": "genloss.backends.author.Author", "new_tokens": 1}
+    with pytest.raises(
+        UserError, match=r"^recipe\.author=last: made no conversation of 24 .*\((\d empty, )?\d+ half_open\)"
+    ):
+        Baize(n=24, version=version, author=author).generate(request_of(run, tmp_path, 1))
+
+
 def test_a_server_is_told_in_words(run: Result, tmp_path: Path) -> None:
     """v1: one request a seed question; v2: the answer, then the user, and so on, up to the most turns."""
     domain = Experiment(compose(SMALL)).domain

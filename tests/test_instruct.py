@@ -129,6 +129,9 @@ def test_a_template_that_cannot_be_used_is_refused(tmp_path: Path, template: str
     with pytest.raises(UserError, match=r"domain\.template: ") as caught:
         use_template(tmp_path, template, loss)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+    if template and "raise" not in template and "{% for %}" not in template:
+        with pytest.raises(UserError, match=r"^recipe\.author\.template=my\.jinja: "):
+            use_template(tmp_path, template, loss, "recipe.author.template", "my.jinja")
 
 
 def test_a_template_without_marks_learns_all(tmp_path: Path) -> None:
@@ -252,8 +255,13 @@ def test_what_is_too_long_is_refused_or_dropped(tmp_path: Path, capsys: pytest.C
     counts = instruct(tmp_path / "a.jsonl", talks, context=64, too_long="drop", test=8).prepare(tmp_path / "data")
     assert counts["dropped"] == 4 and sum(counts[n] for n in ("test", "validation", "prompts", "train")) == 36
     assert "4 of 40 conversations are too long" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"domain\.corpus=5 conversations: .*lower domain\.pool"):
+    with pytest.raises(UserError, match=r"domain\.corpus=5 conversations that ask different things: .*lower domain"):
         instruct(tmp_path / "a.jsonl", talks[:5]).prepare(tmp_path / "data")
+
+
+def test_duplicates_only_are_one_conversation(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"domain\.corpus=1 conversations that ask different things: test, .* take 6"):
+        instruct(tmp_path / "a.jsonl", [asked(1, str(i)) for i in range(40)]).prepare(tmp_path / "data")
 
 
 @pytest.mark.parametrize(

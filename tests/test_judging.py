@@ -61,6 +61,19 @@ def test_a_rating_is_an_expected_grade(context: Context) -> None:
     assert half.sum() == round(0.5 * len(some))
 
 
+@pytest.mark.parametrize(
+    ("curator", "what"),
+    [(Rating(least=None, fraction=0.5), "the judge"), (PointwiseInformation(), "the information of a request")],
+)
+def test_equal_scores_are_told_and_go_by_position(
+    context: Context, capsys: pytest.CaptureFixture[str], curator: Rating | PointwiseInformation, what: str
+) -> None:
+    same = table(context).take([0] * 7)
+    kept = [curator.decide(same, context).keep.tolist() for _ in range(2)]
+    assert kept == [[True] * 4 + [False] * 3] * 2  # round(3.5)
+    assert f"warning: {what} gives all 7 records" in capsys.readouterr().err
+
+
 def test_pointwise_information_is_a_difference_of_losses(context: Context) -> None:
     some, domain = table(context).slice(0, 6), context.domain
     assert isinstance(domain, Instruct)

@@ -230,6 +230,39 @@ def test_a_rerun_is_free_and_the_same(served: tuple[Project, Path, Server]) -> N
     assert len(server.bodies) == asked
 
 
+def endless(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
+    if body["temperature"] == 2:
+        return behave(number, body)
+    return reply("and so on " * 20, "length")
+
+
+def copies(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
+    said = body["messages"][-1]["content"]
+    if body["temperature"] == 2 or not said.startswith("Here is a varied list"):
+        return behave(number, body)
+    first = re.findall(r"Task 1: (.*)", said)[0]
+    return reply(f" {first}\nTask 10: {first}\nTask 11: {first}", "stop")
+
+
+def deaf(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
+    return reply(str(number), "stop")
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        (endless, r"recipe\.author=last: wrote none of 16 tasks in round 1 \(2 truncated\)"),
+        (copies, r"curation=novelty: kept none of \d records in round 1 \(\d novelty: too similar\)"),
+        (deaf, r"recipe\.author\.backend\.url=http.*: the server ignores top_p"),
+    ],
+)
+def test_an_author_of_nothing_new_is_one_line(tmp_path: Path, server: Any, words: str) -> None:
+    home = Project.make(tmp_path / "project")
+    with serving(server) as at:
+        done = home.call("run", *REAL, *SERVED, "recipe.calls=2", "rounds=1", f"recipe.author.backend.url={at.url}")
+    assert done.code == 2 and len(done.refusals) == 1 and re.search(words, done.refusals[0]), done.err
+
+
 def test_alpaca_writes_whole_tasks_in_one_go(tmp_path: Path) -> None:
     def whole(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
         if body["temperature"] == 2:  # as above

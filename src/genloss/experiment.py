@@ -181,6 +181,7 @@ class Experiment(contracts.Experiment):
                     raise UserError(key, type(plugin).__name__, lacking(self.domain, capability))
 
     def _check(self, key: str, plugin: Plugin) -> None:
+        plugin.stands_at = key
         try:
             plugin.check(self)
         except UserError as error:

@@ -190,7 +190,8 @@ class Author(Plugin):
             use_saved(str(tokenizer), folder / "tokenizer", "tokenizer")
             file = self._template()
             if file or load_codec(folder / "tokenizer").template:
-                use_template(folder / "tokenizer", file.read_text(encoding="utf-8") if file else None, "all")
+                text, key = file.read_text(encoding="utf-8") if file else None, f"{self.stands_at or 'author'}.template"
+                use_template(folder / "tokenizer", text, "all", key, self.template)
                 load_codec.cache_clear()  # read before it had the template
             (folder / "ready").touch()
         return model, folder

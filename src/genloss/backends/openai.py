@@ -80,7 +80,7 @@ class OpenAI(Endpoint, Backend):
             raise UserError("prompts", "none", "leaves a server nothing to go on from; use real, or set backend.begin")
 
     def check_conversations(self) -> None:
-        why = "goes on from texts, and what is asked here are conversations; set recipe.backend.api=chat"
+        why = "goes on from texts, and what is asked here are conversations; set api=chat"
         if self.api != "chat":
             raise UserError("backend.api", self.api, why)
         if self.system:
@@ -108,7 +108,7 @@ class OpenAI(Endpoint, Backend):
             if 2 * self.empty > request.n:
                 print(f"genloss: warning: {self.empty} of {request.n} replies of {self.url} are empty", file=sys.stderr)
         except UserError as error:
-            raise error.under("recipe.backend") from None
+            raise error.under(self.stands_at or "recipe.backend") from None
 
     def part(self, request: Sampling, first: int, end: int) -> Replies:
         """The records from `first` to before `end`."""

@@ -286,18 +286,19 @@ class Codec:
         return [t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special]
 
 
-def use_template(folder: Path, text: str | None, loss: str) -> None:
+def use_template(folder: Path, text: str | None, loss: str, key: str = "domain.template", name: str = "") -> None:
     """Give the tokenizer in `folder` a chat template (None: it has one), and note how its conversations begin and how a
-    turn of the assistant ends: that is where sampling stops. loss: of LOSSES."""
-    key = "domain.template"
+    turn of the assistant ends: that is where sampling stops. loss: of LOSSES. key, name: of the template, for what is
+    said of it."""
+    value = name or None
     if text is not None:
         (folder / TEMPLATE).write_text(text, encoding="utf-8")
     codec = Codec(folder)
     if codec.template is None:
-        raise UserError(key, None, "the tokenizer has none; domain.template=chatml, or a file of yours, gives it one")
+        raise UserError(key, value, f"the tokenizer has none; {key}=chatml, or a file of yours, gives it one")
     if loss == ASSISTANT and not MARKS.search(codec.template):
         why = "has no {% generation %} marks around what the assistant says, so nobody can tell its tokens"
-        raise UserError(key, None, f"{why}; use domain.loss=all, or a template with marks, as domain.template=chatml")
+        raise UserError(key, value, f"{why}; use domain.loss=all, or a template with marks, as {key}=chatml")
     turns = [{"role": USER, "content": "a"}, {"role": ASSISTANT, "content": "b"}]
     names = codec.spelled(codec.rendered(turns, everything=True))
     firsts = {names[0]}
@@ -305,11 +306,11 @@ def use_template(folder: Path, text: str | None, loss: str) -> None:
         firsts.update(codec.spelled(codec.rendered([{"role": SYSTEM, "content": "a"}, *turns], everything=True)[:1]))
     if len(firsts) > 1 or not codec.is_special(names[0]):
         found = ", ".join(map(repr, sorted(firsts)))
-        raise UserError(key, None, f"begins conversations with {found}, and not always with one special token")
+        raise UserError(key, value, f"begins conversations with {found}, and not always with one special token")
     answer = names[len(codec.chat(turns[:1])) :]  # what the assistant writes, and what may follow
     last = next((name for name in answer if codec.is_special(name)), None)
     if last is None:
-        raise UserError(key, None, "ends the assistant's turn with no special token, so that no answer would end")
+        raise UserError(key, value, "ends the assistant's turn with no special token, so that no answer would end")
     (folder / DOCUMENT).write_text(json.dumps({"begin": names[0], "end": last}) + "\n", encoding="utf-8")
 
 

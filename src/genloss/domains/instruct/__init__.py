@@ -142,8 +142,8 @@ class Instruct(LanguageDomain, Responds, Verifies):
             found.add(name, json.dumps(messages, ensure_ascii=False))
         held_out = sum(n for split, n in sizes.items() if split != "train")
         if len(found) <= held_out:
-            why = f"test, validation and pool take {held_out} different ones, and train needs some; lower domain.pool"
-            raise UserError("domain.corpus", f"{len(found)} conversations", why)
+            why = f"test, validation and pool take {held_out}, and train needs some; lower domain.pool, or give others"
+            raise UserError("domain.corpus", f"{len(found)} conversations that ask different things", why)
         order = np.arange(len(found))
         if not self.source.endless:
             order = generator(self.split_seed, "conversations").permutation(len(found))
@@ -153,7 +153,8 @@ class Instruct(LanguageDomain, Responds, Verifies):
         said = (m["content"] for i in member["train"] for m in json.loads(found[i][1]))
         self.make_tokenizer(said, out / "tokenizer")
         file = self._template()
-        use_template(out / "tokenizer", file.read_text(encoding="utf-8") if file else None, self.loss)
+        text = file.read_text(encoding="utf-8") if file else None
+        use_template(out / "tokenizer", text, self.loss, name=self.template)
         lengths = self._lengths(found, order[: edges[-1]], out / "tokenizer")
         long = lengths > self.context
         if long.any() and self.too_long == "refuse":

@@ -119,6 +119,11 @@ class Baize(Told, Recipe, Finishes):
         codec = load_codec(request.data / "tokenizer")
         talks = [fitting(talk, codec, domain.context) for talk in talks]
         made = [i for i, talk in enumerate(talks) if talk.messages]
+        if not made:
+            reasons = ", ".join(f"{n} {why}" for why, n in sorted(Counter(talk.tail for talk in talks).items()))
+            why = f"made no conversation of {len(talks)} seed questions in round {request.round} ({reasons})"
+            remedy = "ask another model, or give it room with recipe.author.new_tokens or max_tokens"
+            raise UserError("recipe.author", self.writer.model, f"{why}; {remedy}")
         conversations = [talks[i].messages for i in made]
         table = records.make_table(
             {"messages": pa.array(conversations, MESSAGES)},
