@@ -323,7 +323,7 @@ NEEDS = {
     **{f"experiment/baize/{name}": ["domain.corpus.path=chats.jsonl"] for name in ("real", "real_sdf")},
     "experiment/baize/sdf": ["model.path=hub:some/model"],
     "recipe/baize": ["domain.loss=all"],
-    "curation/judge": ["domain=instruct", "recipe.samples=2"],
+    **{f"curation/{name}": ["domain=instruct", "recipe.samples=2"] for name in ("judge", "pairwise")},
     **{f"recipe/{name}": ["domain/corpus=seed_tasks"] for name in ("self_instruct", "alpaca")},
     "metrics/elsewhere": ["domain=instruct", "domain.corpus.about=[bird]"],
     **{

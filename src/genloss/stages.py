@@ -423,6 +423,8 @@ class Evaluate(Stage):
             inputs=job.inputs(list(x.metrics.values())),
             runtime=x.runtime,
             report=job.report,
+            scratch=scratch,
+            account=job.run.account,
         )
         return evaluate(x.metrics, evidence)
 

@@ -36,7 +36,7 @@ from genloss.core.contracts import (
     Runtime,
 )
 from genloss.core.errors import UserError, require
-from genloss.core.hashes import folder_hash
+from genloss.core.hashes import folder_hash, sha256_json
 from genloss.core.places import find_folder, in_project, on_hub
 from genloss.core.retention import check_kept
 from genloss.language import saved
@@ -237,7 +237,8 @@ class Author(Plugin):
 
     def choices(self, prompts: Sequence[Prompt], choices: Sequence[str], work: Work) -> np.ndarray:
         """ln p of the first token of each of the choices after each of the prompts, float [prompts, choices]; UserError
-        if two of them begin alike, or a server is asked."""
+        if two of them begin alike, a prompt is too long, or a server is asked. What is finished is kept in the scratch
+        folder through a kill."""
         from genloss.language.likelihood import first_logprobs
 
         if self.writer.elsewhere:
@@ -245,7 +246,12 @@ class Author(Plugin):
                 "backend", type(self.writer).__name__, "gives no probabilities of chosen tokens; read its text"
             )
         model, data = self.at_work(work)
-        return first_logprobs(model, load_codec(data / "tokenizer"), prompts, choices, work.runtime, work.report)
+        kept = None
+        if work.scratch is not None:
+            asked = [prompt if isinstance(prompt, str) else [dict(message) for message in prompt] for prompt in prompts]
+            kept = work.scratch / f"choices-{sha256_json([str(model), asked, list(choices)])[:16]}"
+        codec = load_codec(data / "tokenizer")
+        return first_logprobs(model, codec, prompts, choices, work.runtime, work.report, kept)
 
     def spent(self, work: Work) -> dict[str, float]:
         """What the replies have cost, all calls of a round together."""

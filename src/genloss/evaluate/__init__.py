@@ -40,6 +40,8 @@ class Evidence:
     inputs: Inputs = field(default_factory=lambda: Inputs({}))  # what else the metrics `read`
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
+    scratch: Path | None = None  # survives a kill; None: nothing is kept
+    account: Path | None = None  # of `Sampling`
 
     @property
     def _held_out(self) -> list[Path]:

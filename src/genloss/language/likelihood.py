@@ -8,6 +8,7 @@ it is, and the number is the model's own, before penalty, temperature and trunca
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 from genloss.core.contracts import Prompt, Report, Runtime, silent
 from genloss.core.errors import UserError
+from genloss.core.files import write_atomic
 from genloss.language.tokenizer import Codec
 
 CELLS = 1 << 24  # logits that are computed together
@@ -56,8 +58,11 @@ def first_logprobs(
     choices: Sequence[str],
     runtime: Runtime | None = None,
     report: Report = silent,
+    kept: Path | None = None,
 ) -> np.ndarray:
-    """ln p of the first token of each choice after each prompt, float64 [prompts, choices], under a saved model."""
+    """ln p of the first token of each choice after each prompt, float64 [prompts, choices], under a saved model.
+    kept: a folder of this call alone, where what is finished survives a kill. UserError if a prompt is longer than a
+    model with learned positions has."""
     from genloss.language.model import device_of, load, one_thread
 
     first = [ids[0] if ids else -1 for ids in codec.encode(list(choices))]
@@ -69,10 +74,18 @@ def first_logprobs(
     torch.use_deterministic_algorithms(device == "cpu")
     model: Any = load(folder).to(device)
     sequences = [[codec.begin, *ids] for ids in codec.prompts(prompts)]
+    room = getattr(model.config, "max_position_embeddings", None)
+    rotary = getattr(model.config, "rope_parameters", None) is not None  # which goes on beyond what it was trained on
+    if room and not rotary and (longest := max(map(len, sequences), default=0)) > room:
+        raise UserError("prompts", f"{longest} tokens", f"are more than the {room} positions that the model has")
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     found = np.zeros((len(sequences), len(first)))
     for at in range(0, len(order), ROWS):
         batch = order[at : at + ROWS]
+        file = kept / f"{at}.json" if kept else None
+        if file and file.is_file():
+            found[batch] = json.loads(file.read_text(encoding="utf-8"))
+            continue
         width = max(len(sequences[i]) for i in batch)
         padded = torch.tensor([sequences[i] + [codec.end] * (width - len(sequences[i])) for i in batch]).to(device)
         last = torch.tensor([len(sequences[i]) - 1 for i in batch], device=device)
@@ -80,5 +93,7 @@ def first_logprobs(
         place = torch.searchsorted(torch.unique(last), last)
         logits = hidden[torch.arange(len(batch), device=device), place, : codec.size]
         found[batch] = torch.log_softmax(logits.double(), dim=-1)[:, first].cpu().numpy()
+        if file:
+            write_atomic(file, json.dumps(found[batch].tolist()))
         report(at + len(batch), len(order), "prompts")
     return found

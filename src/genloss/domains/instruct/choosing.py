@@ -22,6 +22,7 @@ from genloss.core.seeds import generator
 from genloss.curate import Context, Decision, RecordCurator, decision
 from genloss.curate.choose import best_of_each
 from genloss.domains.instruct import Instruct
+from genloss.domains.instruct.chats import Checks
 from genloss.domains.instruct.world import World
 
 SCALES = ("right", "grade")
@@ -31,6 +32,23 @@ def requests(table: pa.Table) -> list[str]:
     """What each record answers, by the record that it was asked in; one that was asked in none answers for itself."""
     both = zip(table.column("parents").to_pylist(), table.column("id").to_pylist(), strict=True)
     return ["/".join(parents) or own for parents, own in both]
+
+
+def truth(domain: Instruct, table: pa.Table, scale: str) -> np.ndarray:
+    """float [n]: how good the last answers are, on a scale of `SCALES`."""
+    if scale == "right":
+        return domain.verify(table).right.astype(float)
+    assert isinstance(domain.source, World)  # `check_scale` has seen to it
+    return domain.source.grades(table.column("messages").to_pylist()).astype(float)
+
+
+def check_scale(experiment: Experiment, key: str, scale: str, instead: str) -> None:
+    """Refuse a scale on which nobody can say how good an answer to these requests is."""
+    source = experiment.domain.source if isinstance(experiment.domain, Instruct) else None
+    if scale == "grade" and not isinstance(source, World):
+        raise UserError(key, scale, f"is of domain/corpus=world; set it to {instead}")
+    if scale == "right" and not isinstance(source, Checks):
+        raise UserError(key, scale, f"is known of conversations that can be checked; set it to {instead}")
 
 
 @dataclass
@@ -47,17 +65,11 @@ class NoisyJudge(RecordCurator):
         require(math.isfinite(self.sigma) and self.sigma >= 0, "sigma", self.sigma, "a number, at least 0")
 
     def check(self, experiment: Experiment) -> None:
-        domain = experiment.domain
-        if self.scale == "grade" and not (isinstance(domain, Instruct) and isinstance(domain.source, World)):
-            raise UserError("scale", self.scale, "is of domain/corpus=world; set it to right")
+        check_scale(experiment, "scale", self.scale, "right")
 
     def decide(self, table: pa.Table, context: Context) -> Decision:
         domain = context.domain
         assert isinstance(domain, Instruct)
-        if self.scale == "right":
-            truth = domain.verify(table).right.astype(float)
-        else:
-            assert isinstance(domain.source, World)  # `check` has seen to it
-            truth = domain.source.grades(table.column("messages").to_pylist()).astype(float)
-        score = truth + self.sigma * generator(context.seed, "noisy judge").standard_normal(len(table))
-        return decision(best_of_each(requests(table), score), np.asarray(score), "not the best")
+        noise = generator(context.seed, "noisy judge").standard_normal(len(table))
+        score = truth(domain, table, self.scale) + self.sigma * noise
+        return decision(best_of_each(requests(table), score), score, "not the best")
