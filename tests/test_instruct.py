@@ -22,6 +22,8 @@ from genloss.domains.instruct.chats import ChatTable
 from genloss.domains.instruct.following import spread
 from genloss.domains.instruct.grammar import NOISE
 from genloss.domains.instruct.world import World
+from genloss.evaluate import Evidence
+from genloss.evaluate.embedded import Spread, Vendi
 from genloss.experiment import Experiment
 from genloss.language.chat import OWN, TURNS, wrong
 from genloss.language.packing import IGNORE, Rows
@@ -503,3 +505,29 @@ def test_documents_need_a_source(tmp_path: Path) -> None:
         Experiment(compose([*own, *web]))
     domain = Experiment(compose([*own, "domain.documents=5", *web])).domain
     assert set(domain.parts()) == {"corpus", "web"}
+
+
+# -- how varied what is asked is ---------------------------------------------------------------------------------------
+
+
+def test_diversity_of_instructions_is_measured_of_any_recipe(tmp_path: Path) -> None:
+    """By verb and noun, and by an embedding: of requests, which `respond` takes from the pool, and not of answers."""
+    home = Project.make(tmp_path / "project")
+    options = [*SMALL, "rounds=1", "metrics=[following,instructions,vendi,spread]"]
+    folder = home.root / home.ok("run", *options).folder
+    found = json.loads((folder / "rounds/01/metrics.json").read_text())
+    assert undocumented(found) == []
+    generated, kept = (records.read(folder / f"rounds/01/{name}.parquet") for name in ("generated", "kept"))
+    assert found["new_kept"] == len(kept) and found["pool_size"] == len(kept)
+    asked = [m[:-1] for m in generated.column("messages").to_pylist()]
+    pool = [m[:-1] for m in records.read(folder / "data/prompts.parquet").column("messages").to_pylist()]
+    assert all(messages in pool for messages in asked)
+    assert 1 < found["vendi"] <= found["n_samples"] == 24 and 0 < found["embedding_distance"] < 2
+    domain = Experiment(compose(options)).domain
+    one = generated.take([0] * 24)
+    path = tmp_path / "same.parquet"
+    records.write(one, path)
+    model = folder / "rounds/00/model"
+    evidence = Evidence(domain, 1, 7, 24, 64, folder / "data", model, model, path)
+    assert Vendi().measure(evidence)["vendi"] == pytest.approx(1) and evidence.n_samples == 24
+    assert Spread().measure(evidence)["embedding_distance"] == pytest.approx(0, abs=1e-6)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from genloss.core.capabilities import Texts
 from genloss.core.contracts import Plugin
 from genloss.core.errors import require
 from genloss.core.plugin import build
@@ -72,7 +73,10 @@ def mean_distance(vectors: np.ndarray) -> float:
 @dataclass
 class Vendi(Embedded):
     """vendi: effective number of different records by the cosines of an embedding, between 1 and its dimensions or the
-    number of records, whichever is less; it saturates there."""
+    number of records, whichever is less; it saturates there. Of what records are compared by: documents, problems,
+    what a conversation asks."""
+
+    needs = (Texts,)
 
     def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
         return {"vendi": vendi(vectors)}
@@ -81,7 +85,9 @@ class Vendi(Embedded):
 @dataclass
 class Spread(Embedded):
     """embedding_distance: mean cosine distance between two different records of the sample, over all pairs (0: all the
-    same; 1: orthogonal)."""
+    same; 1: orthogonal). Of what records are compared by, as `Vendi`."""
+
+    needs = (Texts,)
 
     def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
         return {"embedding_distance": mean_distance(vectors)}
