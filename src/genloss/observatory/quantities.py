@@ -80,7 +80,7 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     r"win_ties": ("share of the pairs", SHARE),
     r"win_((position|length)_bias|undecided)": ("share of the judgements", SHARE),
     r"win_(length_)?pairs|win_judged": ("pairs", POSITIVE),
-    r"ifbench_(strict|loose)": ("share of prompts", SHARE),
+    r"ifbench_(strict|loose)": ("share of prompts, greedy", SHARE),
     r"ifbench/.+": ("share of instructions", SHARE),
     r"ifbench_(prompts|left_out)": ("prompts", POSITIVE),
     r"ifbench_cut_off": ("answers", POSITIVE),
