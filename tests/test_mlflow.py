@@ -117,6 +117,13 @@ def test_an_arm_shows_samples_of_its_texts(swept: tuple[Project, Path, list[str]
     said = [{f"round {n}.txt": bare(samples(folder, n, 8)) for n in rounds} for _, folder in arms_of(sweep)]
     assert found == sorted(said, key=repr) and len(found) == 4
     assert all("kept" in arm["round 1.txt"] and "real" in arm["round 0.txt"] for arm in found)
+    tables = [json.loads(path.read_text()) for path in home.root.glob("mlruns/artifacts/*/artifacts/samples.json")]
+    assert len(tables) == 4
+    for table in tables:  # runs are compared by the first column
+        assert table["columns"][:2] == ["record", "text"] and "prompt" not in table["columns"]
+        named = [row[0] for row in table["data"]]
+        assert named[0] == "round 1, record 1" and len(set(named)) == len(named)
+        assert any(row[1] for row in table["data"])
 
 
 def test_again_adds_nothing_and_a_lost_database_comes_back(swept: tuple[Project, Path, list[str]]) -> None:

@@ -22,10 +22,12 @@ from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
 from genloss.core.words import standing, terms
 from genloss.observatory import controls, definitions, readings, svg, verdict, verdict_words
+from genloss.observatory.figures import rounds_figure
 from genloss.observatory.groups import band, grouped
 from genloss.observatory.page import page
 from genloss.observatory.report import PAGE, write_report
 from genloss.observatory.results import arms_of, is_metric
+from genloss.observatory.tables import spans
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import differing, told
 from support import Project, staged
@@ -310,6 +312,59 @@ def test_an_open_verdict_asks_for_seeds_in_one_way(tmp_path: Path) -> None:
         html = page(groups, ["heldout_bits_per_byte"], verdicts=rows)
         assert f"cannot tell by 8 of 8 definitions; {words} may tell" in html and f"cannot tell: {words}<" in html
         assert f"cannot tell: {words} " in verdict_words.shown(rows)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"), [((), ""), ((3,), "3"), ((1, 0), "0, 1"), ((0, 1, 2, 4, 9, 8, 7), "0 to 2, 4, 7 to 9")]
+)
+def test_numbers_in_short(numbers: Sequence[int], said: str) -> None:
+    assert spans(numbers) == said
+
+
+def test_many_arms_stay_readable(tmp_path: Path) -> None:
+    """What many say is said once, a control that differs stands beside its arm, and a box chooses arms by name."""
+    arms = []
+    for size in (10, 20, 30, 40, 50, 60):
+        for mixing, rise in (("real_only", 0.0), ("replace", 1.0)):
+            for seed in range(3):
+                metrics = {"heldout_bits_per_byte": 2.0 + rise + 0.01 * seed}
+                folder = arm(
+                    tmp_path / f"{mixing}{size}{seed}", [["a"]], mixing=mixing, size=size, seed=seed, metrics=metrics
+                )
+                arms.append((f"{mixing} size={size} seed {seed}", folder))
+    text = write_report(arms, tmp_path, differing=differing(arms), html=tmp_path / PAGE)
+    html = (tmp_path / PAGE).read_text()
+    three = "replace size=10, replace size=20, replace size=30"
+    assert f"<li><b>{three} and 2 more</b>: collapse by 1 of 2 definitions" in html
+    assert "<li><b>replace size=60</b>: collapse by 1 of 3 definitions" in html  # scaling is said of the largest
+    assert "Against the control of each" in html and "<td>real_only size=20</td><td><span" in html
+    assert html.count('class="part p0"') == 3 and "<td>0 to 2</td>" in html  # one figure of two rounds, and the legend
+    assert f"the largest of its sizes ({three} and 2 more)" in text and 'id="arms-named"' in html
+    few = [(name, folder) for name, folder in arms if "size=10 " in name]
+    write_report(few, tmp_path, differing=differing(few), html=tmp_path / PAGE)
+    html = (tmp_path / PAGE).read_text()
+    assert "Against <b>real_only size=10</b>" in html and "arms-named" not in html.split("<script", 1)[0]
+
+
+def test_a_legend_of_many_names_fits_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.pyplot as plt
+
+    seen = []
+    close = plt.close
+
+    def look(figure: Any) -> None:
+        box, (axis, *_) = figure.legends[0].get_window_extent(), figure.axes
+        seen.append((box, figure.bbox, axis.get_window_extent().height))
+        close(figure)
+
+    monkeypatch.setattr(plt, "close", look)
+    folder = arm(tmp_path / "run", [["a"]])
+    for count in (2, 40):
+        arms = [(f"a rather long name of an arm {i}", folder) for i in range(count)]
+        rounds_figure(grouped(arms, [{"name": name} for name, _ in arms]), tmp_path / "a.png", ["distinct_2"] * 2)
+    for legend, figure, _ in seen:
+        assert legend.x0 >= 0 and legend.x1 <= figure.x1 and legend.y0 >= 0
+    assert seen[1][2] == pytest.approx(seen[0][2], rel=0.1)  # the panels are as high as those of few
 
 
 def marked(groups: Any, n: int) -> dict[str, str]:

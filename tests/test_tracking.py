@@ -34,8 +34,8 @@ from genloss.evaluate import Evidence, Metric
 from genloss.language import curve
 from genloss.observatory.groups import band
 from genloss.observatory.results import arms_of, rounds_of
-from genloss.workflow import live, mlflow_run, tracking
-from genloss.workflow.bands import GROUP
+from genloss.workflow import live, mlflow_run, tracking, ui
+from genloss.workflow.bands import COLOUR, GROUP, KINDS
 from genloss.workflow.identity import title
 from genloss.workflow.sweep import true_arms
 from support import Project, killed
@@ -349,12 +349,13 @@ def test_arms_that_differ_in_their_seed_have_a_run_of_means_and_bands(home: Proj
     assert set(made) == {"replace (mean of seeds)", "accumulate (mean of seeds)"}
     run = made["replace (mean of seeds)"]
     assert run.info.status == "FINISHED" and run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert run.data.tags["differs.mixing"] == "replace" and "seeds 0, 1, 2" in run.data.tags[mlflow_run.NOTE]
+    assert run.data.params == {"mixing": "replace"} and "seeds 0 to 2." in run.data.tags[mlflow_run.NOTE]
     shown = points(home, run)
     seeds = [rounds_of(folder) for name, folder in arms_of(sweep) if name.startswith("replace ")]
     for n in (0, 1):
         expected = band([rounds[n]["diversity"] for rounds in seeds])
-        assert [dict(shown[f"{kind}/diversity"])[n] for kind in ("round", "low", "high")] == pytest.approx(expected)
+        assert [dict(shown[f"{kind}/diversity"])[n] for kind in KINDS] == pytest.approx(expected)
+    assert len({run.data.tags[COLOUR] for run in made.values()}) == 2
     assert not [key for key in shown if key.endswith(("_floor", "_se")) or key.startswith("round/n_")]
 
     before = {run.info.run_id for run in bands(home)}
@@ -397,6 +398,14 @@ def test_what_pages_show(home: Project) -> None:
     assert parent.info.run_name == f"{swept} ({sweep.name})"
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith(f"`` {said} ``\n") and "| replace | 2 |" in note
+    row = "| replace |" + 60 * " 1 |"
+    whole = (sweep / "report.md").read_text()
+    (sweep / "report.md").write_text("\n".join([row] * 100))
+    with home.here():
+        long = tracking.description(sweep)["mlflow.note.content"]
+    assert 5700 < len(long) <= 6000 and long.endswith(tracking.CUT)
+    assert long.removesuffix(tracking.CUT).endswith(f"\n{row}")
+    (sweep / "report.md").write_text(whole)
     kept = home.root / "mlruns/artifacts" / parent.info.run_id / "artifacts"
     names = {"report.html", "report.md", "rounds.csv", "rounds.png", "rounds.svg", "verdicts.json"}
     assert {path.name for path in kept.iterdir()} == names
@@ -467,6 +476,18 @@ def test_ui_before_the_first_run(tmp_path: Path) -> None:
     assert view["compareRunSections"][0]["uuid"] == "main"
     assert view["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "mixing"}]
     assert len(known(home).search_runs([run.info.experiment_id], view["searchFilter"])) == 4
+    with pytest.MonkeyPatch.context() as patch:  # of more arms than a page loads: the means of all seeds
+        patch.setattr("os.execv", lambda *_: None)
+        patch.setattr("os.fork", lambda: 1)
+        patch.setattr(ui, "LOADED", 3)
+        home.call("ui", str(sweep))
+    view = json.loads(known(home).get_experiment(run.info.experiment_id).tags[f"mlflow.sharedViewState.{sweep.name}"])
+    means = known(home).search_runs([run.info.experiment_id], view["searchFilter"])
+    assert {r.info.run_name for r in means} == {"replace (mean of seeds)", "accumulate (mean of seeds)"}
+    assert view["selectedColumns"][1] == "params.`mixing`" and "groupBy" not in view
+    drawn = view["compareRunCharts"][0]["selectedMetricKeys"]
+    assert means[0].data.params.keys() == {"mixing"}
+    assert drawn == [f"{kind}/diversity" for kind in KINDS] and set(drawn) <= set(means[0].data.metrics)
 
 
 def test_ui_opens_where_the_view_is(home: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,6 +261,22 @@ def test_scaling_needs_three_sizes() -> None:
     assert {row["reason"] for row in few} == {"needs arms of at least 3 sizes, there are 2"}
 
 
+def test_a_regime_has_its_sizes_also_where_others_have_no_budget(tmp_path: Path) -> None:
+    """A budget of `accumulate_subsample` is the size; `replace` has none."""
+    arms = []
+    for regime, size, seed in itertools.product(("real_only", "replace", "accumulate_subsample"), (20, 40, 80), (3, 4)):
+        cfg = compose(["domain=gaussian", f"mixing={regime}", f"size={size}", f"seed={seed}", "rounds=0"])
+        folder = tmp_path / f"{regime}-{size}-{seed}"
+        write_atomic(folder / "params.yaml", to_yaml(cfg))
+        write_atomic(folder / "rounds/00/metrics.json", "{}")
+        arms.append((f"{regime} size={size} seed {seed}", folder))
+    found = compared(grouped(arms, differing(arms)))
+    assert len(found) == 9 and len({g.family for g in found}) == 3
+    assert all(len(definitions._family(g, found)) == 3 for g in found)
+    one = compared(grouped(arms[:1], differing(arms[:1])))[0]
+    assert one.known["size"] == 20
+
+
 def test_every_domain_has_its_readings() -> None:
     """And the baselines that are of no use are worse than what is learned from real data."""
     known = {"domain.modes": 25, "domain.spacing": 1.0, "domain.std": 0.1, "domain.vocabulary": 50}

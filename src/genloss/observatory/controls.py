@@ -6,7 +6,7 @@ control_of(found[1], found)                 the nearest that is trained on real 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,20 +56,28 @@ def compared(found: Sequence[groups.Group]) -> list[Group]:
         if m.rounds and (m.folder / "params.yaml").is_file()
     ]
     configs = [known for _, _, _, known in read]
-    keys = {key for known in configs for key in known}
-    by_seed = {key for key in keys if all(_follows(known.get(key), known.get("seed")) for known in configs)}
-    by_size = {key for key in keys if all(known.get(key) == known.get("size") for known in configs)}
+    by_seed, by_size = _all(configs, "seed", _follows), _all(configs, "size", lambda value, size: value == size)
     made: dict[int, Group] = {}  # by the place of the group
     for at, group, member, known in read:
-        seed, rest = int(known["seed"]), {key: value for key, value in known.items() if key not in by_seed}
-        before = made.get(at, Group(group.name, rest, {}, (), _without(rest, by_size)))
-        seeds = {**before.seeds, seed: member.rounds}
+        rest = _marked(known, by_seed, "seed")
+        before = made.get(at, Group(group.name, rest, {}, (), canonical(_marked(rest, by_size, "size"))))
+        seeds = {**before.seeds, int(known["seed"]): member.rounds}
         made[at] = replace(before, seeds=seeds, arms=(*before.arms, member.name))
     return list(made.values())
 
 
-def _without(known: Mapping[str, Any], keys: Collection[str]) -> str:
-    return canonical({key: value for key, value in known.items() if key not in keys})
+def _all(configs: Sequence[Mapping[str, Any]], key: str, follows: Callable[[Any, Any], bool]) -> set[str]:
+    """The keys whose values follow from that of a key, one that differs, wherever there is a value: a regime without a
+    budget has no size of it."""
+    if len({known.get(key) for known in configs}) < 2:
+        return set()  # what is the same by chance
+    pairs = [(other, value, known.get(key)) for known in configs for other, value in known.items() if value is not None]
+    return {other for other, _, _ in pairs} - {other for other, value, by in pairs if not follows(value, by)}
+
+
+def _marked(known: Mapping[str, Any], keys: Collection[str], cause: str) -> dict[str, Any]:
+    """A config in which values that follow from a key are the name of that key: one with and one without stay two."""
+    return {key: cause if key in keys and value is not None else value for key, value in known.items()}
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 BLUE, GREEN, ORANGE, RED = "#0072B2", "#009E73", "#E69F00", "#D55E00"
 GREY = "#999999"  # what others published
 COLOURS = (BLUE, GREEN, ORANGE, RED, "#CC79A7", "#56B4E9", "#000000", GREY)  # Okabe & Ito, and a grey
+MARKERS = "os^Dv"  # of the first eight lines, the next eight ...
 NEUTRAL = "#666666"  # what stands for all arms at once
 
 TIMELESS: dict[str, dict[str, None]] = {".png": {"Software": None}, ".svg": {"Creator": None, "Date": None}}
 HEIGHT = 3.3  # inches of a panel
+LEGEND = 0.5  # inches of a legend that it has room for
 PANELS = 3  # metrics that a report draws
 TITLES = {
     "heldout_bits_per_byte": "loss of held-out real text",
@@ -114,7 +116,8 @@ def rounds_figure(arms: Sequence[Group], path: Path, metrics: Sequence[str], als
     with drawing(path, [HEIGHT], len(metrics), also=also) as (figure, axes):
         for axis, metric in zip(axes[0], metrics, strict=True):
             for i, (name, seeds) in enumerate(groups):
-                _line(axis, metric, name, seeds, COLOURS[i % len(COLOURS)])
+                marker = MARKERS[i // len(COLOURS) % len(MARKERS)]
+                _line(axis, metric, name, seeds, COLOURS[i % len(COLOURS)], marker)
             _floor(axis, metric, itertools.chain.from_iterable(seeds for _, seeds in groups))
             axis.set_title(TITLES.get(metric, metric), fontsize=9)
             axis.set_ylabel(unit(metric, arms))
@@ -123,7 +126,7 @@ def rounds_figure(arms: Sequence[Group], path: Path, metrics: Sequence[str], als
         _legend(figure, axes[0], drawn)
 
 
-def _line(axis: Axes, metric: str, name: str, seeds: Sequence[Rounds], colour: str) -> None:
+def _line(axis: Axes, metric: str, name: str, seeds: Sequence[Rounds], colour: str, marker: str) -> None:
     """The mean over seeds, what theory expects of it, and the range over seeds."""
     at = sorted({n for rounds in seeds for n, values in rounds.items() if metric in values})
     if not at:
@@ -133,7 +136,7 @@ def _line(axis: Axes, metric: str, name: str, seeds: Sequence[Rounds], colour: s
         kind: [(n, seeds[0][n][key]) for n in at if (key := f"theory/{metric}{kind}") in seeds[0].get(n, {})]
         for kind in THEORY
     }
-    marks, size = "o" if any(expected.values()) else "o-", 3.5 if len(at) <= 20 else 1.8
+    marks, size = marker if any(expected.values()) else f"{marker}-", 3.5 if len(at) <= 20 else 1.8
     axis.plot(at, [np.mean(v) for v in values], marks, ms=size, lw=1.6, color=colour, label=name)
     for kind, points in expected.items():
         if points:
@@ -155,7 +158,8 @@ def _floor(axis: Axes, metric: str, runs: Iterable[Rounds]) -> None:
 
 
 def _legend(figure: Figure, axes: Sequence[Axes], theory: Sequence[str]) -> None:
-    """One legend below all panels, with every name once."""
+    """One legend below all panels, with every name once, in as many columns as are wide enough; of many names the
+    figure becomes higher, and not the panels lower."""
     from matplotlib.lines import Line2D
 
     handles: dict[str, Any] = {}
@@ -165,9 +169,16 @@ def _legend(figure: Figure, axes: Sequence[Axes], theory: Sequence[str]) -> None
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=min(5, len(handles)), frameon=False
-    )
+    for columns in range(max(1, min(5, len(handles))), 0, -1):
+        legend = figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False
+        )
+        needed = legend.get_window_extent()
+        if needed.width <= figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    more = max(0.0, needed.height / figure.dpi - LEGEND)
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + more)
 
 
 # -- panels of a study, over seeds -------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from genloss.observatory.readings import (
     word_counts,
 )
 from genloss.observatory.results import COUNTS, is_metric, notes_of
-from genloss.observatory.tables import columns
+from genloss.observatory.tables import columns, listed, spans
 from genloss.observatory.verdict import NO, NONE, OPEN, UNTESTABLE, YES, Row
 from genloss.observatory.verdict_words import effect_of, footnote, mark, more, shown, word
 
@@ -214,26 +214,32 @@ def _verdict_section(rows: Sequence[Row]) -> str:
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     definitions = list(dict.fromkeys(row["definition"] for row in rows))
     by = {(row["arm"], row["definition"]): row for row in rows}
-    lines = "".join(
-        f"<li>{_verdict_line(arm, [by[arm, d] for d in definitions if (arm, d) in by])}</li>" for arm in arms
-    )
+    said: dict[str, list[str]] = {}  # arms of which the same is said stand in one line
+    for arm in arms:
+        said.setdefault(_verdict_line([by[arm, d] for d in definitions if (arm, d) in by]), []).append(arm)
+    lines = "".join(f"<li><b>{escape(listed(told))}</b>: {line}</li>" for line, told in said.items())
+    against = {row["arm"]: escape(row["control"] or "none") for row in rows}
+    one = len(set(against.values())) == 1
     matrix = _table(
-        ["arm", *map(escape, definitions)],
-        [[escape(arm), *(_verdict_cell(by.get((arm, d))) for d in definitions)] for arm in arms],
+        ["arm", *([] if one else ["against"]), *map(escape, definitions)],
+        [
+            [escape(arm), *([] if one else [against[arm]]), *(_verdict_cell(by.get((arm, d))) for d in definitions)]
+            for arm in arms
+        ],
         99,
     )
     head = ["arm", "definition", "verdict", "metric", "effect", "95 % interval", "p", "p, Holm", "since round", "seeds"]
     detail = _table([*head, "why"], [_verdict_row(row) for row in rows], 4)
-    control = escape(", ".join(dict.fromkeys(row["control"] or "none" for row in rows)))
+    control = f"<b>{against[arms[0]]}</b>" if one else "the control of each"
     keys = ", ".join(f"{mark} {said}" for said, mark in MARKS.items())
     return (
-        f'<ul class="lines">{lines}</ul><p>Against <b>{control}</b>, paired over seeds, all together at level {LEVEL}. '
+        f'<ul class="lines">{lines}</ul><p>Against {control}, paired over seeds, all together at level {LEVEL}. '
         f"{keys}. {footnote(rows)}</p>{matrix}"
         f"<details><summary>effects, intervals, p</summary>{detail}</details>"
     )
 
 
-def _verdict_line(arm: str, rows: Sequence[Row]) -> str:
+def _verdict_line(rows: Sequence[Row]) -> str:
     """What the row that sums an arm up says, in words."""
     total = next(row for row in rows if row["definition"] == NONE)
     tested = [row for row in rows if row is not total and row["verdict"] != UNTESTABLE]
@@ -249,7 +255,7 @@ def _verdict_line(arm: str, rows: Sequence[Row]) -> str:
         said += f"; {more(total)} may tell" if more(total) else ""
     else:
         said = f"no collapse by any of {len(tested)} definitions"
-    return f"<b>{escape(arm)}</b>: {said}{mark(total)}"
+    return said + mark(total)
 
 
 def _verdict_cell(row: Row | None) -> str:
@@ -286,7 +292,7 @@ def _arms(groups: Sequence[Group], controls: Sequence[str]) -> str:
     rows = []
     for i, group in enumerate(groups):
         name = f"{svg.swatch(i)} {escape(group.name)}{' (control)' if group.name in controls else ''}"
-        seeds = ", ".join(str(m.seed) for m in group.members if m.seed is not None) or str(len(group.members))
+        seeds = spans(m.seed for m in group.members if m.seed is not None) or str(len(group.members))
         unfinished = [f"{m.name}: {m.unfinished}" for m in group.members if m.unfinished]
         state = f'<span class="warning">{escape("; ".join(unfinished))}</span>' if unfinished else "finished"
         last = "" if group.last < 0 else str(group.last)
@@ -385,9 +391,10 @@ class Charts:
             ):
                 legend += f"<li>{_guide_swatch(f'theory{at}')} {says[0]}</li>"
         html = f'<ul class="legend" aria-label="legend">{legend}</ul>'
-        html += (
-            '<p class="filter"><label>metrics named <input id="filter" type="search" autocomplete="off"></label></p>'
-        )
+        named = '<label>{} named <input id="{}" type="search" autocomplete="off"></label>'
+        boxes = [named.format("metrics", "filter")]
+        boxes += [named.format("arms", "arms-named")] if len(self.groups) > svg.FEW else []
+        html += f'<p class="filter">{" ".join(boxes)}</p>'
         html += f'<div class="grid">{"".join(map(self.figure, self.first))}</div>'
         for title, asks, names in VALIDITY:
             if any(is_metric(k) and k.startswith(names) for k in self.known):
@@ -451,24 +458,29 @@ def _guide_swatch(kind: str) -> str:
 
 
 def _composition(groups: Sequence[Group]) -> str:
-    found = []
+    """Arms with the same shares have one figure."""
+    found: dict[tuple[tuple[int, tuple[tuple[int, float], ...]], ...], list[str]] = {}
     for group in groups:
         member = next(m for m in group.members if m.rounds)
-        found.append([(n, composition(member.folder, n)) for n in columns(group.last) if n in member.rounds])
-    generations = sorted({g for rounds in found for _, parts in rounds for g in parts})
+        rounds = ((n, composition(member.folder, n)) for n in columns(group.last) if n in member.rounds)
+        shares = tuple(
+            (n, tuple((g, c / sum(parts.values())) for g, c in sorted(parts.items()))) for n, parts in rounds
+        )
+        found.setdefault(shares, []).append(group.name)
+    generations = sorted({g for shares in found for _, parts in shares for g, _ in parts})
     if not generations:
         return ""
     named = {g: "real" if g == 0 else f"generation {g}" for g in generations}
     kinds = list(named.values())
     figures = "".join(
-        f"<figure><figcaption>{escape(group.name)}</figcaption>"
+        f"<figure><figcaption>{escape(listed(names))}</figcaption>"
         + svg.bars(
-            f"{group.name}: shares of the training set by generation",
-            [(str(n), {named[g]: float(c) for g, c in parts.items()}) for n, parts in rounds],
+            f"{listed(names)}: shares of the training set by generation",
+            [(str(n), {named[g]: share for g, share in parts}) for n, parts in shares],
             kinds,
         )
         + "</figure>"
-        for group, rounds in zip(groups, found, strict=True)
+        for shares, names in found.items()
     )
     legend = "".join(
         '<li><svg class="swatch" viewBox="0 0 34 12" aria-hidden="true">'

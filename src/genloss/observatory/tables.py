@@ -18,7 +18,26 @@ from genloss.observatory.groups import Band, Group, band
 from genloss.observatory.results import TIMES, Rounds
 
 COLUMNS = 10  # rounds that a table shows
+NAMES = 3  # that stand for many
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet takes for the beginning of one
+
+
+def listed(names: Sequence[str]) -> str:
+    """All of a few; of more the first NAMES, and how many more there are."""
+    if len(names) <= NAMES + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:NAMES])} and {len(names) - NAMES} more"
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Whole numbers in short: "0 to 39", "0, 1, 7 to 9"."""
+    runs: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def columns(last: int) -> list[int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from genloss.observatory.definitions import DEFINITIONS, MOST
-from genloss.observatory.tables import aligned, marked_up, piped
+from genloss.observatory.tables import aligned, listed, marked_up, piped
 from genloss.observatory.verdict import NONE, OPEN, UNTESTABLE, YES, Row
 
 MARK, MARKED = "†", "on fewer rounds than other arms of its domain have"
@@ -40,7 +40,7 @@ def shown(rows: Sequence[Row], markdown: bool = False) -> str:
             reasons.setdefault((row["definition"], row["reason"]), []).append(row["arm"])
     lines = []
     for (name, reason), told in reasons.items():
-        some = "" if len(told) == len(by_arm) else f" ({', '.join(told)})"
+        some = "" if len(told) == len(by_arm) else f" ({listed(told)})"
         line = f"{name}: {reason}{some}"
         lines.append(f"- {marked_up(line) if markdown else line}")
     return "\n\n".join(filter(None, [text, footnote(rows), "\n".join(lines)]))

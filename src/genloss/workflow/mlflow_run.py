@@ -32,6 +32,7 @@ ERROR = "genloss.error"  # why a run is FAILED
 ORIGINAL = "genloss.name."  # + a name that MLflow takes: the one that it stands for
 NOTE = "mlflow.note.content"
 PROJECT = "genloss.project"  # host and folder of the project that writes a run
+MOST = 50_000  # runs that a server gives at once; without a number it leaves out all after the first 1000
 BATCH = 900  # metrics a request; the server's limit is 1000
 KEY, VALUE = 250, 6000  # characters of a name and of a value that MLflow takes
 
@@ -258,4 +259,5 @@ class Run:
 def found(client: Any, experiment: str, tag: str, name: str) -> list[Any]:
     """The runs with a tag, the oldest first."""
     with quiet_mlflow():
-        return list(client.search_runs([experiment], f"tags.`{tag}` = '{name}'", order_by=["attributes.start_time"]))
+        asked = f"tags.`{tag}` = '{name}'"
+        return list(client.search_runs([experiment], asked, max_results=MOST, order_by=["attributes.start_time"]))

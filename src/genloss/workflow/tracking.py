@@ -55,6 +55,7 @@ from genloss.workflow.mlflow_run import (
     ORIGINAL,
     PROJECT,
     SWEEP,
+    VALUE,
     Run,
     alone,
     attempt,
@@ -74,6 +75,7 @@ from genloss.workflow.mlflow_run import (
 ROUND = "mlflow.genloss.round."  # + number: digest of what was written of a round
 WRITING = "mlflow.genloss.writing"  # rounds being written; after a kill nobody knows which of their points are there
 SEEN = "mlflow.genloss.live"  # round and key of the training whose curve was shown while it ran
+CUT = "\n\n… The rest is in report.md, among the artifacts."  # of a description that is too long
 PAUSE = 2.0  # seconds between requests of an arm
 STATES = {"finished": "FINISHED", "failed": "FAILED"}  # of a sweep's notes; of another one it was killed, or waits
 
@@ -349,11 +351,13 @@ def rebuild_all(folders: Sequence[tuple[Path, Sequence[Arm]]], uri: str | None =
 
 
 def description(sweep: Path) -> dict[str, str]:
-    """What the run of a sweep says of it: the command and the table."""
+    """What the run of a sweep says of it: the command and the tables, as far as MLflow takes them."""
     command = shlex.join(["genloss", "run", *notes_of(sweep).command])
     report = sweep / "report.md"
     text = report.read_text().partition("\n![")[0].strip() if report.is_file() else ""
     note = f"`` {command} ``\n\n{text}"  # a block of code would not wrap
+    if len(note) > VALUE:
+        note = note[: VALUE - len(CUT)].rpartition("\n")[0] + CUT
     return {k: value(v) for k, v in {"genloss.command": command, "mlflow.source.name": command, NOTE: note}.items()}
 
 
@@ -560,14 +564,17 @@ class View(Run):
             self.client.log_outputs(self.run_id, models=outputs)
 
     def _samples(self) -> None:
-        """The same records as a table, which MLflow's page of evaluations compares between runs."""
+        """The same records as a table. MLflow's page of artifacts compares runs by its first column, which therefore
+        names a record, and shows the second."""
         rows = [
-            [n, printable(prompt), printable(text), finish]
+            [f"round {n}, record {i + 1}", printable(text), printable(prompt), finish]
             for n in rounds_of(self.folder)
-            for prompt, text, finish in first_texts(self.folder, n, 8)
+            for i, (prompt, text, finish) in enumerate(first_texts(self.folder, n, 8))
         ]
         if rows:
-            self.table(["round", "prompt", "text", "finish"], rows, "samples.json")
+            names = ["record", "text", "prompt", "how it ended"]
+            full = [i for i, _ in enumerate(names) if any(row[i] for row in rows)]  # recipes may have no prompts
+            self.table([names[i] for i in full], [[row[i] for i in full] for row in rows], "samples.json")
 
     def _curve(self, n: int, rows: Rows, now: int) -> list[Any]:
         """The points of a round's training that MLflow does not have; the round begins where those before it ended."""

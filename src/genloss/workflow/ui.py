@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,12 +23,14 @@ from omegaconf import DictConfig
 from genloss.core.errors import UserError, one_line
 from genloss.core.places import load_params
 from genloss.observatory.results import shown
+from genloss.workflow.bands import GROUP, KINDS, named
 from genloss.workflow.compose import compose
 from genloss.workflow.identity import arm_id, varied
 from genloss.workflow.mlflow_run import ARM, IN_SWEEP, artifacts, connect, store_uri, sweep_id
 from genloss.workflow.sweep import true_arms
 from genloss.workflow.tracking import mark_killed
 
+LOADED = 100  # runs that MLflow's page asks for; of more, its means are of those that came first
 WAIT = 600  # seconds for which the server may take to answer
 
 
@@ -94,27 +97,38 @@ def _view(client: Any, experiment: str, folder: Path, configs: list[DictConfig],
     """What the page shows, as MLflow keeps a view that is shared: the name under which it is kept.
 
     The runs of the sweep or arm alone by its headline metric, a column for each thing in which they differ, and, if
-    there are several seeds, their mean. The charts of what its domain is about stand before the others.
+    there are several seeds, their mean; of more arms than a page loads the runs of means and intervals in their place,
+    once there are. The charts of what its domain is about stand before the others.
     """
     groups, values = varied(configs)
     keys = [*groups, *(key for key in values if key != "seed")]
-    sweep = (folder / "sweep.json").is_file()
-    tag, name = (IN_SWEEP, sweep_id(folder)) if sweep else (ARM, arm_id(configs[0]))
-    charts = [f"round/{metric}" for metric in metrics]
+    swept = (folder / "sweep.json").is_file()
+    tag, name = (IN_SWEEP, sweep_id(folder)) if swept else (ARM, arm_id(configs[0]))
+    runs, means = f"tags.`{tag}` = '{name}'", f"tags.`{GROUP}` LIKE '{named(folder, '')}%'"
+    many = swept and len(configs) > LOADED and bool(client.search_runs([experiment], means, max_results=1))
+    first = f"metrics.`round/{metrics[0]}`"
     state: dict[str, Any] = {
-        "searchFilter": f"tags.`{tag}` = '{name}'",
-        "orderByKey": f"metrics.`{charts[0]}`",
+        "searchFilter": means if many else runs,
+        "orderByKey": first,
         "orderByAsc": True,
-        "selectedColumns": [f"metrics.`{charts[0]}`", *(f"params.`{key}`" for key in keys)],
+        "selectedColumns": [first, *(f"params.`{key}`" for key in keys)],
         "compareRunSections": [{"uuid": "main", "name": "main", "display": True}],
-        # `generated` bars of a metric that has steps: MLflow makes lines of them, with its own settings
-        "compareRunCharts": [
-            {"uuid": key, "type": "BAR", "metricKey": key, "metricSectionId": "main", "isGenerated": True}
-            for key in charts
-        ],
+        "compareRunCharts": [_chart(metric, KINDS if many else KINDS[:1]) for metric in metrics],
     }
-    if keys and "seed" in values:
+    if keys and "seed" in values and not many:
         grouped = [{"mode": "param", "groupByData": key} for key in keys]
         state["groupBy"] = {"aggregateFunction": "average", "groupByKeys": grouped}
     client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{name}", json.dumps(state))
     return name
+
+
+def _chart(metric: str, kinds: Sequence[str]) -> dict[str, Any]:
+    """A chart of a metric over rounds, or of a mean and its interval."""
+    keys = [f"{kind}/{metric}" for kind in kinds]
+    made: dict[str, Any] = {"uuid": keys[0], "metricKey": keys[0], "metricSectionId": "main"}
+    if len(keys) == 1:  # a `generated` bar of a metric that has steps: MLflow makes a line of it, with its own settings
+        return made | {"type": "BAR", "isGenerated": True}
+    axes = {"xAxisKey": "step", "yAxisKey": "metric", "xAxisScaleType": "linear", "scaleType": "linear"}
+    title = f"{keys[0]}: mean and 95 % interval"
+    made |= axes | {"type": "LINE", "selectedMetricKeys": keys, "displayName": title}
+    return made | {"lineSmoothness": 0, "range": {}}

@@ -115,15 +115,25 @@ if (filter) filter.addEventListener("input", () => {
   }
 });
 
-// an arm of the legend: the others fade
-for (const button of document.querySelectorAll("button.only")) button.addEventListener("click", () => {
-  const only = button.getAttribute("aria-pressed") === "true" ? null : button.dataset.style;
-  for (const other of document.querySelectorAll("button.only")) {
-    other.setAttribute("aria-pressed", String(other === button && only !== null));
-  }
+// arms of the legend that are chosen, one by a click or some by their names: the others fade
+const legend = [...document.querySelectorAll("button.only")];
+const named = document.getElementById("arms-named");
+function keep(some) {
+  const kept = new Set(some.map((button) => button.dataset.style));
+  for (const button of legend) button.setAttribute("aria-pressed", String(kept.has(button.dataset.style)));
   for (const drawn of document.querySelectorAll("#metrics svg.chart [class*=' s']")) {
-    drawn.classList.toggle("dim", only !== null && !drawn.classList.contains(only));
+    drawn.classList.toggle("dim", kept.size > 0 && ![...drawn.classList].some((name) => kept.has(name)));
   }
+}
+for (const button of legend) button.addEventListener("click", () => {
+  const alone = legend.every((other) => (other.getAttribute("aria-pressed") === "true") === (other === button));
+  if (named) named.value = "";
+  keep(alone ? [] : [button]);
+});
+if (named) named.addEventListener("input", () => {
+  const words = named.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const fits = (button) => words.every((word) => button.textContent.toLowerCase().includes(word));
+  keep(words.length ? legend.filter(fits) : []);
 });
 
 // -- hover and zoom ---------------------------------------------------------------------------------------------------
