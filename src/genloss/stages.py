@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from genloss.core import code, records
-from genloss.core.contracts import HISTORY, KEPT, LAST, PREVIOUS, ROUND0, Domain, Fit, Inputs, Plugin, Report
+from genloss.core.contracts import FIRST, HISTORY, KEPT, LAST, PREVIOUS, ROUND0, Domain, Fit, Inputs, Plugin, Report
 from genloss.core.plugin import named, plain, without
 from genloss.core.rundir import RunDir, round_name
 from genloss.core.seeds import seed_of
@@ -77,6 +77,8 @@ def artifacts(name: str, n: int) -> tuple[Artifact, ...]:
         return tuple(Artifact("curate", j, "kept.parquet") for j in range(1, n))
     if name == KEPT:
         return (Artifact("curate", n, "kept.parquet"),)
+    if name == FIRST:
+        return (Artifact("generate", 1, "generated.parquet"),) if n > 1 else ()
     raise LookupError(f"{name} is nothing that a plug-in can read")
 
 

@@ -46,6 +46,7 @@ LAST = "last"  # model n-1
 PREVIOUS = "previous"  # what curation kept in the round before; the real training data in round 1
 HISTORY = "history"  # what curation kept in rounds 1 to n-1, in this order
 KEPT = "kept"  # what curation kept in this round
+FIRST = "first"  # what the recipe made in round 1, before curation; nothing in round 1
 
 
 def silent(done: float, total: float, unit: str) -> None:
@@ -79,7 +80,7 @@ class Plugin:
     )
 
     def reads(self) -> tuple[str, ...]:
-        """Of ROUND0, LAST, PREVIOUS, HISTORY, KEPT: what its result depends on besides the real data."""
+        """Of ROUND0, LAST, PREVIOUS, HISTORY, KEPT, FIRST: what its result depends on besides the real data."""
         return ()
 
     def check(self, experiment: Experiment) -> None:

@@ -2,6 +2,7 @@
 
     genloss run domain=instruct curation=exact                       # a small world whose requests have exact checkers
     genloss run domain=instruct domain.loss=all                      # loss on every token, as Baize's released code
+    genloss run domain=instruct domain.direction=backward            # a model that writes the request to an answer
     genloss run domain=instruct domain/corpus=chats domain.corpus.path=my.jsonl
     genloss run domain=instruct model=smollm2 model/adapter=lora domain.template=chatml domain.context=512
 
@@ -33,9 +34,9 @@ from genloss.core.places import in_project
 from genloss.core.plugin import build, named, plain
 from genloss.core.seeds import generator
 from genloss.core.spool import Spool
-from genloss.domains.instruct.chats import Chats, Checks, Messages, Papers, Web
+from genloss.domains.instruct.chats import Backward, Chats, Checks, Messages, Papers, Web, backward
 from genloss.domains.language import OWN, LanguageDomain
-from genloss.language.chat import ASSISTANT, LOSSES, TURNS, USER, answered, own_template
+from genloss.language.chat import ASSISTANT, LOSSES, SYSTEM, TURNS, USER, answered, own_template
 from genloss.language.corpus import Corpus
 from genloss.language.tokenizer import load_codec, train_bpe, use_template
 
@@ -43,6 +44,7 @@ SPLITS = ("test", "validation", "train", "prompts")  # in this order they are ta
 COUNTS = {"test": "test", "validation": "validation", "train": "examples", "prompts": "pool"}
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 LONG = ("refuse", "drop")
+FORWARD, BACKWARD = DIRECTIONS = ("forward", "backward")
 ROWS = 1024  # records of a split that are made together
 
 
@@ -56,6 +58,8 @@ class Instruct(LanguageDomain, Responds, Verifies):
     vocabulary: int = 512
     template: str = ""  # empty: the saved tokenizer's own, or turns; turns, chatml, or a file of yours
     loss: str = "assistant"  # on what the assistant says, or on all tokens
+    direction: str = FORWARD  # backward: answers are what the user says, and requests what is learned
+    system: str = ""  # of real conversations that have no system prompt; empty: none
     context: int = 160  # longest conversation, in tokens
     too_long: str = "refuse"  # or drop: conversations that are longer
     examples: int = 4000  # real training conversations, at most; a regime uses the first `size` of them
@@ -83,13 +87,16 @@ class Instruct(LanguageDomain, Responds, Verifies):
         require(self.documents >= 0, "documents", self.documents, "a number of texts, or 0 for none")
         one_of("loss", self.loss, LOSSES)
         one_of("too_long", self.too_long, LONG)
-        self.source = build(self.corpus, Chats, "corpus")
+        one_of("direction", self.direction, DIRECTIONS)
+        chats: Chats = build(self.corpus, Chats, "corpus")
+        self.source: Chats = Backward(chats) if self.direction == BACKWARD else chats
         self.papers: Papers | None = Web(build(self.web, Corpus, "web")) if self.web else None
-        if self.papers is None and isinstance(self.source, Papers):
-            self.papers = self.source
+        if self.papers is None and isinstance(chats, Papers):
+            self.papers = chats
 
     def parts(self) -> Mapping[str, Plugin]:
-        return {"corpus": self.source} | ({"web": self.papers.corpus} if isinstance(self.papers, Web) else {})
+        chats = self.source.forward if isinstance(self.source, Backward) else self.source
+        return {"corpus": chats} | ({"web": self.papers.corpus} if isinstance(self.papers, Web) else {})
 
     def check(self, experiment: Experiment) -> None:
         super().check(experiment)
@@ -124,7 +131,12 @@ class Instruct(LanguageDomain, Responds, Verifies):
             return named({f.name: plain(getattr(self, f.name)) for f in fields(self)})
         if stage == "train":
             return {"context": self.context, "columns": list(self.payload), "loss": self.loss}
-        return {"context": self.context, "corpus": named(plain(self.corpus))}  # which checks answers
+        return {  # the corpus checks answers
+            "context": self.context,
+            "corpus": named(plain(self.corpus)),
+            "direction": self.direction,
+            "system": self.system,
+        }
 
     def _template(self) -> Path | None:
         """The file of the template; None: the tokenizer has its own."""
@@ -150,7 +162,16 @@ class Instruct(LanguageDomain, Responds, Verifies):
         sizes["train"] = min(sizes["train"], len(found) - held_out)
         edges = np.cumsum([0, *(sizes[split] for split in SPLITS)])
         member = {split: order[lo:hi] for split, lo, hi in zip(SPLITS, edges[:-1], edges[1:], strict=True)}
-        said = (m["content"] for i in member["train"] for m in json.loads(found[i][1]))
+        asked = [json.loads(found[i][1]) for split in ("test", "validation") for i in member[split]]
+        if self.direction == BACKWARD:
+            member = {split: self._pairs(found, some) for split, some in member.items()}
+            sizes = {split: len(some) for split, some in member.items()}
+            for split, n in sizes.items():
+                why = f"needs pairs of a request and its answer, and {split} has none; raise domain.{COUNTS[split]}"
+                if n == 0:
+                    raise UserError("domain.direction", self.direction, why)
+            order, edges = np.concatenate(list(member.values())), np.cumsum([0, *sizes.values()])
+        said = (m["content"] for i in member["train"] for m in self._told(found[i][1]))
         self.make_tokenizer(said, out / "tokenizer")
         file = self._template()
         text = file.read_text(encoding="utf-8") if file else None
@@ -170,7 +191,6 @@ class Instruct(LanguageDomain, Responds, Verifies):
             records.write_parts(self._tables(found, fit, split), out / f"{split}.parquet")
             result[split] = len(fit)
         if self.documents:
-            asked = [json.loads(found[i][1]) for split in ("test", "validation") for i in member[split]]
             result["documents"] = self._documents(asked, out)
         return result
 
@@ -208,12 +228,25 @@ class Instruct(LanguageDomain, Responds, Verifies):
     def _lengths(self, found: Spool, order: np.ndarray, tokenizer: Path) -> np.ndarray:
         """int [n]: tokens of each conversation."""
         codec = load_codec(tokenizer)
-        return np.fromiter((len(codec.rendered(json.loads(found[i][1]))) for i in order), int, len(order))
+        return np.fromiter((len(codec.rendered(self._told(found[i][1]))) for i in order), int, len(order))
 
-    @staticmethod
-    def _tables(found: Spool, order: np.ndarray, split: str) -> Iterator[pa.Table]:
+    def _told(self, text: str) -> Messages:
+        """A conversation of the spool as models learn it."""
+        messages: Messages = json.loads(text)
+        if self.direction == BACKWARD:
+            messages = backward(messages)
+        return [*self.opening(), *messages] if messages[0]["role"] != SYSTEM else messages
+
+    def opening(self) -> Messages:
+        """The system prompt of what is asked without one."""
+        return [{"role": SYSTEM, "content": self.system}] if self.system else []
+
+    def _pairs(self, found: Spool, order: np.ndarray) -> np.ndarray:
+        return np.array([i for i in order if self.source.is_pair(json.loads(found[i][1]))], dtype=int)
+
+    def _tables(self, found: Spool, order: np.ndarray, split: str) -> Iterator[pa.Table]:
         for at in range(0, max(1, len(order)), ROWS):
-            messages = [json.loads(found[i][1]) for i in order[at : at + ROWS]]
+            messages = [self._told(found[i][1]) for i in order[at : at + ROWS]]
             yield records.make_table(
                 {"messages": pa.array(messages, MESSAGES)},
                 origin=records.REAL,

@@ -42,9 +42,34 @@ class Chats(Corpus):
         """What a conversation is compared by: its system prompt and requests."""
         return "\n".join(m["content"] for m in messages if m["role"] != ASSISTANT)
 
+    def is_pair(self, messages: Messages) -> bool:
+        """Whether it is one request and its answer, and no more."""
+        return len(messages) == 2
+
     def documents(self) -> Iterator[tuple[str, str]]:
         for i, messages in enumerate(self.conversations()):
             yield str(i), json.dumps(messages, ensure_ascii=False)
+
+
+@dataclass
+class Backward(Chats):
+    """The conversations of another source, which nobody can check any more where `backward` turns them round; they are
+    compared by what they ask forward, so that both directions of one config have the same splits."""
+
+    forward: Chats
+
+    @property
+    def endless(self) -> bool:  # type: ignore[override]
+        return self.forward.endless
+
+    def conversations(self) -> Iterator[Messages]:
+        return self.forward.conversations()
+
+    def asks(self, messages: Messages) -> str:
+        return self.forward.asks(messages)
+
+    def is_pair(self, messages: Messages) -> bool:
+        return self.forward.is_pair(messages)
 
 
 class Checks:
@@ -93,6 +118,13 @@ def _in_web() -> Iterator[None]:
         yield
     except UserError as error:
         raise type(error)(error.key.replace("domain.corpus", "domain.web"), error.value, error.remedy) from None
+
+
+def backward(messages: Messages) -> Messages:
+    """A request and its answer in reverse, which is what a model of instruction backtranslation learns (Li et al. 2024,
+    arXiv 2308.06259, section 2.1): the answer is what the user says, the request what the assistant does."""
+    asked, said = (m["content"] for m in messages)
+    return [{"role": USER, "content": said}, {"role": ASSISTANT, "content": asked}]
 
 
 def conversation(row: Mapping[str, Any], where: str) -> Messages:

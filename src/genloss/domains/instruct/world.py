@@ -68,6 +68,9 @@ class World(Skills, Chats, Checks, Papers):
         said = messages[-1]["content"] if self.skill(messages) == DESCRIBE else ""
         return "\n".join([super().asks(messages), *([said] if said else [])])
 
+    def is_pair(self, messages: Messages) -> bool:
+        return super().is_pair(messages) and self.skill(messages) == ANSWER
+
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def _drawn(self, seed: int) -> Iterator[Draws]:

@@ -27,7 +27,7 @@ from genloss.core.plugin import build, plain
 from genloss.core.prompts import Told
 from genloss.core.seeds import generator, seed_of
 from genloss.domains.instruct import MESSAGES, Instruct
-from genloss.domains.instruct.skills import ANSWER, DEMONSTRATIONS, PROPOSE
+from genloss.domains.instruct.skills import DEMONSTRATIONS, PROPOSE
 from genloss.domains.instruct.tasks import parts, task
 from genloss.domains.instruct.world import World
 from genloss.generate import Recipe, Request
@@ -161,11 +161,10 @@ class SelfInstruct(Told, Recipe):
     @staticmethod
     def _known(path: Path, request: Request) -> list[Known]:
         assert isinstance(request.domain, Instruct)
-        source = request.domain.source
         rows = records.read(path, columns=["id", "messages"]).to_pylist()
         found = []
         for row in rows:
-            if len(row["messages"]) != 2 or (isinstance(source, World) and source.skill(row["messages"]) != ANSWER):
+            if not request.domain.source.is_pair(row["messages"]):
                 continue
             question, answer = (message["content"] for message in row["messages"])
             found.append(Known(row["id"], *parts(question), answer))
