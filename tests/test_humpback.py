@@ -32,12 +32,21 @@ from genloss.workflow.compose import compose
 from support import Project, serving, undocumented
 
 TINY = [
+    *("domain.corpus.skills.answer=0.6", "domain.corpus.skills.rate=0.4"),
     *("hydra.mode=RUN", "seed=0", "tracking=none", "domain.examples=64", "domain.validation=16", "domain.test=32"),
     *("model.layers=1", "model.width=32", "model.feed_forward=32", "trainer.batch=8"),
 ]
 BEFORE = [*TINY, "experiment=humpback/backward", "size=16", "trainer.steps=60"]
 AFTER = [
-    *(*TINY, "experiment=humpback", "size=64", "domain.documents=48", "recipe.author.chunk=8", "rounds=2"),
+    *(
+        *TINY,
+        "experiment=humpback",
+        "size=64",
+        "domain.documents=48",
+        "recipe.n=48",
+        "recipe.author.chunk=8",
+        "rounds=2",
+    ),
     *("trainer.steps=4", "curation.rating.least=null", "curation.rating.fraction=0.5"),
     *("recipe.author.model=runs/humpback-backward-*-s0-*/rounds/00/model",),
 ]
@@ -313,7 +322,7 @@ def test_a_judge_in_words(
         ),
         (["recipe.author.model=last", "recipe.ask=words"], r"domain\.corpus\.skills\.recall=0: must be above 0"),
         (["recipe.author.model=runs/no-*/rounds/00/model"], r"recipe\.author\.model=.*: no folder has this name"),
-        (["domain.direction=backward", "metrics=response_loss"], r"domain\.direction=backward: must be forward"),
+        (["domain.direction=backward"], r"domain\.direction=backward: must be forward"),
         (["domain.direction=back"], r"domain\.direction=back: .*did you mean backward"),
         (["curation.rating.reply=word"], r"curation\.rating\.reply=word"),
         (["curation=exact", "domain.direction=backward"], r"needs exact answers, and nobody can check these"),
