@@ -134,7 +134,7 @@ def test_bad_judges_are_refused(ran: Loop, tmp_path: Path) -> None:
             assert word in str(error.value)
 
     refused("none/such", "RUN/rounds/NN/model", "no folder")
-    refused(f"{ran.run_dir.root}/rounds/*/model", "names 2 folders")
+    refused(f"{ran.run_dir.root}/rounds/*/model", "names 2 folders (00/model, 01/model)")
     refused(ran.run_dir.root, "config.json is missing")
     refused(f"{ran.run_dir.root}/rounds/00/model", "at least 64 tokens", "it has 16", context=64)
     config = tmp_path / "gpt2/rounds/00/model/config.json"

@@ -430,7 +430,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with stoppable():
-            code = command(arguments)
+            try:
+                code = command(arguments)
+            except SystemExit:  # Hydra's end of --help
+                sys.stdout.flush()
+                raise
             sys.stdout.flush()
     except UserError as error:
         print(f"genloss: {error}", file=sys.stderr)

@@ -222,6 +222,7 @@ def find_folder(pattern: str, key: str, missing: str) -> Path:
     if not found:
         raise NotThere(key, pattern, missing)
     if len(found) > 1:
-        names = ", ".join(p.name for p in found[:3]) + (", ..." if len(found) > 3 else "")
+        above = Path(os.path.commonpath(found))  # what they share tells nobody which is which
+        names = ", ".join(str(p.relative_to(above)) for p in found[:3]) + (", ..." if len(found) > 3 else "")
         raise UserError(key, pattern, f"names {len(found)} folders ({names}); name one")
     return found[0]
