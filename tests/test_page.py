@@ -346,6 +346,21 @@ def test_many_arms_stay_readable(tmp_path: Path) -> None:
     assert "Against <b>real_only size=10</b>" in html and "arms-named" not in html.split("<script", 1)[0]
 
 
+def test_what_is_wrong_with_many_arms_is_said_once(tmp_path: Path) -> None:
+    arms = []
+    for seed in range(6):
+        folder = arm(tmp_path / str(seed), [["a"]], seed=seed, metrics={"train_real_fraction": 1, "train_records": 64})
+        if seed < 5:
+            write_atomic(folder / "rounds/00/training.csv", f"step,validation_loss\n2,3\n4,3.{5 + seed // 4}\n")
+        arms.append((f"a seed {seed}", folder))
+    text = write_report(arms[:4], tmp_path, html=tmp_path / PAGE)
+    assert "warning: a seed 0, a seed 1, a seed 2, a seed 3: in round 0 the loss on validation turned: 3.000 at" in text
+    text = write_report(arms, tmp_path, html=tmp_path / PAGE)
+    for said in (text, (tmp_path / "report.md").read_text(), (tmp_path / PAGE).read_text()):
+        assert said.count("loss on validation turned") == 1
+        assert "warning: a seed 0, a seed 1, a seed 2 and 2 more (numbers of the first): in round 0" in said
+
+
 def test_a_legend_of_many_names_fits_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import matplotlib.pyplot as plt
 

@@ -20,11 +20,11 @@ from genloss.core.places import load_params, project_root
 from genloss.core.plugin import locate
 from genloss.observatory import controls, verdict, verdict_words
 from genloss.observatory.figures import PANELS, rounds_figure
-from genloss.observatory.groups import finished, grouped, unit
+from genloss.observatory.groups import Member, finished, grouped, unit
 from genloss.observatory.page import page
 from genloss.observatory.results import Arm, added_to, measured, rounds_of, sweep_entries, turned
 from genloss.observatory.samples import printable
-from genloss.observatory.tables import marked_up, rounds_csv, table
+from genloss.observatory.tables import listed, marked_up, rounds_csv, table
 
 SUMMARY = "summary.json"
 PAGE = "report.html"
@@ -58,8 +58,7 @@ def write_report(
         params.setdefault(member.domain, member.folder / "params.yaml")
     panels = list(dict.fromkeys(name for path in params.values() for name in measured(path, runs)))
     metric = metric or panels[0]
-    said = [f"warning: {m.name}: {why}" for m in found if (why := turned(m.folder, m.rounds))]
-    said += [f"{m.name}: {m.unfinished}" for m in members if m.unfinished and len(members) > 1]
+    said = _wrong(found, members)
     rows = verdict.verdicts(controls.compared(groups), control)
     if len(found) > 1:
         verdict.write(rows, out, control)
@@ -83,6 +82,21 @@ def write_report(
             shown_rows = rows if len(found) > 1 else []
             keep(html, page(groups, about, sweeps, "\n".join(said), shown_rows, control))
     return f"{named}\n\n{text}\n\n{verdict_words.shown(rows)}"
+
+
+def _wrong(found: Sequence[Member], members: Sequence[Member]) -> list[str]:
+    """What is wrong with arms, once for all of which it is said; whose loss turned is one line, since that differs by
+    seeds in its numbers alone."""
+    turns = [(m.name, why) for m in found if (why := turned(m.folder, m.rounds))]
+    lines = []
+    if turns:
+        numbers = " (numbers of the first)" if len({why for _, why in turns}) > 1 else ""
+        lines = [f"warning: {listed([name for name, _ in turns])}{numbers}: {turns[0][1]}"]
+    unfinished: dict[str, list[str]] = {}
+    for member in members:
+        if member.unfinished and len(members) > 1:
+            unfinished.setdefault(member.unfinished, []).append(member.name)
+    return lines + [f"{listed(names)}: {why}" for why, names in unfinished.items()]
 
 
 def write_summary(folder: Path) -> None:
