@@ -1,6 +1,6 @@
 """Killed anywhere, the same command goes on and ends with the same bytes; nothing that was finished is computed again.
 
-    python tests/test_crash.py FOLDER KILLS SEED OVERRIDE...      # the driver, alone
+    python tests/test_crash.py FOLDER KILLS SEED OVERRIDE...      # the driver, alone; KILLS=stages: one in each stage
 
 The driver imports the heavy libraries once and forks the processes that it kills, so that a kill costs what is lost by
 it and not seven seconds of imports."""
@@ -19,11 +19,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from genloss.core import source
-from support import Project, forked, frozen, hashes
+from support import Project, forked, frozen, hashes, serving
 
 KILLS = 32
 LIBRARIES = (
@@ -69,6 +70,71 @@ def test_killed_at_random_moments(tmp_path: Path, tiny: list[str]) -> None:
     assert "warning: MLflow" not in log, [line for line in log.splitlines() if "warning" in line]
     assert found["points"] and set(found["points"].values()) == {1}  # MLflow has every point, and has it once
     assert found["interrupted"]  # some kills hit a stage at work
+
+
+# name: (overrides, whether a server is asked)
+CHATS = {
+    "instruct": (["recipe.n=24", "recipe.samples=2", "recipe.chunk=8", "curation=noisy_judge"], ""),
+    "judge": (["recipe.n=12", "recipe.samples=2", "recipe.chunk=8", "curation=judge"], "curation.judge"),
+    "self_instruct": (["recipe=self_instruct", "recipe.calls=6", "curation=novelty"], "recipe"),
+}
+TALKERS = [
+    *("domain=instruct", "domain.context=160", "domain.examples=64", "domain.validation=8", "domain.test=24"),
+    *("domain.pool=48", "model=llama", "size=64", "trainer.steps=30", "trainer.batch=4", "rounds=2"),
+    *("trainer.checkpoint_minutes=1e-9", "metrics.following.chunk=8", "tracking=none", "runtime.workers=1"),
+]
+TASKS = [  # whose texts are long
+    *("domain/corpus=seed_tasks", "domain.context=400", "domain.too_long=drop", "domain.examples=150", "size=150"),
+    *("domain.validation=8", "domain.test=15", "domain.pool=1", "trainer.steps=6", "trainer.batch=2"),
+    *("metrics=[response_loss,instructions]", "mixing=accumulate"),
+]
+
+
+def say(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
+    """A judge, and an author: a number, and a task, by a hash of what is asked and by its seed."""
+    time.sleep(0.02)
+    draw = random.Random(json.dumps(body, sort_keys=True))
+    colours = " ".join(draw.sample(["red", "blue", "green", "black", "white", "brown", "grey", "gold", "pink"], 5))
+    if "seed" not in body:
+        text = str(draw.randint(1, 100))
+    elif body["temperature"] == 2 and body.get("top_p", 1) < 0.1:
+        text = "a"
+    else:
+        text = f" Compose a poem: {colours}.\nTask 10: Name something that is {colours}.\nOutput: {colours}"
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 3, "completion_tokens": min(2, body["max_tokens"])}
+    return 200, json.dumps({"choices": [choice], "usage": usage}).encode()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", CHATS)
+def test_conversations_are_killed_in_every_stage(tmp_path: Path, name: str) -> None:
+    """Once in each stage, at a random moment of it: the same records and metrics; no reply is asked for twice."""
+    home = Project.make(tmp_path / "unused")
+    options, key = CHATS[name]
+    overrides = [*TALKERS, *(TASKS if "self_instruct" in options[0] else []), *options]
+    with serving(say) as server:
+        if key:
+            of = f"{key}.author"
+            overrides += [
+                f"recipe/backend@{of}.backend=openai",
+                f"{of}.backend.url={server.url}",
+                f"{of}.new_tokens=40",
+            ]
+            overrides += [f"{of}.backend.model=m", f"{of}.backend.api=chat"]
+        result = home.spawn(sys.executable, __file__, str(tmp_path), "stages", "0", *overrides, timeout=800)
+        asked = len(server.bodies)
+    assert result.code == 0, result.err
+    found = json.loads(result.out.splitlines()[-1])
+    print(found["interrupted"], found["seconds"], found["kills"])
+    assert found["rewritten"] == [] and found["records"] == found["undisturbed_records"]
+    assert found["hashes"] and found["hashes"] == found["undisturbed"]
+    assert found["metrics"] and found["metrics"] == found["undisturbed_metrics"]
+    assert set(found["interrupted"]) >= {"data", "train", "generate", "evaluate"} and found["kills"] >= 6
+    if key:
+        assert "curate" in found["interrupted"] or key == "recipe"
+        most = 2 * found["replies"] + found["kills"]  # of two runs, and what was on its way at a kill
+        assert 20 < 2 * found["replies"] <= asked <= most
 
 
 # -- the driver --------------------------------------------------------------------------------------------------------
@@ -178,6 +244,55 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
     }
 
 
+def told(home: Project) -> dict[str, dict[str, float]]:
+    """metrics.json of each round, without what tells of time, and of requests that a kill has cut off."""
+    free = ("seconds/", "tokens_per_second/", "generate/requests", "generate/tokens_sent", "generate/replies_found")
+    found = {}
+    for path in sorted(run_dir(home).glob("rounds/*/metrics.json")):
+        metrics = json.loads(path.read_text())
+        found[path.parent.name] = {k: v for k, v in metrics.items() if not k.startswith(free)}
+    return found
+
+
+def in_each_stage(folder: Path, seed: int, arguments: list[str]) -> dict:
+    """Kill a run once in each stage, at a random moment of it."""
+    preload(LIBRARIES)
+    calm, wild, rng = Project.make(folder / "calm"), Project.make(folder / "wild"), random.Random(seed)
+    seconds = finish(calm, arguments)
+    done = {path.stem: path for path in sorted(calm.store.glob("stages/*/*.json"), key=lambda p: p.stat().st_mtime_ns)}
+    rewritten, before = [], frozen(wild.store)
+    interrupted: Counter[str] = Counter()
+    for key, path in done.items():
+        pid, at_work = child(wild, arguments), wild.store / "scratch" / key / "out"
+        while not at_work.exists() and os.waitpid(pid, os.WNOHANG)[0] != pid:
+            time.sleep(0.0005)
+        time.sleep(rng.random() * 0.8 * json.loads(path.read_text())["seconds"])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        after = frozen(wild.store)
+        rewritten += [k for k, v in before.items() if after.get(k) != v]
+        before = after
+        if str(wild.store / path.relative_to(calm.store)) not in after:
+            interrupted[path.parent.name] += 1
+    finish(wild, arguments)
+    after = frozen(wild.store)
+    return {
+        "kills": interrupted.total(),
+        "seconds": round(seconds, 2),
+        "interrupted": dict(interrupted),
+        "rewritten": rewritten + [k for k, v in before.items() if after.get(k) != v],
+        "hashes": hashes(run_dir(wild)),
+        "undisturbed": hashes(run_dir(calm)),
+        "records": records(wild),
+        "undisturbed_records": records(calm),
+        "replies": sum(path.is_file() for path in calm.store.glob("replies/**/*")),
+        "metrics": told(wild),
+        "undisturbed_metrics": told(calm),
+    }
+
+
 def points(home: Project) -> dict[str, int]:
     """How often MLflow holds each point of round/* and train/*."""
     from mlflow import MlflowClient
@@ -193,4 +308,8 @@ def points(home: Project) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(drive(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])))
+    where, kills, seed, *given = sys.argv[1:]
+    if kills == "stages":
+        print(json.dumps(in_each_stage(Path(where), int(seed), given)))
+    else:
+        print(json.dumps(drive(Path(where), int(kills), int(seed), given)))

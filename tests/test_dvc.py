@@ -345,6 +345,27 @@ def test_push_pull_and_what_if(base: tuple[Project, Path], tmp_path: Path, tiny:
     assert refused.code == 2 and "genloss compose --dir ." in refused.err
 
 
+def test_a_round_of_conversations_is_repeated_and_shared(tmp_path: Path) -> None:
+    """`dvc repro` of one round, whose stages are computed anew, and its files by a remote."""
+    there = plain_project(tmp_path / "there")
+    there.dvc("remote", "add", "-d", "shelf", str(tmp_path / "shelf"))
+    small = ["domain=instruct", "domain.examples=32", "domain.validation=8", "domain.test=8", "domain.pool=16"]
+    small += ["model=llama", "size=32", "recipe.n=8", "trainer.steps=3", "trainer.batch=4", "tracking=none"]
+    run = there.root / there.ok("run", *small, "rounds=1", "recipe.samples=2", "curation=noisy_judge").folder
+    before = hashes(run)
+    shutil.rmtree(run / "rounds/01")
+    shutil.rmtree(there.store)
+    assert "round@01" in there.dvc("repro", "--force", "--single-item", "round@01", cwd=run)
+    assert there.stages()["generate"] == there.stages()["curate"] == 1 and hashes(run) == before
+    there.dvc("repro", cwd=run)  # the report: it tells the seconds
+    there.ok("push", str(run))
+    for left in ("rounds", "data"):
+        shutil.rmtree(run / left)
+    shutil.rmtree(there.root / ".dvc/cache")
+    there.ok("pull", str(run))
+    assert hashes(run) == before and "up to date" in there.dvc("status", cwd=run)
+
+
 def test_a_corpus_is_a_dependency_and_part_of_what_an_arm_is(tmp_path: Path, tiny: list[str], corpus: Path) -> None:
     home = Project.make(tmp_path / "project")
     shutil.copytree(corpus, home.root / "my texts")
