@@ -833,7 +833,7 @@ def test_bad_input(overrides: list[str], words: list[str]) -> None:
 
 
 def test_it_needs_problems_with_answers() -> None:
-    with pytest.raises(UserError, match="recipe=LLM2LLM: needs problems with exact answers, and domain=text has none"):
+    with pytest.raises(UserError, match="recipe=LLM2LLM: needs models that answer prompts, and domain=text has none"):
         Experiment(compose(["recipe=llm2llm"]))
 
 

@@ -26,6 +26,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from genloss.core.errors import one_of, require
+from genloss.core.seeds import uniforms
 from genloss.domains.instruct.grammar import (
     ATTRIBUTES,
     FORMATS,
@@ -58,6 +59,7 @@ SHAPES = {"word": "in one word", "sentence": "in a sentence", "list": "as a list
 LENGTHS = ("a portrait", "one step", "two steps", "three steps")
 GRADES = (1, 2, 3, 4, 5)
 DEMONSTRATIONS = 4  # at most
+LIKE = 64  # random numbers of a request like another
 ROOM = 5  # entities of a kind, so that there is another request and a false value that is not on the path
 MISSED = 0.3  # of the answers of grades 2 and 3 have also another format or register
 SPOILT = tuple(kind for kind in NOISE if kind != "false")  # noise that can leave no answer of the language
@@ -205,6 +207,28 @@ class Skills(Grammar):
         new = [Request(subject, path, name, register, topic) for subject in self.kinds[topic]]
         made = draws.among([request for request in new if request not in requests])
         return self.ask_propose([text for text, _ in shown]), self._text(draws, made)
+
+    def like(self, asked: str, seed: int, n: int) -> list[tuple[str, str]]:
+        """n requests of the cell of this one, with right answers: subject and path as in the law; none where it is no
+        request."""
+        parent = self.request(asked)
+        if parent is None:
+            return []
+        made = []
+        for draws in map(Draws, uniforms(seed, 0, n, LIKE)):
+            path = tuple(draws.among(RELATIONS) for _ in range(parent.steps - 1))
+            path += (draws.among(WHAT),) if parent.steps else ()
+            request = replace(parent, subject=draws.among(self.kinds[parent.topic]), path=path)
+            text = self._text(draws, request)
+            made.append((text, self.reply(request, [draws.chance(SECOND) for _ in self.walk(request)])))
+        return made
+
+    def wrong_answer(self, asked: str, seed: int) -> str:
+        """An answer of grade 2."""
+        request = self.request(asked)
+        if request is None:
+            raise ValueError(f"{asked!r} is no request of this world")
+        return self._answer_of(Draws(uniforms(seed, 0, 1, LIKE)[0]), 2, request)
 
     def _answer_of(self, draws: Draws, grade: int, request: Request) -> str:
         """An answer of this grade, by a corruption that is drawn among those that there are.

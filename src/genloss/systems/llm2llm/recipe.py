@@ -4,6 +4,7 @@
     genloss run domain=reasoning recipe=llm2llm mixing=accumulate recipe.choose=random       # the control
     genloss run domain=reasoning recipe=llm2llm mixing=accumulate recipe.n=100               # equally many in every arm
     genloss run experiment=llm2llm
+    genloss run domain=instruct recipe=llm2llm mixing=accumulate size=400 rounds=3           # requests of the world
 
     seeds --model n-1, greedily--> wrong ones --teacher, k each--> checked --> records of round n, parent: the seed
 
@@ -23,20 +24,20 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
-from genloss.core.capabilities import able
+from genloss.core.capabilities import Responds, able
 from genloss.core.contracts import HISTORY, Decoding, Experiment, Plugin
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.files import write_atomic
 from genloss.core.plugin import build, plain
 from genloss.core.records import normal
 from genloss.core.seeds import generator
-from genloss.domains.reasoning import Reasoning, held_out
+from genloss.domains.instruct import Instruct
+from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Recipe, Request
 from genloss.language.tokenizer import load_codec
+from genloss.systems.llm2llm.subjects import Subject, subject_of
 from genloss.systems.llm2llm.teachers import Ask, Teacher
-
-COLUMNS = ("prompt", "response", "answer", "task", "difficulty")
 
 
 @dataclass
@@ -73,7 +74,7 @@ class LLM2LLM(Recipe):
     shortfall: str = "refuse"  # what is missing after that. refuse: an error; accept: it is counted
     chunk: int = 512  # answers computed together; part of the identity
     teacher: Any = field(default_factory=dict)
-    needs = (Reasoning,)
+    needs = (Responds,)
 
     def __post_init__(self) -> None:
         one_of("choose", self.choose, ("errors", "random"))
@@ -94,20 +95,30 @@ class LLM2LLM(Recipe):
         return (HISTORY,)
 
     def check(self, experiment: Experiment) -> None:
-        trained = experiment.mixing.real.n or able(experiment.domain, Reasoning).examples
+        domain = experiment.domain
+        if not isinstance(domain, Reasoning | Instruct):
+            raise UserError(
+                "_target_", "LLM2LLM", f"has nothing to teach in domain={domain.name}; use reasoning or instruct"
+            )
+        trained = experiment.mixing.real.n or domain.examples
         same = f"mixing.real.n={trained}: the seeds train the student"
         require(self.seed_problems == trained, "seed_problems", self.seed_problems, same)
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
-        real = records.read(request.data / "train.parquet", columns=["id", *COLUMNS])
-        seeds = real.slice(0, self.seed_problems)
-        earlier = [records.read(path, columns=["id", *COLUMNS]) for path in request.inputs.all(HISTORY)]
+        subject = subject_of(request.domain)
+        columns = ["id", *subject.columns]
+        real = records.read(request.data / "train.parquet", columns=columns)
+        seeds = subject.usable(real.slice(0, self.seed_problems))
+        if not len(seeds):
+            why = "has no conversation of one request without a system prompt among the seeds; give more"
+            raise UserError("recipe.seed_problems", self.seed_problems, why)
+        earlier = [records.read(path, columns=columns) for path in request.inputs.all(HISTORY)]
         pool = records.concat([seeds, *earlier]) if self.errors == "all" else seeds
         right, tokens = self.examine(pool, request)
-        slots = self.parents(pool, right, request.seed)
+        slots = self.parents(pool, right, request)
         taken = {"seed": real, "earlier": earlier}
-        taken |= held_out(request.data)
-        self.ask(slots, known(taken), request)
+        taken |= subject.held_out(request.data)
+        self.ask(slots, known(taken, subject), request)
         missing = sum(slot.missing for slot in slots)
         if missing and self.shortfall == "refuse":
             said = ", ".join(f"{n} {key}" for key, n in sorted(total(slots).items()) if key.startswith("rejected"))
@@ -129,15 +140,8 @@ class LLM2LLM(Recipe):
             **self.tutor.spent(request),
         }
         made = [(slot, problem) for slot in slots for problem in slot.kept]
-        payload = {
-            "prompt": [p.prompt for _, p in made],
-            "response": [p.solution or p.answer for _, p in made],
-            "answer": [p.answer for _, p in made],
-            "task": [slot.task for slot, _ in made],
-            "difficulty": [p.difficulty for _, p in made],
-        }
         table = records.make_table(
-            {key: pa.array(values, pa.string()) for key, values in payload.items()},
+            subject.payload([(slot.task, problem) for slot, problem in made]),
             origin=records.SYNTHETIC,
             generation=request.round,
             recipe=self.name,
@@ -147,21 +151,19 @@ class LLM2LLM(Recipe):
 
     def examine(self, pool: pa.Table, request: Request) -> tuple[np.ndarray, int]:
         """bool [n]: which problems of the pool model n-1 answers as their labels do; and the tokens that it took."""
-        domain = able(request.domain, Reasoning)
+        domain = able(request.domain, Responds)
         replies = domain.backend(request.model, request.data, request.runtime).respond(
-            pool.column("prompt").to_pylist(),
+            domain.prompts(pool),
             Decoding(domain.context, bias=0.0, chunk=self.chunk),
             seed=request.seed,
             scratch=request.scratch / "student",
             report=request.report,
         )
-        tasks, labels = pool.column("task").to_pylist(), pool.column("response").to_pylist()
-        gold = [domain.final(task, label) for task, label in zip(tasks, labels, strict=True)]
-        right, _ = domain.verify(pa.table({"task": tasks, "response": replies.texts, "answer": gold}))
-        return right, replies.tokens
+        return subject_of(request.domain).right(pool, replies.texts), replies.tokens
 
-    def parents(self, pool: pa.Table, right: np.ndarray, seed: int) -> list[Slot]:
+    def parents(self, pool: pa.Table, right: np.ndarray, request: Request) -> list[Slot]:
         """In the order of the pool."""
+        subject, seed = subject_of(request.domain), request.seed
         wrong = np.flatnonzero(~right)
         order = generator(seed, "parents").permutation(wrong if self.choose == "errors" else len(pool))
         if self.n is None:
@@ -169,28 +171,19 @@ class LLM2LLM(Recipe):
         else:
             want = Counter(np.resize(order, self.n if len(order) else 0).tolist())
         rows = pool.take(pa.array(sorted(want), pa.int64())).to_pylist()
-        return [
-            Slot(
-                row["id"],
-                row["task"],
-                Problem(row["prompt"], row["answer"], row["difficulty"], row["response"]),
-                want[i],
-            )
-            for i, row in zip(sorted(want), rows, strict=True)
-        ]
+        return [Slot(row["id"], *subject.problem(row), want[i]) for i, row in zip(sorted(want), rows, strict=True)]
 
     def ask(self, slots: list[Slot], taken: dict[str, str], request: Request) -> None:
         """Fill the slots; what is `taken` (a normalised prompt: where it is) may not enter."""
         codec = load_codec(request.data / "tokenizer")
-        context = able(request.domain, Reasoning).context
+        context, subject = able(request.domain, Responds).context, subject_of(request.domain)
 
         def fault(problem: Problem) -> str:
             """Why a problem is rejected, in a word; '' if it is not."""
             where = taken.get(normal(problem.prompt))
             if where:
                 return where
-            prompt, response = codec.encode([problem.prompt, problem.solution or problem.answer])
-            return "too long" if len(prompt) + len(response) + 1 > context else ""
+            return "too long" if subject.tokens(problem, codec) > context else ""
 
         folder = request.scratch / "kept"
         if self.tutor.paid:
@@ -225,13 +218,13 @@ class LLM2LLM(Recipe):
                 request.report(sum(len(s.kept) for s in slots), sum(s.want for s in slots), "problems")
 
 
-def known(tables: dict[str, Any]) -> dict[str, str]:
+def known(tables: dict[str, Any], subject: Subject) -> dict[str, str]:
     """{normalised prompt: the name of the tables that it is in}; of several the last."""
     return {
         normal(prompt): name
         for name, found in tables.items()
         for table in (found if isinstance(found, list) else [found])
-        for prompt in table.column("prompt").to_pylist()
+        for prompt in subject.asked(table)
     }
 
 

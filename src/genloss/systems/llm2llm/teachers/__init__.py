@@ -2,6 +2,7 @@
 
     genloss run domain=reasoning recipe=llm2llm                              # program: the family of the problem itself
     genloss run domain=reasoning recipe=llm2llm recipe.teacher.noise=0.2         # whose labels are sometimes wrong
+    genloss run domain=instruct recipe=llm2llm                               # of the same cell of the world
     genloss run domain=reasoning recipe=llm2llm recipe/teacher=model recipe.teacher.path=my/model
     genloss run domain=reasoning recipe=llm2llm recipe/teacher=endpoint recipe.teacher.model=gpt-4o-mini
 
@@ -15,13 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genloss.core.capabilities import able
 from genloss.core.contracts import Plugin
-from genloss.domains.reasoning import Reasoning
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
+from genloss.systems.llm2llm.subjects import UNPARSEABLE, subject_of
 
-UNPARSEABLE = "unparseable"
 CUT_OFF = "cut off"  # before its end
 
 
@@ -60,14 +59,10 @@ class Teacher(Plugin, ABC):
 
 def read(prompt: str, response: str, ask: Ask, request: Request) -> Problem | str:
     """The problem that a teacher wrote as text, with the exact answer if the family can tell it."""
-    family = able(request.domain, Reasoning).families[ask.task]
     if not prompt or not response:
         return UNPARSEABLE
     try:
         (prompt + response).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
         return UNPARSEABLE
-    answer = family.solve(prompt)
-    if answer is None and family.solve(ask.parent.prompt) is not None:
-        return "of another kind"
-    return Problem(prompt, family.final(response) if answer is None else answer, ask.parent.difficulty, response)
+    return subject_of(request.domain).read(ask.task, ask.parent, prompt, response)
