@@ -247,6 +247,9 @@ def test_cuts_of_one_model_are_nested(work: tuple[Experiment, Request, Context])
         for q in (0, 0.5, 0.9)
     ]
     assert kept[0] > kept[1] > kept[2]
+    said = Rating(least=1.0, reply="text").decide(table, context)
+    assert (said.keep == ~np.isnan(said.score)).all() and set(said.reason[~said.keep]) <= {"unparseable"}
+    assert ((said.score[said.keep] >= 1) & (said.score[said.keep] <= 5)).all()
     bare = replace(context, domain=replace(context.domain, system=""))  # type: ignore[type-var]
     assert not np.allclose(Rating(least=1.0).decide(table, bare).score, score)
 
