@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from genloss.core import records
-from genloss.core.contracts import Runtime
+from genloss.core.contracts import Inputs, Runtime
 from genloss.core.errors import UserError
 from genloss.domains.instruct import MESSAGES, Instruct
 from genloss.domains.instruct.chats import ChatTable
@@ -25,6 +25,8 @@ from genloss.domains.instruct.world import World
 from genloss.evaluate import Evidence
 from genloss.evaluate.embedded import Spread, Vendi
 from genloss.experiment import Experiment
+from genloss.generate import Request
+from genloss.generate.respond import fresh
 from genloss.language.chat import OWN, TURNS, wrong
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import Codec, train_bpe, use_template
@@ -259,6 +261,23 @@ def test_what_is_too_long_is_refused_or_dropped(tmp_path: Path, capsys: pytest.C
     assert "4 of 40 conversations are too long" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"domain\.corpus=5 conversations that ask different things: .*lower domain"):
         instruct(tmp_path / "a.jsonl", talks[:5]).prepare(tmp_path / "data")
+
+
+def test_a_pool_that_has_lost_prompts_says_so(tmp_path: Path) -> None:
+    """`domain.pool` counts what is drawn; what was too long, or is no pair, is not in the file."""
+    talks = [asked(i, "b " * (200 if i % 2 else 2)) for i in range(60)]
+    domain = instruct(tmp_path / "a.jsonl", talks, context=64, too_long="drop", pool=20)
+    left = domain.prepare(tmp_path / "data")["prompts"]
+    assert 0 < left < 20
+
+    def request(n: int) -> Request:
+        return Request(domain, n, 0, tmp_path, tmp_path / "data", Inputs({}), tmp_path, account=tmp_path)
+
+    assert len(fresh(request(1), left)) == left
+    with pytest.raises(
+        UserError, match=rf"recipe\.n={left}: .* left {left} fresh prompts, and 2 rounds need {2 * left}"
+    ):
+        fresh(request(2), left)
 
 
 def test_duplicates_only_are_one_conversation(tmp_path: Path) -> None:

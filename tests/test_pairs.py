@@ -295,6 +295,7 @@ ASKS: dict[str, dict[str, Any]] = {
     "recipe.prompts=real": {"recipe.prompt_tokens": 4},
     "recipe.prompts=previous": {"recipe.prompt_tokens": 4},
     "domain.distribution=given": {"domain.probabilities": [0.5, 0.5]},
+    "domain.direction=backward": {"domain.pool": 120},  # of which the pairs are left
 }
 # Words that an option takes beside a path or a number, so that they are in no list
 WORDS = {"judge": ["round0", "last"], "tokenizer": ["bpe"]}

@@ -20,7 +20,7 @@ from genloss.backends import made
 from genloss.core import records
 from genloss.core.capabilities import Finishes, Repeats, Responds, able
 from genloss.core.contracts import Decoding, Experiment, Plugin
-from genloss.core.errors import require
+from genloss.core.errors import UserError, require
 from genloss.generate import Recipe, Request
 
 
@@ -78,7 +78,7 @@ class Respond(Recipe, Repeats, Finishes):
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         domain = able(request.domain, Responds)
-        pool = records.read(request.data / "prompts.parquet", rows=((request.round - 1) * self.n, self.n))
+        pool = fresh(request, self.n)
         asked = pool.take(pa.array(np.repeat(np.arange(self.n), self.samples)))
         said = self.writer.of(request.model, request.data, request.runtime).respond(
             domain.prompts(asked),
@@ -99,3 +99,14 @@ class Respond(Recipe, Repeats, Finishes):
         )
         counts = {"cut_off": said.finish.count(records.CUT), **self.writer.spent(request.scratch)}
         return records.with_finish(table, said.finish), {"tokens": said.tokens, "counts": counts}
+
+
+def fresh(request: Request, n: int) -> pa.Table:
+    """The next n records of the pool. UserError if it holds fewer than its config asks for: conversations that were too
+    long, or are no pairs, are not in it."""
+    path = request.data / "prompts.parquet"
+    there, needed = records.count(path), request.round * n
+    if there < needed:
+        why = f"is too many: the data stage has left {there} fresh prompts, and {request.round} rounds need {needed}"
+        raise UserError("recipe.n", n, f"{why}; lower it, or raise domain.pool")
+    return records.read(path, rows=(needed - n, n))

@@ -33,6 +33,7 @@ from genloss.core.records import ENDED
 from genloss.core.seeds import seed_of
 from genloss.domains.instruct import MESSAGES, Instruct
 from genloss.generate import Recipe, Request
+from genloss.generate.respond import fresh
 from genloss.language.chat import ASSISTANT, USER
 from genloss.language.tokenizer import Codec, load_codec
 from genloss.language.voices import EVERYONE
@@ -112,7 +113,7 @@ class Baize(Told, Recipe, Finishes):
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         domain = request.domain
         assert isinstance(domain, Instruct)
-        pool = records.read(request.data / "prompts.parquet", rows=((request.round - 1) * self.n, self.n))
+        pool = fresh(request, self.n)
         openings = [opening(messages) for messages in pool.column("messages").to_pylist()]
         self.tokens = 0
         talks = (self._transcripts if self.version == "v1" else self._alternating)(openings, request, domain.context)
