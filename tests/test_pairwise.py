@@ -19,9 +19,11 @@ from genloss.core.contracts import LAST, ROUND0, Inputs, Runtime
 from genloss.core.errors import UserError
 from genloss.curate import Context
 from genloss.domains.instruct import MESSAGES, Instruct
+from genloss.domains.instruct.following import Following
 from genloss.domains.instruct.pairwise import Judged, MostWins, WinRate, letter, shares
 from genloss.domains.instruct.world import World
 from genloss.evaluate import Evidence
+from genloss.evaluate.selected import answers
 from genloss.experiment import Experiment
 from genloss.language.chat import ASSISTANT, USER
 from genloss.language.tokenizer import load_codec
@@ -221,6 +223,21 @@ def test_the_loop_has_rates_and_keeps_one_answer_of_each(folder: Path) -> None:
     asked = [parents[0] for parents in kept.column("parents").to_pylist()]
     generated = records.read(folder / "rounds/01/generated.parquet").column("parents").to_pylist()
     assert len(set(asked)) == len(asked) and set(asked) == {parents[0] for parents in generated}
+
+
+def test_what_two_metrics_ask_of_a_model_it_is_asked_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`following` and `win_rate` look at the same greedy answers, of model n and of that of round 0."""
+    asked: list[Path] = []
+    backend = Instruct.backend
+    monkeypatch.setattr(
+        Instruct, "backend", lambda self, model, *more: asked.append(model) or backend(self, model, *more)
+    )
+    x = evidence(folder, 1)
+    test = records.read(x.data / "test.parquet")
+    Following()._forgotten(np.ones(len(test), dtype=bool), test, x)
+    WinRate().measure(x)
+    assert sorted(asked) == [x.round0, x.model]
+    assert answers(x, the_domain().prompts(test), 256, bias=1.0) and len(asked) == 3  # sampled ones are others
 
 
 def test_the_rate_against_real_answers_is_that_of_their_grades(folder: Path) -> None:

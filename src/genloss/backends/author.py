@@ -38,6 +38,7 @@ from genloss.core.contracts import (
 from genloss.core.errors import UserError, require
 from genloss.core.hashes import folder_hash, sha256_json
 from genloss.core.places import find_folder, in_project, on_hub
+from genloss.core.plugin import build, plain
 from genloss.core.retention import check_kept
 from genloss.language import saved
 from genloss.language.chat import ASSISTANT, own_template
@@ -50,7 +51,7 @@ WINDOW = 10**6  # tokens of a server's model, which refuses itself what is longe
 
 
 class Work(Protocol):
-    """What an author is handed: a `Request`, or a `Context`."""
+    """What an author is handed: a `Request`, a `Context`, or `Evidence`."""
 
     @property
     def data(self) -> Path: ...
@@ -256,3 +257,9 @@ class Author(Plugin):
     def spent(self, work: Work) -> dict[str, float]:
         """What the replies have cost, all calls of a round together."""
         return {} if work.scratch is None else self.writer.spent(work.scratch)
+
+
+def author_of(config: Any, **usual: Any) -> Author:
+    """The author that the node `author` of a plug-in describes; without one, model n-1 with the `usual` options."""
+    node: Mapping[str, Any] = plain(config)
+    return build(node, Author, "author") if node else Author(**usual)

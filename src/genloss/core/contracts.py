@@ -75,9 +75,7 @@ class Plugin:
     """What every plug-in may say of itself."""
 
     needs: ClassVar[tuple[type, ...]] = ()  # capabilities that the domain must have
-    stands_at = (
-        ""  # its key in the whole config, which errors name that come while it works; '' outside of an experiment
-    )
+    stands_at = ""  # its key in the whole config, for errors that come while it works; empty outside of an experiment
 
     def reads(self) -> tuple[str, ...]:
         """Of ROUND0, LAST, PREVIOUS, HISTORY, KEPT, FIRST: what its result depends on besides the real data."""

@@ -145,8 +145,7 @@ def curate(table: pa.Table, curators: Mapping[str, Curator], control: str, conte
     if n > 0 and not keep.any():
         counts = ", ".join(f"{count} {what}" for what, count in _counts(reason).items())
         why = f"kept none of {n} records in round {context.round} ({counts})"
-        remedy = "loosen the curator, or generate more with recipe.n or recipe.calls"
-        raise UserError("curation", "+".join(curators), f"{why}; {remedy}")
+        raise UserError("curation", "+".join(curators), f"{why}; loosen the curator, or let the recipe make more")
     columns = {"score": score, "reason": reason}
     kept, rejected = (
         records.spilled(_where(table, mask, columns), context.scratch) for mask in (keep, np.logical_not(keep))

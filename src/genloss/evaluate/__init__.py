@@ -42,6 +42,7 @@ class Evidence:
     report: Report = silent
     scratch: Path | None = None  # survives a kill; None: nothing is kept
     account: Path | None = None  # of `Sampling`
+    said: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)  # of selected.answers
 
     @property
     def _held_out(self) -> list[Path]:

@@ -15,6 +15,7 @@ from genloss.core import records
 from genloss.core.capabilities import Responds, Verifies, able
 from genloss.core.contracts import KEPT, Decoding, Prompt
 from genloss.core.errors import require
+from genloss.core.hashes import sha256_json
 from genloss.evaluate import Evidence, Metric
 
 
@@ -40,12 +41,15 @@ class OfAnswers(Metric):
 def answers(
     evidence: Evidence, prompts: Sequence[Prompt], chunk: int, bias: float = 1.0, model: Path | None = None
 ) -> list[str]:
-    """Responses [n] of model n, or of another, to prompts; bias 0: greedy, 1: sampled."""
-    domain = able(evidence.domain, Responds)
-    backend = domain.backend(model or evidence.model, evidence.data, evidence.runtime)
-    return backend.respond(
-        prompts, Decoding(domain.context, bias=bias, chunk=chunk), seed=evidence.seed, report=evidence.report
-    ).texts
+    """Responses [n] of model n, or of another, to prompts; bias 0: greedy, 1: sampled. Metrics of one round that ask
+    the same get the same list."""
+    domain, model = able(evidence.domain, Responds), model or evidence.model
+    key = sha256_json([str(model), chunk, bias, list(prompts)])
+    if key not in evidence.said:
+        decoding = Decoding(domain.context, bias=bias, chunk=chunk)
+        backend = domain.backend(model, evidence.data, evidence.runtime)
+        evidence.said[key] = backend.respond(prompts, decoding, seed=evidence.seed, report=evidence.report).texts
+    return evidence.said[key]
 
 
 def selection(evidence: Evidence, domain: Verifies) -> dict[str, Any]:

@@ -25,10 +25,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from genloss.backends.author import Author
+from genloss.backends.author import Author, author_of
 from genloss.core.contracts import Experiment, Plugin, Prompt
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.plugin import build, plain
 from genloss.core.prompts import Told
 from genloss.curate import Context, Decision, RecordCurator, decision
 from genloss.curate.choose import kept_of, top
@@ -87,7 +86,7 @@ class Rating(Told, RecordCurator):
         one_of_two(self.least, self.fraction)
         require(self.least is None or 1 <= self.least <= 5, "least", self.least, "a grade from 1 to 5")
         one_of("reply", self.reply, REPLIES)
-        self.judge = build(plain(self.author), Author, "author") if self.author else Author(new_tokens=ROOM)
+        self.judge = author_of(self.author, new_tokens=ROOM)
 
     def reads(self) -> tuple[str, ...]:
         return self.judge.reads()
@@ -145,7 +144,7 @@ class PointwiseInformation(RecordCurator):
     def __post_init__(self) -> None:
         one_of_two(self.least, self.fraction)
         require(bool(self.generic.strip()), "generic", repr(self.generic), "a request")
-        self.judge = build(plain(self.author), Author, "author") if self.author else Author()
+        self.judge = author_of(self.author)
 
     def reads(self) -> tuple[str, ...]:
         return self.judge.reads()

@@ -23,10 +23,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from genloss.backends.author import Author, Work
+from genloss.backends.author import Work, author_of
 from genloss.core.contracts import LAST, ROUND0, Experiment, Inputs, Plugin, Prompt
 from genloss.core.errors import UserError, one_of
-from genloss.core.plugin import build, plain
 from genloss.core.prompts import Told
 from genloss.curate import Context, Decision, RecordCurator, decision
 from genloss.curate.choose import best_of_each, needs_several
@@ -92,7 +91,7 @@ class Pairwise(Told):
 
     def __post_init__(self) -> None:
         one_of("judge", self.judge, (AUTHOR, *SCALES))
-        self.model = build(plain(self.author), Author, "author") if self.author else Author(bias=0.0)
+        self.model = author_of(self.author, bias=0.0)
 
     def parts(self) -> Mapping[str, Plugin]:
         return {"author": self.model} if self.judge == AUTHOR else {}

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from genloss.backends.author import Author
+from genloss.backends.author import author_of
 from genloss.core.contracts import Experiment, Plugin
 from genloss.core.errors import UserError
-from genloss.core.plugin import build, plain
 from genloss.core.prompts import Told
 from genloss.curate import Context, Decision, RecordCurator, decision
 from genloss.curate.choose import best_of_each, needs_several
@@ -50,8 +49,7 @@ class Judge(Told, RecordCurator):
     wanted = {"asked": ("conversation", "answer")}  # noqa: RUF012 (as its base has it)
 
     def __post_init__(self) -> None:
-        greedy = Author(bias=0.0, new_tokens=ROOM)
-        self.judge: Author = build(plain(self.author), Author, "author") if self.author else greedy
+        self.judge = author_of(self.author, bias=0.0, new_tokens=ROOM)
 
     def parts(self) -> Mapping[str, Plugin]:
         return {"author": self.judge}

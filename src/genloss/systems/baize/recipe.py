@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from genloss.backends.author import Author
+from genloss.backends.author import Author, author_of
 from genloss.core import records
 from genloss.core.capabilities import Finishes
 from genloss.core.contracts import Conversation, Experiment, Plugin, Prompt
@@ -67,7 +67,7 @@ class Baize(Told, Recipe, Finishes):
         require(self.turns >= 1, "turns", self.turns, "at least 1")
         one_of("version", self.version, VERSIONS)
         one_of("ask", self.ask, ASKS)
-        self.writer: Author = build(plain(self.author), Author, "author") if self.author else Author()
+        self.writer = author_of(self.author)
         own = plain(self.assistant) or {}
         if own and self.version == "v1":
             raise UserError("assistant", own, "has no effect with version=v1, where one call writes both sides")

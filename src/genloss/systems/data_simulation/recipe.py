@@ -18,12 +18,11 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from genloss.backends.author import Author
+from genloss.backends.author import author_of
 from genloss.core import records
 from genloss.core.capabilities import Finishes
 from genloss.core.contracts import Experiment, Plugin, Prompt, Replies
 from genloss.core.errors import UserError, require
-from genloss.core.plugin import build, plain
 from genloss.core.prompts import Told
 from genloss.core.seeds import generator, seed_of
 from genloss.domains.instruct import MESSAGES, Instruct
@@ -59,7 +58,7 @@ class Simulate(Told, Recipe, Finishes):
             said = [text for text in getattr(self, key) if not isinstance(text, str) or not text.strip()]
             require(not said, key, said, "texts, none of which is empty")
         require(len(set(self.labels)) == len(self.labels), "labels", self.labels, "labels that differ")
-        self.writer = build(plain(self.author), Author, "author") if self.author else Author()
+        self.writer = author_of(self.author)
 
     def at_most(self) -> int:
         return self.n

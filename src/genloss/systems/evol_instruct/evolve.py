@@ -19,12 +19,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
-from genloss.backends.author import Author
+from genloss.backends.author import author_of
 from genloss.core import records
 from genloss.core.capabilities import Finishes
 from genloss.core.contracts import HISTORY, Experiment, Plugin, Prompt, Replies
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.plugin import build, plain
 from genloss.core.prompts import Told
 from genloss.core.seeds import generator, seed_of
 from genloss.core.words import terms
@@ -89,7 +88,7 @@ class Evolve(Told, Recipe, Finishes):
                 one_of(key, name, known)
             twice = [name for name, count in Counter(getattr(self, key)).items() if count > 1]
             require(not twice, key, twice[:1], "named once each")
-        self.writer = build(plain(self.author), Author, "author") if self.author else Author()
+        self.writer = author_of(self.author)
 
     def at_most(self) -> int:
         return self.n

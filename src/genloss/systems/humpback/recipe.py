@@ -19,11 +19,10 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from genloss.backends.author import Author
+from genloss.backends.author import author_of
 from genloss.core import records
 from genloss.core.contracts import FIRST, Experiment, Plugin, Prompt
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.plugin import build, plain
 from genloss.core.prompts import Told
 from genloss.core.seeds import seed_of
 from genloss.domains.instruct import BACKWARD, MESSAGES, Instruct
@@ -57,7 +56,7 @@ class Backtranslate(Told, Recipe):
     def __post_init__(self) -> None:
         require(self.n is None or self.n >= 1, "n", self.n, "at least 1 document, or null for all")
         one_of("ask", self.ask, ASK)
-        self.writer = build(plain(self.author), Author, "author") if self.author else Author()
+        self.writer = author_of(self.author)
 
     def at_most(self) -> int | None:
         return self.n

@@ -21,7 +21,6 @@ from genloss.core import records
 from genloss.core.contracts import Domain
 from genloss.curate.novelty import Alphabet, rouge_l
 from genloss.domains.instruct import MESSAGES, Instruct
-from genloss.domains.instruct.skills import ANSWER
 from genloss.domains.instruct.world import World
 from genloss.domains.reasoning import Reasoning, held_out
 from genloss.domains.reasoning.tasks import Problem
@@ -81,7 +80,7 @@ class Subject(ABC):
         return ""
 
 
-class Sums(Subject):
+class ExactProblems(Subject):
     """Problems with exact answers."""
 
     columns = ("prompt", "response", "answer", "task", "difficulty")
@@ -137,9 +136,8 @@ class Requests(Subject):
         self.domain, self.source = domain, domain.source
 
     def usable(self, table: pa.Table) -> pa.Table:
-        told = table.column("messages").to_pylist()
-        fit = [len(m) == 2 and not (isinstance(self.source, World) and self.source.skill(m) != ANSWER) for m in told]
-        return table.filter(pa.array(fit, pa.bool_()))
+        pairs = map(self.source.is_pair, table.column("messages").to_pylist())
+        return table.filter(pa.array(pairs, pa.bool_()))
 
     def right(self, table: pa.Table, said: Sequence[str]) -> np.ndarray:
         if isinstance(self.source, World):
@@ -194,7 +192,7 @@ def talk(problem: Problem) -> list[dict[str, str]]:
 def subject_of(domain: Domain) -> Subject:
     """TypeError for a domain that has none, which `LLM2LLM.check` refuses."""
     if isinstance(domain, Reasoning):
-        return Sums(domain)
+        return ExactProblems(domain)
     if isinstance(domain, Instruct):
         return Requests(domain)
     raise TypeError(f"{type(domain).__name__} has no problems to teach")

@@ -19,11 +19,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
-from genloss.backends.author import Author
+from genloss.backends.author import author_of
 from genloss.core import records
 from genloss.core.contracts import HISTORY, Experiment, Plugin, Prompt, Replies
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.plugin import build, plain
 from genloss.core.prompts import Told
 from genloss.core.seeds import generator, seed_of
 from genloss.domains.instruct import MESSAGES, Instruct
@@ -117,7 +116,7 @@ class SelfInstruct(Told, Recipe):
         one_of("source", self.source, SOURCES)
         one_of("form", self.form, FORMS)
         require(all(isinstance(w, str) and w for w in self.unfit), "unfit", self.unfit, "words, none of them empty")
-        self.writer = build(plain(self.author), Author, "author") if self.author else Author()
+        self.writer = author_of(self.author)
 
     @property
     def shown(self) -> int:

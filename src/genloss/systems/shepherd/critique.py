@@ -22,11 +22,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from genloss.backends.author import Author, Work
+from genloss.backends.author import Author, Work, author_of
 from genloss.core import records
 from genloss.core.contracts import Experiment, Plugin, Prompt
 from genloss.core.errors import one_of
-from genloss.core.plugin import build, plain
 from genloss.core.prompts import Prompts, Told
 from genloss.core.seeds import seed_of
 from genloss.curate import Context, Decision, RecordCurator, decision
@@ -86,7 +85,7 @@ class Criticised(Told, RecordCurator):
     needs = (Instruct,)
 
     def __post_init__(self) -> None:
-        self.writer = build(plain(self.author), Author, "author") if self.author else Author()
+        self.writer = author_of(self.author)
 
     def reads(self) -> tuple[str, ...]:
         return self.writer.reads()
@@ -125,7 +124,7 @@ class Revise(Told, Respond):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("revises", self.revises, REVISES)
-        self.critic = build(plain(self.author), Author, "author") if self.author else Author()
+        self.critic = author_of(self.author)
 
     def reads(self) -> tuple[str, ...]:
         return (*super().reads(), *self.critic.reads())
