@@ -178,7 +178,7 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
     preload(LIBRARIES)
     calm = Project.make(folder / "calm")
     seconds = min(finish(calm, arguments), finish(Project.make(folder / "calm again"), arguments))
-    undisturbed, of = hashes(run_dir(calm)), records(calm)
+    of = compared(calm, calm)
     rng = random.Random(seed)
     killed, rewritten, delays = 0, [], []
     interrupted: Counter[str] = Counter()
@@ -214,9 +214,9 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
         finish(home, arguments)
         after = frozen(home.store)
         rewritten += [k for k, v in before.items() if after.get(k) != v]
-        if hashes(run_dir(home)) != undisturbed or records(home) != of:
+        if compared(calm, home) != of:
             break
-    stage_of = {Path(name).stem: Path(name).parent.name for name in of}
+    stage_of = {Path(name).stem: Path(name).parent.name for name in records(calm)}
     return {
         "kills": killed,
         "projects": projects,
@@ -224,11 +224,17 @@ def drive(folder: Path, kills: int, seed: int, arguments: list[str]) -> dict:
         "delays": delays,
         "rewritten": rewritten,
         "interrupted": dict(Counter(stage_of.get(key, "?") for key in interrupted)),
-        "hashes": hashes(run_dir(home)),
-        "undisturbed": undisturbed,
-        "records": records(home),
-        "undisturbed_records": of,
         "points": points(home),
+    } | compared(calm, home)
+
+
+def compared(calm: Project, wild: Project) -> dict[str, Any]:
+    """What the run that was killed has, and what the one that was not."""
+    return {
+        "hashes": hashes(run_dir(wild)),
+        "undisturbed": hashes(run_dir(calm)),
+        "records": records(wild),
+        "undisturbed_records": records(calm),
     }
 
 
@@ -243,7 +249,7 @@ def told(home: Project) -> dict[str, dict[str, float]]:
 
 
 def in_each_stage(folder: Path, seed: int, arguments: list[str]) -> dict:
-    """Kill a run once in each stage, at a random moment of it."""
+    """Kill a run once in each stage, at a random moment of its first half: a stage may be quicker than it was."""
     preload(LIBRARIES)
     calm, wild, rng = Project.make(folder / "calm"), Project.make(folder / "wild"), random.Random(seed)
     seconds = finish(calm, arguments)
@@ -254,7 +260,7 @@ def in_each_stage(folder: Path, seed: int, arguments: list[str]) -> dict:
         pid, at_work = child(wild, arguments), wild.store / "scratch" / key / "out"
         while not at_work.exists() and os.waitpid(pid, os.WNOHANG)[0] != pid:
             time.sleep(0.0005)
-        time.sleep(rng.random() * 0.8 * json.loads(path.read_text())["seconds"])
+        time.sleep(rng.random() * 0.5 * json.loads(path.read_text())["seconds"])
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
@@ -271,14 +277,10 @@ def in_each_stage(folder: Path, seed: int, arguments: list[str]) -> dict:
         "seconds": round(seconds, 2),
         "interrupted": dict(interrupted),
         "rewritten": rewritten + [k for k, v in before.items() if after.get(k) != v],
-        "hashes": hashes(run_dir(wild)),
-        "undisturbed": hashes(run_dir(calm)),
-        "records": records(wild),
-        "undisturbed_records": records(calm),
         "replies": sum(path.is_file() for path in calm.store.glob("replies/**/*")),
         "metrics": told(wild),
         "undisturbed_metrics": told(calm),
-    }
+    } | compared(calm, wild)
 
 
 def points(home: Project) -> dict[str, int]:
