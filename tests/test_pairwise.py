@@ -229,9 +229,12 @@ def test_what_two_metrics_ask_of_a_model_it_is_asked_once(folder: Path, monkeypa
     """`following` and `win_rate` look at the same greedy answers, of model n and of that of round 0."""
     asked: list[Path] = []
     backend = Instruct.backend
-    monkeypatch.setattr(
-        Instruct, "backend", lambda self, model, *more: asked.append(model) or backend(self, model, *more)
-    )
+
+    def counted(self: Instruct, model: Path, *more: Any) -> Any:
+        asked.append(model)
+        return backend(self, model, *more)
+
+    monkeypatch.setattr(Instruct, "backend", counted)
     x = evidence(folder, 1)
     test = records.read(x.data / "test.parquet")
     Following()._forgotten(np.ones(len(test), dtype=bool), test, x)
