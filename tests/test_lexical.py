@@ -129,10 +129,13 @@ def test_a_sample_that_is_too_small_says_nothing(
 ) -> None:
     name, enough = type(metric).__name__, ["one two three four five six seven"] * 16
     assert metric.measure(evidence(tmp_path, enough, enough, enough))
-    with pytest.raises(UserError, match=f"its held-out data have 15 records, and {name} needs 16"):
+    with pytest.raises(UserError, match=f"its real data have 15 records, and {name} needs 16"):
         metric.measure(evidence(tmp_path, enough, enough[:15], None))
     assert metric.measure(evidence(tmp_path, enough, enough, enough[:15])) == {}
     assert f"round 1 has a sample of 15 records, and {name} needs 16; it is left out" in capsys.readouterr().err
+    if isinstance(metric, NgramKL):  # of which the training data may have too little
+        with pytest.raises(UserError, match=f"its real data have 48 words, and {name} needs 100"):
+            metric.measure(evidence(tmp_path, ["one two three"] * 16, enough, None))
     if isinstance(metric, OfWords):
         assert metric.measure(evidence(tmp_path, enough, enough, ["one two three"] * 16)) == {}
         assert f"round 1 has a sample of 48 words, and {name} needs 100" in capsys.readouterr().err

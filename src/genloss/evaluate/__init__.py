@@ -142,7 +142,7 @@ class SampleMetric(Metric):
         what = self.lacks(evidence)
         if what:
             if evidence.sample is None:
-                raise UserError("domain", None, f"its held-out data have {what}; give it more, or leave that out")
+                raise UserError("domain", None, f"its real data have {what}; give it more, or leave that out")
             print(f"genloss: warning: round {evidence.round} has a sample of {what}; it is left out", file=sys.stderr)
             return {}
         tables = [evidence.floor, *([] if evidence.sample is None else [evidence.sample])]

@@ -144,10 +144,10 @@ def is_metric(name: str) -> bool:
 
 
 def measured(params: Path, runs: Sequence[Read]) -> list[str]:
-    """Those of `shown` that an arm has; else, in a run without them, what it has: metrics before counts."""
+    """Those of `shown` that an arm has; else, in a run without them, a few that it has: metrics before counts."""
     known = {name for _, rounds in runs for values in rounds.values() for name in values}
     about = [name for name in shown(params) if name in known]
-    return about or sorted(known, key=lambda name: (name.startswith(COUNTS), name))
+    return about or sorted(known, key=lambda name: (name.startswith(COUNTS), name.endswith(BESIDE), name))[:3]
 
 
 def turned(folder: Path, rounds: Rounds) -> str:
