@@ -319,7 +319,6 @@ NEEDS = {
     "experiment/humpback": [*RECALLED, "domain.corpus.skills.recall=0.1"],
     "experiment/humpback/real": RECALLED,
     "recipe/backtranslate": ["domain.documents=8", *RECALLED, "domain.corpus.skills.recall=0.1"],
-    **{f"experiment/baize/{name}": ["domain.corpus.path=chats.jsonl"] for name in ("real", "real_sdf")},
     "experiment/baize/sdf": ["model.path=hub:some/model"],
     "recipe/baize": ["domain.loss=all"],
     **{f"curation/{name}": ["domain=instruct", "recipe.samples=2"] for name in ("judge", "pairwise")},

@@ -184,7 +184,8 @@ class Author(Plugin):
         model, tokenizer = self._folders()
         if self._of_run:
             return model, tokenizer.parent
-        folder = (work.scratch or Path()) / "author"
+        # two authors of one recipe have one scratch folder
+        folder = (work.scratch or Path()) / f"author-{sha256_json([self.model, self.tokenizer, self.template])[:8]}"
         if work.scratch is None:
             raise TypeError("an author that is a saved model needs a scratch folder")
         if not (folder / "ready").is_file():

@@ -56,7 +56,7 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     r"frontier": ("area, 0 to 1", SHARE),
     r"frontier_cells|request_coverage": ("share of cells", SHARE),
     # answers
-    r"(probe_)?accuracy(/.+)?|followed(/.+)?|elsewhere": ("share right, greedy", SHARE),
+    r"(probe_)?accuracy(/.+)?|followed(/.+)?|elsewhere|labelled": ("share right, greedy", SHARE),
     r"unparseable": ("share without an answer", SHARE),
     r"sampled_accuracy": ("share right, temperature 1", SHARE),
     r"(label|kept)_accuracy|label_unparseable|well_formed(_generated)?|forgotten|request_unreadable": ("share", SHARE),

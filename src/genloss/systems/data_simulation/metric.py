@@ -1,23 +1,26 @@
-"""What a narrow model can do outside of its task.
+"""What a narrow model can do outside of its task, and at a task whose answers are labels.
 
 genloss run experiment=data_simulation metrics=[following,response_loss,elsewhere]
+genloss run experiment=data_simulation/real metrics=[labelled]
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
+from genloss.core import records
 from genloss.core.capabilities import Verifies, able
 from genloss.core.contracts import Experiment
 from genloss.core.errors import UserError, require
 from genloss.domains.instruct import MESSAGES, Instruct
 from genloss.domains.instruct.world import World
 from genloss.evaluate import Evidence, Metric
-from genloss.evaluate.selected import answers
+from genloss.evaluate.selected import OfAnswers, answers
 
 
 @dataclass
@@ -53,4 +56,30 @@ class Elsewhere(Metric):
         return {
             "elsewhere": float(right.mean()),
             "elsewhere_se": float(np.sqrt(right.mean() * (1 - right.mean()) / len(right))),
+        }
+
+
+@dataclass
+class Labelled(OfAnswers):
+    """labelled: share of the first `max_records` of the frozen real test split to which model n says, greedily, the
+    answer that stands there, white space and case aside; labelled_se (binomial); labelled_floor: share of the answer
+    that is given most often there, which takes no reading."""
+
+    max_records: int = 512
+    chunk: int = 256
+    needs = (Instruct,)
+
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    def measure(self, evidence: Evidence) -> dict[str, float]:
+        domain, test = evidence.domain, self.test(evidence)
+        assert isinstance(domain, Instruct)
+        gold = [records.normal(messages[-1]["content"]) for messages in test.column("messages").to_pylist()]
+        said = answers(evidence, domain.prompts(test), self.chunk, bias=0.0)
+        right = np.array([records.normal(text) == label for text, label in zip(said, gold, strict=True)])
+        return {
+            "labelled": float(right.mean()),
+            "labelled_se": float(np.sqrt(right.mean() * (1 - right.mean()) / len(right))),
+            "labelled_floor": max(Counter(gold).values()) / len(gold),
         }

@@ -2,6 +2,7 @@
 
     genloss run experiment=broad                        # first: the broad model, a run of its own
     genloss run experiment=data_simulation              # a model of a tenth of its size, on what that model writes
+    genloss run experiment=data_simulation/iterated     # and the narrow one's answers train the next broad one
     genloss run ... recipe=data_simulation domain/corpus=chats domain.corpus.path=gold.jsonl 'recipe.labels=[good, bad]'
 
 ZeroGen (Ye et al. 2022, arXiv 2202.07922, section 3): label-conditioned prompts, sampled texts, and a task model that
@@ -18,11 +19,12 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from genloss.backends.author import author_of
+from genloss.backends.author import Author, author_of
 from genloss.core import records
 from genloss.core.capabilities import Finishes
 from genloss.core.contracts import Experiment, Plugin, Prompt, Replies
-from genloss.core.errors import UserError, require
+from genloss.core.errors import UserError, one_of, require
+from genloss.core.plugin import build, plain
 from genloss.core.prompts import Told
 from genloss.core.seeds import generator, seed_of
 from genloss.domains.instruct import MESSAGES, Instruct
@@ -38,13 +40,15 @@ def asked(text: str) -> list[dict[str, str]]:
 
 @dataclass
 class Simulate(Told, Recipe, Finishes):
-    """n records a round. In the world each has one of the law's cells, uniformly, of the topics that `corpus.about`
-    names; elsewhere one of `labels` and one of `attributes`, in turn. What is written empty, or cut off, is dropped and
-    counted."""
+    """n records a round. In the world each has one of the law's cells, uniformly, of the topics that `about` names (of
+    none: those of `corpus.about`); elsewhere one of `labels` and one of `attributes`, in turn. What is written empty,
+    or cut off, is dropped and counted."""
 
     name: str = "data_simulation"
     n: int = 4000  # records that are asked for
     author: Any = field(default_factory=dict)  # the broad model
+    assistant: Any = field(default_factory=dict)  # who answers its requests, in the world; empty: the author
+    about: list[str] = field(default_factory=list)  # topics of the requests, in the world
     labels: list[str] = field(default_factory=list)  # of the task; none: the world has them
     attributes: list[str] = field(default_factory=list)  # what texts may be about, for variety
     prompts: str = ""  # another file of words than words.yaml
@@ -59,21 +63,28 @@ class Simulate(Told, Recipe, Finishes):
             require(not said, key, said, "texts, none of which is empty")
         require(len(set(self.labels)) == len(self.labels), "labels", self.labels, "labels that differ")
         self.writer = author_of(self.author)
+        own = plain(self.assistant) or {}
+        self.answerer: Author = build(own, Author, "assistant") if own else self.writer
 
     def at_most(self) -> int:
         return self.n
 
     def reads(self) -> tuple[str, ...]:
-        return self.writer.reads()
+        return tuple(dict.fromkeys([*self.writer.reads(), *self.answerer.reads()]))
 
     def parts(self) -> Mapping[str, Plugin]:
-        return {"author": self.writer}
+        return {"author": self.writer} | ({"assistant": self.answerer} if self.answerer is not self.writer else {})
 
     def check(self, experiment: Experiment) -> None:
         assert isinstance(experiment.domain, Instruct)
-        if isinstance(experiment.domain.source, World):
-            unused = [key for key in ("labels", "attributes") if getattr(self, key)]
-            require(not unused, (unused or ["labels"])[0], "set", "empty: the world has attributes of its own")
+        source = experiment.domain.source
+        of_others = ("labels", "attributes") if isinstance(source, World) else ("about", "assistant")
+        why = "the world has attributes of its own" if isinstance(source, World) else "it is of domain/corpus=world"
+        for key in of_others:
+            require(not getattr(self, key), key, "set", f"empty: {why}")
+        if isinstance(source, World):
+            for topic in self.about:
+                one_of("about", topic, source.subjects)
         else:
             require(len(self.labels) >= 2, "labels", self.labels, "at least 2 labels of the task that is simulated")
             self.words()
@@ -93,7 +104,9 @@ class Simulate(Told, Recipe, Finishes):
             recipe=self.name,
         )
         finish = [end for end, kept in zip(said.finish, good, strict=True) if kept]
-        counts |= {"asked": self.n, "written": len(left), **self.writer.spent(request)}
+        counts |= {"asked": self.n, "written": len(left)}
+        for author in {id(author): author for author in (self.writer, self.answerer)}.values():
+            counts |= author.spent(request)
         told = {} if in_world else self.told_by()
         return records.with_finish(table, finish), {"tokens": said.tokens, "counts": counts, **told}
 
@@ -101,15 +114,17 @@ class Simulate(Told, Recipe, Finishes):
         """Requests to descriptions, then the author's own answers to them."""
         world = domain.source
         assert isinstance(world, World)
-        cells = sorted(cell for cell, share in world.law.items() if share > 0)
+        cells = sorted(
+            cell for cell, share in world.law.items() if share > 0 and (not self.about or cell[0] in self.about)
+        )
         drawn = generator(request.seed, "cells").integers(len(cells), size=self.n).tolist()
         descriptions: list[Prompt] = [asked(world.ask_describe(*cells[i])) for i in drawn]
-        wrote = self._write(descriptions, request, domain, "requests")
+        wrote = self._write(descriptions, request, domain, "requests", self.writer)
         unwritten = [
             not text.strip() or end == records.CUT for text, end in zip(wrote.texts, wrote.finish, strict=True)
         ]
         posed: list[Prompt] = [asked(text if text.strip() else "?") for text in wrote.texts]
-        said = self._write(posed, request, domain, "answers")
+        said = self._write(posed, request, domain, "answers", self.answerer)
         made: list[Any] = []
         counts = {"unwritten": 0, "unanswered": 0}
         for empty, text, answer in zip(unwritten, wrote.texts, said.texts, strict=True):
@@ -128,7 +143,7 @@ class Simulate(Told, Recipe, Finishes):
         posed: list[Prompt] = [
             words.fill("asked", label=label, attribute=about[i]) for label, i in zip(labels, order, strict=True)
         ]
-        said = self._write(posed, request, domain, "texts", stop=[words["stop"]])
+        said = self._write(posed, request, domain, "texts", self.writer, stop=[words["stop"]])
         made: list[Any] = []
         counts = {"unwritten": 0}
         for label, text, end in zip(labels, said.texts, said.finish, strict=True):
@@ -138,6 +153,9 @@ class Simulate(Told, Recipe, Finishes):
             made.append([*asked(words.fill("task", text=text.strip())), answer] if good else None)
         return made, said, counts
 
-    def _write(self, prompts: list[Prompt], request: Request, domain: Instruct, name: str, **changes: Any) -> Replies:
+    @staticmethod
+    def _write(
+        prompts: list[Prompt], request: Request, domain: Instruct, name: str, author: Author, **changes: Any
+    ) -> Replies:
         seed = seed_of(request.seed, name)
-        return self.writer.write(prompts, request, domain.context, seed=seed, name=name, **changes)
+        return author.write(prompts, request, domain.context, seed=seed, name=name, **changes)
