@@ -270,14 +270,14 @@ def test_a_pool_that_has_lost_prompts_says_so(tmp_path: Path) -> None:
     left = domain.prepare(tmp_path / "data")["prompts"]
     assert 0 < left < 20
 
-    def request(n: int) -> Request:
-        return Request(domain, n, 0, tmp_path, tmp_path / "data", Inputs({}), tmp_path, account=tmp_path)
+    def request(n: int, rounds: int) -> Request:
+        return Request(domain, n, 0, tmp_path, tmp_path / "data", Inputs({}), tmp_path, rounds=rounds, account=tmp_path)
 
-    assert len(fresh(request(1), left)) == left
-    with pytest.raises(
-        UserError, match=rf"recipe\.n={left}: .* left {left} fresh prompts, and 2 rounds need {2 * left}"
-    ):
-        fresh(request(2), left)
+    assert len(fresh(request(1, 1), left)) == left
+    why = rf"recipe\.n={left}: .* left {left} fresh prompts, and 2 rounds need {2 * left}"
+    for n, rounds in ((1, 2), (2, 2), (2, 0)):  # round 1 says it already
+        with pytest.raises(UserError, match=why):
+            fresh(request(n, rounds), left)
 
 
 def test_duplicates_only_are_one_conversation(tmp_path: Path) -> None:

@@ -257,6 +257,7 @@ class Generate(Stage):
             scratch=scratch,
             runtime=x.runtime,
             report=job.report,
+            rounds=x.rounds,
             account=job.run.account,
         )
         table, result = x.recipe.generate(request)

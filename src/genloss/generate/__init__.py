@@ -28,6 +28,7 @@ class Request:
     scratch: Path  # survives a kill
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
+    rounds: int = 0  # of the run, to refuse at once what a later one would lack; records do not depend on it
     account: Path = field(kw_only=True)  # where a sweep, or a run without one, counts what it has paid
 
 

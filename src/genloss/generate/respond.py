@@ -102,11 +102,12 @@ class Respond(Recipe, Repeats, Finishes):
 
 
 def fresh(request: Request, n: int) -> pa.Table:
-    """The next n records of the pool. UserError if it holds fewer than its config asks for: conversations that were too
-    long, or are no pairs, are not in it."""
+    """The next n records of the pool. UserError, in round 1, if it holds fewer than all rounds need: conversations that
+    were too long, or are no pairs, are not in it, whatever domain.pool says."""
     path = request.data / "prompts.parquet"
+    rounds = max(request.round, request.rounds)
     there, needed = records.count(path), request.round * n
-    if there < needed:
-        why = f"is too many: the data stage has left {there} fresh prompts, and {request.round} rounds need {needed}"
+    if there < rounds * n:
+        why = f"is too many: the data stage has left {there} fresh prompts, and {rounds} rounds need {rounds * n}"
         raise UserError("recipe.n", n, f"{why}; lower it, or raise domain.pool")
     return records.read(path, rows=(needed - n, n))
