@@ -1,0 +1,1 @@
+"""Images: small pictures, and diffusion models of them."""
