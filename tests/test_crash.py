@@ -50,6 +50,8 @@ LIBRARIES = (
     "genloss.language.training",
     "genloss.language.sampling",
     "genloss.language.scoring",
+    "genloss.domains.images.training",
+    "diffusers.models.unets.unet_2d",
 )
 
 
@@ -123,6 +125,25 @@ def test_conversations_are_killed_in_every_stage(tmp_path: Path, name: str) -> N
         assert "curate" in found["interrupted"]
         most = 2 * found["replies"] + found["kills"]  # of two runs, and what was on its way at a kill
         assert 20 < 2 * found["replies"] <= asked <= most
+
+
+DIGITS = [
+    *("domain=images", "domain/corpus=digits", "size=96", "rounds=1", "model.channels=[8,16]", "trainer.steps=60"),
+    *("trainer.batch=8", "trainer.validate_every=20", "recipe.chunk=8", "recipe.steps=4", "tracking=none"),
+    *("trainer.checkpoint_minutes=1e-9", "runtime.workers=1"),
+]
+
+
+@pytest.mark.timeout(900)
+def test_images_are_killed_in_every_stage(tmp_path: Path) -> None:
+    home = Project.make(tmp_path / "unused")
+    result = home.spawn(sys.executable, __file__, str(tmp_path), "stages", "0", *DIGITS, timeout=800)
+    assert result.code == 0, result.err
+    found = json.loads(result.out.splitlines()[-1])
+    assert found["rewritten"] == [] and found["records"] == found["undisturbed_records"]
+    assert found["hashes"] and found["hashes"] == found["undisturbed"]
+    assert found["metrics"] and found["metrics"] == found["undisturbed_metrics"]
+    assert set(found["interrupted"]) >= {"train", "generate", "evaluate"} and found["kills"] >= 5
 
 
 # -- the driver --------------------------------------------------------------------------------------------------------

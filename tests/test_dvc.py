@@ -345,13 +345,23 @@ def test_push_pull_and_what_if(base: tuple[Project, Path], tmp_path: Path, tiny:
     assert refused.code == 2 and "genloss compose --dir ." in refused.err
 
 
-def test_a_round_of_conversations_is_repeated_and_shared(tmp_path: Path) -> None:
+CHATS = [
+    *("domain=instruct", "domain.examples=32", "domain.validation=8", "domain.test=8", "domain.pool=16"),
+    *("model=llama", "size=32", "recipe.n=8", "recipe.samples=2", "curation=noisy_judge"),
+]
+DIGITS = [
+    *("domain=images", "domain/corpus=digits", "size=32", "recipe.n=8", "recipe.steps=2", "model.channels=[8]"),
+    "metrics.denoising.max_records=8",
+]
+
+
+@pytest.mark.parametrize("domain", [CHATS, DIGITS], ids=["conversations", "images"])
+def test_a_round_is_repeated_and_shared(tmp_path: Path, domain: list[str]) -> None:
     """`dvc repro` of one round, whose stages are computed anew, and its files by a remote."""
     there = plain_project(tmp_path / "there")
     there.dvc("remote", "add", "-d", "shelf", str(tmp_path / "shelf"))
-    small = ["domain=instruct", "domain.examples=32", "domain.validation=8", "domain.test=8", "domain.pool=16"]
-    small += ["model=llama", "size=32", "recipe.n=8", "trainer.steps=3", "trainer.batch=4", "tracking=none"]
-    run = there.root / there.ok("run", *small, "rounds=1", "recipe.samples=2", "curation=noisy_judge").folder
+    small = [*domain, "trainer.steps=3", "trainer.batch=4", "tracking=none", "rounds=1"]
+    run = there.root / there.ok("run", *small).folder
     before = hashes(run)
     shutil.rmtree(run / "rounds/01")
     shutil.rmtree(there.store)

@@ -125,6 +125,19 @@ CHATS = [
     "model=llama",
     "metrics.following.chunk=16",
 ]
+DIGITS = [
+    "domain=images",
+    "domain/corpus=digits",
+    "size=48",
+    "rounds=2",
+    "model.channels=[8,16]",
+    "trainer.steps=4",
+    "trainer.batch=8",
+    "trainer.validate_every=2",
+    "recipe.chunk=16",
+    "recipe.steps=3",
+    "metrics.denoising.max_records=8",
+]
 LAB = ["rounds=2", "size=30", "domain.chains=40"]
 TEXT = "curation=[dedup,near_dedup,rules,top,novelty,perplexity_low,random]"
 LOOSE = ["curation.rules.max_repeated=1", "curation.rules.max_top_word=1", "curation.rules.min_characters=0"]
@@ -204,6 +217,8 @@ ARMS: dict[str, list[str]] = {
         "model.batch=4",
         "+model.tasks.more={_target_: genloss.domains.reasoning.arithmetic.Arithmetic, operations: [1]}",
     ],
+    "images": [*DIGITS, "recipe.bias=0.5", "trainer.start=previous", "mixing=accumulate", "curation=random"],
+    "images, sprites": [*DIGITS[:1], *DIGITS[2:], "domain.corpus.n=200", "recipe.scheduler=euler"],
     "instruct": [*CHATS, "recipe.samples=2", "curation=[best_of,novelty,exact]", "curation.novelty.threshold=1"],
     "grpo": [
         *SUMS,

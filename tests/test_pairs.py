@@ -60,11 +60,13 @@ SMALL = {
         "model=llama",
         "size=32",
     ],
+    "images": ["domain/corpus=digits", "size=32"],
 }
 # What makes an option of a group tiny, where the config has the key
 TINY = {
     "trainer.steps": 4,
     "trainer.batch": 4,
+    "trainer.validate_every": 2,
     "trainer.updates": 2,
     "trainer.prompts": 2,
     "trainer.group": 2,
@@ -82,6 +84,8 @@ TINY = {
     "model.batch": 4,
     "curation.agree.chunk": 16,
     "recipe.max_tokens": 32,
+    "recipe.steps": 3,
+    "metrics.denoising.max_records": 8,
 }
 # What an option asks for by its own words before it can work; without this it is refused, which is as good
 HELP = {

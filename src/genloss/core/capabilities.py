@@ -90,6 +90,24 @@ class Verifies(ABC):
         """Which responses of a table of records are right."""
 
 
+class Images(ABC):
+    """records that are images"""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Pixels a side."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """1: grey; 3: RGB."""
+
+    @abstractmethod
+    def pixels(self, table: pa.Table) -> np.ndarray:
+        """uint8 [n, size, size, channels] of a table of records."""
+
+
 class Points(ABC):
     """records that are points of many chains (genloss.domains.lab)"""
 

@@ -118,7 +118,9 @@ def cut_off(table: pa.Table) -> np.ndarray:
 
 
 def _contents(column: pa.Array | pa.ChunkedArray) -> list[bytes]:
-    """What is hashed of each value: the bytes of an array, the text of anything else."""
+    """What is hashed of each value: the bytes of an array or of binary data, the text of anything else."""
+    if pa.types.is_binary(column.type):
+        return column.to_pylist()
     if not pa.types.is_fixed_size_list(column.type):
         return [str(v).encode() for v in column.to_pylist()]
     flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -25,13 +25,13 @@ from genloss.core.plugin import imported
 
 if TYPE_CHECKING:
     from genloss.core.contracts import Fit
-    from genloss.language.trainer import Supervised
+    from genloss.language.trainer import Descent
 
 LIGHTNING = "lightning.pytorch's "
 BASES: dict[str, type[Callback] | type[Logger]] = {"callbacks": Callback, "logger": Logger}
 
 
-def known(trainer: Supervised) -> None:
+def known(trainer: Descent) -> None:
     """Raises UserError, its key relative to the trainer's, where a node names no class of its kind, or not its
     arguments."""
     for key, base in BASES.items():
@@ -78,7 +78,7 @@ def _takes(node: Mapping[str, Any], where: str, more: Mapping[str, Any]) -> None
         raise UserError(where, target, f"{error}; see its arguments") from None
 
 
-def brought(trainer: Supervised, fit: Fit) -> tuple[list[Callback], list[Logger]]:
+def brought(trainer: Descent, fit: Fit) -> tuple[list[Callback], list[Logger]]:
     """(callbacks, loggers), in the order of the config. What a logger writes is no result, so one without a `save_dir`
     writes to logs/ROUND of the run directory; checkpoints are, and lie beside the model whatever loggers there are."""
     logs = fit.data.parent / "logs" / fit.shards[0].parents[1].name
@@ -89,7 +89,7 @@ def brought(trainer: Supervised, fit: Fit) -> tuple[list[Callback], list[Logger]
 
 
 @contextmanager
-def in_one_line(trainer: Supervised) -> Iterator[None]:
+def in_one_line(trainer: Descent) -> Iterator[None]:
     """As UserError: Lightning's complaints about callbacks and loggers, such as a metric to monitor that nobody
     logs."""
     try:

@@ -372,7 +372,7 @@ class Datasets(Corpus):
         folder = self._folder()
         return tree_hash({str(f.relative_to(folder)): sha256_file(f) for f in folder.rglob("*") if f.is_file()})
 
-    def _rows(self) -> Any:
+    def rows(self) -> Any:
         import datasets
 
         folder = None if on_hub(self.path) else self._folder()
@@ -394,7 +394,7 @@ class Datasets(Corpus):
 
     def documents(self) -> Iterator[tuple[str, str]]:
         try:
-            data = self._rows()
+            data = self.rows()
             known = data.column_names or list(next(iter(data), ()))
             outer = self.column if self.column in known else self.column.partition(".")[0]
             found = self.column in known

@@ -1,5 +1,5 @@
-"""How a causal language model is trained: the options, without the libraries that train (they load in seconds; configs
-in milliseconds). The training itself is genloss.language.training.
+"""How a model is trained by gradient descent: the options, without the libraries that train (they load in seconds;
+configs in milliseconds). The training itself is genloss.language.training.
 
     genloss run trainer.steps=600 trainer.batch=32
     genloss run '+trainer.logger={csv: {_target_: lightning.pytorch.loggers.CSVLogger}}'
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,7 +23,7 @@ from genloss.core.machine import check_devices
 from genloss.language.model import Pretrained
 
 if TYPE_CHECKING:
-    from genloss.language.training import CausalLM, PackedData
+    from genloss.language.training import CausalLM, Examples, Learner, PackedData
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 DIVERGED = ("end", "go_on")
@@ -31,13 +32,10 @@ BROUGHT = ("callbacks", "logger")  # fields that are nodes of the user's own Lig
 
 
 @dataclass
-class Supervised(Trainer):
-    """AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay, clipping. The budget is in steps or, if `tokens`
-    is set, in tokens of context; it is the same for every arm, whatever the size of its training set. `epochs` is a
-    budget too, and grows with the set.
-
-    document_mask: a record attends to itself alone, as if it had a row of its own (Zhao et al. 2024, arXiv 2402.13991,
-    intra-document causal masking); its positions begin at 0. Without it records see those before them in their row.
+class Descent(Trainer):
+    """AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine decay, clipping: the options of every training by
+    gradient descent, whatever it trains. The budget is in steps; it is the same for every arm, whatever the size of its
+    training set. `epochs` is a budget too, and grows with the set.
 
     callbacks, logger: Lightning's or your own, by name, each a Hydra node with a `_target_`. They see `loss` at every
     step and `validation_loss` at every validation. What a ModelCheckpoint saves (which holds paths, so that its hash is
@@ -47,9 +45,8 @@ class Supervised(Trainer):
     """
 
     steps: int = 300
-    tokens: int | None = None  # budget in tokens, padding included; overrides steps
     epochs: int | None = None  # budget in passes over the training set; overrides steps
-    batch: int = 16  # rows of `domain.context` tokens a step, over all devices
+    batch: int = 16  # rows a step, over all devices
     lr: float = 8e-3
     warmup: float = 0.1  # share of the steps
     final_lr: float = 0.05  # share of lr at the end
@@ -59,7 +56,6 @@ class Supervised(Trainer):
     clip: float = 1.0  # gradient norm
     precision: str = "32-true"
     accumulate: int = 1  # rows / accumulate are in memory at once
-    document_mask: bool = False  # whether attention stays within a record, where several share a row
     threads: int = (
         1  # part of the identity: kernels differ between thread counts. Arms and chunks run in parallel instead
     )
@@ -75,10 +71,7 @@ class Supervised(Trainer):
         super().__post_init__()
         for key in ("steps", "batch", "accumulate", "threads", "validate_every", "validation_rows"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
-        require(self.tokens is None or self.tokens >= 1, "tokens", self.tokens, "at least 1 token")
         require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "at least 1 pass")
-        one = self.tokens is None or self.epochs is None
-        require(one, "epochs", self.epochs, f"null beside tokens={self.tokens}: a training has one budget")
         require(self.checkpoint_minutes >= 0, "checkpoint_minutes", self.checkpoint_minutes, "at least 0 (0: none)")
         require(0 <= self.warmup <= 1, "warmup", self.warmup, "a share of the steps in [0, 1]")
         require(0 <= self.final_lr <= 1, "final_lr", self.final_lr, "a share of lr in [0, 1]")
@@ -102,12 +95,6 @@ class Supervised(Trainer):
             if start != "base" and set(changed) - new:
                 kept = f"has no effect: with trainer.start={start} a round keeps the architecture of the model before"
                 raise UserError(f"schedule.{n}.model", None, f"{kept}; leave it out, or set trainer.start=base")
-        if isinstance(experiment.model, Pretrained) and self.precision == "bf16-true":
-            why = "keeps what is trained in half precision, where most steps are too small to change a weight"
-            remedy = "use bf16-mixed, or 32-true, with which the base of an adapter is in model.dtype all the same"
-            raise UserError("precision", self.precision, f"{why}; {remedy}")
-        if isinstance(experiment.model, Pretrained) and self.lr > SCRATCH:
-            _warn(f"trainer.lr={self.lr:g} is for models from scratch; a saved one forgets all (trainer=baize: 2e-4)")
         if self.callbacks or self.logger:  # Lightning takes seconds to load; only who brings something to it waits
             from genloss.language.brought import known
 
@@ -117,8 +104,9 @@ class Supervised(Trainer):
         return tuple(standing_for(target) for target in _targets(self.callbacks))
 
     def budget(self, context: int) -> int:
-        """Steps of the optimiser, for rows of `context` tokens; `epochs` are known where there is a training set."""
-        return self.steps if self.tokens is None else max(1, round(self.tokens / (self.batch * context)))
+        """Steps of the optimiser, for rows of `context` tokens (0: they have none); `epochs` are known where there is a
+        training set."""
+        return self.steps
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate at `step` (from 0) of `steps`, as a share of lr."""
@@ -137,7 +125,7 @@ class Supervised(Trainer):
     # -- the training: imported when used. A subclass that trains otherwise overrides one of these ---------------------
 
     def train(self, fit: Fit) -> dict[str, Any]:
-        """Train `fit.model`; write `model/` and `training.csv` to `fit.out`. Returns steps, tokens, loss and
+        """Train `fit.model`; write `model/` and `training.csv` to `fit.out`. Returns steps, what was seen, loss and
         parameters. Where the loss becomes no number, `diverged` is the step, and all else is that of the last step at
         which it was one."""
         from genloss.language.training import train
@@ -154,14 +142,50 @@ class Supervised(Trainer):
         remedy = "lower it, or go on from the model before that step with trainer.diverged=go_on"
         return UserError(f"trainer.{rate}", getattr(self, rate), f"{why}; the round is kept; {remedy}")
 
-    def module(self, fit: Fit) -> CausalLM:
+    @abstractmethod
+    def module(self, fit: Fit) -> Learner:
         """The LightningModule that is trained."""
+
+    @abstractmethod
+    def batches(self, fit: Fit) -> Examples:
+        """The LightningDataModule that it is trained on."""
+
+
+@dataclass
+class Supervised(Descent):
+    """Of causal language models: rows are of `domain.context` tokens. With `tokens` the budget is in tokens of context.
+
+    document_mask: a record attends to itself alone, as if it had a row of its own (Zhao et al. 2024, arXiv 2402.13991,
+    intra-document causal masking); its positions begin at 0. Without it records see those before them in their row.
+    """
+
+    tokens: int | None = None  # budget in tokens, padding included; overrides steps
+    document_mask: bool = False  # whether attention stays within a record, where several share a row
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.tokens is None or self.tokens >= 1, "tokens", self.tokens, "at least 1 token")
+        one = self.tokens is None or self.epochs is None
+        require(one, "epochs", self.epochs, f"null beside tokens={self.tokens}: a training has one budget")
+
+    def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        if isinstance(experiment.model, Pretrained) and self.precision == "bf16-true":
+            why = "keeps what is trained in half precision, where most steps are too small to change a weight"
+            remedy = "use bf16-mixed, or 32-true, with which the base of an adapter is in model.dtype all the same"
+            raise UserError("precision", self.precision, f"{why}; {remedy}")
+        if isinstance(experiment.model, Pretrained) and self.lr > SCRATCH:
+            _warn(f"trainer.lr={self.lr:g} is for models from scratch; a saved one forgets all (trainer=baize: 2e-4)")
+
+    def budget(self, context: int) -> int:
+        return self.steps if self.tokens is None else max(1, round(self.tokens / (self.batch * context)))
+
+    def module(self, fit: Fit) -> CausalLM:
         from genloss.language.training import CausalLM
 
         return CausalLM(fit)
 
     def batches(self, fit: Fit) -> PackedData:
-        """The LightningDataModule that it is trained on."""
         from genloss.language.training import PackedData
 
         return PackedData(fit)

@@ -1,4 +1,4 @@
-"""Training: a LightningModule over packed rows with a fixed budget, bit-reproducible on one machine type.
+"""Training: a LightningModule with a fixed budget, bit-reproducible on one machine type.
 
     genloss run trainer.steps=600 trainer.batch=32
     genloss run trainer.tokens=10_000_000 runtime.accelerator=gpu runtime.devices=4 runtime.strategy=fsdp
@@ -54,7 +54,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
 
-from genloss.core.contracts import Fit, Runtime, Trainer
+from genloss.core.contracts import Fit, Model, Runtime, Trainer
 from genloss.core.errors import UserError
 from genloss.core.machine import end_with, memory
 from genloss.core.places import settle
@@ -68,7 +68,7 @@ from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import load_codec
 
 if TYPE_CHECKING:
-    from genloss.language.trainer import Supervised
+    from genloss.language.trainer import Descent, Supervised
 
 PARENT = "GENLOSS_PARENT"  # variable: which process has started one that trains
 # Variables by which a cluster tells processes who they are: of this process, and not of those that it starts.
@@ -94,17 +94,10 @@ def train(fit: Fit) -> dict[str, Any]:
     fit = dataclasses.replace(fit, start=fit.start or fit.model.base(fit))
     options = options_of(fit)
     if options.epochs:
-        steps = steps_of(fit, options.epochs)
+        steps = max(1, math.ceil(options.batches(fit).rows_in(options.epochs) / options.batch))
         fit = dataclasses.replace(fit, trainer=dataclasses.replace(options, epochs=None, steps=steps))
     checkpoints(fit).restore()
     return train_here(fit) if alone(fit.runtime) else train_apart(fit)
-
-
-def steps_of(fit: Fit, epochs: int) -> int:
-    """Steps in which every record is seen `epochs` times; the last one may see some of the next epoch."""
-    options = options_of(fit)
-    rows = options.batches(fit).packed(fit.shards, fit.weights)
-    return max(1, math.ceil(sum(1 for n in range(epochs) for _ in rows.plan(n)) / options.batch))
 
 
 def alone(runtime: Runtime) -> bool:
@@ -115,21 +108,20 @@ def alone(runtime: Runtime) -> bool:
 # -- what is trained ---------------------------------------------------------------------------------------------------
 
 
-class CausalLM(lightning.LightningModule):
-    """Next-token prediction by `fit.model`, or by the model at `fit.start`: mean loss in nats over the targets of a
-    step, each weighted by its shard's weight. AdamW and the schedule of `fit.trainer`."""
+class Learner(lightning.LightningModule):
+    """What every training by gradient descent has: the curve, validations, checkpoints inside of it, AdamW and the
+    schedule of `fit.trainer`. A subclass makes `model` and says what its loss is (`loss`, `held_out`) and how it is
+    saved (`write_model`)."""
+
+    model: Any  # a torch module, in training mode
 
     def __init__(self, fit: Fit):
         super().__init__()
         self.fit = fit
         self.options = options_of(fit)
-        self.steps = self.options.budget(fit.options["context"])
+        self.steps = steps_of(fit)
         self.weighted = any(w != 1.0 for w in fit.weights)
         self.listened = bool(self.options.callbacks or self.options.logger)
-        self.model = initial(fit)
-        if self.options.document_mask and not masks_documents(self.model):
-            said = f"{type(self.model).__name__} does not tell records by their positions; leave it false"
-            raise UserError("trainer.document_mask", True, said)
         # one tensor from the start: a kept scalar a step would pin the heap between the blocks of every step
         self.curve = torch.zeros(self.steps)  # loss of every step
         self.validation: dict[int, float] = {}  # steps taken: mean loss in nats
@@ -140,30 +132,39 @@ class CausalLM(lightning.LightningModule):
         self.live = Live(fit.scratch, self.steps)
         self.checkpoints = Checkpoints(None, fit.out, 0)
 
-    # -- the loss ------------------------------------------------------------------------------------------------------
+    # -- what a subclass says ------------------------------------------------------------------------------------------
 
-    def logits(self, batch: Batch) -> torch.Tensor:
-        """[rows * context, vocabulary] of a batch, in single precision."""
-        # attention is kept within a record by positions that begin anew: transformers makes the mask of them
-        known = {"position_ids": batch.positions} if self.options.document_mask else {}
-        return self.model(input_ids=batch.inputs, use_cache=False, **known).logits.flatten(0, 1).float()
+    def loss(self, batch: Any) -> torch.Tensor:
+        """The batch's part of the step's mean loss. Lightning takes the mean over processes and accumulated batches."""
+        raise NotImplementedError
 
-    def nats(self, logits: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
-        """Loss of targets [rows, context], those that are IGNORE left out: its `mean`, or `none`: each, [rows *
-        context]."""
-        return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+    def held_out(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """(total loss, how many numbers it is the sum of) of a batch of real data that nothing is trained on."""
+        raise NotImplementedError
 
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """The batch's part of the step's mean loss. Lightning takes the mean over processes and accumulated batches, as
-        if all had equally many targets; so each sum is divided by the step's targets, and multiplied by the parts."""
-        logits, parts = self.logits(batch), self.trainer.world_size * self.options.accumulate
-        if parts == 1 and not self.weighted:
-            return self.nats(logits, batch.targets, "mean")
-        each = self.nats(logits, batch.targets, "none")
-        each = each * batch.weights.flatten() if self.weighted else each
-        return each.sum() / batch.whole * parts
+    def write_model(self, state: dict[str, Any]) -> None:
+        """Write `model/` of `fit.out`; state: what Lightning holds of this module."""
+        raise NotImplementedError
 
-    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+    def seen(self, steps: int) -> dict[str, int]:
+        """How much was seen in so many steps, for the results of the round."""
+        raise NotImplementedError
+
+    def learned(self) -> Iterator[torch.nn.Parameter]:
+        """What the optimiser changes."""
+        return self.parameters()
+
+    def memory(self, rows: int) -> tuple[int, str]:
+        """Bytes that a batch of so many rows takes at least, and what takes them."""
+        return 0, ""
+
+    def left_out(self) -> set[str]:
+        """Names of the weights that no checkpoint needs, since they are what the training began with."""
+        return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
         loss = self.loss(batch)
         if self.options.accumulate == 1:
             self.curve[self.global_step] = loss.detach()
@@ -192,9 +193,8 @@ class CausalLM(lightning.LightningModule):
         if (index + 1) % cast(int, self.trainer.val_check_batch):  # else after the validation
             self.keep()
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        total = cross_entropy(self.logits(batch), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum")
-        self._sums.append((total, (batch.targets != IGNORE).sum()))
+    def validation_step(self, batch: Any, index: int) -> None:
+        self._sums.append(self.held_out(batch))
 
     def on_validation_epoch_end(self) -> None:
         total, count = (self.over_all(torch.stack(part).sum(), "sum") for part in zip(*self._sums, strict=True))
@@ -251,7 +251,7 @@ class CausalLM(lightning.LightningModule):
 
     def save(self, path: Path) -> None:
         """A checkpoint of Lightning's without what is not trained, such as the base of an adapter."""
-        self._frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        self._frozen = self.left_out()
         self.trainer.save_checkpoint(path)
         self._frozen = set()
 
@@ -287,7 +287,7 @@ class CausalLM(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         options = self.options
         optimizer = torch.optim.AdamW(
-            self.parameters(),
+            self.learned(),
             lr=options.lr,
             betas=(options.beta1, options.beta2),
             weight_decay=options.weight_decay,
@@ -297,8 +297,66 @@ class CausalLM(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def options_of(fit: Fit) -> Supervised:
-    return cast("Supervised", fit.trainer)  # genloss.language.trainer names this module, and no module may name it back
+class CausalLM(Learner):
+    """Next-token prediction by `fit.model`, or by the model at `fit.start`: mean loss in nats over the targets of a
+    step, each weighted by its shard's weight."""
+
+    options: Supervised
+
+    def __init__(self, fit: Fit):
+        super().__init__(fit)
+        self.model = initial(fit)
+        if self.options.document_mask and not masks_documents(self.model):
+            said = f"{type(self.model).__name__} does not tell records by their positions; leave it false"
+            raise UserError("trainer.document_mask", True, said)
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """[rows * context, vocabulary] of a batch, in single precision."""
+        # attention is kept within a record by positions that begin anew: transformers makes the mask of them
+        known = {"position_ids": batch.positions} if self.options.document_mask else {}
+        return self.model(input_ids=batch.inputs, use_cache=False, **known).logits.flatten(0, 1).float()
+
+    def nats(self, logits: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+        """Loss of targets [rows, context], those that are IGNORE left out: its `mean`, or `none`: each, [rows *
+        context]."""
+        return cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """The batch's part of the step's mean loss. Lightning takes the mean over processes and accumulated batches, as
+        if all had equally many targets; so each sum is divided by the step's targets, and multiplied by the parts."""
+        logits, parts = self.logits(batch), self.trainer.world_size * self.options.accumulate
+        if parts == 1 and not self.weighted:
+            return self.nats(logits, batch.targets, "mean")
+        each = self.nats(logits, batch.targets, "none")
+        each = each * batch.weights.flatten() if self.weighted else each
+        return each.sum() / batch.whole * parts
+
+    def held_out(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        total = cross_entropy(self.logits(batch), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        return total, (batch.targets != IGNORE).sum()
+
+    def write_model(self, state: dict[str, Any]) -> None:
+        prefix = "model."
+        assert isinstance(self.fit.model, TextModel)
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        self.fit.model.save(self.model, self.fit, weights)
+
+    def seen(self, steps: int) -> dict[str, int]:
+        return {"tokens": steps * self.options.batch * self.fit.options["context"]}
+
+    def memory(self, rows: int) -> tuple[int, str]:
+        """The logits and the gradients of them alone, in single precision. What else a training needs is less for large
+        vocabularies, and not known here."""
+        context, vocabulary = self.fit.options["context"], self.model.config.get_text_config().vocab_size
+        return 2 * 4 * rows * context * vocabulary, f"the logits of {rows} rows of {context} tokens"
+
+
+def options_of(fit: Fit) -> Any:
+    return cast("Descent", fit.trainer)  # genloss.language.trainer names this module, and no module may name it back
+
+
+def steps_of(fit: Fit) -> int:
+    return cast(int, options_of(fit).budget(fit.options.get("context", 0)))
 
 
 def initial(fit: Fit) -> Any:
@@ -342,7 +400,15 @@ def draw_on(states: dict[str, Any]) -> None:
 # -- what it is trained on ---------------------------------------------------------------------------------------------
 
 
-class PackedData(lightning.LightningDataModule):
+class Examples(lightning.LightningDataModule):
+    """What a training sees."""
+
+    def rows_in(self, epochs: int) -> int:
+        """Rows in which every record is seen so often; the last step of them may see some of the next epoch."""
+        raise NotImplementedError
+
+
+class PackedData(Examples):
     """The shards of a training, without end, and the first rows of the real validation split, always the same."""
 
     def __init__(self, fit: Fit):
@@ -362,6 +428,10 @@ class PackedData(lightning.LightningDataModule):
         """Lightning calls it in one process of a machine, before the others look for these files."""
         if self.fit.scratch:
             self.packed(self.fit.shards, self.fit.weights), self.packed([self.held_out], [1.0])
+
+    def rows_in(self, epochs: int) -> int:
+        rows = self.packed(self.fit.shards, self.fit.weights)
+        return sum(1 for n in range(epochs) for _ in rows.plan(n))
 
     @property
     def held_out(self) -> Path:
@@ -458,14 +528,14 @@ def train_here(fit: Fit) -> dict[str, Any]:
         write(module, state, known)
     result = {
         "steps": done,
-        "tokens": done * options.batch * fit.options["context"],
+        **module.seen(done),
         "loss": float(module.curve[known - 1]) if known else None,
         "parameters": sum(p.numel() for p in module.model.parameters()),
     }
     return result | ({"diverged": lost} if lost else {})
 
 
-def fitted(fit: Fit, steps: int | None = None) -> tuple[lightning.Trainer, CausalLM]:
+def fitted(fit: Fit, steps: int | None = None) -> tuple[lightning.Trainer, Learner]:
     """A training of all its steps, or of the first `steps` of them; from the last checkpoint on, if there is one."""
     options = options_of(fit)
     engine = engine_of(fit, steps)
@@ -481,14 +551,13 @@ def fitted(fit: Fit, steps: int | None = None) -> tuple[lightning.Trainer, Causa
     return engine, module
 
 
-def check_memory(fit: Fit, module: CausalLM) -> None:
-    """Refuse batches that no device can hold: their logits and the gradients of them alone, in single precision. What
-    else a training needs is less for large vocabularies, and not known here."""
-    options, vocabulary = options_of(fit), module.model.config.get_text_config().vocab_size
+def check_memory(fit: Fit, module: Learner) -> None:
+    """Refuse batches that no device can hold."""
+    options = options_of(fit)
     rows = -(-options.batch // (options.accumulate * fit.runtime.devices * fit.runtime.num_nodes))
-    needed, there = 2 * 4 * rows * fit.options["context"] * vocabulary, memory(device_of(fit.runtime))
+    (needed, what), there = module.memory(rows), memory(device_of(fit.runtime))
     if needed > there:
-        why = f"the logits of {rows} rows of {fit.options['context']} tokens take {needed / 1e9:.0f} GB at once"
+        why = f"{what} take {needed / 1e9:.0f} GB at once"
         remedy = "raise trainer.accumulate, or lower it"
         raise UserError("trainer.batch", options.batch, f"{why}, and there are {there / 1e9:.0f}; {remedy}")
 
@@ -499,7 +568,7 @@ def checkpoints(fit: Fit, engine: lightning.Trainer | None = None) -> Checkpoint
     return Checkpoints(*known, engine.strategy.broadcast, engine.is_global_zero) if engine else Checkpoints(*known)
 
 
-def lost_at(module: CausalLM, done: int) -> int:
+def lost_at(module: Learner, done: int) -> int:
     """The first of `done` steps whose loss was no number; the step after the last, if that broke the weights; else
     0."""
     sound = all(bool(p.detach().isfinite().all()) for p in module.model.parameters())
@@ -514,7 +583,7 @@ def engine_of(fit: Fit, first: int | None = None) -> lightning.Trainer:
     """Lightning's own trainer for this training, or for its `first` steps. Of a Lightning user's habits only those are
     on that were asked for: no logger, checkpoint, bar or summary but by `trainer.callbacks` and `trainer.logger`."""
     options, runtime = options_of(fit), fit.runtime
-    steps = options.budget(fit.options["context"])
+    steps = steps_of(fit)
     accelerator = {"cuda": "gpu"}.get(runtime.accelerator, runtime.accelerator)
     precision: Any = options.precision  # one of PRECISIONS, which Lightning spells as a type
     callbacks, loggers = brought(options, fit)
@@ -544,15 +613,12 @@ def engine_of(fit: Fit, first: int | None = None) -> lightning.Trainer:
     )
 
 
-def write(module: CausalLM, state: dict[str, Any], done: int) -> None:
+def write(module: Learner, state: dict[str, Any], done: int) -> None:
     """Write `model/` and `training.csv` of a module that took `done` steps and whose weights are `state`."""
-    prefix, out = "model.", module.fit.out
-    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    assert isinstance(module.fit.model, TextModel)
-    module.fit.model.save(module.model, module.fit, weights)
+    module.write_model(state)
     rows: list[tuple[Any, ...]] = [(*point, "") for point in module.points(done)]
     rows += [(step, "", "", loss) for step, loss in module.validation.items() if math.isfinite(loss)]
-    write_curve(out, ("step", "loss", "lr", "validation_loss"), rows)
+    write_curve(module.fit.out, ("step", "loss", "lr", "validation_loss"), rows)
 
 
 def quiet() -> None:
@@ -610,7 +676,7 @@ def described(plugin: Any) -> dict[str, Any]:
 
 def from_json(value: dict[str, Any]) -> Fit:
     return Fit(
-        model=build(value["model"], TextModel, "model"),
+        model=build(value["model"], Model, "model"),
         trainer=build(value["trainer"], Trainer, "trainer"),
         data=Path(value["data"]),
         shards=[Path(s) for s in value["shards"]],

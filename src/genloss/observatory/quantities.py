@@ -46,6 +46,7 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     r"heldout_tokens|response_tokens": ("tokens", POSITIVE),
     r"loss_bin_\d+": ("share of records", SHARE),
     r"agreement(_shuffled)?|topic_cosine": ("cosine", (-1.0, 1.0)),
+    r"denoising_loss(_worst)?": ("squared error", POSITIVE),
     # how far is it from real text?
     r"ngram_kl_\d|request_kl": ("nats", POSITIVE),
     r"manifold_precision": ("share of the sample", SHARE),

@@ -182,7 +182,7 @@ class ChatDatasets(Chats, Datasets):
 
     def conversations(self) -> Iterator[Messages]:
         try:
-            for i, row in enumerate(self._rows()):
+            for i, row in enumerate(self.rows()):
                 yield conversation(row, f"{self.path}, row {i}")
         except (UserError, GeneratorExit):
             raise

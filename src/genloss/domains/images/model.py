@@ -1,0 +1,234 @@
+"""Models of the domain of images: a small UNet that denoises (Ho et al. 2020), told the class of what it denoises.
+
+    genloss run domain=images model.channels=[32,64,64] model.prediction=epsilon
+    genloss run domain=images model=saved_unet model.path=my/unet
+
+A saved model is the layout of diffusers: config.json and diffusion_pytorch_model.safetensors of a UNet2DModel, the
+averaged weights alone, and scheduler/, the noise that it was trained with. Of K classes the UNet has K + 1: number K is
+none, which guidance without a classifier needs (Ho & Salimans 2022)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from genloss.core.capabilities import Images, able
+from genloss.core.contracts import Experiment, Fit, Model, Size
+from genloss.core.errors import UserError, first_line, one_of, require
+from genloss.core.hashes import sha256_file, tree_hash
+from genloss.core.places import in_project
+from genloss.domains.images.corpora import LABELS
+from genloss.language.saved import PICKLED
+
+if TYPE_CHECKING:
+    import torch
+
+PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon"}
+SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+SCHEDULER = "scheduler"
+SAVED = ("config.json", WEIGHTS, f"{SCHEDULER}/scheduler_config.json")
+
+
+class DiffusionModel(Model):
+    """A UNet2DModel of diffusers and the noise that it is trained with."""
+
+    needs: ClassVar[tuple[type, ...]] = (Images,)
+
+    def unet(self, fit: Fit) -> Any:
+        """The UNet that a training without a `start` begins with."""
+        raise NotImplementedError
+
+    def noise(self, fit: Fit) -> Any:
+        """The DDPMScheduler of such a training."""
+        raise NotImplementedError
+
+    def initial(self, fit: Fit) -> tuple[Any, Any]:
+        """(UNet in training mode, its DDPMScheduler) that a training begins with."""
+        unet, scheduler = load(fit.start) if fit.start else (self.unet(fit), self.noise(fit))
+        return unet.train(), scheduler
+
+    def steps_of_noise(self, fit: Fit) -> int:
+        """How many timesteps that has."""
+        return int((noise_of(fit.start) if fit.start else self.noise(fit)).config.num_train_timesteps)
+
+    def save(self, unet: Any, scheduler: Any, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        """Write a UNet with these weights, and its scheduler, to a folder."""
+        from safetensors.torch import save_file
+
+        unet.save_config(folder)
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        save_file(held, folder / WEIGHTS, metadata={"format": "pt"})
+        scheduler.save_config(folder / SCHEDULER)
+        for file in ("config.json", f"{SCHEDULER}/scheduler_config.json"):
+            said = json.loads((folder / file).read_text(encoding="utf-8"))
+            said.pop("_name_or_path", None)  # where it was loaded from is no part of what it is
+            (folder / file).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@dataclass
+class UNet(DiffusionModel):
+    """A UNet from scratch. Each level has half of the pixels a side of the one before."""
+
+    channels: list[int] = field(default_factory=lambda: [16, 32, 64])  # of each level
+    layers: int = 1  # residual blocks a level
+    attention: bool = True  # self-attention, at the lowest level
+    head_width: int = 8  # channels a head of it
+    groups: int = 8  # of the normalisation
+    dropout: float = 0.0
+    prediction: str = "v"  # v = sqrt(a) noise - sqrt(1 - a) image (Salimans & Ho 2022), or epsilon: the noise
+    timesteps: int = 1000
+    schedule: str = "cosine"  # of the noise (Nichol & Dhariwal 2021), or linear (Ho et al. 2020)
+
+    def __post_init__(self) -> None:
+        require(1 <= len(self.channels) <= 6, "channels", self.channels, "a list of 1 to 6 numbers, one a level")
+        for key in ("layers", "head_width", "groups"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        for width in self.channels:
+            even = width >= 1 and width % self.groups == 0
+            require(even, "channels", self.channels, f"multiples of groups={self.groups}")
+        fits = not self.attention or self.channels[-1] % self.head_width == 0
+        require(fits, "head_width", self.head_width, f"a divisor of the last of channels={self.channels}")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+        require(2 <= self.timesteps <= 10_000, "timesteps", self.timesteps, "from 2 to 10000")
+        one_of("prediction", self.prediction, PREDICTIONS)
+        one_of("schedule", self.schedule, SCHEDULES)
+
+    def check(self, experiment: Experiment) -> None:
+        size, halved = able(experiment.domain, Images).size, 2 ** (len(self.channels) - 1)
+        why = f"must have so few levels that {halved} divides the {size} pixels a side of the images"
+        if size % halved:
+            raise UserError("channels", self.channels, why)
+
+    def size(self, experiment: Experiment) -> Size:
+        import torch
+
+        domain = able(experiment.domain, Images)
+        with torch.device("meta"):
+            numbers = sum(p.numel() for p in self._made(domain.size, domain.channels, 10).parameters())
+        return Size(4 * numbers, numbers)
+
+    def unet(self, fit: Fit) -> Any:
+        import torch
+
+        torch.manual_seed(fit.seed)
+        return self._made(fit.options["size"], fit.options["channels"], classes(fit.data))
+
+    def noise(self, fit: Fit) -> Any:
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler(
+            num_train_timesteps=self.timesteps,
+            beta_schedule=SCHEDULES[self.schedule],
+            prediction_type=PREDICTIONS[self.prediction],
+            timestep_spacing="trailing",  # a sample begins where the noise is all there is (Lin et al. 2024)
+        )
+
+    def _made(self, size: int, channels: int, classes: int) -> Any:
+        from diffusers import UNet2DModel
+
+        levels = len(self.channels)
+        down, up = ["DownBlock2D"] * levels, ["UpBlock2D"] * levels
+        if self.attention:
+            down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
+        return UNet2DModel(
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
+            layers_per_block=self.layers,
+            block_out_channels=tuple(self.channels),
+            down_block_types=tuple(down),
+            up_block_types=tuple(up),
+            add_attention=self.attention,
+            attention_head_dim=self.head_width,
+            norm_num_groups=self.groups,
+            dropout=self.dropout,
+            num_class_embeds=classes + 1,
+        )
+
+
+@dataclass
+class SavedUNet(DiffusionModel):
+    """A UNet2DModel that somebody saved with diffusers, with its scheduler/; every cold start begins from it.
+    Safetensors alone: pickled weights run code when they are read."""
+
+    path: str = "???"
+
+    def _folder(self) -> Path:
+        return in_project(self.path, "model.path")
+
+    def places(self) -> tuple[str, ...]:
+        return ("path",)
+
+    def fingerprint(self) -> str:
+        return tree_hash({name: sha256_file(self._folder() / name) for name in SAVED})
+
+    def check(self, experiment: Experiment) -> None:
+        domain = able(experiment.domain, Images)
+        check_saved(self._folder(), self.path, "path")
+        said = _config(self._folder())
+        for key, wanted in (
+            ("sample_size", domain.size),
+            ("in_channels", domain.channels),
+            ("out_channels", domain.channels),
+        ):
+            if said.get(key) != wanted:
+                raise UserError("path", self.path, f"has {key}={said.get(key)}, and the images of the domain {wanted}")
+
+    def base(self, fit: Fit) -> Path:
+        told, known = _config(self._folder()).get("num_class_embeds"), classes(fit.data)
+        if told != known + 1:
+            why = f"has num_class_embeds={told}, and the data {known} classes: {known + 1} with that of none"
+            raise UserError("model.path", self.path, why)
+        return self._folder()
+
+
+def classes(data: Path) -> int:
+    """K of prepared data."""
+    return len(json.loads((data / LABELS).read_text(encoding="utf-8")))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def check_saved(folder: Path, shown: str, key: str) -> None:
+    """Refuse a folder that holds no UNet2DModel in safetensors (UserError)."""
+    if _config(folder).get("_class_name") != "UNet2DModel":
+        raise UserError(key, shown, "is no folder of a UNet2DModel that diffusers has saved")
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    if pickled and not (folder / WEIGHTS).is_file():
+        why = f"holds only pickled weights ({pickled[0]}), which run code when they are read; save it as safetensors"
+        raise UserError(key, shown, why)
+    for name in SAVED:
+        if not (folder / name).is_file():
+            raise UserError(key, shown, f"has no {name}; save the UNet and its scheduler with diffusers")
+
+
+def noise_of(folder: Path) -> Any:
+    """The DDPMScheduler of a saved model."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler.from_pretrained(folder, subfolder=SCHEDULER)
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """(UNet in evaluation mode, its DDPMScheduler) of a saved model. UserError where it cannot be loaded."""
+    from diffusers import UNet2DModel
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    check_saved(folder, "", str(folder))
+    try:
+        unet = UNet2DModel.from_config(_config(folder))
+        unet.load_state_dict(load_file(folder / WEIGHTS))  # not from_pretrained, which makes up what is missing
+        scheduler = noise_of(folder)
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise UserError(str(folder), None, f"cannot be loaded ({first_line(error)}); delete it and run again") from None
+    return unet.eval(), scheduler
