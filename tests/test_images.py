@@ -76,7 +76,7 @@ def fit(data: Path, tmp_path: Path) -> Callable[..., tuple[Path, dict[str, Any]]
             "start": None,
             "seed": 1,
             "out": out,
-            "options": {"size": 8, "channels": 1},
+            "options": {"side": 8, "channels": 1},
         }
         made = Fit(**{**known, **changes})
         return out, made.trainer.train(made)
@@ -88,7 +88,7 @@ def fit(data: Path, tmp_path: Path) -> Callable[..., tuple[Path, dict[str, Any]]
 def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("model")
     trainer = Diffusion(steps=20, batch=16)
-    options = {"size": 8, "channels": 1}
+    options = {"side": 8, "channels": 1}
     trainer.train(Fit(TINY, trainer, data, [data / "train.parquet"], [1.0], None, 0, out, options))
     return out / "model"
 
@@ -182,7 +182,7 @@ def fashion(tmp_path: Path) -> dict[str, Any]:
 
 def test_idx_files(fashion: dict[str, Any], tmp_path: Path) -> None:
     domain = Images(corpus=fashion)
-    assert (domain.size, domain.channels) == (8, 1)
+    assert (domain.side, domain.channels) == (8, 1)
     domain.prepare(tmp_path / "data")
     test = records.read(tmp_path / "data/test.parquet")
     with gzip.open(fashion["images"]) as file:
@@ -224,7 +224,7 @@ def folder_of(root: Path, classes: dict[str, int], side: int = 8) -> Path:
 
 def test_a_folder_of_folders(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "mine", {"cats": 6, "dogs": 5})
-    corpus = {"_target_": "genloss.domains.images.corpora.ImageFolder", "path": str(root), "size": 8}
+    corpus = {"_target_": "genloss.domains.images.corpora.ImageFolder", "path": str(root), "side": 8}
     larger = encode(np.zeros((1, 20, 30, 3), dtype=np.uint8))[0]  # is cut and scaled
     (root / "dogs/5.png").write_bytes(larger)
     Images(corpus=corpus).prepare(tmp_path / "data")
@@ -242,7 +242,7 @@ def test_datasets(tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     held = {"image": [{"bytes": each, "path": None} for each in raw], "label": [0, 1] * 6}
     datasets.Dataset.from_dict(held, features=features).save_to_disk(str(tmp_path / "set"))
-    corpus = {"_target_": "genloss.domains.images.corpora.ImageDatasets", "path": str(tmp_path / "set"), "size": 8}
+    corpus = {"_target_": "genloss.domains.images.corpora.ImageDatasets", "path": str(tmp_path / "set"), "side": 8}
     source = Images(corpus=corpus).source
     assert source.labels() == ["a", "b"]
     assert [picture.label for picture in source.pictures()] == [0, 1] * 6
@@ -425,7 +425,7 @@ def test_bad_options_are_refused(overrides: list[str], said: str, project: Path)
 
 def test_bad_folders_are_refused(tmp_path: Path, project: Path) -> None:
     def of(root: Path) -> str:
-        return refused("domain/corpus=image_folder", f"domain.corpus.path={root}", "domain.corpus.size=8")
+        return refused("domain/corpus=image_folder", f"domain.corpus.path={root}", "domain.corpus.side=8")
 
     assert "is the only class; give at least two" in of(folder_of(tmp_path / "one", {"cats": 5}))
     beside = folder_of(tmp_path / "beside", {"cats": 2, "dogs": 2})
@@ -500,7 +500,7 @@ def test_guidance_needs_classes(tmp_path: Path) -> None:
     domain = build(
         {
             "_target_": "genloss.domains.images.Images",
-            "corpus": {"_target_": "genloss.domains.images.corpora.ImageFolder", "path": str(root), "size": 8},
+            "corpus": {"_target_": "genloss.domains.images.corpora.ImageFolder", "path": str(root), "side": 8},
         },
         Images,
         "domain",
@@ -509,7 +509,7 @@ def test_guidance_needs_classes(tmp_path: Path) -> None:
     assert records.read(tmp_path / "data/train.parquet")["label"].to_pylist() == [-1] * 10
     trainer, out = Diffusion(steps=2, batch=4), tmp_path / "out"
     out.mkdir()
-    options = {"size": 8, "channels": 3}
+    options = {"side": 8, "channels": 3}
     shards = [tmp_path / "data/train.parquet"]
     trainer.train(Fit(TINY, trainer, tmp_path / "data", shards, [1.0], None, 0, out, options))
     assert np.concatenate(list(sample(out / "model", 3, seed=0, steps=2, chunk=2))).shape == (3, 8, 8, 3)

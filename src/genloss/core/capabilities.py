@@ -95,7 +95,7 @@ class Images(ABC):
 
     @property
     @abstractmethod
-    def size(self) -> int:
+    def side(self) -> int:
         """Pixels a side."""
 
     @property
@@ -105,7 +105,7 @@ class Images(ABC):
 
     @abstractmethod
     def pixels(self, table: pa.Table) -> np.ndarray:
-        """uint8 [n, size, size, channels] of a table of records."""
+        """uint8 [n, side, side, channels] of a table of records."""
 
 
 class Points(ABC):

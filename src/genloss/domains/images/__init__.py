@@ -14,7 +14,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,8 @@ class Images(RecordDomain, capabilities.Images):
             raise UserError("domain", "images", "needs the extra: pip install 'genloss[images]'")
 
     @property
-    def size(self) -> int:
-        return self.source.size
+    def side(self) -> int:
+        return self.source.side
 
     @property
     def channels(self) -> int:
@@ -73,11 +73,11 @@ class Images(RecordDomain, capabilities.Images):
 
     def config(self, stage: str) -> dict[str, Any]:
         if stage == "data":
-            return named({k: v for k, v in vars(self).items() if k != "source"})
-        return {"size": self.size, "channels": self.channels}
+            return named({f.name: getattr(self, f.name) for f in fields(self)})
+        return {"side": self.side, "channels": self.channels}
 
     def record_bytes(self) -> int:
-        return self.size**2 * self.channels + 200  # of pixels that PNG cannot shorten; ids, scores and reasons
+        return self.side**2 * self.channels + 200  # of pixels that PNG cannot shorten; ids, scores and reasons
 
     def pixels(self, table: pa.Table) -> np.ndarray:
         return decode(table.column("image"))
@@ -93,7 +93,7 @@ class Images(RecordDomain, capabilities.Images):
         with tempfile.TemporaryFile(dir=out) as file:
             known = Known(self.source.copies)
             for picture in self.source.pictures():
-                shape = (self.size, self.size, self.channels)
+                shape = (self.side, self.side, self.channels)
                 if picture.image.shape != shape or picture.image.dtype != np.uint8:
                     made = f"{picture.name}, {picture.image.shape} of {picture.image.dtype}"
                     raise UserError("domain.corpus", made, f"pictures are uint8 {shape}")
@@ -107,7 +107,7 @@ class Images(RecordDomain, capabilities.Images):
             if len(known) < 3:
                 why = "train, validation and test need one each: give at least 3"
                 raise UserError("domain.corpus", f"{len(known)} pictures", why)
-            pixels = np.memmap(file, np.uint8, "r", shape=(len(known), self.size, self.size, self.channels))
+            pixels = np.memmap(file, np.uint8, "r", shape=(len(known), self.side, self.side, self.channels))
             result: dict[str, Any] = {"pictures": len(known)}
             for split, order in self._splits(known).items():
                 if not len(order):

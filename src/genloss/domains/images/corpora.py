@@ -56,7 +56,7 @@ class ImageCorpus(Plugin, ABC):
 
     @property
     @abstractmethod
-    def size(self) -> int:
+    def side(self) -> int:
         """Pixels a side."""
 
     @property
@@ -79,8 +79,8 @@ def several(labels: Sequence[str]) -> None:
         raise UserError("domain.corpus", f"{labels[0]!r}", why)
 
 
-def check_shape(size: int, channels: int) -> None:
-    require(4 <= size <= LARGEST, "size", size, f"from 4 to {LARGEST} pixels a side")
+def check_shape(side: int, channels: int) -> None:
+    require(4 <= side <= LARGEST, "side", side, f"from 4 to {LARGEST} pixels")
     require(channels in CHANNELS, "channels", channels, "1 (grey) or 3 (RGB)")
 
 
@@ -96,7 +96,7 @@ class Sprites(ImageCorpus):
     label: str = "shape"
     seed: int = 0
     copies = True
-    size = 32
+    side = 32
     channels = 3
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ class Nouns(ImageCorpus):
     label: str = "glasses"
     seed: int = 0
     copies = True
-    size = 32
+    side = 32
     channels = 3
     PARTS: ClassVar[tuple[str, ...]] = ("bodies", "accessories", "heads", "glasses")  # in the order of drawing
     BACKGROUND: ClassVar[str] = "backgrounds"
@@ -160,7 +160,7 @@ class Nouns(ImageCorpus):
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             why = f"is no image-data.json of @nouns/assets ({first_line(error)})"
             raise UserError(PATH, self.path, why) from None
-        ground = np.ones((len(grounds), self.size, self.size, 4), dtype=np.uint8)
+        ground = np.ones((len(grounds), self.side, self.side, 4), dtype=np.uint8)
         ground[..., :3] = np.array(grounds, dtype=np.uint8)[:, None, None]
         names[self.BACKGROUND] = [str(text) for text in said["bgcolors"]]
         return names, drawn | {self.BACKGROUND: ground}
@@ -211,7 +211,7 @@ def _part(data: str, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
 class Digits(ImageCorpus):
     """1,797 handwritten digits, 8x8, grey, that scikit-learn brings (Alpaydin & Kaynak 1998, UCI)."""
 
-    size = 8
+    side = 8
     channels = 1
 
     def labels(self) -> list[str]:
@@ -228,15 +228,15 @@ class Digits(ImageCorpus):
 
 @dataclass
 class ImageFolder(ImageCorpus):
-    """Image files below a folder, in the order of their names, each turned, cut and scaled to the size by
+    """Image files below a folder, in the order of their names, each turned, cut and scaled to squares by
     genloss.domains.images.pictures.load. The folders directly in it are the classes; without any there are none."""
 
     path: str = "???"
-    size: int = 32
+    side: int = 32
     channels: int = 3
 
     def __post_init__(self) -> None:
-        check_shape(self.size, self.channels)
+        check_shape(self.side, self.channels)
 
     def _root(self) -> Path:
         return in_project(self.path, PATH)
@@ -274,7 +274,7 @@ class ImageFolder(ImageCorpus):
         return sorted({shown_name(Path(name.partition("/")[0])) for name in self.names() if "/" in name})
 
     def _load(self, name: str) -> np.ndarray:
-        return load(self._root() / name, size=self.size, channels=self.channels, key=PATH)
+        return load(self._root() / name, size=self.side, channels=self.channels, key=PATH)
 
     def pictures(self) -> Iterator[Picture]:
         number = {label: i for i, label in enumerate(self.labels())}
@@ -315,7 +315,7 @@ class Idx(ImageCorpus):
             return shape
 
     @property
-    def size(self) -> int:
+    def side(self) -> int:
         return self._shape()[1]
 
     @property
@@ -392,11 +392,11 @@ class ImageDatasets(ImageCorpus):
     column: str = "image"
     label: str = "label"
     revision: str | None = None  # pin it: the hub's main branch moves
-    size: int = 32
+    side: int = 32
     channels: int = 3
 
     def __post_init__(self) -> None:
-        check_shape(self.size, self.channels)
+        check_shape(self.side, self.channels)
         self._set = Datasets(self.path, self.config, self.split, self.column, self.revision)
 
     def check(self, experiment: Experiment) -> None:
@@ -445,5 +445,5 @@ class ImageDatasets(ImageCorpus):
                 raise UserError("domain.corpus.column", self.column, why)
             said = row.get(self.label) if self.label else None
             label = -1 if said is None else int(said) if numbered else number[str(said)]
-            image = load(raw, size=self.size, channels=self.channels, key=PATH)
+            image = load(raw, size=self.side, channels=self.channels, key=PATH)
             yield Picture(f"{i:06d}", image, label, {})

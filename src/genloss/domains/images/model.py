@@ -97,9 +97,9 @@ class UNet(DiffusionModel):
         one_of("schedule", self.schedule, SCHEDULES)
 
     def check(self, experiment: Experiment) -> None:
-        size, halved = able(experiment.domain, Images).size, 2 ** (len(self.channels) - 1)
-        why = f"must have so few levels that {halved} divides the {size} pixels a side of the images"
-        if size % halved:
+        side, halved = able(experiment.domain, Images).side, 2 ** (len(self.channels) - 1)
+        why = f"must have so few levels that {halved} divides the {side} pixels a side of the images"
+        if side % halved:
             raise UserError("channels", self.channels, why)
 
     def size(self, experiment: Experiment) -> Size:
@@ -107,14 +107,14 @@ class UNet(DiffusionModel):
 
         domain = able(experiment.domain, Images)
         with torch.device("meta"):
-            numbers = sum(p.numel() for p in self._made(domain.size, domain.channels, 10).parameters())
+            numbers = sum(p.numel() for p in self._made(domain.side, domain.channels, 10).parameters())
         return Size(4 * numbers, numbers)
 
     def unet(self, fit: Fit) -> Any:
         import torch
 
         torch.manual_seed(fit.seed)
-        return self._made(fit.options["size"], fit.options["channels"], classes(fit.data))
+        return self._made(fit.options["side"], fit.options["channels"], classes(fit.data))
 
     def noise(self, fit: Fit) -> Any:
         from diffusers import DDPMScheduler
@@ -126,7 +126,7 @@ class UNet(DiffusionModel):
             timestep_spacing="trailing",  # a sample begins where the noise is all there is (Lin et al. 2024)
         )
 
-    def _made(self, size: int, channels: int, classes: int) -> Any:
+    def _made(self, side: int, channels: int, classes: int) -> Any:
         from diffusers import UNet2DModel
 
         levels = len(self.channels)
@@ -134,7 +134,7 @@ class UNet(DiffusionModel):
         if self.attention:
             down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
         return UNet2DModel(
-            sample_size=size,
+            sample_size=side,
             in_channels=channels,
             out_channels=channels,
             layers_per_block=self.layers,
@@ -170,7 +170,7 @@ class SavedUNet(DiffusionModel):
         check_saved(self._folder(), self.path, "path")
         said = _config(self._folder())
         for key, wanted in (
-            ("sample_size", domain.size),
+            ("sample_size", domain.side),
             ("in_channels", domain.channels),
             ("out_channels", domain.channels),
         ):

@@ -170,7 +170,7 @@ class Pictures(Examples):
         self.rows = self.options.batch // self.options.accumulate
 
     def _pixels(self, shards: list[Path], weights: list[float], name: str) -> Pixels:
-        side = self.fit.options["size"]
+        side = self.fit.options["side"]
         file = self.fit.scratch and self.fit.scratch / "pixels" / name
         return Pixels(shards, weights, (self.fit.options["channels"], side, side), file)
 
