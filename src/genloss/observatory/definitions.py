@@ -87,6 +87,13 @@ READS: dict[str, dict[str, tuple[Reading, ...]]] = {
         TAIL: (Reading("recall", -1),),
         OUTSIDE: (Reading("outside", 1),),
     },
+    "images": {
+        RISK: (Reading("denoising_loss", 1, log=True),),
+        SPREAD: (Reading("feature_spread", -1, log=True),),
+        MODES: (Reading("sprite_entangled", 1),),
+        TAIL: (Reading("sprite_tail", -1), Reading("manifold_recall", -1)),
+        OUTSIDE: (Reading("sprite_outside", 1), Reading("manifold_precision", -1)),
+    },
     "regression": {RISK: (Reading("risk", 1, log=True),)},
     "classification": {
         RISK: (Reading("accuracy", -1),),

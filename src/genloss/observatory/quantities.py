@@ -56,6 +56,18 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     r"frechet": ("squared distance", POSITIVE),
     r"frontier": ("area, 0 to 1", SHARE),
     r"frontier_cells|request_coverage": ("share of cells", SHARE),
+    # of images
+    r"feature_frechet": ("share of the real variance", POSITIVE),
+    r"kernel_distance": ("squared discrepancy", ANY),
+    r"feature_spread": ("total variance / that of real images", POSITIVE),
+    r"memorisation": ("distance to trained-on / held-out images", POSITIVE),
+    r"sprite_reader": ("share of held-out real records", SHARE),
+    r"sprite_(unreadable|impossible|outside)": ("share of records", SHARE),
+    r"sprite_mislabelled": ("share of the readable ones", SHARE),
+    r"sprite_(tail_)?modes": ("modes / those of as many real records", POSITIVE),
+    r"sprite_tail": ("records / those of the real distribution", POSITIVE),
+    r"sprite_diversity": ("probability", SHARE),
+    r"sprite_entangled": ("nats", ANY),
     # answers
     r"(probe_)?accuracy(/.+)?|followed(/.+)?|elsewhere|labelled": ("share right, greedy", SHARE),
     r"unparseable": ("share without an answer", SHARE),
@@ -95,7 +107,7 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     r"new_readable|new_right": ("share", SHARE),
     # is it well-formed, and where does it come from?
     r"repetition": ("share of word 3-grams", SHARE),
-    r"loops|valid|on_topic|overlap_(exact|13gram)|(near_)?copies_(real|earlier)|duplicates": (
+    r"loops|valid|on_topic|overlap_(exact|13gram)|(near_)?copies_(real|earlier)|near_copies|duplicates": (
         "share of records",
         SHARE,
     ),

@@ -134,12 +134,12 @@ def shown(params: Path) -> list[str]:
 
 TIMES = ("seconds/", "tokens_per_second/")  # which differ between two runs of one thing
 COUNTS = ("n_", "train_", "dropped/", "generate/", *TIMES, "theory/")
-BESIDE = ("_floor", "_se")  # of a metric, what it is read beside
+BESIDE = ("_floor", "_se", "_low", "_high")  # of a metric, what it is read beside
 
 
 def is_metric(name: str) -> bool:
-    """Whether a number says something of what a model is or makes: no count, time or prediction, and no floor or
-    standard error of another one."""
+    """Whether a number says something of what a model is or makes: no count, time or prediction, and no floor,
+    standard error or end of an interval of another one."""
     return not name.startswith(COUNTS) and not name.endswith(BESIDE)
 
 
