@@ -267,7 +267,7 @@ def documented() -> re.Pattern[str]:
         if "…" in cells["name"]:
             found.append(re.sub(r"\d+", r"\\d+", found[-1]))
     names = "|".join(found)
-    return re.compile(rf"(theory/)?({names})(_floor|_se|_low|_high|_asymptotic|_limit)?")
+    return re.compile(rf"(theory/)?({names})(_low|_high)?(_floor|_se|_asymptotic|_limit)?")
 
 
 def undocumented(names: Iterable[str]) -> list[str]:

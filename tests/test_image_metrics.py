@@ -134,11 +134,11 @@ def test_labels_that_are_not_shown_are_counted(real: Path, tmp_path: Path) -> No
 def test_what_the_reader_gets_wrong_widens_the_interval(real: Path, tmp_path: Path) -> None:
     _, images = fresh()
     clean = Sprites().measure(evidence(real, images, tmp_path))
-    noisy = np.clip(images + 255 * rng(2).normal(0, 0.08, images.shape), 0, 255).astype(np.uint8)
+    noisy = np.clip(images + 255 * rng(2).normal(0, 0.1, images.shape), 0, 255).astype(np.uint8)
     found = Sprites().measure(evidence(real, noisy, tmp_path))
     assert found["sprite_reader"] < 0.95 and found["sprite_reader_floor"] == 1
     # noise that is put on real records as the sample has it: as many of these are unreadable
-    assert 1 - found["sprite_reader"] == pytest.approx(found["sprite_unreadable"], abs=0.05)
+    assert 1 - found["sprite_reader"] == pytest.approx(found["sprite_unreadable"], abs=0.02)
 
     def width(numbers: dict[str, float]) -> float:
         return numbers["sprite_tail_high"] - numbers["sprite_tail_low"]
@@ -248,7 +248,7 @@ def test_nearest_is_the_plain_minimum() -> None:
 
 
 def test_copies_of_the_training_set_are_found(real: Path, tmp_path: Path) -> None:
-    factors, images = fresh()
+    _, images = fresh()
     found = evaluate({"m": Memorisation()}, evidence(real, images, tmp_path))
     assert not undocumented(found)
     assert found["near_copies_floor"] == pytest.approx(0.01, abs=0.003) and found["near_copies"] < 0.03
