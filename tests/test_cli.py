@@ -319,6 +319,7 @@ NEEDS = {
     "domain/corpus/image_datasets": ["domain=images", "domain.corpus.path=images"],
     "domain/corpus/idx": ["domain=images", "domain.corpus.images=images.idx", "domain.corpus.labels_file=labels.idx"],
     "domain/corpus/nouns": ["domain=images", "domain.corpus.path=image-data.json"],
+    "metrics/sprites": ["domain=images"],
     "model/saved_unet": ["domain/corpus=digits", "model.path=unet"],
     "domain/corpus/chats": ["domain=instruct", "domain.corpus.path=chats.jsonl"],
     "domain/corpus/chat_datasets": ["domain=instruct", "domain.corpus.path=corpus"],

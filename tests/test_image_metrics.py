@@ -170,7 +170,7 @@ def test_wilson_is_that_of_scipy() -> None:
         assert wilson(count, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
-def test_metrics_of_sprites_need_sprites(main, project: Path) -> None:  # type: ignore[no-untyped-def]
+def test_metrics_of_sprites_need_sprites(main, project: Path) -> None:
     outcome = main("run", "domain=images", "domain/corpus=digits", "metrics=[sprites]", "rounds=1")
     assert outcome.code == 2 and "domain/corpus=sprites" in outcome.err and outcome.err.count("\n") == 1
 

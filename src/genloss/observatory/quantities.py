@@ -57,7 +57,7 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     r"frontier": ("area, 0 to 1", SHARE),
     r"frontier_cells|request_coverage": ("share of cells", SHARE),
     # of images
-    r"feature_frechet": ("share of the real variance", POSITIVE),
+    r"feature_frechet": ("squared distance / real variance", POSITIVE),
     r"kernel_distance": ("squared discrepancy", ANY),
     r"feature_spread": ("total variance / that of real images", POSITIVE),
     r"memorisation": ("distance to trained-on / held-out images", POSITIVE),

@@ -8,7 +8,7 @@ Of sprites exact numbers are known too: genloss.domains.images.counted."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,7 +142,7 @@ class Memorisation(SampleMetric):
         require(self.n >= self.least, "n", self.n, f"at least {self.least} records")
         require(0 < self.closest < 0.5, "closest", self.closest, "a share in (0, 0.5)")
 
-    def each(self, tables, evidence: Evidence) -> list[dict[str, float]]:  # type: ignore[no-untyped-def]
+    def each(self, tables: Sequence[pa.Table], evidence: Evidence) -> list[dict[str, float]]:
         images = [flat(pixels(table.slice(0, self.n), evidence)) for table in tables]
         few = flat(pixels(evidence.reference.slice(0, self.n), evidence))
         to_all = [nearest(some, self._trained_on(evidence)) for some in images]
