@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from genloss.core.places import project_root
-from genloss.observatory import svg
+from genloss.observatory import pictures, svg
 from genloss.observatory.compare import LEVEL
 from genloss.observatory.figures import THEORY, TITLES
 from genloss.observatory.groups import Group, unit
@@ -100,6 +100,7 @@ def page(
         ("tails", "Tails", _tails(drawn)),
         ("groups", "Groups of the test data", _subgroups(drawn)),
         ("texts", "The same prompt side by side", _texts(prompts, rows, len(drawn))),
+        ("pictures", "Pictures side by side", _pictures(drawn, rows)),
         ("cost", "Cost", _cost(drawn)),
         ("again", "How to reproduce", _again(groups, sweeps, control)),
     ]
@@ -617,6 +618,39 @@ def _texts_data(groups: Sequence[Group], prompts: Sequence[Prompt], rounds: Sequ
             for prompt in prompts
         ],
     }
+
+
+def _pictures(groups: Sequence[Group], rounds: Sequence[int]) -> str:
+    """A grid of pictures of each arm and round."""
+    some = groups[:ACROSS]
+    cells = []
+    for n in [0, *rounds]:
+        row = [_picture(group, n) for group in some]
+        if any(row):
+            cells.append([f"round {n}" if n else "real", *row])
+    if not any(row[0] != "real" for row in cells):
+        return ""
+    columns = next((found for group in some if (found := pictures.kinds(group.members[0].folder))), [])
+    named = ", ".join(escape(name) for _, name in columns)
+    what = f"A column is a class ({named}), with the first records of it" if columns else "The first records"
+    few = f" Of {len(groups)} arms the first {ACROSS} are shown." if len(groups) > ACROSS else ""
+    note = (
+        f"{what} that the first seed of every arm made, before curation; in the row <em>real</em> of its real training "
+        "data. Where arms have the same seed and ask for the same classes, what stands in one place of a round began "
+        f"from the same noise.{few}"
+    )
+    return f"<p>{note}</p>" + _table(["", *(escape(group.name) for group in some)], cells, 1 + len(some))
+
+
+def _picture(group: Group, n: int) -> str:
+    member = group.members[0]
+    image = pictures.grid(member.folder, n)
+    if image is None:
+        return ""
+    data = base64.b64encode(image).decode()
+    width = int.from_bytes(image[16:20], "big") * pictures.zoom(member.folder)  # of the IHDR chunk
+    what = f"pictures of round {n} of {group.name}" if n else f"real pictures of {group.name}"
+    return f'<img class="pictures" width="{width}" alt="{escape(what)}" src="data:image/png;base64,{data}">'
 
 
 # -- cost and commands -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,24 @@ class Run:
             path = Path(made) / name
             path.write_text(text, encoding="utf-8")
             self.attach(path, folder)
+
+    def image(self, png: bytes, name: str, step: int, when: int) -> None:
+        """What MLflow's `log_image` writes: its page shows the images of one name by their steps. when: in ms."""
+        from PIL import Image
+
+        with tempfile.TemporaryDirectory(prefix="genloss-") as made:
+            path = (
+                Path(made)
+                / f"{name}+step+{step}+timestamp+{when}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{name} {step}')}.png"
+            )
+            path.write_bytes(png)
+            small = path.with_name(f"{path.stem}+compressed.webp")
+            with Image.open(path) as image:
+                image.thumbnail((512, 512))
+                image.save(small, lossless=True)
+            for each in (path, small):
+                self.attach(each, "images")
+        self.tag({"mlflow.loggedImages": "True"})
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], name: str) -> None:
         """What MLflow's `log_table` writes, which itself finds no artifacts beside a database: a JSON file, and a tag

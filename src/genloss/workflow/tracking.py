@@ -38,6 +38,7 @@ from genloss.core.rundir import RunDir, round_name
 from genloss.language.curve import stride
 from genloss.observatory import results, verdict
 from genloss.observatory.groups import grouped
+from genloss.observatory.pictures import grid, zoom
 from genloss.observatory.readings import first_texts
 from genloss.observatory.report import PAGE
 from genloss.observatory.results import Arm, metrics_of, notes_of, rounds_of, sweep_entries
@@ -556,6 +557,8 @@ class View(Run):
             if text := samples(self.folder, n, 8):
                 lines = [textwrap.wrap(line, 110, drop_whitespace=False) for line in text.splitlines()]
                 self.text("\n".join("\n".join(line) for line in lines), f"round {n}.txt", "samples")  # wraps nothing
+            if (image := grid(self.folder, n, zoom(self.folder))) is not None:
+                self.image(image, "pictures", n, now)
         self.tag({ORIGINAL + key: name for key, name in names.items()})
         self.client.log_inputs(self.run_id, datasets=sets, models=inputs)
         for at in range(0, len(points), BATCH):
