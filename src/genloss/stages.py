@@ -17,7 +17,20 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from genloss.core import code, records
-from genloss.core.contracts import FIRST, HISTORY, KEPT, LAST, PREVIOUS, ROUND0, Domain, Fit, Inputs, Plugin, Report
+from genloss.core.contracts import (
+    DROPPED,
+    FIRST,
+    HISTORY,
+    KEPT,
+    LAST,
+    PREVIOUS,
+    ROUND0,
+    Domain,
+    Fit,
+    Inputs,
+    Plugin,
+    Report,
+)
 from genloss.core.plugin import named, plain, without
 from genloss.core.rundir import RunDir, round_name
 from genloss.core.seeds import seed_of
@@ -75,6 +88,8 @@ def artifacts(name: str, n: int) -> tuple[Artifact, ...]:
         return (Artifact("curate", n - 1, "kept.parquet") if n > 1 else Artifact("data", 0, "train.parquet"),)
     if name == HISTORY:
         return tuple(Artifact("curate", j, "kept.parquet") for j in range(1, n))
+    if name == DROPPED:
+        return tuple(Artifact("curate", j, "rejected.parquet") for j in range(1, n))
     if name == KEPT:
         return (Artifact("curate", n, "kept.parquet"),)
     if name == FIRST:
@@ -189,7 +204,7 @@ def _read_by(plugins: list[Plugin], n: int) -> dict[str, Artifact]:
     found: dict[str, Artifact] = {}
     for name in sorted({name for plugin in plugins for name in plugin.reads()}):
         many = artifacts(name, n)
-        found |= {f"{name}-{a.round:02d}" if name == HISTORY else name: a for a in many}
+        found |= {f"{name}-{a.round:02d}" if name in (HISTORY, DROPPED) else name: a for a in many}
     return found
 
 

@@ -45,6 +45,7 @@ ROUND0 = "round0"  # the model of round 0, the frozen reference model
 LAST = "last"  # model n-1
 PREVIOUS = "previous"  # what curation kept in the round before; the real training data in round 1
 HISTORY = "history"  # what curation kept in rounds 1 to n-1, in this order
+DROPPED = "dropped"  # what curation dropped in these rounds
 KEPT = "kept"  # what curation kept in this round
 FIRST = "first"  # what the recipe made in round 1, before curation; nothing in round 1
 
@@ -78,7 +79,7 @@ class Plugin:
     stands_at = ""  # its key in the whole config, for errors that come while it works; empty outside of an experiment
 
     def reads(self) -> tuple[str, ...]:
-        """Of ROUND0, LAST, PREVIOUS, HISTORY, KEPT, FIRST: what its result depends on besides the real data."""
+        """Of ROUND0, LAST, PREVIOUS, HISTORY, DROPPED, KEPT, FIRST: what its result depends on besides real data."""
         return ()
 
     def check(self, experiment: Experiment) -> None:

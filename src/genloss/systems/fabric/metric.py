@@ -1,0 +1,92 @@
+"""How much the images of a round are liked by a preference that gave no feedback, and how different they are.
+
+genloss run experiment=fabric metrics=[preference]"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from genloss.core import records
+from genloss.core.capabilities import Images, able
+from genloss.core.contracts import DROPPED, HISTORY, Experiment, Plugin
+from genloss.core.errors import UserError
+from genloss.core.plugin import build
+from genloss.evaluate import Evidence, Metric
+from genloss.systems.fabric.curator import Preferred, sessions
+from genloss.systems.fabric.preferences import Preference, Resemblance, same
+
+
+@dataclass
+class Liking(Metric):
+    """preference/mean, preference/min, preference/max: of a session's images of the round, scored by `preference`,
+    which has to be another one than that of the feedback; preference/max_so_far: the best of the rounds so far, which
+    rises without feedback too. Each is a mean over sessions. preference/target: mean similarity to the hidden `target`,
+    preference/target_min, preference/target_max likewise. preference/diversity: 1 - the mean cosine of the pixels of
+    two images of a session and round (the original reports the cosine itself). In round 0, on held-out real images:
+    preference/real, preference/target_real."""
+
+    preference: Any = field(default_factory=dict)
+    target: Any = field(default_factory=dict)  # a Resemblance
+    needs = (Images,)
+    reads_models: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self.judge = build(self.preference, Preference, "preference")
+        self.hidden = build(self.target, Resemblance, "target")
+
+    def parts(self) -> Mapping[str, Plugin]:
+        return {"preference": self.judge, "target": self.hidden}
+
+    def reads(self) -> tuple[str, ...]:
+        return (HISTORY, DROPPED)
+
+    def check(self, experiment: Experiment) -> None:
+        for name, curator in experiment.curators.items():
+            if isinstance(curator, Preferred) and same(curator.judge, self.judge):
+                why = f"is also what gives the feedback (curation.{name}.preference); judge by another one"
+                raise UserError("preference", type(self.judge).__name__, why)
+
+    def measure(self, evidence: Evidence) -> dict[str, float]:
+        domain = able(evidence.domain, Images)
+        if evidence.generated is None:
+            pixels = domain.pixels(evidence.floor)
+            real, alike = (float(of.scores(pixels).mean()) for of in (self.judge, self.hidden))
+            return {"preference/real": real, "preference/target_real": alike}
+        table = records.read(evidence.generated)
+        pixels, whose = domain.pixels(table), sessions(table)
+        liked, alike = self.judge.scores(pixels), self.hidden.scores(pixels)
+        best = {session: float(liked[whose == session].max()) for session in np.unique(whose)}
+        earlier = (evidence.inputs.all(name) for name in (HISTORY, DROPPED)) if evidence.round > 1 else ()
+        for path in (path for paths in earlier for path in paths):
+            for session, score in self._best(path, domain).items():
+                best[session] = max(best.get(session, 0.0), score)
+        found = {"preference/max_so_far": float(np.mean(list(best.values())))}
+        for name, score in (("preference/", liked), ("preference/target_", alike)):
+            for word, of in (("mean", np.mean), ("min", np.min), ("max", np.max)):
+                each = [of(score[whose == session]) for session in np.unique(whose)]
+                key = "preference/target" if name.endswith("_") and word == "mean" else f"{name}{word}"
+                found[key] = float(np.mean(each))
+        spread = [s for session in np.unique(whose) if (s := diversity(pixels[whose == session])) is not None]
+        return found | ({"preference/diversity": float(np.mean(spread))} if spread else {})
+
+    def _best(self, path: Path, domain: Images) -> dict[int, float]:
+        table = records.read(path)
+        if not len(table):
+            return {}
+        whose, score = sessions(table), self.judge.scores(domain.pixels(table))
+        return {int(session): float(score[whose == session].max()) for session in np.unique(whose)}
+
+
+def diversity(pixels: np.ndarray) -> float | None:
+    """1 - the mean cosine over all pairs of images [n, height, width, channels]; None of fewer than two. In O(n)."""
+    if len(pixels) < 2:
+        return None
+    flat = pixels.reshape(len(pixels), -1).astype(float)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    own, n = float((flat**2).sum()), len(flat)
+    return 1 - (float((flat.sum(axis=0) ** 2).sum()) - own) / (n * (n - 1))
