@@ -82,6 +82,10 @@ KNOWN: dict[str, tuple[str, tuple[float, float]]] = {
     r"refine/(before|after|fixed|broken)": ("share right", SHARE),
     r"refine/accepted": ("share", SHARE),
     r"refine/gain": ("difference of shares right", (-1.0, 1.0)),
+    # images that are liked
+    r"preference(_min|_max|_max_so_far)?": ("score, 0 to 1", SHARE),
+    r"target_similarity(_min|_max)?": ("cosine, 0 to 1", SHARE),
+    r"pixel_diversity": ("1 - cosine", SHARE),
     # conversations
     r"breadth": ("share of (topic, format, steps)", SHARE),
     r"distinct_responses": ("different / all answers", SHARE),

@@ -23,12 +23,12 @@ from genloss.systems.fabric.preferences import Preference, Resemblance, same
 
 @dataclass
 class Liking(Metric):
-    """preference/mean, preference/min, preference/max: of a session's images of the round, scored by `preference`,
-    which has to be another one than that of the feedback; preference/max_so_far: the best of the rounds so far, which
-    rises without feedback too. Each is a mean over sessions. preference/target: mean similarity to the hidden `target`,
-    preference/target_min, preference/target_max likewise. preference/diversity: 1 - the mean cosine of the pixels of
-    two images of a session and round (the original reports the cosine itself). In round 0, on held-out real images:
-    preference/real, preference/target_real."""
+    """preference, preference_min, preference_max: mean, least and largest of a session's images of the round, scored by
+    `preference`, which has to be another one than that of the feedback; preference_max_so_far: the largest of the
+    rounds so far, which rises without feedback too. target_similarity (_min, _max): the same of the likeness to the
+    hidden `target`. pixel_diversity: 1 - the mean cosine of the pixels of two images of a session and round (the
+    original reports the cosine itself). Each is a mean over sessions. The floors of the means are those of held-out
+    real images, of all classes."""
 
     preference: Any = field(default_factory=dict)
     target: Any = field(default_factory=dict)  # a Resemblance
@@ -53,26 +53,31 @@ class Liking(Metric):
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
         domain = able(evidence.domain, Images)
+        found = self._floors(domain.pixels(evidence.floor))
         if evidence.generated is None:
-            pixels = domain.pixels(evidence.floor)
-            real, alike = (float(of.scores(pixels).mean()) for of in (self.judge, self.hidden))
-            return {"preference/real": real, "preference/target_real": alike}
+            return found
         table = records.read(evidence.generated)
         pixels, whose = domain.pixels(table), sessions(table)
         liked, alike = self.judge.scores(pixels), self.hidden.scores(pixels)
         best = {session: float(liked[whose == session].max()) for session in np.unique(whose)}
         earlier = (evidence.inputs.all(name) for name in (HISTORY, DROPPED)) if evidence.round > 1 else ()
         for path in (path for paths in earlier for path in paths):
-            for session, score in self._best(path, domain).items():
-                best[session] = max(best.get(session, 0.0), score)
-        found = {"preference/max_so_far": float(np.mean(list(best.values())))}
-        for name, score in (("preference/", liked), ("preference/target_", alike)):
-            for word, of in (("mean", np.mean), ("min", np.min), ("max", np.max)):
-                each = [of(score[whose == session]) for session in np.unique(whose)]
-                key = "preference/target" if name.endswith("_") and word == "mean" else f"{name}{word}"
-                found[key] = float(np.mean(each))
-        spread = [s for session in np.unique(whose) if (s := diversity(pixels[whose == session])) is not None]
-        return found | ({"preference/diversity": float(np.mean(spread))} if spread else {})
+            for session, before in self._best(path, domain).items():
+                best[session] = max(best.get(session, 0.0), before)
+        found["preference_max_so_far"] = float(np.mean(list(best.values())))
+        for name, score in (("preference", liked), ("target_similarity", alike)):
+            for end, of in (("", np.mean), ("_min", np.min), ("_max", np.max)):
+                found[name + end] = float(np.mean([of(score[whose == session]) for session in best]))
+        spread = [s for session in best if (s := diversity(pixels[whose == session])) is not None]
+        return found | ({"pixel_diversity": float(np.mean(spread))} if spread else {})
+
+    def _floors(self, real: np.ndarray) -> dict[str, float]:
+        found = {
+            "preference_floor": self.judge.scores(real).mean(),
+            "target_similarity_floor": self.hidden.scores(real).mean(),
+        }
+        spread = diversity(real)
+        return {k: float(v) for k, v in found.items()} | ({} if spread is None else {"pixel_diversity_floor": spread})
 
     def _best(self, path: Path, domain: Images) -> dict[int, float]:
         table = records.read(path)

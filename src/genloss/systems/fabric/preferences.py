@@ -110,10 +110,10 @@ class Resemblance(Preference):
 
     def check(self, experiment: Experiment) -> None:
         domain = able(experiment.domain, Images)
-        if self.factors and (domain.size, domain.channels) != (sprites.SIDE, 3):
+        if self.factors and (domain.side, domain.channels) != (sprites.SIDE, 3):
             raise UserError("factors", self.factors, "name a sprite, and the domain has other images; give a path")
         if self.path:
-            self._loaded(domain.size, domain.channels)
+            self._loaded(domain.side, domain.channels)
 
     def _loaded(self, size: int, channels: int) -> np.ndarray:
         return load(in_project(self.path, "path"), size=size, channels=channels, key="path")
@@ -140,7 +140,7 @@ class Factors(Preference):
 
     def check(self, experiment: Experiment) -> None:
         domain = able(experiment.domain, Images)
-        if (domain.size, domain.channels) != (sprites.SIDE, 3):
+        if (domain.side, domain.channels) != (sprites.SIDE, 3):
             raise UserError("factors", self.factors, "are those of sprites, and the domain has other images")
 
     def scores(self, pixels: np.ndarray) -> np.ndarray:

@@ -192,11 +192,12 @@ class Fabric(Recipe):
     def _references(self, request: Request) -> list[References]:
         """Of each session, what the model looks at."""
         domain = able(request.domain, Images)
-        empty = np.zeros((0, domain.size, domain.size, domain.channels), np.uint8)
+        empty = np.zeros((0, domain.side, domain.side, domain.channels), np.uint8)
         sides = {LIKED: self._said(request, HISTORY), DISLIKED: self._said(request, DROPPED)}
         found = []
         for session in range(self.sessions):
-            images, ids = {}, []
+            images: dict[str, np.ndarray] = {}
+            ids: list[str] = []
             for side, tables in sides.items():
                 mine = [table.filter(pa.array(sessions(table) == session)) for table in tables]
                 table = records.concat(mine) if mine and self.sides in ("both", side) and self.weight > 0 else None
@@ -212,7 +213,9 @@ class Fabric(Recipe):
         if name == HISTORY:
             return tables
         return [
-            table.filter(pa.array([r.endswith(f": {DISLIKED}") for r in table.column("reason").to_pylist()], pa.bool_()))
+            table.filter(
+                pa.array([r.endswith(f": {DISLIKED}") for r in table.column("reason").to_pylist()], pa.bool_())
+            )
             for table in tables
         ]
 
