@@ -294,6 +294,7 @@ NEEDS = {
     "metrics/topics": ["metrics.topics.topics=[war]"],
     "metrics/embedding/encoder": ["metrics=[vendi]", "metrics.vendi.embedding.path=model"],
     "recipe/evol_instruct": ["domain/tasks=arithmetic"],
+    "recipe/fabric": ["curation=preferred"],
     "curation/critic": ["domain/tasks=arithmetic", "curation.critic.path=critic"],
     "recipe/refine": ["domain/tasks=arithmetic", "recipe.critic=critic"],
     "metrics/critique": ["domain/tasks=[critique,arithmetic]"],
