@@ -146,6 +146,34 @@ def test_what_the_reader_gets_wrong_widens_the_interval(real: Path, tmp_path: Pa
     assert width(found) > width(clean) + (1 - found["sprite_reader"])
 
 
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_counted_modes_follow_theory_where_a_model_draws_what_it_has_seen(accumulate: bool, tmp_path: Path) -> None:
+    """Records whose factors are drawn with replacement from those before, as of a categorical model: diversity falls as
+    it must (Seddik et al. 2024; Gerstgrasser et al. 2024 for pools), and the tail's mass does not on average."""
+    n, chains, rounds = 64, 60, 4
+    found = []
+    for chain in range(chains):
+        pool = sprites.sample(n, rng(chain))
+        for r in range(rounds):
+            seen = rng(chain, r, 1).integers(0, len(pool["shape"]), n)
+            made = {name: values[seen] for name, values in pool.items()}
+            pool = {name: np.concatenate([pool[name], made[name]]) for name in pool} if accumulate else made
+        images = sprites.draw(made, rng(chain, 3))
+        if not chain:  # the real records are the same for all
+            factors = sprites.sample(n, rng(1, 2, 3))
+            for i, name in enumerate(("test", "validation", "train")):
+                half = {k: v[i * n // 2 : (i + 1) * n // 2] if i < 2 else v for k, v in factors.items()}
+                shown = sprites.draw(half, rng(i))
+                records.write(table(shown, half, half["shape"], "real"), tmp_path / f"{name}.parquet")
+        found.append(Sprites().measure(evidence(tmp_path, images, tmp_path, made["shape"])))
+    p = sprites.kind_probabilities()
+    each = [1 - 1 / (n * i * i) for i in range(1, rounds + 1)] if accumulate else [1 - 1 / n] * rounds
+    for name, expected in (("sprite_diversity", (1 - p @ p) * np.prod(each)), ("sprite_tail", 1.0)):
+        values = np.array([numbers[name] for numbers in found])
+        assert values.mean() == pytest.approx(expected, abs=4 * values.std() / np.sqrt(chains)), name
+    assert np.mean([numbers["sprite_tail_modes"] for numbers in found]) < (0.9 if accumulate else 0.75)
+
+
 def test_mutual_information_is_unbiased_where_factors_are_independent() -> None:
     draws = [shared(rng(i).integers(0, 6, 300), rng(i, 1).integers(0, 3, 300), 6, 3) for i in range(400)]
     assert abs(np.mean(draws)) < 4 * np.std(draws) / 20 + 1e-4

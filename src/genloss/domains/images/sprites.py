@@ -20,7 +20,7 @@ brightness does not change; below ALIKE there is no sprite in it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -194,6 +194,17 @@ class Read(NamedTuple):
     alike: np.ndarray  # float64 [n]: cosine with its ideal picture
     readable: np.ndarray  # bool [n]: it shows a sprite
     noise: np.ndarray  # float64 [n]: root mean square of what its ideal picture, scaled, leaves, in [0, 1]
+
+    def of(self, some: slice) -> Read:
+        factors = {name: values[some] for name, values in self.factors.items()}
+        return Read(factors, self.alike[some], self.readable[some], self.noise[some])
+
+
+def joined(parts: Sequence[Read]) -> Read:
+    """What was read part by part; of one part at least."""
+    factors = {name: np.concatenate([part.factors[name] for part in parts]) for name in FACTORS}
+    alike, readable, noise = (np.concatenate([part[i] for part in parts]) for i in (1, 2, 3))
+    return Read(factors, alike, readable, noise)
 
 
 @cache
