@@ -66,7 +66,17 @@ VALIDITY = (
         "Where does it come from? It is held against real records of round 0's training set and earlier rounds alone: "
         "what is new counts as invented though it may be true, and what stands there counts as known though it may be "
         "false.",
-        ("overlap_", "numbers_", "names_", "name_pairs_", "copies_", "near_copies_", "run_", "longest_run_"),
+        (
+            "overlap_",
+            "numbers_",
+            "names_",
+            "name_pairs_",
+            "copies_",
+            "near_copies",
+            "memorisation",
+            "run_",
+            "longest_run_",
+        ),
     ),
 )
 TOGETHER = ("loss_bin_", "group_loss/", "group_records/")  # of which one figure shows all, or rounds.csv
