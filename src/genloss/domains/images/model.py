@@ -107,14 +107,14 @@ class UNet(DiffusionModel):
 
         domain = able(experiment.domain, Images)
         with torch.device("meta"):
-            numbers = sum(p.numel() for p in self._made(domain.side, domain.channels, 10).parameters())
+            numbers = sum(p.numel() for p in self.made(domain.side, domain.channels, 10).parameters())
         return Size(4 * numbers, numbers)
 
     def unet(self, fit: Fit) -> Any:
         import torch
 
         torch.manual_seed(fit.seed)
-        return self._made(fit.options["side"], fit.options["channels"], classes(fit.data))
+        return self.made(fit.options["side"], fit.options["channels"], classes(fit.data))
 
     def noise(self, fit: Fit) -> Any:
         from diffusers import DDPMScheduler
@@ -126,7 +126,8 @@ class UNet(DiffusionModel):
             timestep_spacing="trailing",  # a sample begins where the noise is all there is (Lin et al. 2024)
         )
 
-    def _made(self, side: int, channels: int, classes: int) -> Any:
+    def made(self, side: int, channels: int, classes: int) -> Any:
+        """The UNet, of torch's random numbers."""
         from diffusers import UNet2DModel
 
         levels = len(self.channels)
