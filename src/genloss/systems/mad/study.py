@@ -6,7 +6,6 @@ from genloss.observatory.compare import Contrast, Panel, Study, Value
 
 BIASED = 0.5  # λ, w = 1
 REAL = {
-    "synthetic_augmentation": "real data kept beside the last sample",
     "accumulate": "real data and all samples",
     "fresh": "half of the data fresh",
 }
