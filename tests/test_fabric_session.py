@@ -22,7 +22,7 @@ from genloss.evaluate import Evidence
 from genloss.experiment import Experiment
 from genloss.systems.fabric.curator import SESSION, Clicks, Preferred
 from genloss.systems.fabric.metric import Liking, diversity
-from genloss.systems.fabric.preferences import Brightness, Factors, Hue, Resemblance
+from genloss.systems.fabric.preferences import Brightness, Factors, Hue, Ink, Resemblance
 from genloss.workflow.compose import compose
 from support import Project, undocumented
 
@@ -31,13 +31,13 @@ FABRIC = "genloss.systems.fabric.preferences"
 TINY = [
     "experiment=fabric",
     "hydra.mode=RUN",
-    "domain.corpus.n=200",
     "size=64",
     "trainer.steps=4",
     "trainer.batch=8",
     "model.channels=[8,16]",
     "recipe.n=3",
     "recipe.sessions=2",
+    "recipe.label=3",
     "recipe.steps=3",
     "rounds=3",
     "tracking=none",
@@ -66,12 +66,15 @@ def test_preferences_are_between_0_and_1_and_say_what_they_mean() -> None:
     some = np.concatenate([star, red, moved, black, white])
     assert Brightness().scores(some)[-2:] == pytest.approx([0, 1])
     assert Brightness().scores(some[..., :1])[-2:] == pytest.approx([0, 1])
+    assert Ink().scores(np.concatenate([black, white])) == pytest.approx([0, 1])
+    half = np.concatenate([np.full((1, 4, 8, 1), v, np.uint8) for v in (127, 128)], axis=1)
+    assert Ink().scores(half) == pytest.approx([0.5]) and Ink(0.9).scores(half) == 0
     hue = Hue([51, 255, 255]).scores(some)  # cyan as sprites have it
     assert hue == pytest.approx([1, 0.6 / np.sqrt(1.08 * 2.04), 1, 0, 2.2 / np.sqrt(3 * 2.04)], abs=0.01)
     assert Factors(TARGET).scores(some) == pytest.approx([1, 0.5, 1, 0, 0])
     alike = Resemblance(TARGET).scores(some)
     assert alike[0] == pytest.approx(1) and alike[3] == 0 and 0 < alike[2] < 0.9 and alike[1] < 0.5
-    for of in (Brightness(), Hue(), Factors(TARGET), Resemblance(TARGET)):
+    for of in (Brightness(), Hue(), Ink(), Factors(TARGET), Resemblance(TARGET)):
         assert ((of.scores(some) >= 0) & (of.scores(some) <= 1)).all()
 
 
@@ -85,36 +88,37 @@ def test_a_hidden_target_may_be_a_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("experiment", "override", "says"),
     [
-        ("curation.preferred.preference.colour=[0,0,0]", "curation.preferred.preference.colour=[0, 0, 0]: must be red"),
-        ("curation.preferred.liked=9", "curation.preferred.liked=9: with disliked=1 is more than recipe.n=8 images"),
-        ("curation.preferred.liked=0", "curation.preferred.liked=0: must be at least 1"),
-        ("curation=none", "curation=none: gives no feedback; set curation=preferred, or curation=clicks"),
-        ("recipe.guidance=0", "recipe.guidance=0.0: has no pass for dislikes to act in"),
-        ("recipe.start=0.9", "recipe.start=0.9: must be a share of the steps, at most end=0.8"),
-        ("recipe.weight=-1", "recipe.weight=-1.0: must be in [0, 100]"),
-        ("recipe.sides=left", "recipe.sides=left: unknown"),
-        ("recipe.n=0", "recipe.n=0: must be at least 1"),
-        ("trainer.start=base", "trainer.start=base: must be previous"),
-        ("metrics.preference.preference.factors={shape: sta}", "metrics.preference.preference.factors.shape=sta"),
-        ("metrics.preference.target.path=a.png", "metrics.preference.target.factors="),
-        ("domain=text", "trainer=Once: is no trainer of domain=text"),
-        ("domain/corpus=digits", "colour=[0, 255, 255]: needs images in colour"),
+        ("fabric", "curation.preferred.liked=9", "liked=9: with disliked=1 is more than recipe.n=8 images"),
+        ("fabric", "curation.preferred.liked=0", "curation.preferred.liked=0: must be at least 1"),
+        ("fabric", "curation=none", "curation=none: gives no feedback; set curation=preferred, or curation=clicks"),
+        ("fabric", "recipe.guidance=0", "recipe.guidance=0.0: has no pass for dislikes to act in"),
+        ("fabric", "recipe.start=0.9", "recipe.start=0.9: must be a share of the steps, at most end=0.8"),
+        ("fabric", "recipe.weight=-1", "recipe.weight=-1.0: must be in [0, 100]"),
+        ("fabric", "recipe.sides=left", "recipe.sides=left: unknown"),
+        ("fabric", "recipe.n=0", "recipe.n=0: must be at least 1"),
+        ("fabric", "trainer.start=base", "trainer.start=base: must be previous"),
+        ("fabric", "+metrics.preference.preference.threshold=1", "preference.preference.threshold=1.0: must be"),
+        ("fabric/sprites", "recipe.label=-1", "recipe.label=-1: must be the number of a class"),
+        ("fabric/sprites", "curation.preferred.preference.colour=[0,0,0]", "preference.colour=[0, 0, 0]: must be red"),
+        ("fabric/sprites", "metrics.preference.preference.factors.shape=sta", "factors.shape=sta: unknown"),
+        ("fabric/sprites", "+metrics.preference.target.path=a.png", "metrics.preference.target.factors="),
+        ("fabric/sprites", "domain/corpus=digits", "colour=[0, 255, 255]: needs images in colour"),
     ],
 )
-def test_configs_that_are_refused(override: str, says: str) -> None:
+def test_configs_that_are_refused(experiment: str, override: str, says: str) -> None:
     with pytest.raises(UserError) as refused:
-        Experiment(compose(["experiment=fabric", override]))
+        Experiment(compose([f"experiment={experiment}", override]))
     assert says in str(refused.value)
 
 
 def test_the_judge_must_not_be_who_gives_the_feedback() -> None:
-    key = "curation.preferred.preference"
-    same = [f"{key}._target_={FABRIC}.Factors", f"~{key}.colour", f"+{key}.factors={{shape: star, colour: cyan}}"]
-    with pytest.raises(UserError, match=r"^metrics\.preference\.preference=Factors: is also what gives the feedback"):
-        Experiment(compose(["experiment=fabric", *same]))
-    for experiment in ("fabric", "fabric/recursion"):
+    same = f"curation.preferred.preference._target_={FABRIC}.Ink"
+    with pytest.raises(UserError, match=r"^metrics\.preference\.preference=Ink: is also what gives the feedback"):
+        Experiment(compose(["experiment=fabric", same]))
+    Experiment(compose(["experiment=fabric", same, "+curation.preferred.preference.threshold=0.2"]))  # is another one
+    for experiment in ("fabric", "fabric/sprites", "fabric/recursion"):
         Experiment(compose([f"experiment={experiment}"]))
 
 
@@ -188,6 +192,11 @@ def test_what_is_measured(tmp_path: Path) -> None:
     assert found["preference_floor"] == 0.5 and found["pixel_diversity_floor"] == pytest.approx(0, abs=1e-9)
     assert found["pixel_diversity"] == pytest.approx(diversity(np.concatenate([red, other])) / 2)  # type: ignore[operator]
     assert not undocumented(list(found))
+    assert found["target_similarity"] == pytest.approx(
+        Resemblance(TARGET).scores(np.concatenate([red, other, red, red])).mean()
+    )
+    own = Liking(metric.preference).measure(evidence)  # the target is a real image of the class: all are red stars
+    assert own["target_similarity_max"] == pytest.approx(1) and own["target_similarity_floor"] == pytest.approx(1)
     first = metric.measure(Evidence(**known, round=0, model=Path(), round0=Path(), generated=None))
     assert set(first) == {"preference_floor", "target_similarity_floor", "pixel_diversity_floor"}
 

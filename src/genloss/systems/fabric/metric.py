@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from genloss.core import records
 from genloss.core.capabilities import Images, able
@@ -18,29 +19,31 @@ from genloss.core.errors import UserError
 from genloss.core.plugin import build
 from genloss.evaluate import Evidence, Metric
 from genloss.systems.fabric.curator import Preferred, sessions
-from genloss.systems.fabric.preferences import Preference, Resemblance, same
+from genloss.systems.fabric.preferences import Preference, Resemblance, cosines, same
 
 
 @dataclass
 class Liking(Metric):
     """preference, preference_min, preference_max: mean, least and largest of a session's images of the round, scored by
     `preference`, which has to be another one than that of the feedback; preference_max_so_far: the largest of the
-    rounds so far, which rises without feedback too. target_similarity (_min, _max): the same of the likeness to the
-    hidden `target`. pixel_diversity: 1 - the mean cosine of the pixels of two images of a session and round (the
-    original reports the cosine itself). Each is a mean over sessions. The floors of the means are those of held-out
-    real images, of all classes."""
+    rounds so far, which rises without feedback too. target_similarity (_min, _max): the same of the cosine of its
+    pixels with a hidden target: a `Resemblance`, or, without one, the held-out real image of its class that the
+    preference likes best.
+    pixel_diversity: 1 - the mean cosine of the pixels of two images of a session and round (the original reports the
+    cosine itself). Each is a mean over sessions. The floors of the means are those of held-out real images, of all
+    classes."""
 
     preference: Any = field(default_factory=dict)
-    target: Any = field(default_factory=dict)  # a Resemblance
+    target: Any = field(default_factory=dict)  # a Resemblance; empty: a real image of each class
     needs = (Images,)
     reads_models: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.judge = build(self.preference, Preference, "preference")
-        self.hidden = build(self.target, Resemblance, "target")
+        self.hidden = build(self.target, Resemblance, "target") if self.target else None
 
     def parts(self) -> Mapping[str, Plugin]:
-        return {"preference": self.judge, "target": self.hidden}
+        return {"preference": self.judge} | ({"target": self.hidden} if self.hidden else {})
 
     def reads(self) -> tuple[str, ...]:
         return (HISTORY, DROPPED)
@@ -53,12 +56,12 @@ class Liking(Metric):
 
     def measure(self, evidence: Evidence) -> dict[str, float]:
         domain = able(evidence.domain, Images)
-        found = self._floors(domain.pixels(evidence.floor))
+        found = self._floors(evidence.floor, evidence)
         if evidence.generated is None:
             return found
         table = records.read(evidence.generated)
         pixels, whose = domain.pixels(table), sessions(table)
-        liked, alike = self.judge.scores(pixels), self.hidden.scores(pixels)
+        liked, alike = self.judge.scores(pixels), self._alike(pixels, table, evidence)
         best = {session: float(liked[whose == session].max()) for session in np.unique(whose)}
         earlier = (evidence.inputs.all(name) for name in (HISTORY, DROPPED)) if evidence.round > 1 else ()
         for path in (path for paths in earlier for path in paths):
@@ -71,13 +74,28 @@ class Liking(Metric):
         spread = [s for session in best if (s := diversity(pixels[whose == session])) is not None]
         return found | ({"pixel_diversity": float(np.mean(spread))} if spread else {})
 
-    def _floors(self, real: np.ndarray) -> dict[str, float]:
-        found = {
-            "preference_floor": self.judge.scores(real).mean(),
-            "target_similarity_floor": self.hidden.scores(real).mean(),
-        }
-        spread = diversity(real)
+    def _floors(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
+        pixels = able(evidence.domain, Images).pixels(table)
+        alike = self._alike(pixels, table, evidence)
+        found = {"preference_floor": self.judge.scores(pixels).mean(), "target_similarity_floor": alike.mean()}
+        spread = diversity(pixels)
         return {k: float(v) for k, v in found.items()} | ({} if spread is None else {"pixel_diversity_floor": spread})
+
+    def _alike(self, pixels: np.ndarray, table: pa.Table, evidence: Evidence) -> np.ndarray:
+        """[n]: the likeness of images to the target."""
+        if self.hidden:
+            return self.hidden.scores(pixels)
+        real = records.read(evidence.data / "test.parquet")
+        its, theirs, own = (
+            able(evidence.domain, Images).pixels(real),
+            real["label"].to_numpy(),
+            table["label"].to_numpy(),
+        )
+        score, found = self.judge.scores(its), np.empty(len(pixels))
+        for label in np.unique(own):
+            among = np.flatnonzero(theirs == label) if label in theirs else np.arange(len(its))
+            found[own == label] = cosines(pixels[own == label], its[among[score[among].argmax()]])
+        return found
 
     def _best(self, path: Path, domain: Images) -> dict[int, float]:
         table = records.read(path)

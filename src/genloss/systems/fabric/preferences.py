@@ -2,6 +2,7 @@
 
     Hue([0, 255, 255])                                    how alike an image's colour is to one
     Brightness()                                          how bright it is
+    Ink()                                                 how much of it is bright
     Resemblance(factors={shape: star, colour: cyan})      how alike its pixels are to a hidden target
     Factors(factors={shape: star, colour: cyan})          which of these a reader of sprites finds in it
 
@@ -73,6 +74,21 @@ class Brightness(Preference):
     def scores(self, pixels: np.ndarray) -> np.ndarray:
         mean = pixels.mean(axis=(1, 2)) / 255
         found: np.ndarray = mean @ LUMA if mean.shape[1] == 3 else mean[:, 0]
+        return found
+
+
+@dataclass
+class Ink(Preference):
+    """The share of pixels whose luma is above `threshold` of white's."""
+
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.threshold < 1, "threshold", self.threshold, "in [0, 1)")
+
+    def scores(self, pixels: np.ndarray) -> np.ndarray:
+        luma = pixels @ LUMA if pixels.shape[3] == 3 else pixels[..., 0].astype(float)
+        found: np.ndarray = (luma > self.threshold * 255).mean(axis=(1, 2))
         return found
 
 
