@@ -159,7 +159,7 @@ def _floor(axis: Axes, metric: str, runs: Iterable[Rounds]) -> None:
     floor = f"{metric}_floor"
     found = [values[floor] for rounds in runs for values in rounds.values() if floor in values]
     if found:
-        axis.axhline(float(np.mean(found)), color=NEUTRAL, lw=1, ls=":", label="real text")
+        axis.axhline(float(np.mean(found)), color=NEUTRAL, lw=1, ls=":", label="real data")
 
 
 def _legend(figure: Figure, axes: Sequence[Axes], theory: Sequence[str]) -> None:

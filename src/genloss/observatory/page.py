@@ -365,7 +365,7 @@ class Charts:
         return found
 
     def floor(self, metric: str) -> dict[int, float]:
-        """What real text gives, a mean over arms, by round."""
+        """What real data give, a mean over arms, by round."""
         each: dict[int, list[float]] = {}
         for group in self.groups:
             for n in group.rounds:
@@ -393,7 +393,7 @@ class Charts:
             for i, g in enumerate(self.groups)
         )
         if any(self.floor(m) for m in self.metrics):
-            legend += f"<li>{_guide_swatch('floor')} real text (floor)</li>"
+            legend += f"<li>{_guide_swatch('floor')} real data (floor)</li>"
         for at, (kind, says) in enumerate(THEORY.items()):
             if any(
                 k.startswith("theory/") and k.removeprefix("theory/") == f"{m}{kind}"
@@ -445,7 +445,7 @@ class Charts:
     def _named(self, guide: svg.Guide) -> str:
         """What a guide is called among the arms."""
         if guide.style is None:
-            return "real text (floor)"
+            return "real data (floor)"
         says, _ = list(THEORY.values())[int(guide.kind.removeprefix("theory"))]
         return f"{self.groups[guide.style].name}: {says if guide.error else says.partition(' ±')[0]}"
 
@@ -645,9 +645,8 @@ def _pictures(groups: Sequence[Group], rounds: Sequence[int]) -> str:
     what = f"A column is a class ({named}), with the first records of it" if columns else "The first records"
     few = f" Of {len(groups)} arms the first {ACROSS} are shown." if len(groups) > ACROSS else ""
     note = (
-        f"{what} that the first seed of every arm made, before curation; in the row <em>real</em> of its real training "
-        "data. Where arms have the same seed and ask for the same classes, what stands in one place of a round began "
-        f"from the same noise.{few}"
+        f"{what} that the first seed of every arm made, before curation. Of arms with one seed that ask for the same "
+        f"classes, what stands in one place of a row began from the same noise.{few}"
     )
     return f"<p>{note}</p>" + _table(["", *(escape(group.name) for group in some)], cells, 1 + len(some))
 

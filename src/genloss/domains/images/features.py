@@ -4,8 +4,8 @@
 
 It is an autoencoder: three convolutions down to 64 numbers, and back. It needs no label and no download, and knows
 nothing but the real images, so that its distances are no FID, and distances of two data sets do not compare. The same
-real images give the same network, in every round, arm and process of a machine: a process trains it once, in about ten
-seconds on one core, and keeps it as long as it runs. Vectors are centred on the real mean and scaled by one number, so
+real images give the same network, in every round, arm and process of a machine: a process trains it once, in 13
+seconds of one core, and keeps it as long as it runs. Vectors are centred on the real mean and scaled by one number, so
 that a coordinate of real images has variance 1 on average."""
 
 from __future__ import annotations
