@@ -315,6 +315,18 @@ def _golden(args: argparse.Namespace) -> int:
 
 
 @verb(
+    "feedback",
+    "a page on this machine that takes a person's likes and dislikes of images, and makes the next round",
+    argument("dir", type=Path, metavar="RUN", help="a run of experiment=fabric/person, or its session"),
+    argument("--port", type=between("--port", 0, 65535), default=5001, help="0: any that is free"),
+)
+def _feedback(args: argparse.Namespace) -> int:
+    from genloss.workflow.feedback import feedback
+
+    return feedback(args.dir, args.port)
+
+
+@verb(
     "ui",
     "open MLflow on the project's runs, or on those of one sweep or arm",
     argument("dir", type=Path, nargs="?", metavar="DIR", help="a sweep or a run directory"),
