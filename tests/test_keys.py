@@ -232,6 +232,18 @@ ARMS: dict[str, list[str]] = {
         "trainer.batch=8",
         "mixing=accumulate",
     ],
+    "images, fabric": [
+        "experiment=fabric",
+        "size=64",
+        "rounds=2",
+        "trainer.steps=4",
+        "trainer.batch=8",
+        "model.channels=[8,16]",
+        "recipe.n=3",
+        "recipe.sessions=2",
+        "recipe.steps=3",
+        "recipe.dropout=0.3",
+    ],
 }
 
 

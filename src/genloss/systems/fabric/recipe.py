@@ -130,7 +130,7 @@ class Fabric(Recipe):
                     first=session * self.n,
                 )
                 kept.append(table.append_column(SESSION, pa.array([session] * self.n, pa.int32())))
-                request.report((session + 1) * self.n, self.at_most(), "records")
+                request.report((session + 1) * self.n, self.n * self.sessions, "records")
         counts = {side: sum(len(getattr(each, side)) for each in references) for side in (LIKED, DISLIKED)}
         return records.concat(kept), {"counts": counts}
 
