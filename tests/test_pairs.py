@@ -108,6 +108,7 @@ HELP = {
     ("reasoning", "curation=novelty"): ["curation.novelty.threshold=0.99", "curation.novelty.real=false"],
     ("instruct", "curation=novelty"): ["curation.novelty.threshold=0.99", "curation.novelty.real=false"],
     ("instruct", "curation=best_of"): ["recipe.samples=2"],
+    ("images", "curation=clicks"): ["curation.clicks.liked=[0]"],
     ("classification", "curation=linear_verifier"): ["domain.geometry=halfspace"],
     ("gaussian", "curation=bradley_terry"): ["curation.bradley_terry.k=2"],
 }
