@@ -33,7 +33,7 @@ class Draw(Recipe):
     name: str = "diffusion"
     n: int = 1024  # records a round
     scheduler: str = "ddim"
-    steps: int = 25
+    steps: int = 20
     eta: float = 0.0  # noise of the steps of DDIM: 0: none, 1: as much as DDPM
     guidance: float = 0.0  # w of guidance without a classifier (Ho & Salimans 2022); 0: faithful, one pass a step
     bias: float = 1.0  # the same as λ = 1 / (1 + w), the sampling bias of Alemohammad et al. (2024)
