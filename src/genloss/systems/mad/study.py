@@ -22,7 +22,9 @@ STUDY = Study(
     "Alemohammad et al. 2024, arXiv 2307.01850",
     (
         ("mixing=replace", f"recipe.bias=1.0,{BIASED}", "seed=0,1,2"),
-        (f"mixing={','.join(REAL)}", f"recipe.bias={BIASED}", "seed=0,1,2"),
+        ("mixing=accumulate", f"recipe.bias={BIASED}", "seed=0,1,2"),
+        # so many new ones a round as the digits have for three rounds; half of what a model trains on are of them
+        ("mixing=fresh", "mixing.real.n=375", f"recipe.bias={BIASED}", "seed=0,1,2"),
     ),
     (
         Contrast(
