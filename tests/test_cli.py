@@ -230,7 +230,7 @@ def test_curators_chain_in_order_and_in_sweeps(home: Project, tiny: list[str]) -
     assert list(load_params(one / "params.yaml").curation) == ["dedup", "random"]
     two = home.ok("run", *tiny, "rounds=1", "curation=[random,dedup]").folder
     assert list(load_params(two / "params.yaml").curation) == ["random", "dedup"] and one != two
-    result = home.ok("run", "-m", *tiny, "rounds=1", "curation=none,[dedup,random]")
+    result = home.ok("run", *tiny, "rounds=1", "-m", "curation=none,[dedup,random]")  # a flag stands anywhere
     assert result.out.splitlines()[-1] == f"sweep: {result.folder}"
     states = [json.loads(p.read_text()) for p in result.folder.glob("arms/*.json")]
     assert {s["name"] for s in states} == {"none", "dedup+random"}

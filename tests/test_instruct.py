@@ -259,7 +259,9 @@ def test_what_is_too_long_is_refused_or_dropped(tmp_path: Path, capsys: pytest.C
     counts = instruct(tmp_path / "a.jsonl", talks, context=64, too_long="drop", test=8).prepare(tmp_path / "data")
     assert counts["dropped"] == 4 and sum(counts[n] for n in ("test", "validation", "prompts", "train")) == 36
     assert "4 of 40 conversations are too long" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"domain\.corpus=5 conversations that ask different things: .*lower domain"):
+    with pytest.raises(
+        UserError, match=r"domain\.corpus=5 conversations that ask .*: .*domain\.pool=\d+ take \d+, .*lower these"
+    ):
         instruct(tmp_path / "a.jsonl", talks[:5]).prepare(tmp_path / "data")
 
 
@@ -281,7 +283,9 @@ def test_a_pool_that_has_lost_prompts_says_so(tmp_path: Path) -> None:
 
 
 def test_duplicates_only_are_one_conversation(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"domain\.corpus=1 conversations that ask different things: test, .* take 6"):
+    with pytest.raises(
+        UserError, match=r"domain\.corpus=1 conversations that ask different things: .*, domain\.pool=\d+ take 6"
+    ):
         instruct(tmp_path / "a.jsonl", [asked(1, str(i)) for i in range(40)]).prepare(tmp_path / "data")
 
 
@@ -493,7 +497,7 @@ def test_documents_of_the_world_have_hidden_attributes(tmp_path: Path) -> None:
     assert {row["noise"] for row in rows} == {"", *NOISE}
 
 
-def test_documents_of_files_are_those_that_fit(tmp_path: Path) -> None:
+def test_documents_of_files_are_those_that_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = ["short one", "\n\n".join(["a b " * 100, "a paragraph", "  ", "another"]), " \n"]
     (tmp_path / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     web = {"_target_": "genloss.language.corpus.Table", "path": str(tmp_path / "web.jsonl"), "column": "text"}
@@ -501,6 +505,7 @@ def test_documents_of_files_are_those_that_fit(tmp_path: Path) -> None:
     counts = instruct(tmp_path / "a.jsonl", talks, context=32, web=web, documents=9).prepare(tmp_path / "data")
     found = records.read(tmp_path / "data/documents.parquet").column("text").to_pylist()
     assert found == ["short one", "a paragraph", "another"] and counts["documents"] == 3
+    assert "warning: domain.documents=9: 3 are there" in capsys.readouterr().err
     instruct(tmp_path / "a.jsonl", talks, context=32, web=web, documents=2).prepare(tmp_path / "two")
     assert records.read(tmp_path / "two/documents.parquet").column("text").to_pylist() == found[:2]
     (tmp_path / "web.jsonl").write_text(json.dumps({"text": texts[1].split("\n\n")[0]}) + "\n")

@@ -85,7 +85,8 @@ def committed_in(home: Project, folder: Path) -> bool:
 
 @pytest.mark.parametrize("domain", sorted(path.stem for path in (REPOSITORY / "conf/domain").glob("*.yaml")))
 def test_a_sweep_proposes_what_its_domain_can_run(tmp_path: Path, domain: str) -> None:
-    write_atomic(tmp_path / "arm/params.yaml", to_yaml(compose([f"domain={domain}"])))
+    """Also where an experiment gives the domain another name, as that of Humpback does."""
+    write_atomic(tmp_path / "arm/params.yaml", to_yaml(compose([f"domain={domain}", "++domain.name=another"])))
     write_atomic(tmp_path / "sweep.json", '{"arms": ["a"]}')
     write_atomic(tmp_path / "arms/a.json", json.dumps({"name": "a", "dir": "arm", "state": "finished"}))
     (own,) = re.findall(r"genloss run -m (.*?) +# an ablation of your own", next_commands(tmp_path))

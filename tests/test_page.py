@@ -454,6 +454,27 @@ def test_one_prompt_stands_beside_itself(tmp_path: Path) -> None:
             assert "".join(text for text, _ in cell.pieces) == f"goes on from {prompt.text}"
 
 
+def test_a_conversation_stands_under_what_was_asked(tmp_path: Path) -> None:
+    folder = arm(tmp_path / "run", [["x"]])
+
+    def said(answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": "how old?"}, {"role": "assistant", "content": answer}]
+
+    made = records.make_table({"messages": [said("two")]}, origin=records.REAL, generation=0, recipe="corpus")
+    records.write(made, folder / "data/prompts.parquet")
+    answer = records.make_table(
+        {"messages": [said("three")]},
+        origin=records.SYNTHETIC,
+        generation=1,
+        recipe="respond",
+        parents=[made["id"].to_pylist()],
+    )
+    records.write(answer, folder / "rounds/01/generated.parquet")
+    (prompt,) = readings.side_by_side(grouped([("run", folder)], [{}]), [1])
+    assert prompt.text == "user: how old?"
+    assert "".join(text for text, _ in prompt.cells[0, 1].pieces) == "user: how old?\nassistant: three"
+
+
 def test_a_manifest_that_says_nothing_costs_no_report(tmp_path: Path) -> None:
     folder = arm(tmp_path / "run", [["a"]])
     for shards, seconds in (([{"generation": 0}], "soon"), ("none", None), ([3], {})):

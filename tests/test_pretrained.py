@@ -28,7 +28,7 @@ from genloss.language import adapter, saved
 from genloss.language.model import Pretrained, load, read, write
 from genloss.language.sampling import sample, sample_chunk
 from genloss.language.scoring import losses
-from genloss.language.tokenizer import Codec, load_codec, use_saved
+from genloss.language.tokenizer import Codec, load_codec, tell_ends, use_saved
 from genloss.language.trainer import Supervised
 from genloss.language.training import train
 from genloss.stages import TRAIN, Job
@@ -548,6 +548,7 @@ def chat_tokenizer(trained: Trained, folder: Path, bos: str | None = "<|im_start
 def test_documents_end_with_the_document_separator(trained: Trained, tmp_path: Path, capsys) -> None:
     own = chat_tokenizer(trained, tmp_path / "chat")
     use_saved(str(own), tmp_path / "out", "domain.tokenizer")
+    tell_ends(tmp_path / "out", str(own))
     assert "begins with <|endoftext|> and ends with <|endoftext|>" in capsys.readouterr().err
     codec, plain = Codec(tmp_path / "out"), Codec(trained.data / "tokenizer")
     assert (codec.begin, codec.end) == (plain.begin, plain.end)

@@ -276,9 +276,8 @@ def check_shape(cfg: DictConfig) -> None:
     schedule = {} if cfg.get("schedule") is None else mapping(plain(cfg.schedule), "schedule")
     for n, overrides in schedule.items():
         ok = str(n).isdigit() and 1 <= int(n) <= cfg.rounds
-        require(
-            ok, f"schedule.{n}", None, f"the number of a round, 1 to {cfg.rounds}, or of several, as from2to4 or from3"
-        )
+        which = f"the number of a round, 1 to {cfg.rounds}, or of several, as from2to4 or from3"
+        require(ok, f"schedule.{n}", None, f"{which}; raise rounds, or leave the schedule out with '~schedule'")
         if not isinstance(overrides, Mapping | None):
             raise UserError(
                 f"schedule.{n}", overrides, f"is one value; name what changes, as in schedule.{n}.KEY=VALUE"

@@ -42,7 +42,7 @@ from genloss.core.plugin import build, plain
 from genloss.core.retention import check_kept
 from genloss.language import saved
 from genloss.language.chat import ASSISTANT, own_template
-from genloss.language.tokenizer import load_codec, use_saved, use_template
+from genloss.language.tokenizer import load_codec, tell_ends, use_saved, use_template
 from genloss.language.voices import voiced
 
 BASE = "base"
@@ -154,9 +154,10 @@ class Author(Plugin):
     def _folders(self) -> tuple[Path, Path]:
         """(the model, its tokenizer)"""
         if self._of_run:
-            model = find_folder(
-                self.model, "model", "no folder has this name; name RUN/rounds/NN/model, or a saved model"
+            missing = (
+                "no folder has this name; make that run first, or name another RUN/rounds/NN/model or a saved model"
             )
+            model = find_folder(self.model, "model", missing)
             check_kept(model, "model", self.model)
             return model, model.absolute().parents[2] / "data" / "tokenizer"
         model = saved.folder_of(self.model, "model")
@@ -195,6 +196,7 @@ class Author(Plugin):
                 text, key = file.read_text(encoding="utf-8") if file else None, f"{self.stands_at or 'author'}.template"
                 use_template(folder / "tokenizer", text, "all", key, self.template)
                 load_codec.cache_clear()  # read before it had the template
+            tell_ends(folder / "tokenizer", str(tokenizer))
             (folder / "ready").touch()
         return model, folder
 

@@ -12,7 +12,7 @@ from genloss.core.errors import UserError
 from genloss.domains import RecordDomain
 from genloss.language import saved
 from genloss.language.model import TextModel
-from genloss.language.tokenizer import END, use_saved
+from genloss.language.tokenizer import END, tell_ends, use_saved
 from genloss.language.trainer import Supervised
 
 OWN = "bpe"  # a tokenizer that is trained on the real data
@@ -59,3 +59,9 @@ class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
             self.train_tokenizer(texts, out)
         else:
             use_saved(self.tokenizer, out, "domain.tokenizer", self.begin, self.end)
+        self.give_template(out)
+        if self.tokenizer != OWN:
+            tell_ends(out, self.tokenizer)
+
+    def give_template(self, tokenizer: Path) -> None:
+        """Where records are conversations: their chat template, which says how they begin and end."""

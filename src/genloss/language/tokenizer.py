@@ -108,7 +108,13 @@ def use_saved(name: str, out: Path, key: str, begin: str | None = None, end: str
     first = begin or (own if own and (own in BEGINNINGS or found == tokenizer.eos_token) else last)
     tokenizer.save_pretrained(out)
     (out / DOCUMENT).write_text(json.dumps({"begin": first, "end": last}) + "\n", encoding="utf-8")
-    print(f"genloss: a document begins with {first} and ends with {last} ({name})", file=sys.stderr)
+
+
+def tell_ends(folder: Path, name: str) -> None:
+    """Say where records of the saved tokenizer of this name, which is in `folder` now, begin and end: a template may
+    have chosen other tokens than the tokenizer has."""
+    ends = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
+    print(f"genloss: a record begins with {ends['begin']} and ends with {ends['end']} ({name})", file=sys.stderr)
 
 
 def vocabulary_of(file: Path) -> dict[str, int]:

@@ -607,7 +607,9 @@ def _texts(prompts: Sequence[Prompt], rounds: Sequence[int], arms: int) -> str:
     few = f" Of {arms} arms the first {ACROSS} are shown." if arms > ACROSS else ""
     paired = any(prompt.text for prompt in prompts)
     said = (
-        "" if paired else " These recipes have no prompts: the records at one place of their files stand side by side."
+        ""
+        if paired
+        else " These recipes have no prompts: records of one parent, or at one place of their files, stand together."
     )
     return (
         f"<p>Of the first seed of every arm; texts are cut after {LONGEST} characters.{few}{said}</p>"

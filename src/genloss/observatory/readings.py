@@ -186,12 +186,14 @@ def side_by_side(groups: Sequence[Group], rounds: Sequence[int]) -> list[Prompt]
 
 
 def _prompts(folder: Path, ids: Sequence[str]) -> dict[str, str]:
-    """{id: text} of those of the records that stand in the run's split of prompts."""
+    """{id: text} of those of the records that stand in the run's split of prompts; of a conversation what was asked."""
     path = folder / "data/prompts.parquet"
     try:
-        parts = (part.filter(pc.is_in(part["id"], pa.array(ids))) for part in records.batches(path, ["id", "text"]))
-        return {row["id"]: row["text"] for part in parts for row in part.to_pylist()}
-    except (OSError, pa.ArrowException, UserError, KeyError):  # none there, damaged, or of another domain
+        column = next(name for name in ("text", MESSAGES) if name in pq.read_schema(path).names)
+        parts = (part.filter(pc.is_in(part["id"], pa.array(ids))) for part in records.batches(path, ["id", column]))
+        rows = [row for part in parts for row in part.to_pylist()]
+        return {row["id"]: written(row[column][:-1] if column == MESSAGES else row[column]) for row in rows}
+    except (OSError, pa.ArrowException, UserError, KeyError, StopIteration):  # none there, damaged, or without texts
         return {}
 
 

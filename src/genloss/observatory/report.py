@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from genloss.core.capabilities import Texts
 from genloss.core.contracts import Domain
 from genloss.core.errors import require
 from genloss.core.files import keep
-from genloss.core.places import load_params, project_root
+from genloss.core.places import load_params, option_files, options, project_root
 from genloss.core.plugin import locate
 from genloss.observatory import controls, verdict, verdict_words
 from genloss.observatory.figures import PANELS, rounds_figure
@@ -116,7 +118,7 @@ def next_commands(folder: Path) -> str:
     arm = (folder / finished["dir"]).resolve()
     domain = load_params(arm / "params.yaml").domain
     curator = "dedup" if issubclass(locate(domain._target_, Domain, "domain"), Texts) else "random"
-    sweep = f"domain={domain.name} mixing=replace,accumulate curation=none,{curator} rounds=3"
+    sweep = f"domain={_option(domain)} mixing=replace,accumulate curation=none,{curator} rounds=3"
     root = project_root()
 
     def short(path: Path) -> str:
@@ -129,6 +131,17 @@ def next_commands(folder: Path) -> str:
         f"  {prefix}cd {short(arm)} && dvc repro     # reproduce an arm ({finished['name']})\n"
         f"  {prefix}genloss run -m {sweep}   # an ablation of your own"
     )
+
+
+def _option(domain: DictConfig) -> str:
+    """The option that makes such a domain: an experiment may give it a name of its own (domain.name=humpback)."""
+    if domain.name in options("domain"):
+        return str(domain.name)
+    made = {path.stem: OmegaConf.load(path) for path in option_files("domain")}
+    targets = {
+        name: option.get("_target_") or OmegaConf.select(option, "domain._target_") for name, option in made.items()
+    }
+    return next((name for name, target in targets.items() if target == domain._target_), str(domain.name))
 
 
 def target_of(folders: Sequence[Path], out: Path | None) -> Path:

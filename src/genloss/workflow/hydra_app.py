@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 FLAGS = ("Only one of --run", "The --resolve flag")  # how Hydra's ValueErrors about its flags begin
+MANY = ("-m", "--multirun")
 
 
 MAIN = "GENLOSS_MAIN"  # the process that the user has started, for the workers of a launcher
@@ -46,7 +47,10 @@ def hydra_main(arguments: list[str]) -> int:
 
     settle()  # before hydra.job.chdir may change the working directory
     overrides = [a for a in arguments if a.startswith("~") or ("=" in a and not a.startswith("-"))]
-    sys.argv = ["genloss", *arguments]
+    many = [
+        a for a in arguments if a in MANY
+    ]  # first: argparse takes overrides from one place alone, before it or after
+    sys.argv = ["genloss", *many, *(a for a in arguments if a not in MANY)]
     os.environ[MAIN] = str(os.getpid())
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     app = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)

@@ -154,7 +154,8 @@ class Instruct(LanguageDomain, Responds, Verifies):
             found.add(name, json.dumps(messages, ensure_ascii=False))
         held_out = sum(n for split, n in sizes.items() if split != "train")
         if len(found) <= held_out:
-            why = f"test, validation and pool take {held_out}, and train needs some; lower domain.pool, or give others"
+            sought = ", ".join(f"domain.{COUNTS[split]}={n}" for split, n in sizes.items() if split != "train")
+            why = f"{sought} take {held_out}, and train needs some; lower these, or give more"
             raise UserError("domain.corpus", f"{len(found)} conversations that ask different things", why)
         order = np.arange(len(found))
         if not self.source.endless:
@@ -173,9 +174,6 @@ class Instruct(LanguageDomain, Responds, Verifies):
             order, edges = np.concatenate(list(member.values())), np.cumsum([0, *sizes.values()])
         said = (m["content"] for i in member["train"] for m in self._told(found[i][1]))
         self.make_tokenizer(said, out / "tokenizer")
-        file = self._template()
-        text = file.read_text(encoding="utf-8") if file else None
-        use_template(out / "tokenizer", text, self.loss, name=self.template)
         lengths = self._lengths(found, order[: edges[-1]], out / "tokenizer")
         long = lengths > self.context
         if long.any() and self.too_long == "refuse":
@@ -204,6 +202,8 @@ class Instruct(LanguageDomain, Responds, Verifies):
         rows = list(itertools.islice(texts, self.documents))
         if not rows:
             raise UserError("domain.context", self.context, "no document is short enough for it; raise it")
+        if len(rows) < self.documents:
+            print(f"genloss: warning: domain.documents={self.documents}: {len(rows)} are there", file=sys.stderr)
         columns = {name: pa.array([row[name] for row in rows], pa.string()) for name in rows[0]}
         table = records.make_table(columns, origin=records.REAL, generation=0, recipe="corpus/documents")
         records.write(table, out / "documents.parquet")
@@ -257,6 +257,11 @@ class Instruct(LanguageDomain, Responds, Verifies):
 
     def train_tokenizer(self, texts: Iterable[str], out: Path) -> None:
         train_bpe(texts, self.vocabulary, self.context, out, special=TURNS)
+
+    def give_template(self, tokenizer: Path) -> None:
+        file = self._template()
+        text = file.read_text(encoding="utf-8") if file else None
+        use_template(tokenizer, text, self.loss, name=self.template)
 
     # -- models: imported when used, since torch and transformers take seconds to load ---------------------------------
 

@@ -21,7 +21,7 @@ from genloss.core.seeds import seed_of
 from genloss.domains.reasoning.tasks import Problem
 from genloss.generate import Request
 from genloss.language import saved
-from genloss.language.tokenizer import use_saved
+from genloss.language.tokenizer import tell_ends, use_saved
 from genloss.systems.llm2llm.teachers import UNPARSEABLE, Ask, Teacher, read
 
 
@@ -107,6 +107,7 @@ class Written(Teacher):
             return request.data
         folder = request.scratch / "teacher"
         use_saved(own, folder / "tokenizer", "recipe.teacher.tokenizer")
+        tell_ends(folder / "tokenizer", own)
         return folder
 
     def _tokenizer(self) -> str:
