@@ -138,10 +138,9 @@ def _option(domain: DictConfig) -> str:
     if domain.name in options("domain"):
         return str(domain.name)
     made = {path.stem: OmegaConf.load(path) for path in option_files("domain")}
-    targets = {
-        name: option.get("_target_") or OmegaConf.select(option, "domain._target_") for name, option in made.items()
-    }
-    return next((name for name, target in targets.items() if target == domain._target_), str(domain.name))
+    keys = ("_target_", "domain._target_")  # an option may be of the whole config
+    targets = {name: {OmegaConf.select(option, key) for key in keys} for name, option in made.items()}
+    return next((name for name, target in targets.items() if domain._target_ in target), str(domain.name))
 
 
 def target_of(folders: Sequence[Path], out: Path | None) -> Path:
