@@ -98,9 +98,10 @@ def job(cfg: DictConfig) -> float | None:
             raise Refused(error) from None
         raise
     if hydra.mode == RunMode.RUN:
-        from genloss.observatory.results import rounds_of, shown
+        from genloss.observatory.results import measured, rounds_of
         from genloss.observatory.tables import numbers
 
-        print(f"{numbers(rounds_of(folder), shown(folder / 'params.yaml'))}\n")
+        rounds = rounds_of(folder)
+        print(f"{numbers(rounds, measured(folder / 'params.yaml', [('run', rounds)]))}\n")
     name_folder("run", folder)
     return headline(folder)
