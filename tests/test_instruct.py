@@ -18,7 +18,7 @@ from genloss.core import records
 from genloss.core.contracts import Inputs, Runtime
 from genloss.core.errors import UserError
 from genloss.domains.instruct import MESSAGES, Instruct
-from genloss.domains.instruct.chats import ChatTable
+from genloss.domains.instruct.chats import ChatTable, conversation
 from genloss.domains.instruct.following import spread
 from genloss.domains.instruct.grammar import NOISE
 from genloss.domains.instruct.world import World
@@ -27,7 +27,7 @@ from genloss.evaluate.embedded import Spread, Vendi
 from genloss.experiment import Experiment
 from genloss.generate import Request
 from genloss.generate.respond import fresh
-from genloss.language.chat import OWN, TURNS, wrong
+from genloss.language.chat import OWN, TURNS, template_text, wrong
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import Codec, train_bpe, use_template
 from genloss.workflow.compose import compose
@@ -117,13 +117,25 @@ def test_a_message_that_spells_marks_is_text(codec: Codec) -> None:
     assert codec.decode([own]) == [bad[1]["content"]] and own[-1] == codec.end
 
 
+MARKED = "{% generation %}{{ m.content + '<|end|>' }}{% endgeneration %}"
+TURN = "{{ '<|' + m.role + '|>' }}{% if m.role == 'assistant' %}SAID{% else %}{{ m.content + '<|end|>' }}{% endif %}"
+OPEN = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+def written(turn: str = TURN, said: str = MARKED, opened: str = OPEN) -> str:
+    """A template, as `turns` has it, with other parts."""
+    each = "{% for m in messages %}" + turn.replace("SAID", said) + "{% endfor %}"
+    return "{{ bos_token }}" + each + opened
+
+
 @pytest.mark.parametrize(
     ("template", "loss", "words"),
     [
         (None, "assistant", "has none"),
         ("{{ bos_token }}{{ messages[0].content }}", "assistant", "no {% generation %} marks"),
         ("{% for m in messages %}{{ '<|' + m.role + '|>' }}{% endfor %}", "all", "not always with one special token"),
-        ("{{ bos_token }}{{ messages[0].content }}", "all", "no special token, so that no answer would end"),
+        ("{{ bos_token }}{{ messages[0].content }}", "all", "does not write what is said as it is"),
+        (written(said="{{ m.content }}"), "all", "no special token, so that no answer would end"),
         ("{{ raise_exception('no talk') }}", "all", "no talk"),
         ("{% for %}", "all", "refuses"),
     ],
@@ -136,6 +148,58 @@ def test_a_template_that_cannot_be_used_is_refused(tmp_path: Path, template: str
     if template and "raise" not in template and "{% for %}" not in template:
         with pytest.raises(UserError, match=r"^recipe\.author\.template=my\.jinja: "):
             use_template(tmp_path, template, loss, "recipe.author.template", "my.jinja")
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ 1 // 0 }}" + written(), "refuses a conversation (integer division"),
+        ("{{ bos_token + 1 }}" + written(), "refuses a conversation (can only concatenate"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}" + written(), "refuses a conversation (maximum recursion"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}" + written(), "refuses a conversation (Range too big"),
+        (written(opened=""), "does not begin the assistant's turn where one is asked for"),
+        (written(opened="{% if add_generation_prompt %}<|user|>{% endif %}"), "with another text than it writes"),
+        (written(said="{% generation %}{% endgeneration %}{{ m.content }}<|end|>"), "nothing of what the assistant"),
+        ("{# {% generation %} #}" + written(said="{{ m.content }}<|end|>"), "nothing of what the assistant says"),
+        (written(said="{% generation %}{{ m.content }}{% endgeneration %}<|end|>"), "no answer would learn to end"),
+        (written().replace("{{ bos_token }}", "{{ bos_token }}{% generation %}") + "{% endgeneration %}", "the user"),
+        (written("{% if loop.last or m.role == 'user' %}" + TURN + "{% endif %}"), "leaves out, or changes, turn 2"),
+        (written().replace("in messages", "in messages[-2:]"), "leaves out, or changes, turn 1"),
+        (written(said=MARKED.replace("m.content", "m.content[:3]")), "does not write what is said as it is"),
+        (written("{% if messages|length > 3 %}x{% endif %}" + TURN), "writes earlier turns otherwise"),
+    ],
+)
+def test_a_template_that_would_teach_another_thing_is_refused(tmp_path: Path, template: str, words: str) -> None:
+    """What is learned is what is asked for, ends, and is the assistant's; of a template that fails nothing else is
+    told than that."""
+    train_bpe(["a b c"], 300, 64, tmp_path, special=TURNS)
+    with pytest.raises(UserError, match=r"^domain\.template=my\.jinja: ") as caught:
+        use_template(tmp_path, template, "assistant", name="my.jinja")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_template_without_system_prompts_refuses_them(tmp_path: Path) -> None:
+    """They would be lost without a word."""
+    train_bpe(["a b c"], 300, 64, tmp_path, special=TURNS)
+    use_template(tmp_path, written("{% if m.role != 'system' %}" + TURN + "{% endif %}"), "assistant")
+    assert Codec(tmp_path).rendered(TALK[1:])
+    with pytest.raises(UserError, match=r"domain\.template: refuses a conversation \(it leaves out system prompts"):
+        Codec(tmp_path).rendered(TALK)
+
+
+def test_a_template_that_asks_for_the_day_has_one(tmp_path: Path) -> None:
+    """As that of Llama 3.2 does: a run that goes on tomorrow has the same tokens."""
+    train_bpe(["a b c"], 300, 64, tmp_path, special=TURNS)
+    dated = written().replace("{{ bos_token }}", "{{ bos_token + strftime_now('%d %b %Y') }}")
+    use_template(tmp_path, dated, "assistant")
+    ids = Codec(tmp_path).rendered(TALK, everything=True)
+    assert Codec(tmp_path).decode([ids])[0].startswith("26 Jul 2024be formal.")
+
+
+def test_a_template_file_that_is_no_text_is_one_line(project: Path) -> None:
+    (project / "my.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"domain\.template=my\.jinja: is no file of text in UTF-8"):
+        template_text(project / "my.jinja", "domain.template", "my.jinja")
 
 
 def test_a_template_without_marks_learns_all(tmp_path: Path) -> None:
@@ -174,7 +238,13 @@ def test_rows_learn_those_targets_and_no_end_of_what_was_cut_off(codec: Codec, t
 USER, SAID = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 WRONG: list[tuple[Any, str]] = [
     ([], "has no messages"),
-    ("text", "has no messages"),
+    ("text", "messages is str, and not a list"),
+    (USER, "messages is dict, and not a list"),
+    ([USER, {**SAID, "tool_calls": [{"id": "a"}]}], "message 2 (assistant) has tool_calls, which would be lost"),
+    ([USER, {**SAID, "function_call": {"name": "f"}}], "has function_call, which would be lost"),
+    ([USER, {**SAID, "weight": 0}], "message 2 (assistant) has the weight 0"),
+    ([{**USER, "content": [{"type": "text", "text": "a"}]}, SAID], "message 1 (user) holds list, and not text"),
+    ([{**USER, "content": float("nan")}, SAID], "message 1 (user) holds float, and not text"),
     ([USER], "ends with user"),
     ([USER, SAID, USER], "ends with user"),
     ([SAID], "message 1 is by assistant, where system or user is due"),
@@ -232,6 +302,16 @@ def test_other_columns_are_refused_by_name(tmp_path: Path) -> None:
         list(ChatTable(str(tmp_path / "a.jsonl")).conversations())
 
 
+@pytest.mark.parametrize("given", [5, ["a"], {"a": 1}, True])
+def test_an_input_that_is_no_text_is_refused(given: Any) -> None:
+    """It would be left out of what is asked."""
+    row = {"instruction": "add", "input": given, "output": "b"}
+    with pytest.raises(UserError, match=r"domain\.corpus\.path=here: has an input that is \w+, and not text"):
+        conversation(row, "here")
+    with pytest.raises(UserError, match=r"message 1 \(user\) is empty"):
+        conversation({**row, "instruction": " ", "input": "a"}, "here")
+
+
 def instruct(path: Path, talks: list[Any], **options: Any) -> Instruct:
     path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
     corpus = {"_target_": "genloss.domains.instruct.chats.ChatTable", "path": str(path)}
@@ -242,7 +322,7 @@ def asked(i: int, answer: str = "b") -> list[dict[str, str]]:
     return [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": answer}]
 
 
-def test_splits_of_a_file_share_no_request(tmp_path: Path) -> None:
+def test_splits_of_a_file_share_no_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     domain = instruct(tmp_path / "a.jsonl", [asked(i // 2, str(i)) for i in range(40)])
     counts = domain.prepare(tmp_path / "data")
     assert (counts["test"], counts["validation"], counts["prompts"], counts["train"]) == (2, 2, 2, 14)
@@ -250,6 +330,8 @@ def test_splits_of_a_file_share_no_request(tmp_path: Path) -> None:
         records.read(tmp_path / "data" / f"{n}.parquet")
     )]  # fmt: skip
     assert sorted(texts) == sorted(f"question {i}" for i in range(20))
+    assert counts["repeated"] == 20  # and nothing is lost without a word
+    assert "warning: 20 of 40 conversations ask what an earlier one asks" in capsys.readouterr().err
 
 
 def test_what_is_too_long_is_refused_or_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ from genloss.core.places import find_folder, in_project, on_hub
 from genloss.core.plugin import build, plain
 from genloss.core.retention import check_kept
 from genloss.language import saved
-from genloss.language.chat import ASSISTANT, own_template
+from genloss.language.chat import ASSISTANT, own_template, template_text
 from genloss.language.tokenizer import load_codec, tell_ends, use_saved, use_template
 from genloss.language.voices import voiced
 
@@ -143,7 +143,7 @@ class Author(Plugin):
             return ""
         model, tokenizer = self._folders()
         file = self._template()
-        text = file.read_text(encoding="utf-8") if file else ""
+        text = template_text(file, "template", self.template) if file else ""
         return folder_hash(model) + saved.hash_of(tokenizer, (*saved.TOKENIZER_FILES, "document.json")) + text
 
     @cached_property
@@ -193,8 +193,9 @@ class Author(Plugin):
             use_saved(str(tokenizer), folder / "tokenizer", "tokenizer")
             file = self._template()
             if file or load_codec(folder / "tokenizer").template:
-                text, key = file.read_text(encoding="utf-8") if file else None, f"{self.stands_at or 'author'}.template"
-                use_template(folder / "tokenizer", text, "all", key, self.template)
+                key = f"{self.stands_at or 'author'}.template"
+                text = template_text(file, key, self.template) if file else None
+                use_template(folder / "tokenizer", text, "", key, self.template)
                 load_codec.cache_clear()  # read before it had the template
             tell_ends(folder / "tokenizer", str(tokenizer))
             (folder / "ready").touch()

@@ -56,6 +56,15 @@ class Prompts:
         return Template(self.texts[name]).substitute(values)
 
 
+def onward(text: str, prompt: str) -> str:
+    """What a model writes behind a prompt, without the prompt's last line, which chat models say again. A text that
+    is no more than a part of that line, as where it was stopped in it, is nothing."""
+    last, said = prompt.strip().rpartition("\n")[2].strip(), text.strip()
+    if last.startswith(said):
+        return ""
+    return said.removeprefix(last) if said.startswith(last) else text
+
+
 class Told(Plugin):
     """A plug-in that tells a model what to do. It derives from this, says where its words lie, and has a field
     `prompts: str = ""`: another file."""

@@ -20,6 +20,7 @@ SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 ROLES = (SYSTEM, USER, ASSISTANT)
 TURNS = (*(f"<|{role}|>" for role in ROLES), "<|end|>")  # the special tokens of templates/turns.jinja
 LOSSES = ("assistant", "all")  # on what the assistant says; on every token, as Baize's released code has it
+LOST = ("tool_calls", "function_call", "tool_call_id")  # of a message: more than it says
 OWN = Path(__file__).parent / "templates"
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -27,7 +28,9 @@ MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 def wrong(messages: Any) -> str:
     """What is wrong with a conversation, in a few words; '' if nothing is: perhaps one system message, then user and
     assistant in turn, the assistant last, and nobody says nothing."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+    if isinstance(messages, str | Mapping):
+        return f"messages is {type(messages).__name__}, and not a list of them"
+    if not isinstance(messages, Sequence) or not messages:
         return "has no messages"
     wanted: tuple[str, ...] = (SYSTEM, USER)
     for i, message in enumerate(messages, 1):
@@ -36,8 +39,14 @@ def wrong(messages: Any) -> str:
         role, content = message["role"], message["content"]
         if role not in ROLES:
             return f"message {i} has the role {role!r}, which is none of {', '.join(ROLES)}"
-        if not isinstance(content, str) or not content.strip():
+        if content is not None and not isinstance(content, str):
+            return f"message {i} ({role}) holds {type(content).__name__}, and not text"
+        if not (content or "").strip():
             return f"message {i} ({role}) is empty"
+        if lost := next((key for key in LOST if message.get(key)), ""):
+            return f"message {i} ({role}) has {lost}, which would be lost: here a message is its text"
+        if message.get("weight") == 0:
+            return f"message {i} ({role}) has the weight 0, and all that the assistant says is learned"
         if role not in wanted:
             return f"message {i} is by {role}, where {' or '.join(wanted)} is due"
         wanted = (ASSISTANT,) if role == USER else (USER,)
@@ -73,6 +82,14 @@ def own_template(name: str) -> Path | None:
     return file if name.isidentifier() and file.is_file() else None
 
 
-def refused(error: Exception) -> UserError:
-    """What a template says of a conversation that it does not write."""
-    return UserError("domain.template", None, f"refuses a conversation ({first_line(error)})")
+def template_text(file: Path, key: str, name: str) -> str:
+    """The template in a file. key, name: of it, for errors."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(key, name, f"is no file of text in UTF-8 ({first_line(error)})") from None
+
+
+def refused(why: str) -> UserError:
+    """Of a conversation that a template does not write."""
+    return UserError("domain.template", None, f"refuses a conversation ({why})")

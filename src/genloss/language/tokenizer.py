@@ -14,7 +14,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,18 @@ TEMPLATE = "chat_template.jinja"  # beside a tokenizer, as transformers saves it
 # What ends a document, by the makers of models; in this order, since chat models keep the one of their base.
 SEPARATORS = (END, "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<eos>")
 BEGINNINGS = ("<|begin_of_text|>", "<｜begin▁of▁sentence｜>", "<s>", "<bos>")  # what begins one
+# What shows how a template writes a conversation.
+TALK = [
+    {"role": USER, "content": "Ask one."},
+    {"role": ASSISTANT, "content": "Say two."},
+    {"role": USER, "content": "Ask three."},
+    {"role": ASSISTANT, "content": "Say four."},
+]
+HELD = "\ue0000\ue001"  # stands for a content; no text has it
+DAY = {"%d": "26", "%e": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", "%y": "24", "%a": "Fri"}
+DAY |= {"%A": "Friday", "%H": "12", "%M": "00", "%S": "00", "%p": "PM"}
+TODAY = "".join(f"|replace({name!r}, {value!r})" for name, value in DAY.items())
+TODAY = "{%- macro strftime_now(form) -%}{{- form" + TODAY + " -}}{%- endmacro -%}"
 
 
 def at_most(texts: Iterable[str], characters: int) -> Iterator[str]:
@@ -186,10 +198,13 @@ class Codec:
 
         return PreTrainedTokenizerFast.from_pretrained(self.folder)
 
-    @property
+    @cached_property
     def template(self) -> str | None:
-        """The model's chat template, if it has one."""
-        return self._chat.chat_template or None
+        """The model's chat template, if it has one; of several the default. What asks for the day has always the same
+        one: tokens are those of any other day."""
+        found = self._chat.chat_template
+        found = found.get("default") if isinstance(found, dict) else found
+        return f"{TODAY}{found}" if found and "strftime_now" in found else found or None
 
     def is_special(self, token: str) -> bool:
         return token in self._marks
@@ -220,6 +235,8 @@ class Codec:
     def _ids(self, messages: Conversation, ready: bool) -> list[int]:
         if not self.template:
             raise UserError("tokenizer", str(self.folder), "has no chat template; its model answers no conversations")
+        if any(m["role"] == SYSTEM for m in messages[:1]) and not self._hears:
+            raise refused("it leaves out system prompts; take one that writes them, or conversations without")
         contents = [m["content"] for m in messages]
         if not any(token in content for token in self._marks for content in contents):
             text, spans = self._written(messages, contents, ready)
@@ -250,24 +267,32 @@ class Codec:
         self, messages: Conversation, contents: Sequence[str], ready: bool
     ) -> tuple[str, list[tuple[int, int]]]:
         """A conversation as the template writes it, and where in it the assistant speaks."""
-        from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        template = self._chat
+        template = self.template or ""
         said = [{"role": m["role"], "content": content} for m, content in zip(messages, contents, strict=True)]
-        marked = not ready and MARKS.search(template.chat_template) is not None
+        marked = not ready and MARKS.search(template) is not None
         try:
             made: Any = render_jinja_template(
                 [said],
-                chat_template=template.chat_template,
+                chat_template=template,
                 return_assistant_tokens_mask=marked,
                 add_generation_prompt=ready,
-                **template.special_tokens_map,
+                **self._chat.special_tokens_map,
             )
-        except TemplateError as error:
-            raise refused(error) from None
+        except Exception as error:  # it is a program, of which any step can fail
+            raise refused(first_line(error)) from None
         (text,), spans = made
         return text, spans[0] if marked else []
+
+    @cached_property
+    def _hears(self) -> bool:
+        """Whether the template writes a system prompt, or refuses it aloud."""
+        messages = [{"role": SYSTEM, "content": ""}, *TALK[:2]]
+        with contextlib.suppress(UserError):
+            text, _ = self._written(messages, [HELD, *(m["content"] for m in TALK[:2])], ready=False)
+            return HELD in text
+        return True
 
     def openings(self) -> dict[str, str]:
         """What the template writes between two turns, by who speaks next: an end of a turn, and a mark of another."""
@@ -294,30 +319,74 @@ class Codec:
 
 def use_template(folder: Path, text: str | None, loss: str, key: str = "domain.template", name: str = "") -> None:
     """Give the tokenizer in `folder` a chat template (None: it has one), and note how its conversations begin and how a
-    turn of the assistant ends: that is where sampling stops. loss: of LOSSES. key, name: of the template, for what is
-    said of it."""
-    value = name or None
+    turn of the assistant ends: that is where sampling stops. loss: of LOSSES; '' where nothing is learned. key, name:
+    of the template, for what is said of it."""
     if text is not None:
         (folder / TEMPLATE).write_text(text, encoding="utf-8")
-    codec = Codec(folder)
-    if codec.template is None:
-        raise UserError(key, value, f"the tokenizer has none; {key}=chatml, or a file of yours, gives it one")
-    if loss == ASSISTANT and not MARKS.search(codec.template):
+    try:
+        begin, end = _ends(Codec(folder), loss)
+    except UserError as error:
+        raise UserError(key, name or None, error.remedy.replace("domain.template", key)) from None
+    (folder / DOCUMENT).write_text(json.dumps({"begin": begin, "end": end}) + "\n", encoding="utf-8")
+
+
+def _ends(codec: Codec, loss: str) -> tuple[str, str]:
+    """The tokens that begin a conversation and end a turn of the assistant, of a template that can be used; UserError
+    of another one."""
+
+    def need(can: object, why: str) -> None:
+        if not can:
+            raise UserError("domain.template", None, why)
+
+    give = "domain.template=chatml, or a file of yours"
+    need(codec.template is not None, f"the tokenizer has none; {give}, gives it one")
+    if loss == ASSISTANT and not MARKS.search(codec.template or ""):
         why = "has no {% generation %} marks around what the assistant says, so nobody can tell its tokens"
-        raise UserError(key, value, f"{why}; use domain.loss=all, or a template with marks, as {key}=chatml")
-    turns = [{"role": USER, "content": "a"}, {"role": ASSISTANT, "content": "b"}]
-    names = codec.spelled(codec.rendered(turns, everything=True))
-    firsts = {names[0]}
+        need(False, f"{why}; use domain.loss=all, or a template with marks, as domain.template=chatml")
+    (asked, said), turns = (m["content"] for m in TALK[:2]), TALK[:2]
+    whole, spans = codec._written(turns, [asked, said], ready=False)
+    firsts = {*codec.spelled(codec.encode([whole], special=True)[0][:1])}
     with contextlib.suppress(UserError):  # some templates refuse system prompts; who has one is told then
-        firsts.update(codec.spelled(codec.rendered([{"role": SYSTEM, "content": "a"}, *turns], everything=True)[:1]))
-    if len(firsts) > 1 or not codec.is_special(names[0]):
-        found = ", ".join(map(repr, sorted(firsts)))
-        raise UserError(key, value, f"begins conversations with {found}, and not always with one special token")
-    answer = names[len(codec.chat(turns[:1])) :]  # what the assistant writes, and what may follow
-    last = next((name for name in answer if codec.is_special(name)), None)
-    if last is None:
-        raise UserError(key, value, "ends the assistant's turn with no special token, so that no answer would end")
-    (folder / DOCUMENT).write_text(json.dumps({"begin": names[0], "end": last}) + "\n", encoding="utf-8")
+        told, _ = codec._written([{"role": SYSTEM, "content": asked}, *turns], [asked, asked, said], ready=False)
+        firsts.update(codec.spelled(codec.encode([told], special=True)[0][:1]))
+    only = len(firsts) == 1 and codec.is_special(min(firsts))
+    found = ", ".join(map(repr, sorted(firsts))) or "nothing"
+    need(only, f"begins conversations with {found}, and not always with one special token")
+    need(asked in whole and said in whole.partition(asked)[2], "does not write what is said as it is")
+    posed, _ = codec._written(turns[:1], [asked], ready=True)
+    goes_on = whole.startswith(posed)
+    before, _, behind = whole[len(posed) if goes_on else 0 :].rpartition(said)
+    open_mark = goes_on and any(mark in before for mark in codec._marks)
+    need(not open_mark, "does not begin the assistant's turn where one is asked for (add_generation_prompt)")
+    ends = codec.spelled(codec.encode([behind], special=True)[0])
+    end = next((name for name in ends if codec.is_special(name)), None)
+    need(end, "ends the assistant's turn with no special token, so that no answer would end")
+    if loss:
+        why = "asks for an answer (add_generation_prompt) with another text than it writes before one"
+        need(goes_on, f"{why}, so what is learned is not what is asked")
+        _check_turns(codec, need)
+    if loss == ASSISTANT:
+        marked = "".join(whole[a:b] for a, b in spans)
+        need(asked not in marked, "marks by {% generation %} what the user says")
+        need(said in marked, "marks by {% generation %} nothing of what the assistant says")
+        left_out = f"has {end} behind its {{% endgeneration %}}, so that no answer would learn to end; put it before"
+        need(str(end) in marked.rpartition(said)[2], left_out)
+    return min(firsts), str(end)
+
+
+def _check_turns(codec: Codec, need: Callable[[object, str], None]) -> None:
+    """Of several turns each is written, and an answer stands behind what is asked for it."""
+    contents = [m["content"] for m in TALK]
+    try:
+        whole, _ = codec._written(TALK, contents, ready=False)
+        posed, _ = codec._written(TALK[:-1], contents[:-1], ready=True)
+    except UserError:  # who has such a conversation is told then
+        return
+    rest = whole
+    for number, content in enumerate(contents, 1):
+        _, found, rest = rest.partition(content)
+        need(found, f"leaves out, or changes, turn {number} of a conversation of {len(contents)}")
+    need(whole.startswith(posed), "writes earlier turns otherwise once there is an answer")
 
 
 @lru_cache(maxsize=4)

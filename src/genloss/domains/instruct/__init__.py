@@ -36,7 +36,7 @@ from genloss.core.seeds import generator
 from genloss.core.spool import Spool
 from genloss.domains.instruct.chats import Backward, Chats, Checks, Messages, Papers, Web, backward
 from genloss.domains.language import OWN, LanguageDomain
-from genloss.language.chat import ASSISTANT, LOSSES, SYSTEM, TURNS, USER, answered, own_template
+from genloss.language.chat import ASSISTANT, LOSSES, SYSTEM, TURNS, USER, answered, own_template, template_text
 from genloss.language.corpus import Corpus
 from genloss.language.tokenizer import load_codec, train_bpe, use_template
 
@@ -110,6 +110,8 @@ class Instruct(LanguageDomain, Responds, Verifies):
             self.papers.check(experiment)
         if (file := self._template()) and not file.is_file():
             raise UserError("template", self.template, "is none of turns and chatml, and no file of the project")
+        if file:
+            template_text(file, "template", self.template)
         if self.template and self.tokenizer == OWN and self.template != "turns":
             why = "has other marks than a tokenizer that is trained here knows; leave it out, or name a saved tokenizer"
             raise UserError("template", self.template, why)
@@ -150,7 +152,8 @@ class Instruct(LanguageDomain, Responds, Verifies):
         """Conversations lie in a file without a name until they are split."""
         sizes = {split: getattr(self, key) for split, key in COUNTS.items()}
         found = Spool(out)
-        for name, messages in self._distinct(sum(sizes.values())):
+        repeated: list[int] = []
+        for name, messages in self._distinct(sum(sizes.values()), repeated):
             found.add(name, json.dumps(messages, ensure_ascii=False))
         held_out = sum(n for split, n in sizes.items() if split != "train")
         if len(found) <= held_out:
@@ -159,6 +162,7 @@ class Instruct(LanguageDomain, Responds, Verifies):
             raise UserError("domain.corpus", f"{len(found)} conversations that ask different things", why)
         order = np.arange(len(found))
         if not self.source.endless:
+            self._tell(len(repeated), len(found) + len(repeated), "ask what an earlier one asks, and are left out")
             order = generator(self.split_seed, "conversations").permutation(len(found))
         sizes["train"] = min(sizes["train"], len(found) - held_out)
         edges = np.cumsum([0, *(sizes[split] for split in SPLITS)])
@@ -166,6 +170,8 @@ class Instruct(LanguageDomain, Responds, Verifies):
         asked = [json.loads(found[i][1]) for split in ("test", "validation") for i in member[split]]
         if self.direction == BACKWARD:
             member = {split: self._pairs(found, some) for split, some in member.items()}
+            no_pair = int(edges[-1]) - sum(map(len, member.values()))
+            self._tell(no_pair, int(edges[-1]), "are no pair of a request and its answer, and are left out")
             sizes = {split: len(some) for split, some in member.items()}
             for split, n in sizes.items():
                 why = f"needs pairs of a request and its answer, and {split} has none; raise domain.{COUNTS[split]}"
@@ -180,8 +186,9 @@ class Instruct(LanguageDomain, Responds, Verifies):
             many = f"{int(long.sum())} of {len(long)} conversations are longer, the longest has {int(lengths.max())}"
             raise UserError("domain.context", self.context, f"{many}; raise it, or set domain.too_long=drop")
         result: dict[str, Any] = {"longest": int(lengths[~long].max(initial=0)), "dropped": int(long.sum())}
-        if long.any():
-            print(f"genloss: warning: {int(long.sum())} of {len(long)} conversations are too long", file=sys.stderr)
+        self._tell(int(long.sum()), len(long), "are too long")
+        if not self.source.endless:
+            result["repeated"] = len(repeated)
         for split, lo, hi in zip(SPLITS, edges[:-1], edges[1:], strict=True):
             fit = order[lo:hi][~long[lo:hi]]
             if len(fit) < (sizes[split] if split == "prompts" and self.source.endless else 1):
@@ -209,15 +216,20 @@ class Instruct(LanguageDomain, Responds, Verifies):
         records.write(table, out / "documents.parquet")
         return len(table)
 
-    def _distinct(self, most: int) -> Iterator[tuple[str, Messages]]:
-        """Conversations with their numbers, the first of those that ask the same."""
+    @staticmethod
+    def _tell(lost: int, of: int, why: str) -> None:
+        if lost:
+            print(f"genloss: warning: {lost} of {of} conversations {why}", file=sys.stderr)
+
+    def _distinct(self, most: int, repeated: list[int]) -> Iterator[tuple[str, Messages]]:
+        """Conversations with their numbers, the first of those that ask the same; the numbers of the others are put
+        into `repeated`."""
         seen: set[bytes] = set()
-        missed = 0
         for i, messages in enumerate(self.source.conversations()):
             key = bytes(records.digests([records.normal(self.source.asks(messages))])[0])
             if key in seen:
-                missed += 1
-                if self.source.endless and missed > 10 * most:
+                repeated.append(i)
+                if self.source.endless and len(repeated) > 10 * most:
                     return
                 continue
             seen.add(key)
@@ -260,7 +272,7 @@ class Instruct(LanguageDomain, Responds, Verifies):
 
     def give_template(self, tokenizer: Path) -> None:
         file = self._template()
-        text = file.read_text(encoding="utf-8") if file else None
+        text = template_text(file, "domain.template", self.template) if file else None
         use_template(tokenizer, text, self.loss, name=self.template)
 
     # -- models: imported when used, since torch and transformers take seconds to load ---------------------------------

@@ -135,8 +135,10 @@ def conversation(row: Mapping[str, Any], where: str) -> Messages:
         raise UserError(PATH, where, f"has the columns {', '.join(map(str, row)) or '(none)'}, and not {wanted}")
     found = row[layout[0]]
     if layout != ("messages",):
-        more = row.get("input") if layout[0] == "instruction" else None
-        asked = f"{found}\n\n{more}" if isinstance(found, str) and isinstance(more, str) and more.strip() else found
+        more = (row.get("input") if layout[0] == "instruction" else None) or ""
+        if not isinstance(more, str):
+            raise UserError(PATH, where, f"has an input that is {type(more).__name__}, and not text")
+        asked = f"{found}\n\n{more}" if isinstance(found, str) and found.strip() and more.strip() else found
         found = [{"role": USER, "content": asked}, {"role": ASSISTANT, "content": row[layout[1]]}]
     if why := wrong(found):
         raise UserError(PATH, where, f"is no conversation: {why}")

@@ -25,7 +25,7 @@ from genloss.core.capabilities import Finishes
 from genloss.core.contracts import Experiment, Plugin, Prompt, Replies
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.plugin import build, plain
-from genloss.core.prompts import Told
+from genloss.core.prompts import Told, onward
 from genloss.core.seeds import generator, seed_of
 from genloss.domains.instruct import MESSAGES, Instruct
 from genloss.domains.instruct.world import World
@@ -140,10 +140,9 @@ class Simulate(Told, Recipe, Finishes):
         labels = [self.labels[i % len(self.labels)] for i in range(self.n)]
         about = self.attributes or [""]
         order = generator(request.seed, "attributes").integers(len(about), size=self.n).tolist()
-        posed: list[Prompt] = [
-            words.fill("asked", label=label, attribute=about[i]) for label, i in zip(labels, order, strict=True)
-        ]
-        said = self._write(posed, request, domain, "texts", self.writer, stop=[words["stop"]])
+        posed = [words.fill("asked", label=label, attribute=about[i]) for label, i in zip(labels, order, strict=True)]
+        said = self._write([*posed], request, domain, "texts", self.writer, stop=[words["stop"]])
+        said = said._replace(texts=[onward(text, prompt) for text, prompt in zip(said.texts, posed, strict=True)])
         made: list[Any] = []
         counts = {"unwritten": 0}
         for label, text, end in zip(labels, said.texts, said.finish, strict=True):

@@ -23,7 +23,7 @@ from genloss.backends.author import author_of
 from genloss.core import records
 from genloss.core.contracts import HISTORY, Experiment, Plugin, Prompt, Replies
 from genloss.core.errors import UserError, one_of, require
-from genloss.core.prompts import Told
+from genloss.core.prompts import Told, onward
 from genloss.core.seeds import generator, seed_of
 from genloss.domains.instruct import MESSAGES, Instruct
 from genloss.domains.instruct.skills import DEMONSTRATIONS, PROPOSE
@@ -45,6 +45,8 @@ WHOLE = re.compile(r"\n\s*### Task \d+")
 FIELDS = re.compile(r"(?:\s*Instruction:)?(.*?)\n\s*Input:(.*?)\n\s*Output:(.*)", re.DOTALL)
 GIVEN = re.compile(r"(?:^|\n)\s*(?:Input:(.*?)\n)?\s*Output:(.*?)(?=\n\s*(?:Example \d+|Input:|Output:)|\Z)", re.DOTALL)
 LABELLED = re.compile(r"(?:^|\n)\s*Label:(.*?)\n\s*Input:(.*?)(?=\n\s*Label:|\Z)", re.DOTALL)
+# the first of a list, which begins behind such a mark, and in a chat often with it
+AGAIN = re.compile(r"\A\s*(?:### Task \d+|Task \d+:)")
 
 
 class Known(NamedTuple):
@@ -265,6 +267,7 @@ class SelfInstruct(Told, Recipe):
         """(instruction, why it is thrown away, instances) of each task of a reply."""
         if single:
             return [(line(text), "", [])]
+        text = AGAIN.sub("", text)
         if self.form != TOGETHER:
             return [(line(item), "", []) for item in ITEM.split(text)]
         found: list[tuple[str, str, list[Pair]]] = []
@@ -327,7 +330,9 @@ class SelfInstruct(Told, Recipe):
     def _write(self, prompts: list[Prompt], request: Request, name: str, **changes: Any) -> Replies:
         assert isinstance(request.domain, Instruct)
         seed = seed_of(request.seed, name)
-        return self.writer.write(prompts, request, request.domain.context, seed=seed, name=name, **changes)
+        said = self.writer.write(prompts, request, request.domain.context, seed=seed, name=name, **changes)
+        both = zip(said.texts, prompts, strict=True)
+        return said._replace(texts=[onward(text, p) if isinstance(p, str) else text for text, p in both])
 
 
 def line(text: str) -> str:
