@@ -170,14 +170,14 @@ def test_a_call_shows_as_many_of_each_as_it_should(source: str, machine: int) ->
 
 def test_a_mark_that_a_chat_says_again_is_no_part_of_a_task() -> None:
     """Prompts end with the mark behind which a model goes on."""
-    recipe = SelfInstruct(author={"new_tokens": 8})
+    recipe = SelfInstruct()
     said = onward("Task 9: Name three rivers.\nTask 10: Sum up the letter.", "Task 8: Do it.\nTask 9:")
     assert [each[0] for each in recipe._items(said, False)] == ["Name three rivers.", "Sum up the letter."]
     assert [each[0] for each in recipe._items("Task 1: Name it.\nTask 2: Sum.", False)] == ["Name it.", "Sum."]
     whole = SelfInstruct(form="together")._items("### Task 4\nInstruction: Say it.\nInput: none\nOutput: It.", False)
     assert whole == [("Say it.", "", [("", "It.")])]
     assert onward("Answer: Yes", "Task: a\nAnswer:") == " Yes" and onward(" Yes", "Answer:") == " Yes"
-    assert onward('Review: "Good."', 'x\nReview: "') == "Good." and onward("Review: ", 'x\nReview: "') == ""
+    assert onward('Review: "Good.', 'x\nReview: "') == "Good." and onward("Review: ", 'x\nReview: "') == ""
     assert onward("Label: wild\nInput: a wolf", "Task: a\nLabel:") == " wild\nInput: a wolf"
 
 
