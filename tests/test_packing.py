@@ -239,6 +239,21 @@ def test_positions_beyond_32_bits(tmp_path: Path) -> None:
     assert rows.row(pieces[1:]).inputs.tolist() == list(range(20, 39))
 
 
+def test_of_an_answer_longer_than_a_row_the_rest_is_not_learned(trained, tmp_path: Path) -> None:
+    """The next row would have the answer without what it answers. A text goes on in the next row."""
+    codec, file = load_codec(trained.data / "tokenizer"), tmp_path / "pairs.parquet"
+    columns: dict[str, Any] = {"prompt": ["one two"] * 2, "response": ["three", "four five six seven eight " * 9]}
+    table = records.make_table(columns, origin=records.REAL, generation=0, recipe="seed")
+    records.write(table, file)
+    rows = Rows([file], [1.0], codec, 24, 0, ("prompt", "response"))
+    pieces = [piece for row in rows.plan(0) for piece in row]
+    assert rows.shortened == 1 and len(pieces) == 2
+    edges = rows.shards[0].edges
+    assert sorted(p.start for p in pieces) == edges[:2].tolist() and max(p.length for p in pieces) == 25
+    text = Rows([file], [1.0], codec, 24, 0, ("response",))
+    assert text.shortened == 0 and len(list(text.plan(0))) > 2
+
+
 def test_nothing_to_learn_from_is_refused(trained, tmp_path: Path) -> None:
     """Without a row an endless training would look for one for ever."""
     empty = with_cut(tmp_path, ["", ""], [0, 1])

@@ -12,7 +12,8 @@ a conversation what the assistant says is, in each of its turns, or all of it.
 
 A shard is read as token ids from a file that is made once (`tokenise`) and mapped into memory, which all processes of a
 machine share: memory does not grow with the corpus, but for 16 bytes a record. Order is a pure function of (seed,
-epoch): no state to save, any position can be reached again. Records longer than a row are cut into rows.
+epoch): no state to save, any position can be reached again. Texts longer than a row are cut into rows; of a record that
+begins with a prompt the first row is all that is learned, since the next one would answer nothing (`Rows.shortened`).
 """
 
 from __future__ import annotations
@@ -154,6 +155,15 @@ def _mapped(file: IO[bytes]) -> Tokens:
     return Tokens(*map(np.asarray, (edges, ids)))  # plain views: slices of a memmap are slow to make
 
 
+def _prompted(shard: Tokens) -> np.ndarray:
+    """bool [records]: its first token behind `begin` is no target."""
+    second = shard.edges[:-1] + 1
+    long = second < shard.edges[1:]
+    found = np.zeros(len(long), dtype=bool)
+    found[long] = shard.ids[second[long]] < 0
+    return found
+
+
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +205,8 @@ class Rows:
         self.weights, self.end, self.context, self.seed = weights, codec.end, context, seed
         self.apart = len(columns) > 1
         self.counted = np.arange(context)
+        # records with a prompt that are longer than a row, and so lose what is beyond it
+        self.shortened = sum(int((_prompted(each) & (np.diff(each.edges) > context + 1)).sum()) for each in self.shards)
 
     def __iter__(self) -> Iterator[Row]:
         return map(self.row, self.endless())
@@ -226,7 +238,7 @@ class Rows:
                 yield [pieces[i] for i in rows[r]]
 
     def _pieces(self, chosen: np.ndarray) -> Iterator[Piece]:
-        """Those records, cut where they are longer than a row."""
+        """Those records; texts are cut where they are longer than a row, what answers a prompt ends there."""
         of = np.searchsorted(self.first, chosen, side="right") - 1
         for shard, record in zip(of.tolist(), (chosen - self.first[of]).tolist(), strict=True):
             edges, ids = self.shards[shard]
@@ -234,6 +246,8 @@ class Rows:
             for at in range(start, stop - 1, self.context):
                 length = min(self.context + 1, stop - at)
                 yield Piece(shard, at, length, int(np.count_nonzero(ids[at + 1 : at + length] >= 0)))
+                if ids[start + 1] < 0:
+                    break
 
     def row(self, pieces: Sequence[Piece]) -> Row:
         """What lies in a row as arrays; of nothing, padding."""

@@ -427,7 +427,11 @@ class PackedData(Examples):
     def prepare_data(self) -> None:
         """Lightning calls it in one process of a machine, before the others look for these files."""
         if self.fit.scratch:
-            self.packed(self.fit.shards, self.fit.weights), self.packed([self.held_out], [1.0])
+            rows = self.packed(self.fit.shards, self.fit.weights)
+            if rows.shortened:
+                what = f"{rows.shortened} records with a prompt are longer than {rows.context} tokens"
+                print(f"genloss: warning: {what}; what is beyond is not learned: raise domain.context", file=sys.stderr)
+            self.packed([self.held_out], [1.0])
 
     def rows_in(self, epochs: int) -> int:
         rows = self.packed(self.fit.shards, self.fit.weights)
