@@ -137,6 +137,16 @@ def test_an_author_that_somebody_saved(trained: Trained, project: Path, tmp_path
     assert chances[0, 0] > chances[0, 1]
 
 
+def test_two_saved_authors_have_tokenizers_of_their_own(trained: Trained, project: Path, tmp_path: Path) -> None:
+    """Those of one recipe share its scratch folder."""
+    folders = []
+    for name in ("one", "two"):
+        shutil.copytree(trained.llama, project / name)
+        shutil.copytree(trained.data / "tokenizer", project / name, dirs_exist_ok=True)
+        folders.append(Author(model=name).at_work(work(trained, tmp_path / "scratch"))[1])
+    assert len(set(folders)) == 2 and all((folder / "tokenizer").is_dir() for folder in folders)
+
+
 def test_probabilities_of_choices(trained: Trained, tmp_path: Path) -> None:
     """Of the first token of each, after prompts of several lengths: the library's own, one prompt at a time."""
     codec, model = load_codec(trained.data / "tokenizer"), load(trained.llama)
