@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.domains.images import Images, sprites
-from genloss.domains.images.counted import APART, Sprites, expected_modes, shared, tail_of, wilson
+from genloss.domains.images.counted import APART, SpriteCounts, expected_modes, shared, tail_of, wilson
 from genloss.domains.images.features import vectors
 from genloss.domains.images.metrics import Distance, ImageManifold, Memorisation, flat, kernel_distance, nearest
 from genloss.domains.images.pictures import encode
@@ -66,7 +66,7 @@ def fresh(n: int = N, seed: int = 9) -> tuple[dict[str, np.ndarray], np.ndarray]
 
 def test_sprites_of_the_real_distribution_lie_at_their_floor(real: Path, tmp_path: Path) -> None:
     factors, images = fresh()
-    found = evaluate({"sprites": Sprites()}, evidence(real, images, tmp_path, factors["shape"]))
+    found = evaluate({"sprites": SpriteCounts()}, evidence(real, images, tmp_path, factors["shape"]))
     assert not undocumented(found)
     for end in ("", "_floor"):
         assert found[f"sprite_reader{end}"] == 1
@@ -81,14 +81,14 @@ def test_sprites_of_the_real_distribution_lie_at_their_floor(real: Path, tmp_pat
         p = sprites.kind_probabilities()
         assert found[f"sprite_diversity{end}"] == pytest.approx(1 - p @ p, abs=0.02)
     assert 0 == found["sprite_impossible_low"] < found["sprite_impossible_high"] < 0.02
-    assert "sprite_modes" not in evaluate({"sprites": Sprites()}, evidence(real, None, tmp_path))
+    assert "sprite_modes" not in evaluate({"sprites": SpriteCounts()}, evidence(real, None, tmp_path))
 
 
 def test_a_lost_tail_is_seen(real: Path, tmp_path: Path) -> None:
     factors, images = fresh(3 * N)
     p = sprites.kind_probabilities()
     keep = np.flatnonzero(~tail_of(p, 0.1)[sprites.kinds(factors)])[:N]
-    found = Sprites().measure(evidence(real, images[keep], tmp_path))
+    found = SpriteCounts().measure(evidence(real, images[keep], tmp_path))
     assert found["sprite_tail"] == found["sprite_tail_modes"] == 0
     assert found["sprite_tail_high"] < 0.1 < found["sprite_tail_low_floor"]
     assert found["sprite_modes"] < found["sprite_modes_floor"] - 0.1
@@ -99,7 +99,7 @@ def test_impossible_combinations_are_counted(real: Path, tmp_path: Path) -> None
     factors, _ = fresh()
     factors["shape"][: N // 4] = 0
     factors["colour"][: N // 4] = 5  # a cyan square
-    found = Sprites().measure(evidence(real, sprites.draw(factors, rng(1)), tmp_path))
+    found = SpriteCounts().measure(evidence(real, sprites.draw(factors, rng(1)), tmp_path))
     assert found["sprite_impossible"] == found["sprite_outside"] == 0.25
     assert found["sprite_impossible_low"] < 0.25 < found["sprite_impossible_high"]
     assert found["sprite_impossible_floor"] == 0
@@ -108,16 +108,16 @@ def test_impossible_combinations_are_counted(real: Path, tmp_path: Path) -> None
 def test_what_is_no_sprite_is_outside_and_nothing_else(real: Path, tmp_path: Path) -> None:
     _, images = fresh()
     images[: N // 2] = rng(3).integers(0, 256, images[: N // 2].shape)
-    found = Sprites().measure(evidence(real, images, tmp_path))
+    found = SpriteCounts().measure(evidence(real, images, tmp_path))
     assert found["sprite_unreadable"] == found["sprite_outside"] == 0.5 and found["sprite_impossible"] == 0
-    nothing = Sprites().measure(evidence(real, np.zeros_like(images), tmp_path))
+    nothing = SpriteCounts().measure(evidence(real, np.zeros_like(images), tmp_path))
     assert nothing["sprite_outside"] == 1 and "sprite_tail" not in nothing and np.isfinite(list(nothing.values())).all()
 
 
 def test_entangled_factors_have_the_information_that_they_share(real: Path, tmp_path: Path) -> None:
     factors, _ = fresh()
     factors["rotation"] = factors["x"].copy()  # all of it: the entropy of x, in one pair of 19
-    found = Sprites().measure(evidence(real, sprites.draw(factors, rng(1)), tmp_path))
+    found = SpriteCounts().measure(evidence(real, sprites.draw(factors, rng(1)), tmp_path))
     share = np.bincount(factors["x"]) / N
     assert found["sprite_entangled"] == pytest.approx(-(share * np.log(share)).sum() / len(APART), abs=2e-3)
     assert abs(found["sprite_entangled_floor"]) < 1e-3
@@ -128,14 +128,14 @@ def test_labels_that_are_not_shown_are_counted(real: Path, tmp_path: Path) -> No
     factors, images = fresh()
     label = factors["shape"].copy()
     label[: N // 2] = (label[: N // 2] + 1) % 6
-    assert Sprites().measure(evidence(real, images, tmp_path, label))["sprite_mislabelled"] == 0.5
+    assert SpriteCounts().measure(evidence(real, images, tmp_path, label))["sprite_mislabelled"] == 0.5
 
 
 def test_what_the_reader_gets_wrong_widens_the_interval(real: Path, tmp_path: Path) -> None:
     _, images = fresh()
-    clean = Sprites().measure(evidence(real, images, tmp_path))
+    clean = SpriteCounts().measure(evidence(real, images, tmp_path))
     noisy = np.clip(images + 255 * rng(2).normal(0, 0.1, images.shape), 0, 255).astype(np.uint8)
-    found = Sprites().measure(evidence(real, noisy, tmp_path))
+    found = SpriteCounts().measure(evidence(real, noisy, tmp_path))
     assert found["sprite_reader"] < 0.95 and found["sprite_reader_floor"] == 1
     # noise that is put on real records as the sample has it: as many of these are unreadable
     assert 1 - found["sprite_reader"] == pytest.approx(found["sprite_unreadable"], abs=0.02)
@@ -165,7 +165,7 @@ def test_counted_modes_follow_theory_where_a_model_draws_what_it_has_seen(accumu
                 half = {k: v[i * n // 2 : (i + 1) * n // 2] if i < 2 else v for k, v in factors.items()}
                 shown = sprites.draw(half, rng(i))
                 records.write(table(shown, half, half["shape"], "real"), tmp_path / f"{name}.parquet")
-        found.append(Sprites().measure(evidence(tmp_path, images, tmp_path, made["shape"])))
+        found.append(SpriteCounts().measure(evidence(tmp_path, images, tmp_path, made["shape"])))
     p = sprites.kind_probabilities()
     each = [1 - 1 / (n * i * i) for i in range(1, rounds + 1)] if accumulate else [1 - 1 / n] * rounds
     for name, expected in (("sprite_diversity", (1 - p @ p) * np.prod(each)), ("sprite_tail", 1.0)):
@@ -297,7 +297,7 @@ def test_copies_of_the_training_set_are_found(real: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("metric", "key", "value"),
     [
-        (Sprites, "tail", 1.0),
+        (SpriteCounts, "tail", 1.0),
         (Distance, "fit", 10),
         (Distance, "n", 4),
         (ImageManifold, "k", 0),
@@ -311,7 +311,7 @@ def test_settings_that_mean_nothing_are_refused(metric: type, key: str, value: f
 
 
 def test_verdicts_read_them(real: Path, tmp_path: Path) -> None:
-    metrics = {"s": Sprites(), **METRICS}
+    metrics = {"s": SpriteCounts(), **METRICS}
     found = evaluate(metrics, evidence(real, fresh()[1], tmp_path))
     read = {reading.metric for role in READS["images"].values() for reading in role} - {"denoising_loss"}
     assert read <= set(found)

@@ -76,7 +76,7 @@ def right(found: sprites.Read, known: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 @dataclass
-class Sprites(SampleMetric):
+class SpriteCounts(SampleMetric):
     """Of all records: sprite_unreadable, the share that shows no sprite; sprite_impossible, that shows a combination
     which the real distribution never has; sprite_outside, the two together. Of the readable ones: sprite_modes, how
     many of the possible combinations of shape, colour, size and texture occur, over how many so many real records have
@@ -172,7 +172,7 @@ def _widened(name: str, count: float, n: int, wrong: float, unit: float = 1.0) -
 
 def label_of(domain: Any) -> str | None:
     """The factor that is the label of a domain of sprites; None if it is none of sprites."""
-    from genloss.domains.images.corpora import Sprites as Corpus
+    from genloss.domains.images.corpora import Sprites
 
     source = getattr(domain, "source", None)
-    return source.label if isinstance(source, Corpus) else None
+    return source.label if isinstance(source, Sprites) else None

@@ -27,7 +27,7 @@ SCHEDULERS = ("ddim", "euler")
 
 
 @dataclass
-class Draw(Recipe):
+class DrawImages(Recipe):
     """Sampling by diffusers' schedulers, DDIM (Song et al. 2021) or Euler's method (Karras et al. 2022)."""
 
     name: str = "diffusion"
