@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from genloss.core.contracts import Fit
@@ -36,6 +36,7 @@ from genloss.workflow.compose import compose
 from genloss.workflow.sweep import expand
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+S = TypeVar("S", bound=ThreadingHTTPServer)
 
 
 @dataclass(frozen=True)
@@ -329,9 +330,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(behave: Callable[[int, dict[str, Any]], Any]) -> Iterator[Server]:
-    server = Server(behave)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+def running(server: S) -> Iterator[S]:
+    """A server at work in a thread; closed in the end."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield server
@@ -339,3 +340,7 @@ def serving(behave: Callable[[int, dict[str, Any]], Any]) -> Iterator[Server]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def serving(behave: Callable[[int, dict[str, Any]], Any]) -> contextlib.AbstractContextManager[Server]:
+    return running(Server(behave))

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.core.places import load_params
 from genloss.workflow.feedback import Server, Session
-from support import Project
+from support import Project, running
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
 TINY = [
@@ -52,17 +51,8 @@ def session(run: tuple[Project, Path]) -> Iterator[Session]:
         yield Session(made)
 
 
-@contextlib.contextmanager
-def served(session: Session) -> Iterator[Server]:
-    server = Server(session, 0)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def served(session: Session) -> contextlib.AbstractContextManager[Server]:
+    return running(Server(session, 0))
 
 
 def asked(server: Server, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:

@@ -38,6 +38,7 @@ import random
 import subprocess
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -108,7 +109,7 @@ def alone(runtime: Runtime) -> bool:
 # -- what is trained ---------------------------------------------------------------------------------------------------
 
 
-class Learner(lightning.LightningModule):
+class Learner(lightning.LightningModule, ABC):
     """What every training by gradient descent has: the curve, validations, checkpoints inside of it, AdamW and the
     schedule of `fit.trainer`. A subclass makes `model` and says what its loss is (`loss`, `held_out`) and how it is
     saved (`write_model`)."""
@@ -134,21 +135,21 @@ class Learner(lightning.LightningModule):
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def loss(self, batch: Any) -> torch.Tensor:
         """The batch's part of the step's mean loss. Lightning takes the mean over processes and accumulated batches."""
-        raise NotImplementedError
 
+    @abstractmethod
     def held_out(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """(total loss, how many numbers it is the sum of) of a batch of real data that nothing is trained on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_model(self, state: dict[str, Any]) -> None:
         """Write `model/` of `fit.out`; state: what Lightning holds of this module."""
-        raise NotImplementedError
 
+    @abstractmethod
     def seen(self, steps: int) -> dict[str, int]:
         """How much was seen in so many steps, for the results of the round."""
-        raise NotImplementedError
 
     def learned(self) -> Iterator[torch.nn.Parameter]:
         """What the optimiser changes."""

@@ -11,17 +11,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from genloss.core import records
 from genloss.core.capabilities import Images
-from genloss.core.contracts import Experiment
+from genloss.core.contracts import Domain, Experiment
 from genloss.core.errors import UserError, require
 from genloss.core.seeds import generator
 from genloss.domains.images import sprites
+from genloss.domains.images.corpora import Sprites
 from genloss.domains.images.metrics import pixels
 from genloss.domains.images.sprites import BLOCKS, FACTORS, KIND
 from genloss.evaluate import Evidence, SampleMetric
@@ -99,7 +99,7 @@ class SpriteCounts(SampleMetric):
         super().check(experiment)
         if label_of(experiment.domain) is None:
             remedy = "are known of domain/corpus=sprites alone; leave the metric sprites out"
-            raise UserError("factors", type(getattr(experiment.domain, "source", None)).__name__, remedy)
+            raise UserError("factors", experiment.domain.name, remedy)
 
     def each(self, tables: Sequence[pa.Table], evidence: Evidence) -> list[dict[str, float]]:
         real, *made = [_read(table, evidence) for table in tables]
@@ -170,9 +170,7 @@ def _widened(name: str, count: float, n: int, wrong: float, unit: float = 1.0) -
     return {f"{name}_low": max(0.0, low - wrong) / unit, f"{name}_high": min(1.0, high + wrong) / unit}
 
 
-def label_of(domain: Any) -> str | None:
+def label_of(domain: Domain) -> str | None:
     """The factor that is the label of a domain of sprites; None if it is none of sprites."""
-    from genloss.domains.images.corpora import Sprites
-
-    source = getattr(domain, "source", None)
+    source = domain.parts().get("corpus")
     return source.label if isinstance(source, Sprites) else None

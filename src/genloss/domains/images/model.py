@@ -33,7 +33,8 @@ SAVED = ("config.json", WEIGHTS, f"{SCHEDULER}/scheduler_config.json")
 
 
 class DiffusionModel(Model):
-    """A UNet2DModel of diffusers and the noise that it is trained with."""
+    """A UNet2DModel of diffusers and the noise that it is trained with. A subclass has a `base` to begin from, or makes
+    both afresh (`unet`, `noise`)."""
 
     needs: ClassVar[tuple[type, ...]] = (Images,)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core.capabilities import Images, able
-from genloss.core.contracts import Experiment, Plugin
+from genloss.core.contracts import Plugin
 from genloss.core.errors import UserError, require
 from genloss.core.plugin import build
 from genloss.curate import Context, Decision, RecordCurator, blank, decision
@@ -64,11 +64,6 @@ class Preferred(Feedback):
 
     def parts(self) -> Mapping[str, Plugin]:
         return {"preference": self.judge}
-
-    def check(self, experiment: Experiment) -> None:
-        n = getattr(experiment.recipe, "n", None)
-        if n is not None and self.liked + self.disliked > n:
-            raise UserError("liked", self.liked, f"with disliked={self.disliked} is more than recipe.n={n} images")
 
     def say(self, table: pa.Table, context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         score = self.judge.scores(able(context.domain, Images).pixels(table))

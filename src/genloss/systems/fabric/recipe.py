@@ -32,7 +32,7 @@ from genloss.domains.images.pictures import encode
 from genloss.domains.images.trainer import Diffusion
 from genloss.generate import Recipe, Request
 from genloss.language.curve import write_curve
-from genloss.systems.fabric.curator import DISLIKED, LIKED, SESSION, Feedback, sessions
+from genloss.systems.fabric.curator import DISLIKED, LIKED, SESSION, Feedback, Preferred, sessions
 
 SIDES = ("both", LIKED, DISLIKED)
 
@@ -95,6 +95,10 @@ class Fabric(Recipe):
         if not any(isinstance(curator, Feedback) for curator in experiment.curators.values()):
             named = "+".join(experiment.curators) or "none"
             raise UserError("curation", named, "gives no feedback; set curation=preferred, or curation=clicks")
+        for name, curator in experiment.curators.items():
+            if isinstance(curator, Preferred) and curator.liked + curator.disliked > self.n:
+                why = f"with disliked={curator.disliked} is more than recipe.n={self.n} images"
+                raise UserError(f"curation.{name}.liked", curator.liked, why)
 
     # -- what it makes -------------------------------------------------------------------------------------------------
 
