@@ -21,6 +21,7 @@ import pytest
 
 from conftest import REPOSITORY
 from genloss.core.errors import UserError
+from genloss.experiment import Experiment
 from genloss.workflow.compose import compose
 
 
@@ -325,6 +326,32 @@ def test_a_value_that_needs_quotes(override: str, quoted: str) -> None:
 def test_what_is_no_override(override: str) -> None:
     with pytest.raises(UserError, match="write key=value"):
         compose([override])
+
+
+SERVER = ["recipe/backend@recipe.author.backend=openai", "recipe.author.backend.model=m"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["experiment=data_simulation/real", "curation=none"],
+            "curation.pointwise_information: has no _target_, .*; '~curation.pointwise_information' takes away",
+        ),
+        (
+            ["experiment=llm2llm/real", "recipe/teacher=endpoint", "recipe.teacher.model=m"],
+            "recipe.teacher.path=.*: unknown option; .*; ~ before its key takes away",
+        ),
+        (
+            ["experiment=baize/real", *SERVER, "recipe.author.backend.options={min_p: .1}"],
+            r"recipe.author.backend.options.min_p: is not there yet; write \+recipe.author.backend.options.min_p=...",
+        ),
+    ],
+)
+def test_what_an_experiment_leaves_for_another_choice(overrides: list[str], said: str) -> None:
+    """Hydra merges: what an experiment says of a part stays when another one is chosen."""
+    with pytest.raises(UserError, match=said):
+        Experiment(compose(overrides))
 
 
 def test_bad_arm_of_a_sweep_is_refused_before_the_good_ones_run(main, project: Path, tiny: list[str]) -> None:

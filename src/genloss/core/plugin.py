@@ -55,7 +55,9 @@ def build(config: Mapping[str, Any], base: type[T], key: str) -> T:
     """Make the plug-in that `config` describes; errors name the full key below `key`."""
     values = mapping(config, key)
     if "_target_" not in values:
-        raise UserError(f"{key}._target_", "(missing)", f"must name a class derived from {base.__name__}")
+        # Hydra merges: options that an experiment gives to a part stay when another part is chosen
+        why = f"has no _target_, a class derived from {base.__name__}"
+        raise UserError(key, None, f"{why}; '~{key}' takes away what an option that is not chosen has left")
     return fill(locate(values.pop("_target_"), base, key), values, key)
 
 
@@ -77,7 +79,8 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
     names, kinds = list(nodes), get_type_hints(cls)
     for name in mapping(values, key):
         if name not in names:
-            raise UserError(f"{key}.{name}", values[name], f"unknown option; {nearest(str(name), names)}")
+            remedy = "~ before its key takes away what another option has left"
+            raise UserError(f"{key}.{name}", values[name], f"unknown option; {nearest(str(name), names)}; {remedy}")
     try:
         schema = OmegaConf.structured(cls, flags={"readonly": False})
         for name, value in values.items():

@@ -130,7 +130,7 @@ def _siblings(key: str, overrides: Sequence[str], there: DictConfig | None) -> l
     """The names that exist beside `key`, in the groups that were chosen; None if nothing holds any there."""
     try:
         parent = key.rpartition(".")[0]
-        chosen = [o for o in overrides if is_group(o.partition("=")[0]) and "," not in o]
+        chosen = [o for o in overrides if is_group(o.partition("=")[0].partition("@")[0]) and "," not in o]
         config = compose(chosen, raw=True) if there is None else there
         node = OmegaConf.select(config, parent) if parent else config
         return [str(k) for k in node] if isinstance(node, DictConfig) else None
