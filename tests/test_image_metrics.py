@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,9 @@ from sklearn.metrics.pairwise import polynomial_kernel
 
 from genloss.core import records
 from genloss.core.errors import UserError
-from genloss.domains.images import Images, sprites
+from genloss.domains.images import Images, features, sprites
 from genloss.domains.images.counted import APART, SpriteCounts, expected_modes, shared, tail_of, wilson
-from genloss.domains.images.features import vectors
+from genloss.domains.images.features import network
 from genloss.domains.images.metrics import Distance, ImageManifold, Memorisation, flat, kernel_distance, nearest
 from genloss.domains.images.pictures import encode
 from genloss.evaluate import Evidence, evaluate
@@ -252,16 +255,56 @@ def test_kernel_distance_is_the_sum_over_pairs() -> None:
 
 
 def test_the_network_is_the_same_each_time_and_takes_any_image() -> None:
-    from genloss.domains.images import features
-
     _, images = fresh(100)
-    first = vectors(images[:40], images)
-    features._trained.cache_clear()
-    np.testing.assert_array_equal(vectors(images[:40], images), first)
-    np.testing.assert_allclose(vectors(images[:7], images), first[:7], atol=1e-4)
-    assert vectors(images, images).var(axis=0).mean() == pytest.approx(1)
+    first = network(images).vectors(images[:40])
+    features._network.cache_clear()
+    np.testing.assert_array_equal(network(images).vectors(images[:40]), first)
+    np.testing.assert_allclose(network(images).vectors(images[:7]), first[:7], atol=1e-4)
+    assert network(images).vectors(images).var(axis=0).mean() == pytest.approx(1)
     grey = rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
-    assert vectors(grey, grey).shape == (70, features.WIDTH)
+    assert network(grey).vectors(grey).shape == (70, features.WIDTH)
+
+
+def test_the_network_is_trained_once_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that want it at once train it once, and a third finds it; its vectors are those of who keeps
+    none, bit for bit."""
+    monkeypatch.setattr(features, "STEPS", 30)
+    _, images = fresh(100)
+    np.save(tmp_path / "images.npy", images)
+    features._network.cache_clear()
+    alone = network(images).vectors(images)
+    script = """
+import sys, numpy as np
+from pathlib import Path
+from genloss.domains.images import features
+features.STEPS, trained = 30, features.Network.trained
+def told(real):
+    print("trains", flush=True)
+    return trained(real)
+features.Network.trained = told
+images = np.load("images.npy")
+np.save(sys.argv[1], features.network(images, Path("store")).vectors(images))
+"""
+    command = [sys.executable, "-c", script]
+    two = [subprocess.Popen([*command, f"{i}.npy"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for i in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in two]
+    said.append(subprocess.run([*command, "2.npy"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+    assert [process.returncode for process in two] == [0, 0]
+    assert "".join(said) == "trains\n"
+    for i in range(3):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{i}.npy"), alone)
+    (kept,) = (tmp_path / "store/stages/features").iterdir()
+    work = json.loads(kept.read_text())
+    blob = tmp_path / "store/blobs" / work["files"][features.FILE][:2] / work["files"][features.FILE][2:]
+    blob.chmod(0o644)
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    features._network.cache_clear()
+    with pytest.raises(UserError, match="is damaged"):
+        network(images, tmp_path / "store")
+    other = images.copy()
+    other[0, 0, 0] ^= 1
+    network(other, tmp_path / "store")
+    assert len(list((tmp_path / "store/stages/features").iterdir())) == 2  # other images, another network
 
 
 # -- memorisation ------------------------------------------------------------------------------------------------------

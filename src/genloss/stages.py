@@ -61,6 +61,7 @@ NOT_CALLED = BEFORE_WORK | {
     "trainers",
     "headline",
     "panels",
+    "embed",
 }
 
 
@@ -286,7 +287,7 @@ class Curate(Stage):
     name = "curate"
     writes = ("kept.parquet", "rejected.parquet")
     first = 1
-    calls = frozenset({"curate"})
+    calls = frozenset({"curate", "embed"})
 
     def plugins(self, x: Experiment) -> list[Plugin]:
         return [*x.curators.values(), x.domain]
@@ -313,6 +314,7 @@ class Curate(Stage):
             report=job.report,
             scratch=scratch,
             account=job.run.account,
+            store=job.run.store.root,
         )
         table = records.load(job.round / "generated.parquet", scratch)
         curated = x.domain.curate(table, x.curators, x.control, context)
@@ -443,6 +445,7 @@ class Evaluate(Stage):
             report=job.report,
             scratch=scratch,
             account=job.run.account,
+            store=job.run.store.root,
         )
         return evaluate(x.metrics, evidence)
 

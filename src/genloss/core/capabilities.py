@@ -90,6 +90,16 @@ class Verifies(ABC):
         """Which responses of a table of records are right."""
 
 
+class Embeds(ABC):
+    """records that have vectors"""
+
+    @abstractmethod
+    def embed(self, table: pa.Table, data: Path, store: Path | None = None) -> np.ndarray:
+        """float64 [n, d] of n records, of which there may be more than memory has room for: how far two lie from each
+        other is how unlike they are. `data`: the folder of the real data, whose training records are all that it knows;
+        `store`: where what is made of these is kept (`Context.store`)."""
+
+
 class Images(ABC):
     """records that are images"""
 

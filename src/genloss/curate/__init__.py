@@ -65,6 +65,7 @@ class Context:
     # survives a kill, and tables lie there that are larger than memory; None: where the system has such files
     scratch: Path | None = None
     account: Path | None = None  # of `Sampling`
+    store: Path | None = None  # holds what is made of real data once for all; None: it is made here
 
     def seeded(self, seed: int) -> Context:
         return replace(self, seed=seed)

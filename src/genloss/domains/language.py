@@ -6,11 +6,16 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 
-from genloss.core.capabilities import Scores, Texts, Tokenized
+import numpy as np
+import pyarrow as pa
+
+from genloss.core import records
+from genloss.core.capabilities import Embeds, Scores, Texts, Tokenized
 from genloss.core.contracts import Experiment
 from genloss.core.errors import UserError
 from genloss.domains import RecordDomain
 from genloss.language import saved
+from genloss.language.embedding import Ngrams
 from genloss.language.model import TextModel
 from genloss.language.tokenizer import END, tell_ends, use_saved
 from genloss.language.trainer import Supervised
@@ -18,7 +23,7 @@ from genloss.language.trainer import Supervised
 OWN = "bpe"  # a tokenizer that is trained on the real data
 
 
-class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
+class LanguageDomain(RecordDomain, Texts, Scores, Tokenized, Embeds):
     """Fields of a domain derived from it: `tokenizer`, `vocabulary` (of one that is trained here), `context`, and of a
     saved tokenizer the tokens that `begin` and `end` a document (None: its document separator)."""
 
@@ -49,6 +54,13 @@ class LanguageDomain(RecordDomain, Texts, Scores, Tokenized):
 
     def record_bytes(self) -> int:
         return 4 * self.context + 100  # four bytes a token; ids, scores and reasons
+
+    def embed(self, table: pa.Table, data: Path, store: Path | None = None) -> np.ndarray:
+        """By hashed n-grams (genloss.language.embedding.Ngrams): of length 1, or 0 where no word is known."""
+        path, known = data / "train.parquet", Ngrams()
+        real = self.texts(records.read(path, rows=(0, min(known.fit, records.count(path)))))
+        parts = records.parts(table)
+        return np.concatenate([known.embed(self.texts(part), lambda n: real[:n]) for part in parts])
 
     @abstractmethod
     def train_tokenizer(self, texts: Iterable[str], out: Path) -> None:

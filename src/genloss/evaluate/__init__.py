@@ -41,6 +41,7 @@ class Evidence:
     runtime: Runtime = field(default_factory=Runtime)
     report: Report = silent
     scratch: Path | None = None  # survives a kill; None: nothing is kept
+    store: Path | None = None  # holds what is made of real data once for all; None: it is made here
     account: Path | None = None  # of `Sampling`
     said: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)  # of selected.answers
 

@@ -38,7 +38,7 @@ ROWS = 1024  # pictures that are written together
 
 
 @dataclass
-class Images(RecordDomain, capabilities.Images):
+class Images(RecordDomain, capabilities.Images, capabilities.Embeds):
     name: str = "images"
     corpus: Any = field(default_factory=dict)
     test_share: float = 0.1  # of the pictures
@@ -82,6 +82,12 @@ class Images(RecordDomain, capabilities.Images):
 
     def pixels(self, table: pa.Table) -> np.ndarray:
         return decode(table.column("image"))
+
+    def embed(self, table: pa.Table, data: Path, store: Path | None = None) -> np.ndarray:
+        from genloss.domains.images.features import network_of
+
+        network = network_of(self, data, store)
+        return np.concatenate([network.vectors(self.pixels(part)) for part in records.parts(table)])
 
     # -- data --------------------------------------------------------------------------------------------------------
 

@@ -1,27 +1,36 @@
 """Vectors of images by a small network that is trained once on real ones, and never again.
 
-    vectors(images, real)        # float64 [n, 64]; real: uint8 [m, h, w, c], what it is trained on
+    network(real, store).vectors(images)        # float64 [n, 64]; real: uint8 [m, h, w, c], what it is trained on
 
 It is an autoencoder: three convolutions down to 64 numbers, and back. It needs no label and no download, and knows
 nothing but the real images, so that its distances are no FID, and distances of two data sets do not compare. The same
-real images give the same network, in every round, arm and process of a machine: a process trains it once, in 13
-seconds of one core, and keeps it as long as it runs. Vectors are centred on the real mean and scaled by one number, so
-that a coordinate of real images has variance 1 on average."""
+real images give the same network, in every round, arm and process of a machine. Training takes 13 seconds of one core;
+the network is kept in the store, under a key of the images, this code and its libraries, and whoever comes second loads
+it. Vectors are centred on the real mean and scaled by one number, so that a coordinate of real images has variance 1 on
+average."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from genloss.core import records
+from genloss.core.capabilities import Images
+from genloss.core.code import reach
 from genloss.core.seeds import generator, seed_of
+from genloss.core.store import Store, Work
 
 SIDE = 32  # pixels to which images are scaled
 WIDTH = 64  # numbers of a vector
 STEPS, BATCH, RATE = 500, 64, 2e-3
 TOGETHER = 512  # images that are computed together
+FIT = 4096  # real images that it is trained on, unless a metric says otherwise
+FILE = "features.safetensors"
 
 
 def _prepared(images: np.ndarray) -> Any:
@@ -34,23 +43,83 @@ def _prepared(images: np.ndarray) -> Any:
     return x
 
 
-def _network(channels: int) -> tuple[Any, Any]:
+def _encoder(channels: int) -> Any:
     from torch import nn
 
     def down(a: int, b: int) -> list[nn.Module]:
         return [nn.Conv2d(a, b, 3, 2, 1), nn.SiLU()]
 
+    halved = (SIDE // 8) ** 2
+    return nn.Sequential(*down(channels, 16), *down(16, 32), *down(32, 64), nn.Flatten(), nn.Linear(64 * halved, WIDTH))
+
+
+def _decoder(channels: int) -> Any:
+    from torch import nn
+
     def up(a: int, b: int) -> list[nn.Module]:
         return [nn.SiLU(), nn.ConvTranspose2d(a, b, 4, 2, 1)]
 
     side = SIDE // 8
-    encoder = nn.Sequential(
-        *down(channels, 16), *down(16, 32), *down(32, 64), nn.Flatten(), nn.Linear(64 * side**2, WIDTH)
-    )
-    decoder = nn.Sequential(
+    return nn.Sequential(
         nn.Linear(WIDTH, 64 * side**2), nn.Unflatten(1, (64, side, side)), *up(64, 32), *up(32, 16), *up(16, channels)
     )
-    return encoder, decoder
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained encoder, and the mean [64] and scale of what it makes of the real images."""
+
+    encoder: Any
+    mean: np.ndarray
+    scale: float
+
+    @classmethod
+    def trained(cls, real: np.ndarray) -> Network:
+        import torch
+
+        images = _prepared(real)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(0, "features"))
+            encoder, decoder = _encoder(images.shape[1]), _decoder(images.shape[1])
+        weights = [*encoder.parameters(), *decoder.parameters()]
+        optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
+        order = generator(0, "features").integers(0, len(images), (STEPS, BATCH))
+        for some in order:
+            batch = images[torch.from_numpy(some)]
+            loss = torch.nn.functional.mse_loss(decoder(encoder(batch)), batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        encoder.eval().requires_grad_(False)
+        found = _embed(encoder, real)
+        return cls(encoder, found.mean(axis=0), float(np.sqrt(found.var(axis=0).mean()) or 1.0))
+
+    def save(self, file: Path) -> None:
+        import torch
+        from safetensors.torch import save_file
+
+        said = {"mean": torch.from_numpy(self.mean), "scale": torch.tensor(self.scale, dtype=torch.float64)}
+        save_file({**{f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}, **said}, file)
+
+    @classmethod
+    def load(cls, file: Path, channels: int) -> Network:
+        from safetensors.torch import load_file
+
+        held, encoder = load_file(file), _encoder(channels)
+        mean, scale = held.pop("mean").numpy(), float(held.pop("scale"))
+        encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in held.items()})
+        return cls(encoder.eval().requires_grad_(False), mean, scale)
+
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        """float64 [n, 64]."""
+        return (_embed(self.encoder, images) - self.mean) / self.scale
+
+
+def _embed(encoder: Any, images: np.ndarray) -> np.ndarray:
+    parts = [encoder(_prepared(images[at : at + TOGETHER])).numpy() for at in range(0, len(images), TOGETHER)]
+    return np.concatenate(parts).astype(np.float64)
 
 
 class _Images:
@@ -58,7 +127,7 @@ class _Images:
 
     def __init__(self, images: np.ndarray):
         self.images = images
-        self.digest = hashlib.sha256(str(images.shape).encode() + np.ascontiguousarray(images).tobytes()).digest()
+        self.digest = hashlib.sha256(str(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -68,42 +137,39 @@ class _Images:
 
 
 @lru_cache(maxsize=2)  # the same for all rounds and metrics
-def _trained(real: _Images) -> tuple[Any, np.ndarray, float]:
-    """The encoder, and the mean and scale of its vectors of the real images."""
-    import torch
+def _network(real: _Images, store: Path | None) -> Network:
+    if store is None:
+        return Network.trained(real.images)
+    held, code = Store(store), reach([Network])
 
+    def execute(out: Path, _: Path) -> dict[str, Any]:
+        Network.trained(real.images).save(out / FILE)
+        return {}
+
+    done = held.get(
+        Work(
+            stage="features",
+            config={"images": real.digest},
+            inputs={},
+            seed=0,
+            code=code.modules(),
+            libraries=code.versions(),
+            execute=execute,
+        )
+    )
+    return Network.load(held.blob(done.files[FILE]), real.images.shape[3])
+
+
+def network(real: np.ndarray, store: Path | None = None) -> Network:
+    """The one that is trained on real images, uint8 [n, h, w, c]. store: where it is kept, and found
+    (genloss.core.store); None: this process alone keeps it."""
     from genloss.language.model import one_thread
 
     one_thread()
-    images = _prepared(real.images)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(0, "features"))
-        encoder, decoder = _network(images.shape[1])
-    weights = [*encoder.parameters(), *decoder.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
-    order = generator(0, "features").integers(0, len(images), (STEPS, BATCH))
-    for some in order:
-        batch = images[torch.from_numpy(some)]
-        loss = torch.nn.functional.mse_loss(decoder(encoder(batch)), batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    encoder.eval().requires_grad_(False)
-    found = _embed(encoder, real.images)
-    return encoder, found.mean(axis=0), float(np.sqrt(found.var(axis=0).mean()) or 1.0)
+    return _network(_Images(real), store)
 
 
-def _embed(encoder: Any, images: np.ndarray) -> np.ndarray:
-    parts = [encoder(_prepared(images[at : at + TOGETHER])).numpy() for at in range(0, len(images), TOGETHER)]
-    return np.concatenate(parts).astype(np.float64)
-
-
-def vectors(images: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """float64 [n, 64] of images, uint8 [n, h, w, c], by the network that is trained on the real ones."""
-    from genloss.language.model import one_thread
-
-    encoder, mean, scale = _trained(_Images(real))
-    one_thread()
-    return (_embed(encoder, images) - mean) / scale
+def network_of(domain: Images, data: Path, store: Path | None, fit: int = FIT) -> Network:
+    """The one of the first `fit` training records in a folder of real data."""
+    path = data / "train.parquet"
+    return network(domain.pixels(records.read(path, ["image"], rows=(0, min(fit, records.count(path))))), store)

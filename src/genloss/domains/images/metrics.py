@@ -42,11 +42,10 @@ class InFeatures(SampleMetric):
 
     def vectors(self, table: pa.Table, evidence: Evidence) -> np.ndarray:
         """float64 [n, d] of a table's first n."""
-        from genloss.domains.images.features import vectors
+        from genloss.domains.images.features import network_of
 
-        path = evidence.data / "train.parquet"
-        real = records.read(path, rows=(0, min(self.fit, records.count(path))))
-        return vectors(pixels(table.slice(0, self.n), evidence), pixels(real, evidence))
+        network = network_of(able(evidence.domain, Images), evidence.data, evidence.store, self.fit)
+        return network.vectors(pixels(table.slice(0, self.n), evidence))
 
     @abstractmethod
     def numbers(self, real: np.ndarray, made: np.ndarray) -> dict[str, float]:
