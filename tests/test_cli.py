@@ -295,6 +295,7 @@ NEEDS = {
     "metrics/embedding/encoder": ["metrics=[vendi]", "metrics.vendi.embedding.path=model"],
     "recipe/evol_instruct": ["domain/tasks=arithmetic"],
     "recipe/fabric": ["curation=preferred"],
+    "recipe/stable_diffusion": ["domain=images", "recipe.path=pipeline"],
     "curation/critic": ["domain/tasks=arithmetic", "curation.critic.path=critic"],
     "recipe/refine": ["domain/tasks=arithmetic", "recipe.critic=critic"],
     "metrics/critique": ["domain/tasks=[critique,arithmetic]"],
@@ -367,6 +368,20 @@ def made_images(folder: Path) -> None:
     (folder / "unet/config.json").write_text(json.dumps(config))
     for name in ("diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"):
         (folder / "unet" / name).write_text("{}")
+    index: dict[str, object] = {"_class_name": "StableDiffusionPipeline"}
+    for name, (library, kind) in {
+        "unet": ("diffusers", "UNet2DConditionModel"),
+        "vae": ("diffusers", "AutoencoderKL"),
+        "text_encoder": ("transformers", "CLIPTextModel"),
+        "tokenizer": ("transformers", "CLIPTokenizer"),
+    }.items():
+        (folder / "pipeline" / name).mkdir(parents=True)
+        (folder / "pipeline" / name / "config.json").write_text('{"block_out_channels": [8, 8]}')
+        (folder / "pipeline" / name / "model.safetensors").write_text("")
+        index[name] = [library, kind]
+    (folder / "pipeline/scheduler").mkdir()
+    (folder / "pipeline/scheduler/scheduler_config.json").write_text('{"beta_start": 0.1}')
+    (folder / "pipeline/model_index.json").write_text(json.dumps(index))
 
 
 PACKAGES = {  # that options need and tests do without

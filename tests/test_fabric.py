@@ -77,6 +77,10 @@ def told() -> Any:
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
+    return tiny_pipeline()
+
+
+def tiny_pipeline() -> Any:
     """A StableDiffusionPipeline of tiny random parts."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer

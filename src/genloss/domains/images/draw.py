@@ -26,6 +26,13 @@ from genloss.generate import Recipe, Request
 SCHEDULERS = ("ddim", "euler")
 
 
+def drawn_labels(request: Request, n: int) -> np.ndarray:
+    """int32 [n]: classes of the real training data, in their proportion there."""
+    tables = records.scan(request.data / "train.parquet", ["label"])
+    real = np.concatenate([table.column("label").to_numpy() for table in tables])
+    return real[generator(request.seed, "labels").integers(0, len(real), n)]
+
+
 @dataclass
 class DrawImages(Recipe):
     """Sampling by diffusers' schedulers, DDIM (Song et al. 2021) or Euler's method (Karras et al. 2022)."""
@@ -59,16 +66,10 @@ class DrawImages(Recipe):
     def at_most(self) -> int:
         return self.n
 
-    def labels(self, request: Request) -> np.ndarray:
-        """int32 [n]."""
-        tables = records.scan(request.data / "train.parquet", ["label"])
-        real = np.concatenate([table.column("label").to_numpy() for table in tables])
-        return real[generator(request.seed, "labels").integers(0, len(real), self.n)]
-
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         from genloss.domains.images.sampling import sample
 
-        labels = self.labels(request)
+        labels = drawn_labels(request, self.n)
         drawn = sample(
             request.model,
             self.n,

@@ -205,7 +205,7 @@ def latents(pipe: Any, images: np.ndarray) -> torch.Tensor:
 @torch.inference_mode()
 def stable(
     pipe: Any,
-    prompt: str,
+    prompt: str | Sequence[str],
     n: int,
     *,
     seed: int,
@@ -218,11 +218,12 @@ def stable(
     eta: float = 0.0,
     first: int = 0,
 ) -> np.ndarray:
-    """uint8 [n, size, size, 3]: images of a prompt by the parts of a StableDiffusionPipeline, with feedback on liked
-    and disliked images, uint8 [m, height, width, 3]. guidance: w, which is guidance_scale - 1 of diffusers (the paper's
-    6 is 5 here)."""
+    """uint8 [n, size, size, 3]: images of a prompt, or of one each, by the parts of a StableDiffusionPipeline, with
+    feedback on liked and disliked images, uint8 [m, height, width, 3]. guidance: w, which is guidance_scale - 1 of
+    diffusers (the paper's 6 is 5 here)."""
     feedback, none = feedback or Feedback(), np.zeros((0, size, size, 3), np.uint8)
-    prompts = [dropped_words(prompt, feedback.dropout, seed, first + i) for i in range(n)]
+    each = [prompt] * n if isinstance(prompt, str) else prompt
+    prompts = [dropped_words(text, feedback.dropout, seed, first + i) for i, text in enumerate(each)]
     device, side = pipe.unet.device, size // pipe.vae_scale_factor
     told = pipe.encode_prompt(prompts, device, 1, False)[0]
     nothing = pipe.encode_prompt([""], device, 1, False)[0]
