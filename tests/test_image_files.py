@@ -89,7 +89,7 @@ def test_what_is_drawn_is_never_in_memory_at_once(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sampling_module, "sample_chunk", chunk)
     images = sampling_module.sample(model, 4000, seed=0, chunk=100, runtime=Runtime(1))
     assert next(images).shape == (100, 8, 8, 1) and asked <= 4
-    images.close()
+    del images
     monkeypatch.setattr(records, "PART", 50_000)
     scratch, account = tmp_path / "scratch", tmp_path / "account"
     scratch.mkdir()

@@ -28,7 +28,7 @@ from test_fabric import tiny_pipeline
 from test_images import SMALL as TINY_RUN
 
 DIGITS = Images(corpus={"_target_": "genloss.domains.images.corpora.Digits"})
-SMALL = {"size": 16, "steps": 2, "chunk": 4}
+SMALL: dict[str, Any] = {"size": 16, "steps": 2, "chunk": 4}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_bad_options_are_refused(folder: Path, overrides: list[str], line: str) 
 def test_other_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     assert "holds no pipeline of diffusers" in refused(tmp_path)
 
-    def changed(name: str, change: Callable[[Path], None]) -> Path:
+    def changed(name: str, change: Callable[[Path], object]) -> Path:
         made = tmp_path / name
         shutil.copytree(folder, made)
         change(made)

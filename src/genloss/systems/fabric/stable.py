@@ -232,7 +232,7 @@ def load_pipeline(folder: Path, scheduler: str, device: str) -> Any:
             for part, kind in PARTS.items()
         }
         config = {k: v for k, v in _read(folder / SCHEDULER).items() if not k.startswith("_")}
-        pipe = diffusers.StableDiffusionPipeline(
+        pipe: Any = diffusers.StableDiffusionPipeline(
             **parts,
             scheduler=schedulers[scheduler].from_config(config),
             safety_checker=None,
