@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class OpenAI(Endpoint, Backend):
     def sample(self, request: Sampling) -> Iterator[Replies]:
         try:
             self.begin_round(request.scratch, request.account or request.scratch / "account.json")
-            if request.n:
+            if request.n and request.decoding.bias:
                 self.probe(self.questions(request, 0, 1)[1][0], request)
             self.empty = 0
             for first in range(0, request.n, request.decoding.chunk):
@@ -183,10 +184,12 @@ class OpenAI(Endpoint, Backend):
 
     def probe(self, question: Question, request: Sampling) -> None:
         """Find out what one reply cannot show: the first prompt is asked for a few tokens, at a temperature at which no
-        two replies are alike. UserError if an option is ignored."""
-        if not request.decoding.bias:
-            return
+        two replies are alike. Once for the same options: a recipe may ask several times a round. UserError if an option
+        is ignored."""
         seeded = "seed" in question.body
+        options = frozenset(name for name in ("seed", *NARROW) if name in question.body)
+        if options in self.probed:
+            return
         body = {**question.body, "max_tokens": min(PROBE, question.body["max_tokens"]), "temperature": HOT}
         body.pop("response_format", None)
 
@@ -200,7 +203,7 @@ class OpenAI(Endpoint, Backend):
         one, other = said("one", 1), said("other", 2)
         if one.text == other.text and one.cut and len(one.text) >= PROBE:
             how = f"{HOT:g} gives {one.text[:40]!r} twice; a server of transformers samples with "
-            how += "options={generation_config: '{\"do_sample\": true}'} where its model's own has do_sample=false"
+            how += "options.generation_config='{\"do_sample\":true}' where its model's own has do_sample=false"
             self.forget(asked)  # it may be mended
             raise self.ignored("temperature", how)
         if seeded and said("again", 1).text != one.text:
@@ -210,6 +213,12 @@ class OpenAI(Endpoint, Backend):
             if name in body and said(name, 1, **{name: value}).text != said(f"{name} again", 2, **{name: value}).text:
                 self.forget(asked)
                 raise self.ignored(name, f"{name}={value:g} gives different texts; leave it as it is by default")
+        self.probed.add(options)
+
+    @cached_property
+    def probed(self) -> set[frozenset[str]]:
+        """Options that this server was seen to heed."""
+        return set()
 
     def spent(self, scratch: Path) -> dict[str, float]:
         return self.costs(scratch)
