@@ -22,7 +22,7 @@ from genloss.core.records import CUT, ENDED
 from genloss.curate import Context
 from genloss.language.model import load
 from genloss.language.tokenizer import load_codec
-from support import serving
+from support import Project, serving
 from test_pretrained import SMOLLM2, needs_smollm2
 
 PROMPTS = ["The old", "", "A quiet river", "The"] * 6
@@ -145,6 +145,38 @@ def test_two_saved_authors_have_tokenizers_of_their_own(trained: Trained, projec
         shutil.copytree(trained.data / "tokenizer", project / name, dirs_exist_ok=True)
         folders.append(Author(model=name).at_work(work(trained, tmp_path / "scratch"))[1])
     assert len(set(folders)) == 2 and all((folder / "tokenizer").is_dir() for folder in folders)
+
+
+def test_the_template_of_a_saved_author_is_tried_before_any_work(trained: Trained, tmp_path: Path) -> None:
+    """Its own or another; of any plug-in, also one that is asked in a late round alone."""
+    home = Project.make(tmp_path / "project")
+    for name, template in (("mute", "{{ raise_exception('no talk') }}"), ("odd", "{{ bos_token }}hello")):
+        shutil.copytree(trained.llama, home.root / name)
+        shutil.copytree(trained.data / "tokenizer", home.root / name, dirs_exist_ok=True)
+        (home.root / name / "chat_template.jinja").write_text(template)
+    (home.root / "my.jinja").write_text("{% for %}")
+    tiny = ["domain=instruct", "model=llama", "size=16", "rounds=1", "trainer.steps=1", "tracking=none"]
+    judge = "curation.judge.author"
+    for options, words in (
+        (["recipe=evolve", "recipe.author.model=mute"], "recipe.author.template: refuses a conversation (no talk)"),
+        (["recipe=evolve", "recipe.author.model=odd"], "recipe.author.template: does not write what is said as it is"),
+        (
+            ["recipe=evolve", "recipe.author.model=odd", "recipe.author.template=my.jinja"],
+            "recipe.author.template=my.jinja: refuses a conversation",
+        ),
+        (
+            ["recipe=respond", "recipe.samples=2", "curation=judge", f"{judge}.model=mute"],
+            f"{judge}.template: refuses a conversation",
+        ),
+        (
+            ["recipe=respond", "recipe.samples=2", "curation=judge", "rounds=2", f"+schedule.2.{judge}.model=mute"],
+            f"schedule.2.{judge}.template",
+        ),
+    ):
+        done = home.call("run", *tiny, *options)
+        assert done.code == 2 and len(done.refusals) == 1, done.err
+        assert done.refusals[0].startswith(f"genloss: {words}"), done.err
+    assert not home.stages()
 
 
 def test_probabilities_of_choices(trained: Trained, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ import pytest
 
 from genloss.core import source
 from support import Project, forked, frozen, hashes, serving
+from test_self_instruct import REAL
+from test_self_instruct import behave as tasks
 
 KILLS = 32
 LIBRARIES = (
@@ -74,15 +76,21 @@ def test_killed_at_random_moments(tmp_path: Path, tiny: list[str]) -> None:
     assert found["interrupted"]  # some kills hit a stage at work
 
 
-# name: (overrides, whether a server is asked)
-CHATS = {
-    "instruct": (["recipe.n=24", "recipe.samples=2", "recipe.chunk=8", "curation=noisy_judge"], ""),
-    "judge": (["recipe.n=12", "recipe.samples=2", "recipe.chunk=8", "curation=judge"], "curation.judge"),
-}
 TALKERS = [
     *("domain=instruct", "domain.context=160", "domain.examples=64", "domain.validation=8", "domain.test=24"),
     *("domain.pool=48", "model=llama", "size=64", "trainer.steps=30", "trainer.batch=4", "rounds=1"),
     *("trainer.checkpoint_minutes=1e-9", "tracking=none", "runtime.workers=1"),
+]
+ANSWERS = [*TALKERS, "recipe.n=24", "recipe.samples=2", "recipe.chunk=8"]
+WRITERS = [
+    *TALKERS,
+    *("experiment=self_instruct", "hydra.mode=RUN", "seed=0", "rounds=2", "domain.examples=200", "size=200"),
+    *("recipe.calls=48", "recipe.author.chunk=8", "curation.novelty.threshold=0.6"),
+]
+ASKED = [
+    *REAL,
+    *("rounds=1", "recipe.calls=12", "recipe.author.chunk=4", "recipe.author.backend.seeds=false"),
+    *("trainer.steps=30", "trainer.checkpoint_minutes=1e-9", "runtime.workers=1"),
 ]
 
 
@@ -96,14 +104,30 @@ def say(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
     return 200, json.dumps({"choices": [choice], "usage": usage}).encode()
 
 
+def write(number: int, body: dict[str, Any]) -> tuple[int, bytes]:
+    """A server that writes tasks and does them."""
+    time.sleep(0.02)
+    return tasks(number, body)
+
+
+# name: (overrides, the plug-in whose author is behind a server, what that server says)
+CHATS: dict[str, tuple[list[str], str, Any]] = {
+    "instruct": ([*ANSWERS, "curation=noisy_judge"], "", say),
+    "judge": ([*ANSWERS, "recipe.n=12", "curation=judge"], "curation.judge", say),
+    "self_instruct": (WRITERS, "", say),
+    "self_instruct/server": (ASKED, "recipe", write),
+}
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", CHATS)
 def test_conversations_are_killed_in_every_stage(tmp_path: Path, name: str) -> None:
-    """Once in each stage, at a random moment of it: the same records and metrics; no reply is asked for twice."""
+    """Once in each stage, at a random moment of it: the same records and metrics; no reply is asked for twice, and no
+    chunk of texts is sampled twice."""
     home = Project.make(tmp_path / "unused")
-    options, key = CHATS[name]
-    overrides = [*TALKERS, *options]
-    with serving(say) as server:
+    options, key, behave = CHATS[name]
+    overrides = [*options]
+    with serving(behave) as server:
         if key:
             of = f"{key}.author"
             overrides += [
@@ -121,8 +145,9 @@ def test_conversations_are_killed_in_every_stage(tmp_path: Path, name: str) -> N
     assert found["hashes"] and found["hashes"] == found["undisturbed"]
     assert found["metrics"] and found["metrics"] == found["undisturbed_metrics"]
     assert set(found["interrupted"]) >= {"data", "train", "generate", "evaluate"} and found["kills"] >= 6
+    assert set(found["sampled"].values()) == ({1} if key != "recipe" else set())
     if key:
-        assert "curate" in found["interrupted"]
+        assert "curate" in found["interrupted"] or key == "recipe"
         most = 2 * found["replies"] + found["kills"]  # of two runs, and what was on its way at a kill
         assert 20 < 2 * found["replies"] <= asked <= most
 
@@ -269,9 +294,26 @@ def told(home: Project) -> dict[str, dict[str, float]]:
     return found
 
 
+def log_samples(file: Path) -> None:
+    """From now on a line in the file for every chunk of texts that is sampled, and kept."""
+    from genloss.language.sampling import Asked
+
+    keep = Asked.keep
+
+    def kept(self: Asked, number: int, *given: Any) -> Any:
+        made = keep(self, number, *given)
+        with file.open("a") as log:
+            log.write(f"{self.request.scratch} {number}\n")
+        return made
+
+    file.touch()
+    Asked.keep = kept  # type: ignore[method-assign]
+
+
 def in_each_stage(folder: Path, seed: int, arguments: list[str]) -> dict:
     """Kill a run once in each stage, at a random moment of its first half: a stage may be quicker than it was."""
     preload(LIBRARIES)
+    log_samples(folder / "sampled")
     calm, wild, rng = Project.make(folder / "calm"), Project.make(folder / "wild"), random.Random(seed)
     seconds = finish(calm, arguments)
     done = {path.stem: path for path in sorted(calm.store.glob("stages/*/*.json"), key=lambda p: p.stat().st_mtime_ns)}
@@ -298,6 +340,7 @@ def in_each_stage(folder: Path, seed: int, arguments: list[str]) -> dict:
         "seconds": round(seconds, 2),
         "interrupted": dict(interrupted),
         "rewritten": rewritten + [k for k, v in before.items() if after.get(k) != v],
+        "sampled": dict(Counter((folder / "sampled").read_text().splitlines())),
         "replies": sum(path.is_file() for path in calm.store.glob("replies/**/*")),
         "metrics": told(wild),
         "undisturbed_metrics": told(calm),

@@ -27,6 +27,7 @@ from genloss.evaluate.embedded import Spread, Vendi
 from genloss.experiment import Experiment
 from genloss.generate import Request
 from genloss.generate.respond import fresh
+from genloss.language import trial
 from genloss.language.chat import OWN, TURNS, template_text, wrong
 from genloss.language.packing import IGNORE, Rows
 from genloss.language.tokenizer import Codec, train_bpe, use_template
@@ -175,6 +176,28 @@ def test_a_template_that_would_teach_another_thing_is_refused(tmp_path: Path, te
     train_bpe(["a b c"], 300, 64, tmp_path, special=TURNS)
     with pytest.raises(UserError, match=r"^domain\.template=my\.jinja: ") as caught:
         use_template(tmp_path, template, "assistant", name="my.jinja")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("costs", "words"),
+    [
+        (LOOPS, "did not write 4 short conversations in 2 seconds"),
+        ("{% for m in messages[16:] %}" + LOOPS + "{% endfor %}", "in 2 seconds"),  # where there are many turns
+        ("{{ 10 ** (10 ** 9) }}", "in 2 seconds"),  # one step, which no signal interrupts
+        ("{{ ('x' * 10 ** 8) * 1000 }}", "did not write 4 short conversations in 8 GiB of memory"),
+    ],
+)
+def test_a_template_that_does_not_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, costs: str, words: str
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 2.0)
+    train_bpe(["a b c"], 300, 64, tmp_path, special=TURNS)
+    with pytest.raises(UserError, match=r"^domain\.template=my\.jinja: ") as caught:
+        use_template(tmp_path, written() + costs, "assistant", name="my.jinja")
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 

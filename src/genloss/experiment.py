@@ -10,6 +10,7 @@ each round that differs."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
@@ -182,14 +183,18 @@ class Experiment(contracts.Experiment):
 
     def _check(self, key: str, plugin: Plugin) -> None:
         plugin.stands_at = key
-        try:
+        with _below(key, plugin):
             plugin.check(self)
-        except UserError as error:
-            first = error.key.partition(".")[0]
-            own: set[str] = {f.name for f in fields(plugin)} if is_dataclass(plugin) else set()
-            raise error if first in KEYS and first not in own else error.under(key) from None
         for name, part in plugin.parts().items():
             self._check(f"{key}.{name}", part)
+
+    def ready(self) -> None:
+        """Have at hand, where work begins, what the plug-ins are made from, and refuse what can only be known then: of
+        the trainer first, which looks at the machine, since a model may be fetched and converted."""
+        for _, plugin in sorted(self.plugins(), key=lambda each: each[0] != "trainer"):
+            for part in whole(plugin):
+                with _below(part.stands_at, part):
+                    part.ready(self)
 
     def at_round(self, n: int) -> Experiment:
         """This experiment with the overrides that `schedule` has for round `n`."""
@@ -238,6 +243,17 @@ class Experiment(contracts.Experiment):
             return build(plain(self._at(n).mixing), Mixing, "mixing")
         except UserError as error:
             raise error.under(f"schedule.{n}") from None
+
+
+@contextmanager
+def _below(key: str, plugin: Plugin) -> Iterator[None]:
+    """Errors of a plug-in name its keys in the whole config."""
+    try:
+        yield
+    except UserError as error:
+        first = error.key.partition(".")[0]
+        own: set[str] = {f.name for f in fields(plugin)} if is_dataclass(plugin) else set()
+        raise error if first in KEYS and first not in own else error.under(key) from None
 
 
 def check_shape(cfg: DictConfig) -> None:

@@ -44,10 +44,8 @@ class Loop:
         self.progress = progress or Progress.silent()
         self.summary = Summary(experiment, run)
         for n in experiment.different():
-            x = experiment.at_round(n)
             try:
-                x.trainer.ready(x.runtime)
-                x.model.ready(x)
+                experiment.at_round(n).ready()
             except UserError as error:
                 raise experiment.placed(error, n) from None
 

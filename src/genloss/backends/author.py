@@ -13,6 +13,7 @@ An author is a part of a recipe or a curator, whose `reads` has the author's (`g
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,7 +43,7 @@ from genloss.core.plugin import build, plain
 from genloss.core.retention import check_kept
 from genloss.language import saved
 from genloss.language.chat import ASSISTANT, own_template, template_text
-from genloss.language.tokenizer import load_codec, tell_ends, use_saved, use_template
+from genloss.language.tokenizer import Codec, load_codec, tell_ends, use_saved, use_template
 from genloss.language.voices import voiced
 
 BASE = "base"
@@ -135,6 +136,12 @@ class Author(Plugin):
         ):
             raise UserError("template", self.template, "is none of turns and chatml, and no file of the project")
 
+    def ready(self, experiment: Experiment) -> None:
+        if self.own or self.writer.elsewhere or self._of_run:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            self._make_tokenizer(self._folders()[1], Path(folder))
+
     def places(self) -> tuple[str, ...]:
         return () if self.own else ("model", "tokenizer")
 
@@ -190,16 +197,21 @@ class Author(Plugin):
         if work.scratch is None:
             raise TypeError("an author that is a saved model needs a scratch folder")
         if not (folder / "ready").is_file():
-            use_saved(str(tokenizer), folder / "tokenizer", "tokenizer")
-            file = self._template()
-            if file or load_codec(folder / "tokenizer").template:
-                key = f"{self.stands_at or 'author'}.template"
-                text = template_text(file, key, self.template) if file else None
-                use_template(folder / "tokenizer", text, "", key, self.template)
-                load_codec.cache_clear()  # read before it had the template
+            self._make_tokenizer(tokenizer, folder / "tokenizer")
             tell_ends(folder / "tokenizer", str(tokenizer))
             (folder / "ready").touch()
         return model, folder
+
+    def _make_tokenizer(self, source: Path, out: Path) -> None:
+        """Copy the tokenizer of a saved model, with the template that was chosen or its own; UserError where that
+        cannot be used."""
+        at = self.stands_at or "author"
+        use_saved(str(source), out, f"{at}.tokenizer")
+        file = self._template()
+        if file or Codec(out).template:
+            key = f"{at}.template"
+            text = template_text(file, key, self.template) if file else None
+            use_template(out, text, "", key, self.template)
 
     # -- what it does --------------------------------------------------------------------------------------------------
 

@@ -103,6 +103,10 @@ class Plugin:
         """The plug-ins that it is made of, by their keys below its own."""
         return {}
 
+    def ready(self, experiment: Experiment) -> None:
+        """Have at hand, where work begins, what it is made from, and refuse what can only be known then, or on this
+        machine (UserError, like `check`)."""
+
     def greet(self, account: Path) -> None:
         """Refuse, before a round is trained, a service that the next one cannot use (UserError, like `check`). account:
         of `Sampling`."""
@@ -180,9 +184,6 @@ class Model(Plugin):
         """What it takes, for the line that says what a run will cost on disk."""
         return Size()
 
-    def ready(self, experiment: Experiment) -> None:
-        """Have at hand, where work begins, what it is made from, and refuse what can only be known then."""
-
 
 @dataclass
 class Trainer(Plugin):
@@ -196,9 +197,6 @@ class Trainer(Plugin):
 
     def __post_init__(self) -> None:
         one_of("start", self.start, STARTS)
-
-    def ready(self, runtime: Runtime) -> None:
-        """Refuse, where work begins, what this machine cannot do."""
 
     def missed(self) -> str:
         """What does not happen if a training is found finished, though a user may wait for it; '' if nothing."""

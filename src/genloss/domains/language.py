@@ -17,7 +17,7 @@ from genloss.domains import RecordDomain
 from genloss.language import saved
 from genloss.language.embedding import Ngrams
 from genloss.language.model import TextModel
-from genloss.language.tokenizer import END, tell_ends, use_saved
+from genloss.language.tokenizer import END, check_template, tell_ends, use_saved
 from genloss.language.trainer import Supervised
 
 OWN = "bpe"  # a tokenizer that is trained on the real data
@@ -73,6 +73,7 @@ class LanguageDomain(RecordDomain, Texts, Scores, Tokenized, Embeds):
             use_saved(self.tokenizer, out, "domain.tokenizer", self.begin, self.end)
         self.give_template(out)
         if self.tokenizer != OWN:
+            check_template(out, "domain.tokenizer", self.tokenizer)
             tell_ends(out, self.tokenizer)
 
     def give_template(self, tokenizer: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ def own_template(name: str) -> Path | None:
     """The file of a template of ours."""
     file = OWN / f"{name}.jinja"
     return file if name.isidentifier() and file.is_file() else None
+
+
+@cache
+def own_templates() -> frozenset[str]:
+    """The texts of all templates of ours."""
+    return frozenset(file.read_text(encoding="utf-8") for file in OWN.glob("*.jinja"))
 
 
 def template_text(file: Path, key: str, name: str) -> str:

@@ -219,12 +219,9 @@ class Pretrained(TextModel):
 
     def ready(self, experiment: Experiment) -> None:
         folder = self.folder()
-        try:
-            if self.sha256 and on_hub(self.path):
-                saved.check_sha256(folder, self.path, self.sha256, "sha256")
-            self._fits(folder, able(experiment.domain, Tokenized))
-        except UserError as error:
-            raise error if error.key.startswith("domain.") else error.under("model") from None
+        if self.sha256 and on_hub(self.path):
+            saved.check_sha256(folder, self.path, self.sha256, "sha256")
+        self._fits(folder, able(experiment.domain, Tokenized))
         saved.remember(folder)
 
     def _fits(self, folder: Path, domain: Tokenized) -> None:

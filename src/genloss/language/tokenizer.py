@@ -14,7 +14,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from typing import Any
 from genloss.core.contracts import Conversation, Prompt
 from genloss.core.errors import UserError, first_line, nearest
 from genloss.language import saved
-from genloss.language.chat import ASSISTANT, MARKS, SYSTEM, USER, learned, refused
+from genloss.language.chat import ASSISTANT, MARKS, SYSTEM, USER, learned, own_templates, refused
+from genloss.language.trial import endless
 
 ENOUGH = 1 << 26  # characters that a BPE learns from: memory grows with the different words in them
 END = "<|endoftext|>"  # begins and ends every record
@@ -206,6 +207,11 @@ class Codec:
         found = found.get("default") if isinstance(found, dict) else found
         return f"{TODAY}{found}" if found and "strftime_now" in found else found or None
 
+    @property
+    def special(self) -> Mapping[str, Any]:
+        """The tokens that a template can name."""
+        return self._chat.special_tokens_map
+
     def is_special(self, token: str) -> bool:
         return token in self._marks
 
@@ -278,7 +284,7 @@ class Codec:
                 chat_template=template,
                 return_assistant_tokens_mask=marked,
                 add_generation_prompt=ready,
-                **self._chat.special_tokens_map,
+                **self.special,
             )
         except Exception as error:  # it is a program, of which any step can fail
             raise refused(first_line(error)) from None
@@ -323,11 +329,20 @@ def use_template(folder: Path, text: str | None, loss: str, key: str = "domain.t
     of the template, for what is said of it."""
     if text is not None:
         (folder / TEMPLATE).write_text(text, encoding="utf-8")
+    check_template(folder, key, name)
     try:
         begin, end = _ends(Codec(folder), loss)
     except UserError as error:
         raise UserError(key, name or None, error.remedy.replace("domain.template", key)) from None
     (folder / DOCUMENT).write_text(json.dumps({"begin": begin, "end": end}) + "\n", encoding="utf-8")
+
+
+def check_template(folder: Path, key: str, name: str = "") -> None:
+    """Refuse a tokenizer whose chat template, if it has one, is a program that does not end; those of genloss do. key,
+    name: of it, for errors."""
+    codec = Codec(folder)
+    if codec.template and codec.template not in own_templates() and (why := endless(codec.template, codec.special)):
+        raise UserError(key, name or None, f"{why}; take another chat template, or mend its loops")
 
 
 def _ends(codec: Codec, loss: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from genloss.core.code import standing_for
-from genloss.core.contracts import Experiment, Fit, Runtime, Trainer
+from genloss.core.contracts import Experiment, Fit, Trainer
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.machine import check_devices
 from genloss.language.model import Pretrained
@@ -116,8 +116,8 @@ class Descent(Trainer):
         done = (step - rise) / max(1, steps - rise)
         return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    def ready(self, runtime: Runtime) -> None:
-        check_devices(runtime)
+    def ready(self, experiment: Experiment) -> None:
+        check_devices(experiment.runtime)
 
     def missed(self) -> str:
         return "trainer.logger writes nothing" if self.logger else ""
