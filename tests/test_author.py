@@ -170,7 +170,7 @@ def test_the_template_of_a_saved_author_is_tried_before_any_work(trained: Traine
         ),
         (
             ["recipe=respond", "recipe.samples=2", "curation=judge", "rounds=2", f"+schedule.2.{judge}.model=mute"],
-            f"schedule.2.{judge}.template",
+            f"{judge}.template: refuses a conversation",
         ),
     ):
         done = home.call("run", *tiny, *options)

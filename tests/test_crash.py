@@ -307,7 +307,7 @@ def log_samples(file: Path) -> None:
         return made
 
     file.touch()
-    Asked.keep = kept  # type: ignore[method-assign]
+    Asked.keep = kept  # type: ignore[method-assign, assignment]
 
 
 def in_each_stage(folder: Path, seed: int, arguments: list[str]) -> dict:

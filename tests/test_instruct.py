@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from genloss.generate.respond import fresh
 from genloss.language import trial
 from genloss.language.chat import OWN, TURNS, template_text, wrong
 from genloss.language.packing import IGNORE, Rows
-from genloss.language.tokenizer import Codec, train_bpe, use_template
+from genloss.language.tokenizer import Codec, cut_words, train_bpe, use_template
 from genloss.workflow.compose import compose
 from support import Project, undocumented
 
@@ -359,7 +360,9 @@ def test_splits_of_a_file_share_no_request(tmp_path: Path, capsys: pytest.Captur
 
 def test_what_is_too_long_is_refused_or_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     talks = [asked(i, "b " * (200 if i % 10 == 0 else 2)) for i in range(40)]
-    with pytest.raises(UserError, match=r"domain\.context=64: 4 of 40 conversations are longer, the longest has \d+"):
+    with pytest.raises(
+        UserError, match=r"domain\.context=64: 4 of 40 conversations are longer, the longest has at least"
+    ):
         instruct(tmp_path / "a.jsonl", talks, context=64).prepare(tmp_path / "data")
     counts = instruct(tmp_path / "a.jsonl", talks, context=64, too_long="drop", test=8).prepare(tmp_path / "data")
     assert counts["dropped"] == 4 and sum(counts[n] for n in ("test", "validation", "prompts", "train")) == 36
@@ -368,6 +371,38 @@ def test_what_is_too_long_is_refused_or_dropped(tmp_path: Path, capsys: pytest.C
         UserError, match=r"domain\.corpus=5 conversations that ask .*: .*domain\.pool=\d+ take \d+, .*lower these"
     ):
         instruct(tmp_path / "a.jsonl", talks[:5]).prepare(tmp_path / "data")
+
+
+def test_a_message_of_megabytes_is_refused_in_seconds(tmp_path: Path) -> None:
+    """Of many words, and of one: neither is learned from, nor made tokens, as a whole."""
+    small = [asked(i, "b " * 2) for i in range(40)]
+    for said in ("word " * 1_000_000, "a" * 5_000_000):
+        began = time.monotonic()
+        with pytest.raises(
+            UserError, match=r"1 of 41 conversations are longer, the longest has at least \d+; raise it"
+        ):
+            instruct(tmp_path / "a.jsonl", [*small, asked(40, said)], context=64).prepare(tmp_path / "data")
+        assert time.monotonic() - began < 30  # 3 and 2 seconds; before, minutes and hours
+
+
+def test_a_length_is_that_of_the_whole_conversation(codec: Codec) -> None:
+    """Where it is near the limit; beyond it is at least so much."""
+    for said in ("a", "word " * 30, "word " * 3000, "a" * 20_000, " " * 20_000):
+        messages = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": said}]
+        for enough in (8, 64, 100_000):
+            whole = len(codec.rendered(messages))
+            found = codec.length(messages, enough)
+            assert found == whole or 2 * enough < found <= whole
+            assert found == whole or len(said) > 64 * enough
+
+
+def test_long_words_change_no_tokenizer_of_texts_without(tmp_path: Path) -> None:
+    """They are cut where nothing else is."""
+    texts = [f"one two {'three' * (i % 150)}\n\n  four" for i in range(300)]
+    assert [list(cut_words(text)) for text in texts] == [[text] for text in texts]
+    assert list(cut_words("a b" + "c" * 2500 + " d")) == ["a b" + "c" * 999, "c" * 1000, "c" * 501 + " d"]
+    train_bpe(["ab" * 3_000_000, "c d"], 300, 64, tmp_path)  # no time that anybody would wait for, before
+    assert Codec(tmp_path).decode(Codec(tmp_path).encode(["abab" * 600])) == ["abab" * 600]
 
 
 def test_a_pool_that_has_lost_prompts_says_so(tmp_path: Path) -> None:

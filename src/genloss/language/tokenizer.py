@@ -26,6 +26,9 @@ from genloss.language.chat import ASSISTANT, MARKS, SYSTEM, USER, learned, own_t
 from genloss.language.trial import endless
 
 ENOUGH = 1 << 26  # characters that a BPE learns from: memory grows with the different words in them
+LONG_WORD = 1000  # characters of a word that a BPE learns from as a whole
+LONG = re.compile(rf"(?<!\S)\S{{{LONG_WORD},}}|(?<!\s)\s{{{LONG_WORD},}}")
+LOOK = 64  # characters a token: a text with fewer of them to a token is looked at as a whole
 END = "<|endoftext|>"  # begins and ends every record
 DOCUMENT = "document.json"  # {"begin": token, "end": token}; without it they are the tokenizer's bos and eos
 TEMPLATE = "chat_template.jinja"  # beside a tokenizer, as transformers saves it
@@ -44,6 +47,17 @@ DAY = {"%d": "26", "%e": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "202
 DAY |= {"%A": "Friday", "%H": "12", "%M": "00", "%S": "00", "%p": "PM"}
 TODAY = "".join(f"|replace({name!r}, {value!r})" for name, value in DAY.items())
 TODAY = "{%- macro strftime_now(form) -%}{{- form" + TODAY + " -}}{%- endmacro -%}"
+
+
+def cut_words(text: str) -> Iterator[str]:
+    """A text, in parts where it has a word, or a white space, of more than LONG_WORD characters: learning a BPE takes
+    time that grows with the square of the longest word, and a line of one character that repeats would take days."""
+    at = 0
+    for match in LONG.finditer(text):
+        for end in range(match.start() + LONG_WORD, match.end(), LONG_WORD):
+            yield text[at:end]
+            at = end
+    yield text[at:]
 
 
 def at_most(texts: Iterable[str], characters: int) -> Iterator[str]:
@@ -87,7 +101,8 @@ def train_bpe(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(at_most(texts, ENOUGH), trainer)
+    parts = (part for text in at_most(texts, ENOUGH) for part in cut_words(text))
+    tokenizer.train_from_iterator(parts, trainer)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(out / "tokenizer.json"))
     named = {"bos_token": END, "eos_token": END, "pad_token": END}
@@ -237,6 +252,17 @@ class Codec:
         Targets are what the template marks as the assistant's, or `everything` after the first."""
         ids = self._ids(messages, ready=False)
         return [i if i >= 0 else ~i for i in ids] if everything else ids
+
+    def length(self, messages: Conversation, enough: int) -> int:
+        """Tokens of a whole conversation; of a text whose beginning alone has more than twice `enough`, those of the
+        beginning: nobody waits for the tokens of megabytes to hear that they are too many."""
+        contents = [m["content"] for m in messages]
+        if sum(map(len, contents)) > LOOK * enough:
+            text, _ = self._written(messages, contents, ready=False)
+            found = len(self._knowing.encode(text[: LOOK * enough], add_special_tokens=False).ids)
+            if found > 2 * enough:
+                return found
+        return len(self.rendered(messages))
 
     def _ids(self, messages: Conversation, ready: bool) -> list[int]:
         if not self.template:

@@ -183,7 +183,9 @@ class Instruct(LanguageDomain, Responds, Verifies):
         lengths = self._lengths(found, order[: edges[-1]], out / "tokenizer")
         long = lengths > self.context
         if long.any() and self.too_long == "refuse":
-            many = f"{int(long.sum())} of {len(long)} conversations are longer, the longest has {int(lengths.max())}"
+            # of what is much longer the tokens are not counted (`Codec.length`)
+            least = "at least " * bool(lengths.max() > 2 * self.context)
+            many = f"{int(long.sum())} of {len(long)} conversations are longer, the longest has {least}{lengths.max()}"
             raise UserError("domain.context", self.context, f"{many}; raise it, or set domain.too_long=drop")
         result: dict[str, Any] = {"longest": int(lengths[~long].max(initial=0)), "dropped": int(long.sum())}
         self._tell(int(long.sum()), len(long), "are too long")
@@ -238,9 +240,9 @@ class Instruct(LanguageDomain, Responds, Verifies):
                 return
 
     def _lengths(self, found: Spool, order: np.ndarray, tokenizer: Path) -> np.ndarray:
-        """int [n]: tokens of each conversation."""
+        """int [n]: tokens of each conversation, as `Codec.length` counts them."""
         codec = load_codec(tokenizer)
-        return np.fromiter((len(codec.rendered(self._told(found[i][1]))) for i in order), int, len(order))
+        return np.fromiter((codec.length(self._told(found[i][1]), self.context) for i in order), int, len(order))
 
     def _told(self, text: str) -> Messages:
         """A conversation of the spool as models learn it."""
