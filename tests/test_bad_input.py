@@ -283,6 +283,41 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["mixing.real.kind=fixed", "mixing.real.n=0"],
+            "mixing.real.n=0: must be at least 1 record; mixing.real.kind=none",
+        ),
+        (["recipe.max_tokens=8", "recipe.prompt_tokens=9"], "has no effect with recipe.prompts=none"),
+        (["recipe/backend=torch", "recipe.backend.compute_type=int8"], "; set recipe.backend.kernel=fused too"),
+        (["recipe/backend=openai", "recipe.backend.model=m", "recipe.prompts=none"], ", or recipe.backend.begin=TEXT"),
+        (
+            [
+                "recipe.author.model=round0",
+                "recipe/backend@recipe.author.backend=openai",
+                "recipe.author.backend.model=m",
+            ],
+            "; name its model with recipe.author.backend.model=NAME",
+        ),
+    ],
+)
+def test_what_a_message_tells_to_type_is_a_whole_key(overrides: list[str], words: str) -> None:
+    base = ["experiment=self_instruct", "recipe.author.new_tokens=9"] if "author" in str(overrides) else []
+    with pytest.raises(UserError) as caught:
+        Experiment(compose([*base, *overrides]))
+    assert words in str(caught.value)
+
+
+def test_keys_of_a_message_are_placed_once() -> None:
+    error = UserError("seeds", 0, "set ask=words, author.model=last or kind=a; tasks=x.ask=1, not /ask=2, domain.ask=3")
+    placed = error.under("author", ["model"]).under("recipe", ["ask", "author", "seeds"])
+    assert placed.key == "recipe.author.seeds"
+    told = "set recipe.ask=words, recipe.author.model=last or kind=a; tasks=x.ask=1, not /ask=2, domain.ask=3"
+    assert placed.remedy == told
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_config(main, project: Path, tiny: list[str], case: str) -> None:
     overrides, words = BAD[case]

@@ -298,6 +298,7 @@ def test_a_server_is_told_in_words(run: Result, tmp_path: Path) -> None:
     ("overrides", "words"),
     [
         (["domain.loss=assistant"], "recipe.ask=template: needs a model that has learned what users say"),
+        (["domain.loss=assistant"], "; set domain.loss=all, or recipe.ask=words"),
         (["recipe.n=49"], "recipe.n=49: must be at most 48"),
         (["recipe.version=v3"], "recipe.version=v3: unknown"),
         (["recipe.turns=0"], "recipe.turns=0: must be at least 1"),

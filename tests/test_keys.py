@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import shutil
 import sys
 import threading
 import types
@@ -24,6 +25,7 @@ from genloss.language.trainer import Supervised
 from genloss.loop import Loop
 from genloss.stages import ALL, BEFORE_WORK, Job, Stage
 from genloss.workflow.compose import compose, to_yaml
+from support import REPOSITORY, Project, frozen
 
 Place = tuple[str, str]  # module, qualified name
 
@@ -364,6 +366,45 @@ def test_an_unknown_name_is_an_error_in_genloss_alone(package: Path) -> None:
         code._reach.__wrapped__((("genloss.stages", "Nothing"),), ())
     with pytest.raises(LookupError, match=r"no module genloss\.nothing"):
         source.parse("genloss.nothing")
+
+
+UPGRADE = """
+import sys
+from pathlib import Path
+
+from genloss import cli
+from genloss.core.replaced import HOME
+from genloss.loop import Loop
+
+assert HOME.is_relative_to(Path.cwd())
+go_on = Loop.round
+
+def after_an_upgrade(self, n):
+    (HOME / "domains/lab/rewards.py").write_text("# its parts have other names now")
+    return go_on(self, n)
+
+Loop.round = after_an_upgrade
+cli.main(["run", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_code_that_is_replaced_under_a_run_ends_it_in_one_line(tmp_path: Path, sweep: bool) -> None:
+    home = Project.make(tmp_path / "project")
+    shutil.copytree(REPOSITORY / "src", home.root / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    here, command = {"PYTHONPATH": str(home.root / "src")}, ["domain=gaussian", "size=8", "rounds=1", "tracking=none"]
+    command += ["curation=top_reward", "recipe.n=16", *(["-m", "seed=0"] if sweep else [])]
+    done = home.spawn(sys.executable, "-c", UPGRADE, *command, **here)
+    assert done.code == (1 if sweep else 2) and "Traceback" not in done.err, done.err
+    [told] = [line for line in done.err.splitlines() if "LookupError" in line]
+    assert told.startswith("genloss: ") and "rewards.py: was written anew while this ran" in told
+    assert "run the same command again" in told
+    before = frozen(home.store)
+    assert before
+    shutil.copy(REPOSITORY / "src/genloss/domains/lab/rewards.py", home.root / "src/genloss/domains/lab/rewards.py")
+    again = home.spawn("genloss", "run", *command, **here)
+    assert again.code == 0, again.err
+    assert before.items() <= frozen(home.store).items()
 
 
 F = "def f(n=0):\n    return VALUE\n"

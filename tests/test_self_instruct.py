@@ -359,7 +359,7 @@ def test_verbs_and_nouns(instruction: str, pair: tuple[str, str] | None) -> None
     ("base", "overrides", "words"),
     [
         (REAL, ["recipe.calls=0"], "recipe.calls=0: must be at least 1"),
-        (REAL, ["recipe.seeds=0", "recipe.machine=0"], "recipe.seeds=0: must be at least 1 where machine=0"),
+        (REAL, ["recipe.seeds=0", "recipe.machine=0"], "recipe.seeds=0: must be at least 1 where recipe.machine=0"),
         (REAL, ["recipe.source=machines"], "recipe.source=machines.*did you mean machine"),
         (REAL, ["recipe.form=instance"], "recipe.form=instance.*did you mean instances"),
         (REAL, ["recipe.prompts=nowhere.yaml"], "recipe.prompts=.*is no file of prompts"),

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from genloss import __version__
 from genloss.core.errors import UserError, first_line, nearest
 from genloss.core.places import settle
+from genloss.core.replaced import replaced
 from genloss.core.signals import Stopped, stoppable
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
@@ -464,6 +465,11 @@ def main(argv: list[str] | None = None) -> None:
         # what cannot be renamed was written aside; its second name says where to
         place = (error.errno in OTHER_KIND and error.filename2) or error.filename or "disk"
         print(f"genloss: {place}: {error.strerror}; {remedy(error)}", file=sys.stderr)
+        code = 2
+    except Exception as error:
+        if (told := replaced(error)) is None:
+            raise
+        print(f"genloss: {told}", file=sys.stderr)
         code = 2
     sys.stderr.flush()
     if code:

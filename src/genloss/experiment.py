@@ -253,6 +253,7 @@ def _below(key: str, plugin: Plugin) -> Iterator[None]:
     except UserError as error:
         first = error.key.partition(".")[0]
         own: set[str] = {f.name for f in fields(plugin)} if is_dataclass(plugin) else set()
+        error = error.naming(key, own.difference(KEYS))
         raise error if first in KEYS and first not in own else error.under(key) from None
 
 

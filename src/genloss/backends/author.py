@@ -122,7 +122,7 @@ class Author(Plugin):
             require(bool(limited), "new_tokens", self.new_tokens, "at least 1 where a server writes")
             if self.model != LAST:
                 raise UserError(
-                    "model", self.model, "has no effect where a server writes; name its model in backend.model"
+                    "model", self.model, "has no effect where a server writes; name its model with backend.model=NAME"
                 )
             return
         if self.model == BASE and "stacked" not in experiment.model.starts():

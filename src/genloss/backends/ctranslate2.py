@@ -58,15 +58,15 @@ class CTranslate2(Backend):
     def check_architecture(self, name: str) -> None:
         if name not in ARCHITECTURES:
             why = f"is none of those that CTranslate2 writes as transformers does ({', '.join(ARCHITECTURES)})"
-            raise UserError("backend", name, f"{why}; use recipe/backend=torch")
+            raise UserError("backend", name, f"{why}; take the backend torch")
 
     def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:
         for name, plain in (("min_p", 0), ("repetition_penalty", 1)):
             if getattr(decoding, name) != plain:
-                why = f"is no option of CTranslate2; leave it at {plain}, or use recipe/backend=torch"
+                why = f"is no option of CTranslate2; leave it at {plain}, or take the backend torch"
                 raise UserError(name, getattr(decoding, name), why)
         if decoding.constraint:
-            raise UserError("constraint", decoding.constraint, "is none of CTranslate2; use recipe/backend=torch")
+            raise UserError("constraint", decoding.constraint, "is none of CTranslate2; take the backend torch")
         if decoding.bias not in (0, 1):
             why = "is no option of CTranslate2; 1 samples, 0 is greedy, and recipe/backend=torch has what is between"
             raise UserError("bias", decoding.bias, why)
@@ -169,11 +169,11 @@ class CTranslate2(Backend):
             Converter(str(kept)).convert(str(aside), quantization=self.compute_type, force=True)
         except Exception as error:  # the library raises many kinds; all mean that it cannot be converted
             why = f"CTranslate2 cannot convert {type(model).__name__} ({first_line(error)})"
-            raise UserError("recipe.backend", "CTranslate2", f"{why}; use recipe/backend=torch") from None
+            raise UserError("recipe.backend", "CTranslate2", f"{why}; take the backend torch") from None
         known = json.loads((aside / "vocabulary.json").read_text(encoding="utf-8"))
         if known[: codec.size] != codec.spelled(range(codec.size)):
             why = "takes tokens by their names, and this tokenizer has gaps between its numbers"
-            raise UserError("recipe.backend", "CTranslate2", f"{why}; use recipe/backend=torch")
+            raise UserError("recipe.backend", "CTranslate2", f"{why}; take the backend torch")
         # rows of the matrix that are no tokens, and are not to be sampled
         write_atomic(aside / "beyond.json", json.dumps([[token] for token in known[codec.size :]]))
         os.replace(aside, folder)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,10 @@ class OpenAI(Endpoint, Backend):
             len(decoding.stop) <= STOPS, "stop", decoding.stop, f"at most {STOPS} texts, which is what servers take"
         )
         if not prompted and not (self.api == "completions" and self.begin):
-            raise UserError("prompts", "none", "leaves a server nothing to go on from; use real, or set backend.begin")
+            raise UserError("prompts", "none", "leaves a server nothing to go on from; use real, or backend.begin=TEXT")
 
     def check_conversations(self) -> None:
-        why = "goes on from texts, and what is asked here are conversations; set api=chat"
+        why = "goes on from texts, and what is asked here are conversations; set backend.api=chat"
         if self.api != "chat":
             raise UserError("backend.api", self.api, why)
         if self.system:
@@ -109,7 +109,7 @@ class OpenAI(Endpoint, Backend):
             if 2 * self.empty > request.n:
                 print(f"genloss: warning: {self.empty} of {request.n} replies of {self.url} are empty", file=sys.stderr)
         except UserError as error:
-            raise error.under(self.stands_at or "recipe.backend") from None
+            raise error.under(self.stands_at or "recipe.backend", [f.name for f in fields(self)]) from None
 
     def part(self, request: Sampling, first: int, end: int) -> Replies:
         """The records from `first` to before `end`."""

@@ -48,7 +48,7 @@ class Torch(Backend):
     def check_decoding(self, decoding: Decoding, prompted: bool = True) -> None:
         check_constraint(decoding.constraint)
         if decoding.constraint and self.kernel == "fused":
-            raise UserError("constraint", decoding.constraint, "is none of kernel=fused; set that to torch")
+            raise UserError("constraint", decoding.constraint, "is none of backend.kernel=fused; set that to torch")
 
     def check_architecture(self, name: str) -> None:
         if self.kernel == "fused" and name not in FUSED:

@@ -22,9 +22,19 @@ class UserError(Exception):
         shown = "" if self.value is None else f"={self.value}"
         return _written_out(without_secrets(" ".join(f"{self.key}{shown}: {self.remedy}".split())))
 
-    def under(self, prefix: str) -> UserError:
-        """The same error, with the key placed below `prefix` in the config."""
-        return type(self)(f"{prefix}.{self.key}" if prefix else self.key, self.value, self.remedy)
+    def under(self, prefix: str, names: Iterable[str] = ()) -> UserError:
+        """The same error, with the key placed below `prefix` in the config. names: as `naming` has them."""
+        placed = self.naming(prefix, names)
+        return type(self)(f"{prefix}.{self.key}" if prefix else self.key, placed.value, placed.remedy)
+
+    def naming(self, prefix: str, names: Iterable[str]) -> UserError:
+        """The same error, with `NAME=VALUE` and `NAME.MORE=VALUE` in its remedy placed below `prefix`, so that they can
+        be typed as they stand. names: of the options that lie there."""
+        known = "|".join(map(re.escape, names))
+        if not (prefix and known):
+            return self
+        remedy = re.sub(rf"(?<![\w./@=-])(?=(?:{known})(?:\.\w+)*=\S)", f"{prefix}.", self.remedy)
+        return type(self)(self.key, self.value, remedy)
 
 
 class NotThere(UserError):
@@ -74,7 +84,7 @@ def check_name(key: str, name: Any) -> None:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """' Did you mean X?' where a known name is close to `name`, and the list of names in any case."""
-    known = sorted(names)
+    known = sorted(set(names))  # one may be there twice: a study and a paper of the scoreboard
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}known: {', '.join(known)}"

@@ -102,7 +102,7 @@ def fill(cls: type[T], values: Mapping[str, Any], key: str) -> T:
         made = OmegaConf.to_object(node)
         check_limits(made)
     except UserError as error:
-        raise error.under(key) from None
+        raise error.under(key, names) from None
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or "?"
         value = OmegaConf.select(OmegaConf.create(dict(values)), str(name)) if name != "?" else None

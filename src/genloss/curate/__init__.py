@@ -137,16 +137,16 @@ def curate(table: pa.Table, curators: Mapping[str, Curator], control: str, conte
         why = said.reason[~said.keep]
         named = {r: f"{name}: {r}" if r else name for r in set(why)}  # one object for all that share it
         reason[dropped] = [named[r] for r in why]
+    if n > 0 and not keep.any():  # told by what kept none, also where a control would have kept as many
+        counts = ", ".join(f"{count} {what}" for what, count in _counts(reason).items())
+        why = f"kept none of {n} records in round {context.round} ({counts})"
+        raise UserError("curation", "+".join(curators), f"{why}; loosen the curator, or let the recipe make more")
     if control == "random":
         chosen = generator(context.seed, "control").permutation(n)[: int(keep.sum())]
         keep = np.zeros(n, dtype=bool)
         keep[chosen] = True
         reason = blank(n, "control: random")
         reason[keep] = "kept"
-    if n > 0 and not keep.any():
-        counts = ", ".join(f"{count} {what}" for what, count in _counts(reason).items())
-        why = f"kept none of {n} records in round {context.round} ({counts})"
-        raise UserError("curation", "+".join(curators), f"{why}; loosen the curator, or let the recipe make more")
     columns = {"score": score, "reason": reason}
     kept, rejected = (
         records.spilled(_where(table, mask, columns), context.scratch) for mask in (keep, np.logical_not(keep))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from genloss.core.errors import UserError
 from genloss.core.machine import end_with
 from genloss.core.places import conf_dir, settle
+from genloss.core.replaced import replaced
 from genloss.core.signals import stoppable
 
 if TYPE_CHECKING:
@@ -96,6 +97,10 @@ def job(cfg: DictConfig) -> float | None:
     except (UserError, OSError) as error:
         if hydra.mode == RunMode.RUN:
             raise Refused(error) from None
+        raise
+    except Exception as error:
+        if hydra.mode == RunMode.RUN and (told := replaced(error)):
+            raise Refused(told) from None
         raise
     if hydra.mode == RunMode.RUN:
         from genloss.observatory.results import measured, rounds_of

@@ -22,6 +22,7 @@ from genloss.core.files import write_atomic
 from genloss.core.hashes import canonical, sha256_text
 from genloss.core.places import load_params, project_root
 from genloss.core.progress import Live
+from genloss.core.replaced import replaced
 from genloss.core.signals import Stopped
 from genloss.experiment import Experiment
 from genloss.observatory.results import Arm, arms_of, note_of, notes_of, sweep_entries
@@ -106,7 +107,8 @@ def run_in_sweep(cfg: DictConfig, sweep: Path) -> float | None:
         folder = run_arm(cfg, entry["name"], sweep / "progress", sweep)
         found = headline(folder)
         entry |= {"state": "finished", "dir": os.path.relpath(folder, sweep), "error": None}
-    except Exception as error:
+    except Exception as raised:
+        error = raised if isinstance(raised, (UserError, OSError)) else replaced(raised) or raised
         expected = isinstance(error, (UserError, OSError))
         entry |= {
             "state": "failed",

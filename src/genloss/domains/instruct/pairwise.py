@@ -104,7 +104,7 @@ class Pairwise(Told):
             try:
                 self.model.writer.check_conversations()
             except UserError as error:
-                raise error.under("author") from None
+                raise error.under("author", ["backend"]) from None
 
     def compare(
         self, domain: Instruct, table: pa.Table, one: Sequence[str], two: Sequence[str], work: Work, seed: int

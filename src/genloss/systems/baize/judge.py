@@ -62,7 +62,7 @@ class Judge(Told, RecordCurator):
         try:
             self.judge.writer.check_conversations()
         except UserError as error:
-            raise error.under("author") from None
+            raise error.under("author", ["backend"]) from None
         needs_several(experiment, "_target_", type(self).__name__)
 
     def decide(self, table: pa.Table, context: Context) -> Decision:

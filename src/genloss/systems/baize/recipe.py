@@ -98,7 +98,7 @@ class Baize(Told, Recipe, Finishes):
             try:
                 author.writer.check_conversations()
             except UserError as error:
-                raise error.under(key) from None
+                raise error.under(key, ["backend"]) from None
         if self.ask == "words":
             self.words()
             return

@@ -15,7 +15,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class Endpoint(endpoint.Endpoint, Told, Teacher):
                 for i, reply in found:
                     yield i, [CUT_OFF] * asks[i].n if reply.cut else parse(reply.text, asks[i], request)
         except UserError as error:
-            raise error.under("recipe.teacher") from None
+            raise error.under("recipe.teacher", [f.name for f in fields(self)]) from None
 
     def told(self, reason: str) -> None:
         self.last.append(reason)
