@@ -392,9 +392,10 @@ cli.main(["run", *sys.argv[1:]])
 def test_code_that_is_replaced_under_a_run_ends_it_in_one_line(tmp_path: Path, sweep: bool) -> None:
     home = Project.make(tmp_path / "project")
     shutil.copytree(REPOSITORY / "src", home.root / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    here, command = {"PYTHONPATH": str(home.root / "src")}, ["domain=gaussian", "size=8", "rounds=1", "tracking=none"]
+    here = Project(home.root, {**home.env, "PYTHONPATH": str(home.root / "src")})
+    command = ["domain=gaussian", "size=8", "rounds=1", "tracking=none"]
     command += ["curation=top_reward", "recipe.n=16", *(["-m", "seed=0"] if sweep else [])]
-    done = home.spawn(sys.executable, "-c", UPGRADE, *command, **here)
+    done = here.spawn(sys.executable, "-c", UPGRADE, *command)
     assert done.code == (1 if sweep else 2) and "Traceback" not in done.err, done.err
     [told] = [line for line in done.err.splitlines() if "LookupError" in line]
     assert told.startswith("genloss: ") and "rewards.py: was written anew while this ran" in told
@@ -402,7 +403,7 @@ def test_code_that_is_replaced_under_a_run_ends_it_in_one_line(tmp_path: Path, s
     before = frozen(home.store)
     assert before
     shutil.copy(REPOSITORY / "src/genloss/domains/lab/rewards.py", home.root / "src/genloss/domains/lab/rewards.py")
-    again = home.spawn("genloss", "run", *command, **here)
+    again = here.spawn("genloss", "run", *command)
     assert again.code == 0, again.err
     assert before.items() <= frozen(home.store).items()
 

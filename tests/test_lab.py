@@ -340,15 +340,19 @@ def test_figure_shows_theory(main: Callable[..., Result], project: Path) -> None
     [
         ("gaussian", "trainer.start=previous", "trainer.start=previous: must be base"),
         ("gaussian", "model.estimator=kde +schedule.1.trainer.start=previous", "schedule.1.trainer.start=previous"),
-        ("gaussian", "model.bandwidth=0.5", "model.bandwidth=0.5: has no effect with estimator=mle; leave it at 0.1"),
+        (
+            "gaussian",
+            "model.bandwidth=0.5",
+            "model.bandwidth=0.5: has no effect with model.estimator=mle; leave it at 0.1",
+        ),
         ("categorical", "trainer.start=previous", "domain=gmm continues"),
         ("categorical", "domain.distribution=uniform domain.exponent=2", "domain.exponent=2.0: has no effect"),
         ("regression", "trainer.start=previous", "trainer.start=previous: must be base"),
-        ("regression", "model.ridge_points=9", "model.ridge_points=9: has no effect with ridge=0"),
+        ("regression", "model.ridge_points=9", "model.ridge_points=9: has no effect with model.ridge=0"),
         ("classification", "trainer.start=previous", "trainer.start=previous: must be base"),
-        ("classification", "model.ridge=0.1", "model.ridge=0.1: has no effect with kind=ols; leave it at 0.01"),
+        ("classification", "model.ridge=0.1", "model.ridge=0.1: has no effect with model.kind=ols; leave it at 0.01"),
         ("classification", "model.kind=mean model.ridge_points=9", "model.ridge_points=9: has no effect"),
-        ("classification", "model.kind=ridge model.steps=9", "model.steps=9: has no effect with kind=ridge"),
+        ("classification", "model.kind=ridge model.steps=9", "model.steps=9: has no effect with model.kind=ridge"),
         ("classification", "domain.geometry=halfspace domain.separation=3", "domain.separation=3.0: has no effect"),
     ],
 )
