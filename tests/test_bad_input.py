@@ -291,6 +291,7 @@ BAD = {
             "mixing.real.n=0: must be at least 1 record; mixing.real.kind=none",
         ),
         (["recipe.max_tokens=8", "recipe.prompt_tokens=9"], "has no effect with recipe.prompts=none"),
+        (["recipe/backend=torch", "~recipe.backend._target_"], "; '~recipe.backend' takes away"),
         (["recipe/backend=torch", "recipe.backend.compute_type=int8"], "; set recipe.backend.kernel=fused too"),
         (["recipe/backend=openai", "recipe.backend.model=m", "recipe.prompts=none"], ", or recipe.backend.begin=TEXT"),
         (
@@ -311,10 +312,14 @@ def test_what_a_message_tells_to_type_is_a_whole_key(overrides: list[str], words
 
 
 def test_keys_of_a_message_are_placed_once() -> None:
-    error = UserError("seeds", 0, "set ask=words, author.model=last or kind=a; tasks=x.ask=1, not /ask=2, domain.ask=3")
+    error = UserError(
+        "seeds", 0, "set ask=words, author.model=last or kind=a; tasks=x.ask=1, not /ask=2, domain.ask=3; ~ask"
+    )
     placed = error.under("author", ["model"]).under("recipe", ["ask", "author", "seeds"])
     assert placed.key == "recipe.author.seeds"
-    told = "set recipe.ask=words, recipe.author.model=last or kind=a; tasks=x.ask=1, not /ask=2, domain.ask=3"
+    told = (
+        "set recipe.ask=words, recipe.author.model=last or kind=a; tasks=x.ask=1, not /ask=2, domain.ask=3; ~recipe.ask"
+    )
     assert placed.remedy == told
 
 

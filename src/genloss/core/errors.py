@@ -28,12 +28,13 @@ class UserError(Exception):
         return type(self)(f"{prefix}.{self.key}" if prefix else self.key, placed.value, placed.remedy)
 
     def naming(self, prefix: str, names: Iterable[str]) -> UserError:
-        """The same error, with `NAME=VALUE` and `NAME.MORE=VALUE` in its remedy placed below `prefix`, so that they can
-        be typed as they stand. names: of the options that lie there."""
+        """The same error, with `NAME=VALUE`, `NAME.MORE=VALUE` and `~NAME` in its remedy placed below `prefix`, so that
+        they can be typed as they stand. names: of the options that lie there."""
         known = "|".join(map(re.escape, names))
         if not (prefix and known):
             return self
-        remedy = re.sub(rf"(?<![\w./@=-])(?=(?:{known})(?:\.\w+)*=\S)", f"{prefix}.", self.remedy)
+        typed = rf"(?<![\w./@=~-])(?=(?:{known})(?:\.\w+)*=\S)|(?<=~)(?=(?:{known})\b)"
+        remedy = re.sub(typed, f"{prefix}.", self.remedy)
         return type(self)(self.key, self.value, remedy)
 
 
