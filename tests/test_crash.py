@@ -286,7 +286,8 @@ def compared(calm: Project, wild: Project) -> dict[str, Any]:
 
 def told(home: Project) -> dict[str, dict[str, float]]:
     """metrics.json of each round, without what tells of time, and of requests that a kill has cut off."""
-    free = ("seconds/", "tokens_per_second/", "generate/requests", "generate/tokens_sent", "generate/replies_found")
+    spent = ("generate/requests", "generate/tokens_sent", "generate/tokens_written", "generate/replies_found")
+    free = ("seconds/", "tokens_per_second/", *spent)
     found = {}
     for path in sorted(run_dir(home).glob("rounds/*/metrics.json")):
         metrics = json.loads(path.read_text())
