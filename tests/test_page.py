@@ -14,23 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import DictConfig
 from scipy import stats
 
 from genloss.core import records
 from genloss.core.errors import UserError
 from genloss.core.files import write_atomic
+from genloss.core.plugin import locate
 from genloss.core.words import standing, terms
-from genloss.observatory import controls, definitions, readings, svg, verdict, verdict_words
+from genloss.evaluate import Metric
+from genloss.observatory import controls, definitions, readings, report, svg, verdict, verdict_words
 from genloss.observatory.figures import rounds_figure
 from genloss.observatory.groups import band, grouped
 from genloss.observatory.page import page
-from genloss.observatory.report import PAGE, write_report
+from genloss.observatory.report import PAGE, write_report, write_summary
 from genloss.observatory.results import arms_of, is_metric
 from genloss.observatory.tables import spans
 from genloss.workflow.compose import compose, to_yaml
 from genloss.workflow.identity import differing, told
-from support import Project, staged
+from support import REPOSITORY, Project, staged, undocumented
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
 HOSTILE = [
@@ -110,6 +113,33 @@ def test_a_page_names_no_address(tmp_path: Path) -> None:
     assert {value[0] for tag, name, value in found.attributes if name in ("src", "href")} == {"#"}
     assert any("default-src 'none'" in value for _, _, value in found.attributes)
     assert "Licen" in (Path(readings.__file__).parent / "static/uPlot.LICENSE").read_text()
+
+
+def test_metrics_that_were_asked_for_are_among_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the domain's own: by their names, by what a metric is about, and those that were added later."""
+    numbers = {"vendi": 5.0, "on_topic": 0.5, "repetition": 0.1, "loops": 0.2, "coverage_d1": 0.3, "topic_cosine": 0.1}
+    folder = arm(tmp_path / "run", [["a"]], metrics=numbers)
+    chosen = "metrics=[heldout,diversity,repetition,topics,vendi]"
+    write_atomic(folder / "params.yaml", to_yaml(compose(["rounds=1", chosen])))
+    manifest = json.loads((folder / "rounds/01/manifest.json").read_text())
+    manifest["added"] = {"loops": {"key": "", "files": {}, "result": {"loops": 0.2}, "seconds": 0.0}}
+    (folder / "rounds/01/manifest.json").write_text(json.dumps(manifest))
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(report, "rounds_figure", lambda groups, path, metrics, also: drawn.append(list(metrics)))
+    write_report([("run", folder)], folder / "report", html=folder / PAGE)
+    assert drawn == [["heldout_bits_per_byte", "coverage_d1", "on_topic", "vendi", "loops"]]
+    told = re.findall('data-metric="([^"]+)"', (folder / PAGE).read_text())
+    assert told[:5] == drawn[0] and set(told[5:]) == {"distinct_2", "repetition", "topic_cosine"}
+    write_summary(folder)
+    assert {"vendi", "on_topic", "loops"} <= json.loads((folder / "summary.json").read_text()).keys()
+
+
+def test_what_a_metric_is_about_is_a_number_of_it() -> None:
+    """Of every option, as docs/metrics.md has them; else the report would leave it out without a word."""
+    for file in sorted((REPOSITORY / "conf/metrics").glob("*.yaml")):
+        node = yaml.safe_load(file.read_text())[file.stem]
+        panels = locate(node["_target_"], Metric, "metrics").panels  # type: ignore[type-abstract]
+        assert panels is None or not undocumented(panels), file
 
 
 def test_cells_begin_no_formula(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from genloss.mix.shards import mix
 BEFORE_WORK = frozenset(
     {
         *("check", "fingerprint", "places", "parts", "classes", "needs", "at_most", "ended", "starts", "ready"),
-        *("architecture", "size", "record_bytes", "greet", "reads_models"),
+        *("architecture", "size", "record_bytes", "greet", "reads_models", "panels"),
     }
 )
 NOT_CALLED = BEFORE_WORK | {
@@ -60,7 +60,6 @@ NOT_CALLED = BEFORE_WORK | {
     "models",
     "trainers",
     "headline",
-    "panels",
     "embed",
 }
 

@@ -107,6 +107,8 @@ class Evidence:
 class Metric(Plugin, ABC):
     """Returns named numbers of one round; the docstring says what they are."""
 
+    # the numbers that a report shows among the first where it is asked for; None: the one with the plug-in's name
+    panels: ClassVar[tuple[str, ...] | None] = None
     reads_models: ClassVar[bool] = True  # whether it looks at a model; if so it cannot be added once that is gone
 
     @abstractmethod

@@ -267,6 +267,7 @@ class Copies(SampleMetric):
     words that is in one, as a share of the record; longest_run_*: its highest number of words. The floor of the
     `_earlier` ones is how much held-out real text is like what models made."""
 
+    panels = ("copies_real",)
     threshold: float = 0.7
     ngram: int = 5
     least = 16

@@ -101,6 +101,7 @@ class Repetition(SampleMetric):
     """Mean share of a record's word n-grams that came before in the same record, and the share of records that copy
     another one of the sample."""
 
+    panels = ()
     ngram: int = 3
 
     def __post_init__(self) -> None:

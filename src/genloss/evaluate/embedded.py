@@ -87,6 +87,7 @@ class Spread(Embedded):
     """embedding_distance: mean cosine distance between two different records of the sample, over all pairs (0: all the
     same; 1: orthogonal). Of what records are compared by, as `Vendi`."""
 
+    panels = ("embedding_distance",)
     needs = (Texts,)
 
     def numbers(self, vectors: np.ndarray, evidence: Evidence) -> dict[str, float]:
@@ -98,6 +99,7 @@ class OnTopic(Embedded):
     """on_topic: share of the records with a cosine of at least `similarity` with one of the topics, which is what
     curation=topics keeps; topic_cosine: mean over records of the highest cosine with a topic."""
 
+    panels = ("on_topic",)
     topics: list[str] = field(default_factory=list)
     similarity: float = 0.3
     least = 1

@@ -50,6 +50,7 @@ class Manifold(Embedded):
     sample; how many real balls a record of the sample lies in, over k; share of real balls that hold one. `n` records
     of each side, at most."""
 
+    panels = ("manifold_precision", "manifold_recall")
     k: int = 5
     n: int = 1000
 

@@ -118,6 +118,7 @@ class Facts(SampleMetric):
     What is not known may be new and right, and what is known may be wrong: the floor is how much of real text is known,
     and a fall below it is invention. Names are found by capitals, which is for English and languages like it."""
 
+    panels = ("numbers_known", "names_known")
     found: int = 20
 
     def __post_init__(self) -> None:

@@ -206,6 +206,7 @@ class Rarefaction(OfWords):
     them; types_words: how many are drawn: n_words, fewer where a side has fewer. Comparable where samples differ in
     length, which `distinct` of the first words is only on average."""
 
+    panels = ("types_rarefied",)
     n_words: int = 5_000
 
     def of(self, table: pa.Table, evidence: Evidence) -> dict[str, float]:
@@ -235,6 +236,7 @@ class NgramKL(OfWords):
     equally many words of each. What is compared with is the same for the sample and its floor; the floor is what two
     samples of real text differ by."""
 
+    panels = ("ngram_kl_1",)
     max_n: int = 2
 
     def __post_init__(self) -> None:

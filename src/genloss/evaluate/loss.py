@@ -91,6 +91,7 @@ class LossHistogram(Tails):
     token from 0 on; the last bin has all that is above. The whole of what `Tails` has three percentiles of: two modes,
     or a tail that moves while the median stays."""
 
+    panels = ()
     bin_width: float = 0.5
     bins: int = 20
 

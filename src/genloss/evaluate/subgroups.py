@@ -42,6 +42,7 @@ class Subgroups(Metric):
     groups of equally many, band1 the most frequent words (mean log frequency in round 0's real records) or the shortest
     texts. The floor of these is their value in round 0."""
 
+    panels = ("group_loss_worst",)
     by: str = "rarity"
     pattern: str | None = None  # of a column: a regular expression, whose first group names the subgroup
     bands: int = 4

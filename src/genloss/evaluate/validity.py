@@ -29,6 +29,7 @@ class Validity(SampleMetric):
     """valid: share of the records that the checker accepts; valid_distinct: different ones among those, as a share of
     the records. Records differ if their characters do."""
 
+    panels = ("valid",)
     checker: Any = None  # a `Checker` and its fields
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from genloss.observatory import controls, verdict, verdict_words
 from genloss.observatory.figures import PANELS, rounds_figure
 from genloss.observatory.groups import Member, finished, grouped, unit
 from genloss.observatory.page import page
-from genloss.observatory.results import Arm, added_to, measured, rounds_of, sweep_entries, turned
+from genloss.observatory.results import Arm, added_to, asked, measured, rounds_of, sweep_entries, turned
 from genloss.observatory.samples import printable
 from genloss.observatory.tables import listed, marked_up, rounds_csv, table
 
@@ -59,6 +59,7 @@ def write_report(
     for member in found:
         params.setdefault(member.domain, member.folder / "params.yaml")
     panels = list(dict.fromkeys(name for path in params.values() for name in measured(path, runs)))
+    also = dict.fromkeys(name for path in params.values() for name in asked(path.parent))
     metric = metric or panels[0]
     said = _wrong(found, members)
     rows = verdict.verdicts(controls.compared(groups), control)
@@ -76,13 +77,14 @@ def write_report(
     newest = max(p.stat().st_mtime for p in (numbers, words))
     drawn = all(p.is_file() and p.stat().st_mtime >= newest for p in (figure, vectors))
     about = [metric, *(m for m in panels if m != metric)]
+    also = [m for m in also if m not in about]
     if redraw or not drawn:
-        rounds_figure(shown, figure, about[:PANELS], [vectors])
+        rounds_figure(shown, figure, [*about[:PANELS], *also[:PANELS]], [vectors])
     if html is not None:
         newest = max(p.stat().st_mtime for p in (numbers, words, out / verdict.FILE) if p.is_file())
         if redraw or not (html.is_file() and html.stat().st_mtime >= newest):
             shown_rows = rows if len(found) > 1 else []
-            keep(html, page(groups, about, sweeps, "\n".join(said), shown_rows, control))
+            keep(html, page(groups, [*about, *also], sweeps, "\n".join(said), shown_rows, control))
     return f"{named}\n\n{text}\n\n{verdict_words.shown(rows)}"
 
 
@@ -102,12 +104,12 @@ def _wrong(found: Sequence[Member], members: Sequence[Member]) -> list[str]:
 
 
 def write_summary(folder: Path) -> None:
-    """Write summary.json of a run, which DVC compares: what its domain is about, and the metrics that were added, after
-    the last round; no times."""
+    """Write summary.json of a run, which DVC compares: what its domain and its metrics are about, and the metrics that
+    were added, after the last round; no times."""
     rounds = rounds_of(folder)
     last = max(rounds)
     about = [name for name in measured(folder / "params.yaml", [("run", rounds)]) if name in rounds[last]][:PANELS]
-    about += [name for name in added_to(folder, last) if name not in about and name in rounds[last]]
+    about += [name for name in [*asked(folder), *added_to(folder, last)] if name not in about and name in rounds[last]]
     text = json.dumps({"round": last} | {name: rounds[last][name] for name in about}, indent=1) + "\n"
     keep(folder / SUMMARY, text)
 

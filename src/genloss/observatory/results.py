@@ -6,13 +6,14 @@ arms_of(Path("runs/sweep-1234abcd"))               [("replace seed 0", its folde
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genloss.core.contracts import Domain
+from genloss.core.contracts import Domain, Plugin
 from genloss.core.errors import UserError
 from genloss.core.files import read_json
 from genloss.core.hashes import sha256_text
@@ -132,6 +133,19 @@ def shown(params: Path) -> list[str]:
     return [domain.headline, *domain.panels]
 
 
+def asked(folder: Path) -> list[str]:
+    """The numbers that the metrics of a run are about which its domain is not about, and those that were added."""
+    found: list[str] = []
+    for name, node in (load_params(folder / "params.yaml").get("metrics") or {}).items():
+        panels = None
+        with contextlib.suppress(UserError):  # of a class that is gone nothing else is known
+            panels = getattr(locate(str(node._target_), Plugin, f"metrics.{name}"), "panels", None)
+        found += [str(name)] if panels is None else panels
+    rounds = rounds_of(folder)
+    found += [name for name in added_to(folder, max(rounds, default=0)) if is_metric(name)]
+    return [name for name in dict.fromkeys(found) if any(name in values for values in rounds.values())]
+
+
 TIMES = ("seconds/", "tokens_per_second/")  # which differ between two runs of one thing
 COUNTS = ("n_", "train_", "dropped/", "generate/", *TIMES, "theory/")
 BESIDE = ("_floor", "_se", "_low", "_high")  # of a metric, what it is read beside
@@ -144,10 +158,15 @@ def is_metric(name: str) -> bool:
 
 
 def measured(params: Path, runs: Sequence[Read]) -> list[str]:
-    """Those of `shown` that an arm has; else, in a run without them, a few that it has: metrics before counts."""
+    """Those of `shown` that an arm has; else, in a run without them, those of `asked`, or a few that it has: metrics
+    before counts."""
     known = {name for _, rounds in runs for values in rounds.values() for name in values}
     about = [name for name in shown(params) if name in known]
-    return about or sorted(known, key=lambda name: (name.startswith(COUNTS), name.endswith(BESIDE), name))[:3]
+    return (
+        about
+        or asked(params.parent)
+        or sorted(known, key=lambda name: (name.startswith(COUNTS), name.endswith(BESIDE), name))[:3]
+    )
 
 
 def turned(folder: Path, rounds: Rounds) -> str:

@@ -103,10 +103,11 @@ def job(cfg: DictConfig) -> float | None:
             raise Refused(told) from None
         raise
     if hydra.mode == RunMode.RUN:
-        from genloss.observatory.results import measured, rounds_of
+        from genloss.observatory.results import asked, measured, rounds_of
         from genloss.observatory.tables import numbers
 
         rounds = rounds_of(folder)
-        print(f"{numbers(rounds, measured(folder / 'params.yaml', [('run', rounds)]))}\n")
+        about = dict.fromkeys([*measured(folder / "params.yaml", [("run", rounds)]), *asked(folder)])
+        print(f"{numbers(rounds, list(about))}\n")
     name_folder("run", folder)
     return headline(folder)

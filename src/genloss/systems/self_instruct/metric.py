@@ -84,6 +84,7 @@ class Instructions(Metric):
     new_readable (share that the grammar has) and new_right (share whose answer is right too). Effective numbers of
     small samples are too small: compare equal numbers."""
 
+    panels = ("pool_size", "pool_texts")
     needs = (Instruct,)
 
     def reads(self) -> tuple[str, ...]:

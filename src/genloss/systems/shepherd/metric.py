@@ -39,6 +39,7 @@ class Critiques(Metric):
     none to measure phi on; none of the solved problems is in the training data. A solution is right if it has no error:
     critique/accidents is the share of those with an error that end in the right number nevertheless."""
 
+    panels = ("verdict_accuracy",)
     max_records: int = 1000
     chunk: int = 512
     needs = (Reasoning,)
@@ -140,6 +141,7 @@ class Refinement(Metric):
     of all, refine/samples (responses drawn for each), refine/accepted (share that the critic accepts in the end),
     refine/phi and refine/psi (share of right and of wrong first responses that it accepts)."""
 
+    panels = ("refine/gain",)
     needs = (Verifies,)
 
     def check(self, experiment: Experiment) -> None:
