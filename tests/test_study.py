@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +36,7 @@ from genloss.observatory.compare import (
     trend,
 )
 from genloss.replicate.study import check, insert, replicate_study, studies
+from support import Project, forked, frozen
 
 REPLACE, ACCUMULATE = ({"mixing": name} for name in ("replace", "accumulate"))
 DIVERSITY = [Value("diversity", where) for where in (ACCUMULATE, REPLACE)]
@@ -95,6 +100,27 @@ def test_a_study(project: Path, arms: Arms) -> None:
     with pytest.raises(UserError, match="too few"):
         one, other = (Value("diversity", {**w, "seed": 1}) for w in (ACCUMULATE, REPLACE))
         measure(Contrast("", one, other), arms)
+
+
+def test_a_study_that_is_killed_ends_with_its_sweep_and_goes_on(tmp_path: Path) -> None:
+    """SIGKILL of the command alone: nobody goes on in the background, and what was finished is not computed again."""
+    home = Project.make(tmp_path / "project")
+
+    def replicate() -> object:
+        return replicate_study(STUDY, home.root / "docs", jobs=2)
+
+    command, log = forked(home, replicate), tmp_path / "child.log"
+    while home.stages()["train"] < 4:
+        assert os.waitpid(command, os.WNOHANG)[0] == 0, log.read_text()
+        time.sleep(0.01)
+    [sweep] = [p for p in psutil.Process(command).children() if "run" in p.cmdline()]
+    os.kill(command, signal.SIGKILL)
+    os.waitpid(command, 0)
+    at_work = [sweep, *sweep.children(recursive=True)]
+    assert not psutil.wait_procs(at_work, timeout=20)[1]
+    before = frozen(home.store)
+    assert os.waitstatus_to_exitcode(os.waitpid(forked(home, replicate), 0)[1]) == 0, log.read_text()
+    assert len(before) >= 4 and before.items() < frozen(home.store).items()
 
 
 def seeded(values: Mapping[str, Sequence[float] | np.ndarray]) -> Arms:

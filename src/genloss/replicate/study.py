@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -131,11 +132,11 @@ def jobs(name: str, overrides: Sequence[str]) -> list[list[str]]:
 
 def run_sweep(study: Study, overrides: Sequence[str], jobs: int) -> list[Path]:
     """The arms of a sweep, run to their end or found finished. It is a user's own command: the arms are in runs/ and in
-    MLflow. UserError if one failed."""
+    MLflow; only it ends with this process, however that ends. UserError if one failed."""
     command = [
         sys.executable,
-        "-m",
-        "genloss",
+        "-c",
+        f"from genloss.core.machine import end_with; from genloss.cli import main; end_with({os.getpid()}); main()",
         "run",
         "-m",
         f"experiment={study.name}",
