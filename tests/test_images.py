@@ -272,6 +272,21 @@ def test_others_can_load_the_model(model: Path) -> None:
     assert "_name_or_path" not in json.loads((model / "config.json").read_text())
 
 
+@pytest.mark.parametrize("levels", [0, 1, 2, 3])
+def test_attention_is_at_the_lowest_levels(levels: int) -> None:
+    """Each layer of self-attention has as many tokens as its level has pixels: on the way down, between, and up."""
+    from diffusers.models.attention_processor import Attention
+
+    unet, tokens = UNet(channels=[8, 8, 8], attention=levels).made(8, 1, 10), []
+    for module in unet.modules():
+        if isinstance(module, Attention):
+            module.register_forward_hook(lambda _, given, __: tokens.append(given[0].shape[-1] ** 2))
+    unet(torch.zeros(1, 1, 8, 8), 0, class_labels=torch.zeros(1, dtype=torch.int64))
+    sides = [8, 4, 2][3 - levels :]
+    down = [side**2 for side in sides]
+    assert tokens == (down + [4] + [side**2 for side in sides[::-1] for _ in range(2)] if levels else [])
+
+
 def test_the_average_is_that_of_the_weights(fit) -> None:
     """ema=0 saves the last weights; after one step an average is what it was made of."""
     last, _ = fit("last", Diffusion(steps=3, batch=8, ema=0.0))
@@ -405,6 +420,8 @@ def refused(*overrides: str) -> str:
         (["recipe.scheduler=euler", "recipe.eta=1"], "recipe.eta=1.0: must be 0 with scheduler=euler"),
         (["model.channels=[10]"], "model.channels=[10]: must be multiples of groups=8"),
         (["model.channels=[8,8,8,8,8]", "domain/corpus=digits"], "16 divides the 8 pixels a side"),
+        (["model.attention=4"], "model.attention=4: must be 0 to 3, a number of levels"),
+        (["model.head_width=64", "model.attention=2"], "a divisor of channels=[16, 32, 64] where"),
         (["runtime.strategy=fsdp"], "runtime.strategy=fsdp: splits the weights"),
         (["domain/corpus=folder", "domain.corpus.path=x"], "must be a class derived from ImageCorpus"),
         (["domain/corpus=image_folder", "domain.corpus.path=nowhere"], "is no folder; give a folder of images"),

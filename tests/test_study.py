@@ -238,6 +238,22 @@ def test_results_replace_those_of_an_earlier_run() -> None:
     assert "one" not in again and "two" in again and again.startswith("# A page\n\nText.") and "More text." in again
 
 
+def test_what_is_drawn_against_another_arm() -> None:
+    """Of each seed: its own other arm is taken away, over the rounds and seeds that both have."""
+    arms = Arms([])
+    arms.known = [
+        ({"arm": arm, "seed": seed}, {n: {"m": 10.0 * seed + n * more} for n in rounds})
+        for arm, more, seeds, rounds in (("a", 2.0, (0, 1, 2), (1, 2, 3)), ("b", 0.5, (1, 2), (1, 2)))
+        for seed in seeds
+    ]
+    a, b = Value("m", {"arm": "a"}), Value("m", {"arm": "b"}, 2)
+    panel = Panel("", {"a": replace(a, round=2)})
+    assert arms.bars(panel) == {"a": [4.0, 14.0, 24.0]}
+    assert arms.bars(replace(panel, against=b)) == {"a": [3.0, 3.0]}
+    assert arms.lines(panel) == {"a": {1: [2.0, 12.0, 22.0], 2: [4.0, 14.0, 24.0], 3: [6.0, 16.0, 26.0]}}
+    assert arms.lines(replace(panel, against=b)) == {"a": {1: [1.5, 1.5], 2: [3.0, 3.0]}}
+
+
 @pytest.mark.parametrize("study", studies(), ids=lambda study: study.name)
 def test_a_study_selects_arms_of_its_own_sweeps(study: Study) -> None:
     """Every `where` has one arm a seed; found out here, before half an hour of training."""

@@ -86,12 +86,15 @@ Statement = Contrast | Trend
 
 @dataclass(frozen=True)
 class Panel:
-    """Bars of `values` (a mean over seeds and its 95 % interval); with `rounds`, lines over rounds. `published`: the
-    paper's numbers by the same names, drawn beside them on an axis of their own; only shapes compare."""
+    """Bars of `values` (a mean over seeds and its 95 % interval); with `rounds`, lines over rounds. `against`: of each
+    seed it is drawn what they are above that value, so that what seeds differ in by themselves is no part of the
+    interval. `published`: the paper's numbers by the same names, drawn beside them on an axis of their own; only shapes
+    compare."""
 
     title: str
     values: dict[str, Value]
     rounds: bool = False
+    against: Value | None = None
     published: dict[str, float] = field(default_factory=dict)
     published_title: str = ""
 
@@ -161,6 +164,39 @@ class Arms:
                 raise UserError("metric", value.metric, f"is not in round {n} of {value.where}")
             found[seed] = rounds[n][value.metric]
         return found
+
+    def bars(self, panel: Panel) -> dict[str, list[float]]:
+        """The numbers of each of its values, one a seed."""
+        base = self.values(panel.against) if panel.against else {}
+        found = {}
+        for name, value in panel.values.items():
+            known = self.values(value)
+            if panel.against:
+                known = {seed: number - base[seed] for seed, number in known.items() if seed in base}
+            found[name] = list(known.values())
+        return found
+
+    def lines(self, panel: Panel) -> dict[str, dict[int, list[float]]]:
+        """{name: {round: one number a seed}}, over the rounds that all seeds have."""
+        base = self.of(panel.against.where) if panel.against else {}
+        found = {}
+        for name, value in panel.values.items():
+            runs = {seed: run for seed, run in self.of(value.where).items() if not base or seed in base}
+            own = set.intersection(*(_rounds_with(value.metric, run) for run in runs.values()))
+            if panel.against:
+                own = own.intersection(*(_rounds_with(panel.against.metric, base[seed]) for seed in runs))
+            found[name] = {
+                n: [
+                    run[n][value.metric] - (base[seed][n][panel.against.metric] if panel.against else 0)
+                    for seed, run in runs.items()
+                ]
+                for n in sorted(own)
+            }
+        return found
+
+
+def _rounds_with(metric: str, run: Rounds) -> set[int]:
+    return {n for n, known in run.items() if metric in known}
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------

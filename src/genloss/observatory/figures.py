@@ -195,6 +195,7 @@ def panels_figure(panels: Sequence[Panel], arms: Arms, path: Path) -> None:
     across = len(drawn) if len(drawn) <= 3 else 3 if len(drawn) != 4 else 2
     rows = [drawn[i : i + across] for i in range(0, len(drawn), across)]
     heights = [max([HEIGHT, *(0.24 * len(panel.values) for panel, _ in row if not panel.rounds)]) for row in rows]
+    named: set[tuple[str, ...]] = set()  # lines of the same names have the same colours: one legend
     with drawing(path, heights, across, width=3.9) as (_, axes):
         for axis in axes.flat[len(drawn) :]:
             axis.axis("off")
@@ -204,6 +205,9 @@ def panels_figure(panels: Sequence[Panel], arms: Arms, path: Path) -> None:
                 title = panel.published_title or f"published: {panel.title}"
             else:
                 (_seed_lines if panel.rounds else _seed_bars)(axis, panel, arms)
+                if panel.rounds and (names := tuple(panel.values)) not in named:
+                    axis.legend(frameon=False, fontsize=7)
+                    named.add(names)
                 title = f"ours: {panel.title}" if panel.published else panel.title
             axis.set_title(textwrap.fill(title, 30), fontsize=9)
 
@@ -225,7 +229,7 @@ def _published(axis: Axes, panel: Panel) -> None:
 
 def _seed_bars(axis: Axes, panel: Panel, arms: Arms) -> None:
     """Means over seeds, their intervals, and every seed as a point."""
-    found = {name: list(arms.values(value).values()) for name, value in panel.values.items()}
+    found = arms.bars(panel)
     _bars(axis, {name: interval(each) for name, each in found.items()}, BLUE)
     for at, each in zip(range(len(found))[::-1], found.values(), strict=True):
         axis.plot(each, [at] * len(each), "o", ms=2.5, color=ORANGE, zorder=3)
@@ -233,12 +237,11 @@ def _seed_bars(axis: Axes, panel: Panel, arms: Arms) -> None:
 
 def _seed_lines(axis: Axes, panel: Panel, arms: Arms) -> None:
     """Means over seeds and their intervals, over the rounds that all seeds have."""
-    for i, (name, value) in enumerate(panel.values.items()):
-        runs = list(arms.of(value.where).values())
-        rounds = sorted(n for n in set.intersection(*(set(r) for r in runs)) if value.metric in runs[0][n])
-        spread = np.array([interval([run[n][value.metric] for run in runs]) for n in rounds])
+    if panel.against:
+        axis.axhline(0, color=GREY, lw=1)
+    for i, (name, known) in enumerate(arms.lines(panel).items()):
+        rounds, spread = list(known), np.array([interval(each) for each in known.values()])
         colour = COLOURS[i % len(COLOURS)]
         axis.plot(rounds, spread[:, 0], "o-", ms=3, lw=1.5, color=colour, label=name)
         axis.fill_between(rounds, spread[:, 1], spread[:, 2], color=colour, alpha=0.15, lw=0)
     over_rounds(axis)
-    axis.legend(frameon=False, fontsize=7)

@@ -87,8 +87,9 @@ def check(study: Study) -> None:
     arms = Planned(study)
     for line in study.lines:
         measure(line, arms)
-    for value in (value for panel in study.panels for value in panel.values.values()):
-        arms.values(value)
+    for panel in study.panels:
+        for value in (*panel.values.values(), *([panel.against] if panel.against else [])):
+            arms.values(value)
 
 
 class Planned(Arms):
@@ -206,8 +207,8 @@ def bars(panel: Panel, arms: Arms) -> str:
     """The means of a panel, their intervals, and what was published."""
     head = [panel.title, "mean", "95 %", *(["published"] if panel.published else [])]
     body = []
-    for name, value in panel.values.items():
-        mean, low, high = interval(list(arms.values(value).values()))
+    for name, each in arms.bars(panel).items():
+        mean, low, high = interval(each)
         published = [f"{panel.published[name]:g}" if name in panel.published else ""] if panel.published else []
         body.append([name, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", *published])
     return piped(head, body, range(1, len(head)))

@@ -1,6 +1,6 @@
 """Models of the domain of images: a small UNet that denoises (Ho et al. 2020), told the class of what it denoises.
 
-    genloss run domain=images model.channels=[32,64,64] model.prediction=epsilon
+    genloss run domain=images model.channels=[32,64,64] model.attention=2 model.prediction=epsilon
     genloss run domain=images model=saved_unet model.path=my/unet
 
 A saved model is the layout of diffusers: config.json and diffusion_pytorch_model.safetensors of a UNet2DModel, the
@@ -75,7 +75,7 @@ class UNet(DiffusionModel):
 
     channels: list[int] = field(default_factory=lambda: [16, 32, 64])  # of each level
     layers: int = 1  # residual blocks a level
-    attention: bool = True  # self-attention, at the lowest level
+    attention: int = 1  # self-attention at so many of the lowest levels; 0: none
     head_width: int = 8  # channels a head of it
     groups: int = 8  # of the normalisation
     dropout: float = 0.0
@@ -90,8 +90,11 @@ class UNet(DiffusionModel):
         for width in self.channels:
             even = width >= 1 and width % self.groups == 0
             require(even, "channels", self.channels, f"multiples of groups={self.groups}")
-        fits = not self.attention or self.channels[-1] % self.head_width == 0
-        require(fits, "head_width", self.head_width, f"a divisor of the last of channels={self.channels}")
+        levels = len(self.channels)
+        require(0 <= self.attention <= levels, "attention", self.attention, f"0 to {levels}, a number of levels")
+        for width in self.channels[levels - self.attention :]:
+            fits = width % self.head_width == 0
+            require(fits, "head_width", self.head_width, f"a divisor of channels={self.channels} where attention is")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
         require(2 <= self.timesteps <= 10_000, "timesteps", self.timesteps, "from 2 to 10000")
         one_of("prediction", self.prediction, PREDICTIONS)
@@ -131,19 +134,16 @@ class UNet(DiffusionModel):
         """The UNet, of torch's random numbers."""
         from diffusers import UNet2DModel
 
-        levels = len(self.channels)
-        down, up = ["DownBlock2D"] * levels, ["UpBlock2D"] * levels
-        if self.attention:
-            down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
+        plain, there = len(self.channels) - self.attention, self.attention
         return UNet2DModel(
             sample_size=side,
             in_channels=channels,
             out_channels=channels,
             layers_per_block=self.layers,
             block_out_channels=tuple(self.channels),
-            down_block_types=tuple(down),
-            up_block_types=tuple(up),
-            add_attention=self.attention,
+            down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * there,
+            up_block_types=("AttnUpBlock2D",) * there + ("UpBlock2D",) * plain,
+            add_attention=there > 0,
             attention_head_dim=self.head_width,
             norm_num_groups=self.groups,
             dropout=self.dropout,

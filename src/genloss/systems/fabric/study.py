@@ -20,7 +20,6 @@ NONE, BOTH, LIKED, DISLIKED = arm(weight=0), arm(), arm(sides="liked"), arm(side
 RANDOM = arm(sides="liked", control="random")
 EARLY, LATE, DROPOUT = arm(end=0.4), arm(start=0.4), arm(dropout=0.3)
 ARMS = {
-    "no feedback": NONE,
     "likes and dislikes": BOTH,
     "likes": LIKED,
     "dislikes": DISLIKED,
@@ -77,15 +76,26 @@ STUDY = Study(
     ),
     (
         *(
-            Panel(title, {name: Value(metric, where) for name, where in ARMS.items()}, rounds=True)
-            for metric, title in (
-                ("preference", "held-out preference, mean of a session"),
-                ("preference_min", "held-out preference, least of a session"),
-                ("preference_max", "held-out preference, largest of a session"),
-                ("pixel_diversity", "diversity of a session"),
+            Panel(
+                f"{title}, above that without feedback",
+                {name: Value(metric, where) for name, where in ARMS.items()},
+                rounds=True,
+                against=Value(base, NONE),
+            )
+            for title, metric, base in (
+                ("mean preference of a session", "preference", "preference"),
+                ("its least", "preference_min", "preference_min"),
+                ("its largest", "preference_max", "preference_max_so_far"),
+                ("diversity of a session", "pixel_diversity", "pixel_diversity"),
             )
         ),
-        Panel("held-out preference after three rounds of feedback", {k: mean(v) for k, v in OTHERS.items()}),
-        Panel("diversity after three rounds of feedback", {k: varied(v) for k, v in OTHERS.items()}),
+        Panel(
+            "mean preference, last round, above that without",
+            {k: mean(v) for k, v in OTHERS.items()},
+            against=mean(NONE),
+        ),
+        Panel(
+            "diversity, last round, above that without", {k: varied(v) for k, v in OTHERS.items()}, against=varied(NONE)
+        ),
     ),
 )
