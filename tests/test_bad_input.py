@@ -261,7 +261,7 @@ BAD = {
     "switch neither true nor false": (["recipe.keep_prompt=5"], ["recipe.keep_prompt=5", "true or false"]),
     "prompt tokens without prompts": (
         ["recipe.prompt_tokens=8"],
-        ["recipe.prompt_tokens=8", "has no effect with prompts=none; leave it at 16"],
+        ["recipe.prompt_tokens=8", "has no effect with recipe.prompts=none; leave it at 16"],
     ),
     "kept prompt without prompts": (["recipe.keep_prompt=true"], ["recipe.keep_prompt=True", "no effect"]),
     "architecture of a warm start": (

@@ -139,7 +139,7 @@ def test_texts(tmp_path: Path) -> None:
     [
         (["curation.diverse.fraction=0"], r"fraction.*0: must be in \(0, 1\]"),
         (["curation.diverse.by=dpp"], r"by.*dpp"),
-        (["curation.diverse.noise=2"], r"noise.*2.*has no effect with by=farthest; leave it at 1"),
+        (["curation.diverse.noise=2"], r"noise.*2.*has no effect with curation.diverse.by=farthest; leave it at 1"),
         (["domain=gaussian"], r"needs|records"),
     ],
 )

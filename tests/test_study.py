@@ -9,12 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from scipy import stats
 
 from genloss.core.errors import UserError
@@ -35,6 +37,7 @@ from genloss.observatory.compare import (
     together,
     trend,
 )
+from genloss.observatory.figures import panels_figure
 from genloss.replicate.study import check, insert, replicate_study, studies
 from support import Project, forked, frozen
 
@@ -72,7 +75,9 @@ def arms(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("GENLOSS_PROJECT", str(project))
     assert replicate_study(STUDY, project / "docs", jobs=2) == 0
     said = capsys.readouterr().out
-    assert said.count("| holds |") == 4  # two lines, alone and among both
+    lines = [line for line in said.splitlines() if " holds " in line]
+    assert len(lines) == 2 and all(line.count("holds") == 2 for line in lines)  # alone and among both
+    assert len({line.index("holds") for line in lines}) == 1  # in columns, whatever the claims are called
     return Arms(list((project / "runs").glob("gaussian-*")))
 
 
@@ -201,6 +206,21 @@ def test_holm() -> None:
     assert [o.corrected for o in together([replace(blank, p=x) for x in p], 2)] == pytest.approx(
         [0.08, 0.18, 0.18, 1.0]
     )
+
+
+def test_a_long_name_leaves_its_bar_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inches: list[float] = []
+    save = Figure.savefig
+
+    def saved(self: Figure, *given: Any, **options: Any) -> None:
+        save(self, *given, **options)
+        inches.extend(axis.get_position().width * self.get_figwidth() for axis in self.axes)
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    names = ["a", "curated by a judge at 0.7, four candidates a request, of equally many tokens"]
+    panel = Panel("m", {name: Value("m", {"arm": name}) for name in names})
+    panels_figure([panel] * 3, seeded({name: [1.0, 2.0, 3.0] for name in names}), tmp_path / "a.png")
+    assert len(inches) == 3 and min(inches) > 1.5  # of 3.9 a panel has
 
 
 @pytest.mark.parametrize("studies_of", [300, pytest.param(10_000, marks=pytest.mark.replicate)])

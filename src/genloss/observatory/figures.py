@@ -35,6 +35,7 @@ NEUTRAL = "#666666"  # what stands for all arms at once
 TIMELESS: dict[str, dict[str, None]] = {".png": {"Software": None}, ".svg": {"Creator": None, "Date": None}}
 HEIGHT = 3.3  # inches of a panel
 LEGEND = 0.5  # inches of a legend that it has room for
+WRAP = 24  # characters of a bar's name in a line
 PANELS = 3  # metrics that a report draws
 TITLES = {
     "heldout_bits_per_byte": "loss of held-out real text",
@@ -194,7 +195,7 @@ def panels_figure(panels: Sequence[Panel], arms: Arms, path: Path) -> None:
     drawn = [(panel, published) for panel in panels for published in ((True, False) if panel.published else (False,))]
     across = len(drawn) if len(drawn) <= 3 else 3 if len(drawn) != 4 else 2
     rows = [drawn[i : i + across] for i in range(0, len(drawn), across)]
-    heights = [max([HEIGHT, *(0.24 * len(panel.values) for panel, _ in row if not panel.rounds)]) for row in rows]
+    heights = [max([HEIGHT, *(_room(panel) for panel, _ in row if not panel.rounds)]) for row in rows]
     named: set[tuple[str, ...]] = set()  # lines of the same names have the same colours: one legend
     with drawing(path, heights, across, width=3.9) as (_, axes):
         for axis in axes.flat[len(drawn) :]:
@@ -212,6 +213,17 @@ def panels_figure(panels: Sequence[Panel], arms: Arms, path: Path) -> None:
             axis.set_title(textwrap.fill(title, 30), fontsize=9)
 
 
+def _named(name: str) -> str:
+    """The name of a bar in lines, so that a long one leaves the bar its room."""
+    return textwrap.fill(name, WRAP)
+
+
+def _room(panel: Panel) -> float:
+    """Inches that the bars of a panel need, each as many as the longest of their names."""
+    lines = max(_named(name).count("\n") + 1 for name in panel.values)
+    return max(0.24, 0.16 * lines) * len(panel.values)
+
+
 def _bars(axis: Axes, values: Mapping[str, tuple[float, float, float]], colour: str) -> None:
     """Bars of {name: (mean, low, high)}, the first on top, with whiskers from low to high."""
     at = np.arange(len(values))[::-1]
@@ -219,7 +231,7 @@ def _bars(axis: Axes, values: Mapping[str, tuple[float, float, float]], colour: 
     axis.barh(at, mean, color=colour, height=0.6)
     if (low < high).any():
         axis.errorbar(mean, at, xerr=[mean - low, high - mean], fmt="none", ecolor="#222222", capsize=2, lw=1)
-    axis.set_yticks(at, list(values))
+    axis.set_yticks(at, [_named(name) for name in values])
 
 
 def _published(axis: Axes, panel: Panel) -> None:

@@ -18,7 +18,7 @@ import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ from genloss.observatory.compare import (
 )
 from genloss.observatory.figures import panels_figure
 from genloss.observatory.results import arms_of
-from genloss.observatory.tables import piped
+from genloss.observatory.tables import aligned, piped
 from genloss.workflow.compose import compose, hydra_error
 from genloss.workflow.identity import arm_id
 from genloss.workflow.sweep import expand
@@ -70,11 +70,10 @@ def replicate_study(study: Study, out: Path, jobs: int) -> int:
     check(study)
     arms = Arms([folder for overrides in study.sweeps for folder in run_sweep(study, overrides, jobs)])
     outcomes = together([measure(line, arms) for line in study.lines], study.looked)
-    text = markdown(study, outcomes, arms)
-    print(f"{study.name} ({study.paper})\n\n{text}")
+    print(f"{study.name} ({study.paper})\n\n{tables(study, outcomes, arms, aligned)}")
     page, image = out / f"{study.name}.md", out / f"{study.name}.png"
     old = page.read_text() if page.is_file() else ""
-    write_atomic(page, insert(old, study.name, text))
+    write_atomic(page, insert(old, study.name, tables(study, outcomes, arms, piped)))
     if study.panels:
         panels_figure(study.panels, arms, image)
     print(f"written: {page}{f', {image}' if study.panels else ''}")
@@ -157,13 +156,14 @@ def run_sweep(study: Study, overrides: Sequence[str], jobs: int) -> list[Path]:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def markdown(study: Study, outcomes: Sequence[Outcome], arms: Arms) -> str:
+Laid = Callable[[Sequence[str], Sequence[Sequence[str]], Collection[int]], str]  # `aligned` or `piped`
+
+
+def tables(study: Study, outcomes: Sequence[Outcome], arms: Arms, laid: Laid) -> str:
     """The table of its lines and how to read it, then one table of each panel of bars."""
-    lines = piped(HEAD, [row(outcome) for outcome in outcomes], {2, 4, 5, 7})
-    return (
-        "\n\n".join([lines, explained(study), *(bars(panel, arms) for panel in study.panels if not panel.rounds)])
-        + "\n"
-    )
+    lines = laid(HEAD, [row(outcome) for outcome in outcomes], {2, 4, 5, 7})
+    shown = (bars(panel, arms, laid) for panel in study.panels if not panel.rounds)
+    return "\n\n".join([lines, explained(study), *shown]) + "\n"
 
 
 def explained(study: Study) -> str:
@@ -203,7 +203,7 @@ def row(outcome: Outcome) -> list[str]:
     ]
 
 
-def bars(panel: Panel, arms: Arms) -> str:
+def bars(panel: Panel, arms: Arms, laid: Laid) -> str:
     """The means of a panel, their intervals, and what was published."""
     head = [panel.title, "mean", "95 %", *(["published"] if panel.published else [])]
     body = []
@@ -211,7 +211,7 @@ def bars(panel: Panel, arms: Arms) -> str:
         mean, low, high = interval(each)
         published = [f"{panel.published[name]:g}" if name in panel.published else ""] if panel.published else []
         body.append([name, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", *published])
-    return piped(head, body, range(1, len(head)))
+    return laid(head, body, range(1, len(head)))
 
 
 def insert(page: str, name: str, results: str) -> str:
