@@ -138,7 +138,7 @@ def test_what_a_metric_is_about_is_a_number_of_it() -> None:
     """Of every option, as docs/metrics.md has them; else the report would leave it out without a word."""
     for file in sorted((REPOSITORY / "conf/metrics").glob("*.yaml")):
         node = yaml.safe_load(file.read_text())[file.stem]
-        panels = locate(node["_target_"], Metric, "metrics").panels  # type: ignore[type-abstract]
+        panels = locate(node["_target_"], Metric, "metrics").panels
         assert panels is None or not undocumented(panels), file
 
 

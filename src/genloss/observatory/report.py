@@ -59,7 +59,6 @@ def write_report(
     for member in found:
         params.setdefault(member.domain, member.folder / "params.yaml")
     panels = list(dict.fromkeys(name for path in params.values() for name in measured(path, runs)))
-    also = dict.fromkeys(name for path in params.values() for name in asked(path.parent))
     metric = metric or panels[0]
     said = _wrong(found, members)
     rows = verdict.verdicts(controls.compared(groups), control)
@@ -77,7 +76,8 @@ def write_report(
     newest = max(p.stat().st_mtime for p in (numbers, words))
     drawn = all(p.is_file() and p.stat().st_mtime >= newest for p in (figure, vectors))
     about = [metric, *(m for m in panels if m != metric)]
-    also = [m for m in also if m not in about]
+    wanted = dict.fromkeys(name for path in params.values() for name in asked(path.parent))
+    also = [name for name in wanted if name not in about]
     if redraw or not drawn:
         rounds_figure(shown, figure, [*about[:PANELS], *also[:PANELS]], [vectors])
     if html is not None:
