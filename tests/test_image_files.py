@@ -61,6 +61,7 @@ def test_nouns(project: Project) -> None:
         name: [{**part, "filename": f"{name}-{i}"} for i in range(3)]
         for name in ("bodies", "accessories", "heads", "glasses")
     }
+    parts["accessories"][2] = {"filename": "accessory-none", "data": "0x0000000000"}  # as in the real file
     said = {"bgcolors": ["0a0b0c", "d5d7e1"], "palette": ["", "ff0000", "00ff00"], "images": parts}
     (project.root / "image-data.json").write_text(json.dumps(said))
     folder, domain = run(

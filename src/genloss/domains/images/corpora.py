@@ -194,13 +194,13 @@ def _part(data: str, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
     top, right, bottom, left = raw[1:5]
     runs = np.frombuffer(raw[5:], dtype=np.uint8).reshape(-1, 2)
     colours = np.repeat(runs[:, 1], runs[:, 0])
-    wide = right - left
-    box = np.zeros((bottom - top + 1) * wide, dtype=np.uint8)  # a run may end before the bounds do
+    high, wide = bottom - top + 1, right - left  # a part that is none has no width
+    box = np.zeros(high * wide, dtype=np.uint8)  # a run may end before the bounds do
     box[: len(colours)] = colours
     table = np.array([(*rgb, 1) for rgb in palette], dtype=np.uint8)
     table[0] = 0
     made = np.zeros((32, 32, 4), dtype=np.uint8)
-    made[top : bottom + 1, left:right] = table[box.reshape(-1, wide)]
+    made[top : bottom + 1, left:right] = table[box.reshape(high, wide)]
     return made
 
 
