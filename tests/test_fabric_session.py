@@ -90,11 +90,15 @@ def test_a_hidden_target_may_be_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("experiment", "override", "says"),
     [
-        ("fabric", "curation.preferred.liked=9", "liked=9: with disliked=1 is more than recipe.n=8 images"),
+        (
+            "fabric",
+            "curation.preferred.liked=9",
+            "liked=9: with curation.preferred.disliked=1 is more than recipe.n=8 images",
+        ),
         ("fabric", "curation.preferred.liked=0", "curation.preferred.liked=0: must be at least 1"),
         ("fabric", "curation=none", "curation=none: gives no feedback; set curation=preferred, or curation=clicks"),
         ("fabric", "recipe.guidance=0", "recipe.guidance=0.0: has no pass for dislikes to act in"),
-        ("fabric", "recipe.start=0.9", "recipe.start=0.9: must be a share of the steps, at most end=0.8"),
+        ("fabric", "recipe.start=0.9", "recipe.start=0.9: must be a share of the steps, at most recipe.end=0.8"),
         ("fabric", "recipe.weight=-1", "recipe.weight=-1.0: must be in [0, 100]"),
         ("fabric", "recipe.sides=left", "recipe.sides=left: unknown"),
         ("fabric", "recipe.n=0", "recipe.n=0: must be at least 1"),

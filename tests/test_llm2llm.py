@@ -589,7 +589,10 @@ def test_a_slow_endpoint_has_seconds_a_round(group: Class, tmp_path: Path) -> No
         return good(number)
 
     began = time.monotonic()
-    with serving(behave) as server, pytest.raises(UserError, match=r"took longer than seconds=0.5|gave no reply"):
+    with (
+        serving(behave) as server,
+        pytest.raises(UserError, match=r"took longer than recipe.teacher.seconds=0.5|gave no reply"),
+    ):
         group.round(tmp_path, *ENDPOINT, f"recipe.teacher.url={server.url}", "recipe.teacher.seconds=0.5")
     assert time.monotonic() - began < 10
     assert server.given >= 2 and received(tmp_path) >= 2
