@@ -97,7 +97,7 @@ class Fabric(Recipe):
             raise UserError("curation", named, "gives no feedback; set curation=preferred, or curation=clicks")
         for name, curator in experiment.curators.items():
             if isinstance(curator, Preferred) and curator.liked + curator.disliked > self.n:
-                why = f"with disliked={curator.disliked} is more than recipe.n={self.n} images"
+                why = f"with curation.{name}.disliked={curator.disliked} is more than recipe.n={self.n} images"
                 raise UserError(f"curation.{name}.liked", curator.liked, why)
 
     # -- what it makes -------------------------------------------------------------------------------------------------
