@@ -38,6 +38,7 @@ class ResponseLoss(Metric):
 
     max_records: int = 512
     needs = (Instruct,)
+    panels = ()  # response_bits_per_byte is among the domain's
 
     def __post_init__(self) -> None:
         require(self.max_records >= 1, "max_records", self.max_records, "at least 1")
