@@ -91,7 +91,7 @@ def test_what_is_no_small_picture_is_left_blank(tmp_path: Path) -> None:
         b"x" * (2 << 20),
     ]
     folder = run(tmp_path / "run", [*bad, plain(7)])
-    assert cells(grid(folder, 1))[0] == [BLANK] * 6 + [7, BLANK]
+    assert cells(grid(folder, 1))[0] == [BLANK] * 6 + [7] + [BLANK] * (ACROSS - 7)
     put(folder / "rounds/01/generated.parquet", bad, None)
     assert grid(folder, 1) is None
 
@@ -171,3 +171,21 @@ def test_a_run_of_digits_is_measured_and_shown(main, project: Path) -> None:
     assert len(list(images.glob("*+compressed.webp"))) == 2
     for path in images.glob("pictures+step+1+*.png"):
         assert path.read_bytes() == grid(outcome.folder, 1, zoom(outcome.folder))
+
+
+def test_grids_of_all_arms_have_one_scale(tmp_path: Path) -> None:
+    """As wide as each other, however long the names of the arms are; else the same digit looks blurred in one."""
+    names = ("a", "long" * 9)
+    arms = [(name, run(tmp_path / name, [plain(i) for i in range(30)])) for name in names]
+    write_report(arms, tmp_path / "report", html=tmp_path / PAGE)
+    measure = "document.title = [...document.querySelectorAll('img.pictures')].map(i => Math.round(i.width)).join(' ');"
+    html = re.sub("<meta http-equiv[^>]*>", "", (tmp_path / PAGE).read_text())
+    (tmp_path / "measured.html").write_text(html.replace("</body>", f"<script>{measure}</script></body>"))
+    found = re.search("<title>([0-9 ]+)</title>", browsed(tmp_path / "measured.html", tmp_path))
+    assert found and len(found[1].split()) == 4 and len(set(found[1].split())) == 1 and int(found[1].split()[0]) > 100
+
+
+def test_ten_classes_have_a_column_each(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", [plain(i) for i in range(24)], [k % 12 for k in range(24)])
+    put(folder / "data/train.parquet", [plain(100 + k) for k in range(12)], list(range(12)))
+    assert [k for k, _ in kinds(folder)] == list(range(10)) and cells(grid(folder, 1))[1] == list(range(12, 22))

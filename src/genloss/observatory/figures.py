@@ -36,13 +36,15 @@ TIMELESS: dict[str, dict[str, None]] = {".png": {"Software": None}, ".svg": {"Cr
 HEIGHT = 3.3  # inches of a panel
 LEGEND = 0.5  # inches of a legend that it has room for
 WRAP = 24  # characters of a bar's name in a line
-PANELS = 3  # metrics that a report draws
+PANELS = 4  # metrics that a report draws
 TITLES = {
     "heldout_bits_per_byte": "loss of held-out real text",
     "coverage_d1": "share of the commonest real words (first decile)\nthat generated text still uses",
     "loss_under_round0": "generated text's loss under the round-0 model",
     "denoising_loss": "loss of held-out real images",
     "feature_frechet": "Fréchet distance from real images,\nin a network trained on these",
+    "manifold_recall": "recall: share of real records\nnear generated ones",
+    "manifold_precision": "precision: share of generated records\nnear real ones",
     "sprite_tail": "rare sprites, over what is real",
     "sprite_entangled": "information that independent factors share",
     "sprite_outside": "pictures of no real sprite",

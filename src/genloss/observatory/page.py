@@ -47,6 +47,7 @@ STATIC = Path(__file__).parent / "static"
 MOST = 120  # metrics that are drawn; rounds.csv has them all
 NAMED = 3  # sweeps and runs that a heading names
 CELLS = 5  # rounds of texts side by side
+FIT = 6  # arms whose pictures stand side by side without scrolling
 # parts of the metrics (docs/metrics.md): title, what it asks and cannot see, how its names begin
 VALIDITY = (
     (
@@ -635,9 +636,10 @@ def _texts_data(groups: Sequence[Group], prompts: Sequence[Prompt], rounds: Sequ
 def _pictures(groups: Sequence[Group], rounds: Sequence[int]) -> str:
     """A grid of pictures of each arm and round."""
     some = groups[:ACROSS]
+    zooms = [pictures.zoom(group.members[0].folder) for group in some]
     cells = []
     for n in [0, *rounds]:
-        row = [_picture(group, n) for group in some]
+        row = [_picture(group, n, zoom) for group, zoom in zip(some, zooms, strict=True)]
         if any(row):
             cells.append([f"round {n}" if n else "real", *row])
     if not any(row[0] != "real" for row in cells):
@@ -650,16 +652,17 @@ def _pictures(groups: Sequence[Group], rounds: Sequence[int]) -> str:
         f"{what} that the first seed of every arm made, before curation. Of arms with one seed that ask for the same "
         f"classes, what stands in one place of a row began from the same noise.{few}"
     )
-    return f"<p>{note}</p>" + _table(["", *(escape(group.name) for group in some)], cells, 1 + len(some))
+    table = _table(["", *(escape(group.name) for group in some)], cells, 1 + len(some))
+    return f"<p>{note}</p>" + (f'<div class="many">{table}</div>' if len(some) > FIT else table)
 
 
-def _picture(group: Group, n: int) -> str:
+def _picture(group: Group, n: int, zoom: int) -> str:
     member = group.members[0]
     image = pictures.grid(member.folder, n)
     if image is None:
         return ""
     data = base64.b64encode(image).decode()
-    width = int.from_bytes(image[16:20], "big") * pictures.zoom(member.folder)  # of the IHDR chunk
+    width = int.from_bytes(image[16:20], "big") * zoom  # of the IHDR chunk
     what = f"pictures of round {n} of {group.name}" if n else f"real pictures of {group.name}"
     return f'<img class="pictures" width="{width}" alt="{escape(what)}" src="data:image/png;base64,{data}">'
 

@@ -25,7 +25,7 @@ from genloss.core.rundir import round_name
 from genloss.observatory.samples import printable
 
 IMAGE, LABEL = "image", "label"
-ACROSS, DOWN = 8, 4  # pictures of a grid
+ACROSS, DOWN = 10, 4  # pictures of a grid: the classes of MNIST and CIFAR-10 have room
 READ = 4096  # records of a file that are looked at
 MOST = 1 << 20  # pixels of an image, and bytes of its file
 CELL = 64  # pixels a side that a picture is shown with, at least; larger ones are made as small

@@ -46,7 +46,14 @@ class Images(RecordDomain, capabilities.Images, capabilities.Embeds):
     split_seed: int = 0  # not the run's seed: all seeds share one split, so that their spread is that of training
     payload = ("image", "label")
     headline = "denoising_loss"
-    panels = ("feature_frechet", "manifold_recall", "sprite_tail", "sprite_entangled", "sprite_outside")
+    panels = (
+        "feature_frechet",
+        "manifold_recall",
+        "manifold_precision",
+        "sprite_tail",
+        "sprite_entangled",
+        "sprite_outside",
+    )
     models = (DiffusionModel,)
     trainers = (Diffusion,)
 
