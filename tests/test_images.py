@@ -227,12 +227,15 @@ def test_a_folder_of_folders(tmp_path: Path) -> None:
     corpus = {"_target_": "genloss.domains.images.corpora.ImageFolder", "path": str(root), "side": 8}
     larger = encode(np.zeros((1, 20, 30, 3), dtype=np.uint8))[0]  # is cut and scaled
     (root / "dogs/5.png").write_bytes(larger)
+    shutil.copytree(root / "cats", root / ".ipynb_checkpoints")  # what is hidden is no class
+    (root / "dogs/._5.png").write_bytes(b"what macOS leaves beside a file")
     Images(corpus=corpus).prepare(tmp_path / "data")
     table = records.concat(
         [records.read(tmp_path / f"data/{name}.parquet") for name in ("train", "validation", "test")]
     )
     for name, label in zip(table["document"].to_pylist(), table["label"].to_pylist(), strict=True):
         assert label == ["cats", "dogs"].index(name.partition("/")[0])
+    assert table.num_rows == 12
 
 
 def test_datasets(tmp_path: Path) -> None:
@@ -423,7 +426,10 @@ def refused(*overrides: str) -> str:
         (["model.attention=4"], "model.attention=4: must be 0 to 3, a number of levels"),
         (["model.head_width=64", "model.attention=2"], "a divisor of model.channels=[16, 32, 64] where"),
         (["runtime.strategy=fsdp"], "runtime.strategy=fsdp: splits the weights"),
-        (["domain/corpus=folder", "domain.corpus.path=x"], "must be a class derived from ImageCorpus"),
+        (
+            ["domain/corpus=folder", "domain.corpus.path=x"],
+            "derived from ImageCorpus; use domain/corpus=digits, idx, image_datasets, image_folder, nouns, sprites",
+        ),
         (["domain/corpus=image_folder", "domain.corpus.path=nowhere"], "is no folder; give a folder of images"),
         (
             ["domain/corpus=idx", "domain.corpus.images=x", "domain.corpus.labels_file=y"],
@@ -431,7 +437,7 @@ def refused(*overrides: str) -> str:
         ),
         (["metrics=[heldout]"], "needs records that are documents"),
         (["domain.test_share=0.99", "domain.validation_share=0.02"], "less than 1 together"),
-        (["trainer=fixed_steps"], "is no trainer of domain=images"),
+        (["trainer=fixed_steps"], "is no trainer of domain=images, which takes Diffusion; use trainer=diffusion"),
         (["model=llama"], "is no model of domain=images"),
     ],
     ids=str,
@@ -447,6 +453,8 @@ def test_bad_folders_are_refused(tmp_path: Path, project: Path) -> None:
     assert "is the only class; give at least two" in of(folder_of(tmp_path / "one", {"cats": 5}))
     beside = folder_of(tmp_path / "beside", {"cats": 2, "dogs": 2})
     shutil.copyfile(beside / "cats/0.png", beside / "0.png")
+    assert "holds images beside folders of images (0.png)" in of(beside)
+    shutil.rmtree(beside / "dogs")  # which names the remedy, and not that cats is the only class
     assert "holds images beside folders of images (0.png)" in of(beside)
     none = tmp_path / "none"
     none.mkdir()

@@ -337,7 +337,7 @@ def test_a_scheduled_count_moves_what_is_fresh_afterwards() -> None:
     ]
     assert rows == [(0, 5), (5, 20), (25, 5), (30, 5)]
     with pytest.raises(
-        UserError, match=r"schedule\.1\.mixing\.real\.n=20: needs 35 real training records over 3 rounds"
+        UserError, match=r"schedule\.1\.mixing\.real\.n=20: needs 35 real training records over rounds 0 to 3"
     ):
         regime.check_available(24, 5)
 

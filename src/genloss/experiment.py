@@ -25,7 +25,7 @@ from genloss.core.contracts import Domain, Model, Plugin, Runtime, Trainer
 from genloss.core.errors import UserError, check_name, nearest, require
 from genloss.core.limits import check_limit
 from genloss.core.places import has_secret, option_files, options
-from genloss.core.plugin import build, fill, flatten, locate, mapping, no_numbers, plain, shown
+from genloss.core.plugin import build, fill, fitting, flatten, locate, mapping, no_numbers, plain, shown
 from genloss.core.retention import Keep
 from genloss.curate import Curator
 from genloss.evaluate import Metric
@@ -166,7 +166,7 @@ class Experiment(contracts.Experiment):
         for key, plugin in self.plugins():
             if key in kinds and not isinstance(plugin, kinds[key]):
                 names = ", ".join(kind.__name__ for kind in kinds[key])
-                wrong = f"is no {key} of domain={self.domain.name}, which takes {names}"
+                wrong = f"is no {key} of domain={self.domain.name}, which takes {names}{fitting(key, kinds[key])}"
                 raise UserError(key, type(plugin).__name__, wrong)
         if self.trainer.start not in self.model.starts():
             why = f"puts a new adapter on the model before, and {type(self.model).__name__} has none"

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -17,18 +18,20 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from genloss.core.errors import UserError, first_line, nearest, require
 from genloss.core.limits import check_limits
+from genloss.core.places import option_files
 
 T = TypeVar("T")
 
 
-def imported(target: Any, base: type[T], key: str, origin: str = "") -> type[T]:
-    """The class that `target` (a dotted path) names; it must be a subclass of `base`. origin: whose `base` it is, for
-    the error."""
+def imported(target: Any, base: type[T], key: str, origin: str = "", group: str = "") -> type[T]:
+    """The class that `target` (a dotted path) names; it must be a subclass of `base`. For the error, origin: whose
+    `base` it is; group: of options, some of which are such classes."""
     module_name, _, name = str(target).rpartition(".")
     if not all(part.isidentifier() for part in str(target).split(".")):  # a leading dot, say, which import resolves
         raise UserError(f"{key}._target_", shown(target), "names no class; write package.module.Class")
@@ -39,26 +42,38 @@ def imported(target: Any, base: type[T], key: str, origin: str = "") -> type[T]:
             f"{key}._target_", target, f"cannot be imported ({error}); name a class as package.module.Class"
         ) from None
     if not (inspect.isclass(cls) and issubclass(cls, base)):
-        raise UserError(f"{key}._target_", target, f"must be a class derived from {origin}{base.__name__}")
+        why = f"must be a class derived from {origin}{base.__name__}{fitting(group, (base,))}"
+        raise UserError(f"{key}._target_", target, why)
     return cls
 
 
-def locate(target: str, base: type[T], key: str) -> type[T]:
+def fitting(group: str, kinds: tuple[type, ...]) -> str:
+    """What an error of a wrong class adds: the options of `group` that are of these `kinds`."""
+    names = []
+    for path in option_files(group) if group else ():
+        with contextlib.suppress(Exception):  # of another's plug-in, whose import may raise anything
+            target = yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]
+            if issubclass(imported(target, object, group), kinds):
+                names.append(path.stem)
+    return f"; use {group}={', '.join(dict.fromkeys(names))}" if names else ""
+
+
+def locate(target: str, base: type[T], key: str, group: str = "") -> type[T]:
     """The plug-in that `target` names: a dataclass derived from `base`."""
-    cls = imported(target, base, key)
+    cls = imported(target, base, key, group=group)
     if not dataclasses.is_dataclass(cls):
         raise UserError(f"{key}._target_", target, "must be a dataclass: write @dataclass above it")
     return cast("type[T]", cls)
 
 
-def build(config: Mapping[str, Any], base: type[T], key: str) -> T:
-    """Make the plug-in that `config` describes; errors name the full key below `key`."""
+def build(config: Mapping[str, Any], base: type[T], key: str, group: str = "") -> T:
+    """Make the plug-in that `config` describes; errors name the full key below `key`, and options of `group`."""
     values = mapping(config, key)
     if "_target_" not in values:
         # Hydra merges: options that an experiment gives to a part stay when another part is chosen
         why = f"has no _target_, a class derived from {base.__name__}"
         raise UserError(key, None, f"{why}; '~{key}' takes away what an option that is not chosen has left")
-    return fill(locate(values.pop("_target_"), base, key), values, key)
+    return fill(locate(values.pop("_target_"), base, key, group), values, key)
 
 
 def mapping(value: Any, key: str) -> dict[str, Any]:

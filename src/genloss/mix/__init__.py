@@ -272,12 +272,12 @@ class Regime:
             if self.used(n + 1, available) > available:
                 key = "first" if n == 0 and mixing.real.first else "n"
                 all_rounds = self.used(len(self.rounds), available)
+                over = f" over rounds 0 to {len(self.rounds) - 1} (kind={mixing.real.kind})"
                 raise UserError(
                     f"{self.key(n)}.real.{key}",
                     getattr(mixing.real, key),
-                    f"needs {all_rounds} real training records over {len(self.rounds) - 1} rounds "
-                    f"({mixing.real.kind}), and there are {available}; lower it (the presets have `size` here), or use "
-                    "a larger corpus",
+                    f"needs {all_rounds} real training records{over if all_rounds > self.used(1, available) else ''}, "
+                    f"and there are {available}; lower it (the presets have `size` here), or use a larger corpus",
                 )
             if mixing.budget.kind != "grow" or mixing.by in ("fraction", "ratio"):  # else any number of records will do
                 self.plan(n, available, kept)

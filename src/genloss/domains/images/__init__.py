@@ -62,7 +62,7 @@ class Images(RecordDomain, capabilities.Images, capabilities.Embeds):
             require(0 < getattr(self, key) < 1, key, getattr(self, key), "a share of the pictures in (0, 1)")
         shares = sum(getattr(self, key) for key in SHARES)
         require(shares < 1, "test_share", self.test_share, "so small that the two shares are less than 1 together")
-        self.source = build(self.corpus, ImageCorpus, "corpus")
+        self.source = build(self.corpus, ImageCorpus, "corpus", group="domain/corpus")
 
     def parts(self) -> Mapping[str, Plugin]:
         return {"corpus": self.source}

@@ -242,10 +242,10 @@ class ImageFolder(ImageCorpus):
         return in_project(self.path, PATH)
 
     def names(self) -> list[str]:
-        """Of the files, relative to the folder."""
+        """Of the files, relative to the folder; without hidden ones, such as copies in .ipynb_checkpoints."""
         root = self._root()
         here = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        found = [str(path.relative_to(root)) for path in here]
+        found = [name for path in here if "/." not in f"/{(name := str(path.relative_to(root)))}"]
         return sorted(found, key=lambda name: name.replace("/", "\0"))
 
     def check(self, experiment: Experiment) -> None:
@@ -254,13 +254,13 @@ class ImageFolder(ImageCorpus):
         names = self.names()
         if not names:
             raise UserError(PATH, self.path, f"holds no images ({', '.join(SUFFIXES)})")
-        several(self.labels())
         bare = [name for name in names if "/" not in name]
         if bare and len(bare) < len(names):
             why = (
                 f"holds images beside folders of images ({shown_name(Path(bare[0]))}); put each into one of the folders"
             )
             raise UserError(PATH, self.path, why)
+        several(self.labels())
         for name in names:
             self._load(name)
 

@@ -112,7 +112,7 @@ class Categorical(Lab, Tokens):
         return {"corpus": self._corpus()} if self.distribution == "text" else {}
 
     def _corpus(self) -> Corpus:
-        return build(self.corpus, Corpus, "corpus")
+        return build(self.corpus, Corpus, "corpus", group="domain/corpus")
 
     def prepare(self, out: Path) -> dict[str, Any]:
         result = super().prepare(out)

@@ -132,7 +132,7 @@ class Text(LanguageDomain, Documents):
             require(0 < getattr(self, key) < 1, key, getattr(self, key), "a share of the documents in (0, 1)")
         shares = sum(getattr(self, key) for key in SHARES)
         require(shares < 1, "test_share", self.test_share, "so small that the three shares are less than 1 together")
-        self.source = build(self.corpus, Corpus, "corpus")
+        self.source = build(self.corpus, Corpus, "corpus", group="domain/corpus")
 
     def parts(self) -> Mapping[str, Plugin]:
         return {"corpus": self.source}
