@@ -21,6 +21,7 @@ from genloss.observatory.tables import marked_up
 from genloss.observatory.verdict import KEYS
 from genloss.workflow import export as exporting
 from support import Project
+from test_images import SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -311,3 +312,21 @@ def test_the_labs_points_are_exported(home: Project, tmp_path: Path) -> None:
     ]
     assert [row["points"] for row in loaded.to_list()] == [row["points"] for row in whole]
     assert "Parameters of a model of the lab" in (tmp_path / "lab/model/README.md").read_text()
+
+
+def test_a_diffusion_model_is_no_language_model(home: Project, tmp_path: Path) -> None:
+    """The card's code is run as it is printed; the images are what diffusers and datasets make of them."""
+    from datasets import Image, load_dataset
+
+    run = home.ok("run", *SMALL, "rounds=1").folder
+    home.ok("export", str(run), "--to", str(tmp_path / "out"))
+    card = (tmp_path / "out/model/README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["library_name"] == "diffusers" and "transformers" not in card.partition("## Lineage")[0]
+    code = card.partition("~~~~~~~~python\n")[2].partition("~~~~~~~~")[0]
+    made: dict[str, Any] = {}
+    exec(code.replace("FOLDER", str(tmp_path / "out/model")), made)
+    assert made["images"].shape == (8, 1, 8, 8) and made["images"].isfinite().all()
+    loaded: Any = load_dataset(str(tmp_path / "out"), split="train")
+    assert "cast_column" in (tmp_path / "out/README.md").read_text()
+    assert loaded.cast_column("image", Image())[0]["image"].size == (8, 8)

@@ -183,6 +183,7 @@ def dataset_card(facts: Facts) -> str:
             "configs": configs,
         }
     )
+    pictures = any("image" in schema.names for schema in facts.schemas.values())
     made = "round 0 trains on real data alone" if facts.n == 0 else f"made by model {facts.n - 1}, and kept or rejected"
     lines = [
         f"# {facts.run}, round {facts.n}",
@@ -191,7 +192,8 @@ def dataset_card(facts: Facts) -> str:
         piped(["split", "records"], list(facts.counts.items())),
         "`generation` is 0 for real records and g for those that model g−1 made; `parents` are ids of records that one "
         "was made from; `weight` is what a record counts in the loss; `reason` is why curation kept or dropped it. "
-        "Text that a model made may be wrong, offensive, or a copy of what it learned from.",
+        "What a model made may be wrong, offensive, or a copy of what it learned from.",
+        *(['`image` holds PNG files: `.cast_column("image", datasets.Image())` decodes them.'] if pictures else []),
         "## Licence",
         about,
         *_lineage(facts),
@@ -201,12 +203,11 @@ def dataset_card(facts: Facts) -> str:
     return head + "\n" + "\n\n".join([*lines, *_made(facts)]) + "\n"
 
 
-def model_card(facts: Facts, how: str, base: str | None, transformers: bool, weights: str) -> str:
-    """README.md of a model. how: Markdown that says how it is loaded; base: of an adapter, its name on a hub; weights:
-    what is to be said where they are not there, else ''."""
+def model_card(facts: Facts, how: str, base: str | None, library: Mapping[str, str], weights: str) -> str:
+    """README.md of a model. how: Markdown that says how it is loaded; base: of an adapter, its name on a hub; library:
+    what the header says of the one that loads it; weights: what is to be said where they are not there, else ''."""
     known: dict[str, Any] = {"license": facts.licence[0], "tags": ["recursive-training", "genloss"]}
-    if transformers:
-        known |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    known |= library
     if base:
         known |= {"base_model": base}
     lines = [

@@ -69,6 +69,8 @@ def show(folder: Path, n: int | None, count: int) -> int:
     chosen = rounds[-1] if n is None else n
     text = samples(folder, chosen, count)
     if not text:
-        raise UserError(str(folder), None, f"has no text in round {chosen}; `genloss report` shows its numbers")
+        raise UserError(
+            str(folder), None, f"has no text in round {chosen}; `genloss report` shows its numbers, and pictures"
+        )
     print(text, end="")
     return 0

