@@ -234,6 +234,7 @@ def _bars(axis: Axes, values: Mapping[str, tuple[float, float, float]], colour: 
     if (low < high).any():
         axis.errorbar(mean, at, xerr=[mean - low, high - mean], fmt="none", ecolor="#222222", capsize=2, lw=1)
     axis.set_yticks(at, [_named(name) for name in values])
+    axis.locator_params(axis="x", nbins=5)  # numbers of four digits would run into each other
 
 
 def _published(axis: Axes, panel: Panel) -> None:

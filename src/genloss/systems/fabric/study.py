@@ -77,25 +77,27 @@ STUDY = Study(
     (
         *(
             Panel(
-                f"{title}, above that without feedback",
+                f"{title} without feedback",
                 {name: Value(metric, where) for name, where in ARMS.items()},
                 rounds=True,
                 against=Value(base, NONE),
             )
             for title, metric, base in (
-                ("mean preference of a session", "preference", "preference"),
-                ("its least", "preference_min", "preference_min"),
-                ("its largest", "preference_max", "preference_max_so_far"),
-                ("diversity of a session", "pixel_diversity", "pixel_diversity"),
+                ("mean preference of a session, above that", "preference", "preference"),
+                ("its least, above that", "preference_min", "preference_min"),
+                ("its largest, above that of all rounds so far", "preference_max", "preference_max_so_far"),
+                ("diversity of a session, above that", "pixel_diversity", "pixel_diversity"),
             )
         ),
         Panel(
-            "mean preference, last round, above that without",
+            "mean preference, last round, above that without feedback",
             {k: mean(v) for k, v in OTHERS.items()},
             against=mean(NONE),
         ),
         Panel(
-            "diversity, last round, above that without", {k: varied(v) for k, v in OTHERS.items()}, against=varied(NONE)
+            "diversity, last round, above that without feedback",
+            {k: varied(v) for k, v in OTHERS.items()},
+            against=varied(NONE),
         ),
     ),
 )
