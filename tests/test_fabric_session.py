@@ -102,6 +102,19 @@ def test_a_hidden_target_may_be_a_picture(tmp_path: Path) -> None:
         ("fabric", "recipe.weight=-1", "recipe.weight=-1.0: must be in [0, 100]"),
         ("fabric", "recipe.sides=left", "recipe.sides=left: unknown"),
         ("fabric", "recipe.n=0", "recipe.n=0: must be at least 1"),
+        ("fabric", "recipe.scheduler=euler recipe.eta=1", "recipe.eta=1.0: must be 0 with scheduler=euler"),
+        ("fabric", "model.timesteps=10", "recipe.steps=20: must be at most 10, the timesteps of the model's noise"),
+        ("fabric", "model.attention=0", "leaves a UNet without the self-attention that FABRIC works through"),
+        (
+            "fabric/person",
+            "curation.clicks.liked=[12]",
+            "curation.clicks.liked=[12]: must be numbers of images, of which",
+        ),
+        (
+            "fabric/person",
+            "rounds=1 +schedule.1.curation.clicks.disliked=[99]",
+            "schedule.1.curation.clicks.disliked=[99]: must be numbers of images, of which a round has 12",
+        ),
         ("fabric", "trainer.start=base", "trainer.start=base: must be previous"),
         ("fabric", "+metrics.preference.preference.threshold=1", "preference.preference.threshold=1.0: must be"),
         ("fabric/sprites", "recipe.label=-1", "recipe.label=-1: must be the number of a class"),
@@ -113,7 +126,7 @@ def test_a_hidden_target_may_be_a_picture(tmp_path: Path) -> None:
 )
 def test_configs_that_are_refused(experiment: str, override: str, says: str) -> None:
     with pytest.raises(UserError) as refused:
-        Experiment(compose([f"experiment={experiment}", override]))
+        Experiment(compose([f"experiment={experiment}", *override.split()]))
     assert says in str(refused.value)
 
 

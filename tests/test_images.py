@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from genloss.core.errors import UserError
 from genloss.core.plugin import build
 from genloss.core.seeds import generator
 from genloss.domains.images import Images
+from genloss.domains.images.corpora import ImageFolder
 from genloss.domains.images.model import SavedUNet, UNet, load
 from genloss.domains.images.pictures import encode
 from genloss.domains.images.sampling import Step, guided, sample
@@ -208,9 +210,18 @@ def test_nouns(tmp_path: Path) -> None:
         assert picture.image[2, 4:6].tolist() == [[255, 0, 0]] * 2
         assert bytes(picture.image[3, 4]) == ground and picture.image[3, 5].tolist() == [0, 255, 0]
         assert picture.label == picture.factors["glasses"]
-    path.write_text(json.dumps({**said, "palette": [""]}))
-    with pytest.raises(UserError, match=r"is no image-data.json of @nouns/assets"):
-        domain.source.labels()
+    wrong: list[dict[str, Any]] = [
+        {"palette": [""]},
+        {"bgcolors": []},
+        {"bgcolors": ["0a", "0b"]},  # no colours, which would be grey ones
+        {"bgcolors": ["0a0b0c0d", "d5d7e1ff"]},
+        {"images": {**said["images"], "heads": [{"filename": "a", "data": 5}]}},
+        {"images": {**said["images"], "heads": []}},
+    ]
+    for change in wrong:
+        path.write_text(json.dumps({**said, **change}))
+        with pytest.raises(UserError, match=r"is no image-data.json of @nouns/assets"):
+            domain.source.labels()
 
 
 def folder_of(root: Path, classes: dict[str, int], side: int = 8) -> Path:
@@ -250,6 +261,12 @@ def test_datasets(tmp_path: Path) -> None:
     assert source.labels() == ["a", "b"]
     assert [picture.label for picture in source.pictures()] == [0, 1] * 6
     assert encode(np.stack([picture.image for picture in source.pictures()])) == raw
+    bad = {"image": [*raw[:7], raw[7][:50], *raw[8:]], "label": ["a", None] * 6}
+    datasets.Dataset.from_dict(bad).save_to_disk(str(tmp_path / "bad"))
+    source = Images(corpus={**corpus, "path": str(tmp_path / "bad")}).source
+    assert source.labels() == ["a"]  # none is no class
+    with pytest.raises(UserError, match=r"domain\.corpus\.path=.*bad, row 7: is no whole picture"):
+        list(source.pictures())
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -422,6 +439,8 @@ def refused(*overrides: str) -> str:
         (["recipe.scheduler=dimm"], "recipe.scheduler=dimm: unknown; did you mean ddim?"),
         (["recipe.scheduler=euler", "recipe.eta=1"], "recipe.eta=1.0: must be 0 with recipe.scheduler=euler"),
         (["model.channels=[10]"], "model.channels=[10]: must be multiples of model.groups=8"),
+        (["model.timesteps=10"], "recipe.steps=20: must be at most 10, the timesteps of the model's noise"),
+        (["recipe.chunk=100000"], "recipe.chunk=100000: must be from 1 to 4096"),
         (["model.channels=[8,8,8,8,8]", "domain/corpus=digits"], "16 divides the 8 pixels a side"),
         (["model.attention=4"], "model.attention=4: must be 0 to 3, a number of levels"),
         (["model.head_width=64", "model.attention=2"], "a divisor of model.channels=[16, 32, 64] where"),
@@ -462,6 +481,24 @@ def test_bad_folders_are_refused(tmp_path: Path, project: Path) -> None:
     torn = folder_of(tmp_path / "torn", {"cats": 2, "dogs": 2})
     (torn / "dogs/1.png").write_bytes((torn / "dogs/1.png").read_bytes()[:60])
     assert "1.png" in of(torn)
+    gone = folder_of(tmp_path / "gone", {"cats": 2, "dogs": 2})
+    (gone / "dogs/2.png").symlink_to("nowhere")
+    assert "dogs/2.png: cannot be read (No such file" in of(gone)
+    pipe = folder_of(tmp_path / "pipe", {"cats": 2, "dogs": 2})
+    os.mkfifo(pipe / "cats/2.png")
+    assert "cats/2.png: is no file; replace it" in of(pipe)
+    loop = folder_of(tmp_path / "loop", {"cats": 2, "dogs": 2})
+    (loop / "dogs/again").symlink_to(loop)
+    assert "dogs/again: is a link to a folder that it is in" in of(loop)
+
+
+def test_a_class_may_be_a_link(tmp_path: Path) -> None:
+    """As in data sets that were put together of others: a class that is left out would be left out in silence."""
+    folder_of(tmp_path / "elsewhere", {"many": 5})
+    root = folder_of(tmp_path / "mine", {"cats": 4})
+    (root / "dogs").symlink_to(tmp_path / "elsewhere/many")
+    source = ImageFolder(path=str(root), side=8)
+    assert source.labels() == ["cats", "dogs"] and [p.label for p in source.pictures()] == [0] * 4 + [1] * 5
 
 
 def test_bad_idx_files_are_refused(fashion: dict[str, Any], tmp_path: Path, project: Path) -> None:
@@ -478,10 +515,22 @@ def test_bad_idx_files_are_refused(fashion: dict[str, Any], tmp_path: Path, proj
     assert "ends 3 bytes before its head says" in of(labels_file=torn)
     huge = tmp_path / "huge"
     huge.write_bytes(bytes([0, 0, 8, 1]) + struct.pack(">I", 2**32 - 1))
-    assert "ends 4294967295 bytes before its head says" in of(labels_file=huge)
+    assert "holds (4294967295,), and not a label for each" in of(labels_file=huge)
+    everything = tmp_path / "everything"
+    everything.write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**32 - 1, 8, 8))
+    assert "ends 4294967295 bytes before its head says" in of(images=everything, labels_file=huge)
+    longer = tmp_path / "longer"
+    longer.write_bytes(Path(fashion["labels_file"]).read_bytes() + b"x")
+    assert "goes on behind what its head says" in of(labels_file=longer)
+    raw = gzip.decompress(Path(fashion["images"]).read_bytes())
+    longer.write_bytes(raw + b"x")
+    with pytest.raises(UserError, match=r"domain\.corpus\.images=.*longer: goes on behind"):
+        Images(corpus={**fashion, "images": str(longer)}).prepare(tmp_path / "data")
     text = tmp_path / "text"
     text.write_text("no idx at all")
     assert "is no idx file of bytes" in of(images=text)
+    solid = idx(tmp_path / "solid", np.zeros((40, 1, 1), dtype=np.uint8))
+    assert "holds (40, 1, 1), and not a label for each" in of(labels_file=solid)
     wide = idx(tmp_path / "wide", np.zeros((40, 8, 9), dtype=np.uint8))
     assert "and not [n, side, side] of images" in of(images=wide)
 
@@ -494,6 +543,59 @@ def test_pickled_weights_are_refused(model: Path, tmp_path: Path, project: Path)
     assert "has sample_size=8, and the images of the domain 32" in refused(*mine[1:])
     (held / "diffusion_pytorch_model.safetensors").rename(held / "diffusion_pytorch_model.bin")
     assert "holds only pickled weights (diffusion_pytorch_model.bin), which run code" in refused(*mine)
+
+
+BLOCKS = "down_block_types"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("config.json", {"block_out_channels": [8, 10**9]}, "cannot be loaded ("),
+        ("config.json", {"layers_per_block": 10**6}, "layers_per_block=1000000, and 145 weights"),
+        ("config.json", {"block_out_channels": [8, 24]}, "(16,), and (24,) by config.json"),
+        ("config.json", {"num_class_embeds": 5}, "class_embedding.weight is (11, 32), and (5, 32) by config.json"),
+        ("config.json", {BLOCKS: ["None", "DownBlock2D"]}, "cannot be loaded ("),
+        ("config.json", {"sample_size": [8, 8]}, "has sample_size=[8, 8], and the images of the domain 8"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**10}, "num_train_timesteps=10000000000"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}, "num_train_timesteps=x, and not 2 to 10000"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10}, "recipe.steps=20: must be at most 10"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction_type=sample, and none of"),
+        ("scheduler/scheduler_config.json", {"timestep_spacing": "x"}, "timestep_spacing=x, and none of leading"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.2]}, "are no noise of 1000 timesteps"),
+        ("scheduler/scheduler_config.json", [], "cannot be loaded ("),
+    ],
+    ids=str,
+)
+def test_a_saved_model_is_looked_at_before_any_work(
+    file: str, change: Any, said: str, model: Path, tmp_path: Path, project: Path
+) -> None:
+    """By names and shapes: what a config says may be larger than any memory."""
+    held = tmp_path / "saved"
+    shutil.copytree(model, held)
+    before = json.loads((held / file).read_text())
+    (held / file).write_text(json.dumps({**before, **change} if change else change))
+    assert said in refused("domain/corpus=digits", "model=saved_unet", f"model.path={held}")
+
+
+def test_weights_that_are_none_are_refused_before_any_work(model: Path, tmp_path: Path, project: Path) -> None:
+    held = tmp_path / "saved"
+    shutil.copytree(model, held)
+    weights = held / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    for raw in (whole[:-8], b"", b"\xff" * 8 + b"{}", b"\x80\x04pickled"):
+        weights.write_bytes(raw)
+        why = refused("domain/corpus=digits", "model=saved_unet", f"model.path={held}")
+        assert "cannot be loaded (Error while deserializing header" in why and "save it with diffusers again" in why
+
+
+def test_more_images_than_memory_holds_are_refused(model: Path, fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genloss.domains.images.sampling.memory", lambda device: 1e6)
+    with pytest.raises(UserError, match=r"recipe\.chunk=400: 400 images at once take 0 GB, and there are 0; lower it"):
+        drawn(model, 1, chunk=400, runtime=Runtime(workers=1))
+    monkeypatch.setattr("genloss.language.training.memory", lambda device: 1e6)
+    with pytest.raises(UserError, match=r"trainer\.batch=32: the residual blocks of 32 images take"):
+        fit("large", Diffusion(steps=1, batch=32))
 
 
 def test_a_damaged_model_is_refused(model: Path, tmp_path: Path) -> None:

@@ -104,8 +104,8 @@ def test_bad_pictures_are_refused_in_one_line(name, as_file, tmp_path):
 
 
 def test_files_that_are_not_there_or_no_files(tmp_path):
-    for path in (tmp_path / "nothing.png", tmp_path):
-        with pytest.raises(UserError, match=r"cannot be read \("):
+    for path, said in ((tmp_path / "nothing.png", r"cannot be read \("), (tmp_path, "is no file; replace it")):
+        with pytest.raises(UserError, match=said):
             load(path)
 
 

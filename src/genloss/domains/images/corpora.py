@@ -16,6 +16,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import struct
 import zlib
 from abc import ABC, abstractmethod
@@ -157,11 +158,11 @@ class Nouns(ImageCorpus):
             drawn = {
                 part: np.stack([_part(each["data"], palette) for each in said["images"][part]]) for part in self.PARTS
             }
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            ground = np.ones((len(grounds), self.side, self.side, 4), dtype=np.uint8)
+            ground[..., :3] = np.array(grounds, dtype=np.uint8)[:, None, None]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             why = f"is no image-data.json of @nouns/assets ({first_line(error)})"
             raise UserError(PATH, self.path, why) from None
-        ground = np.ones((len(grounds), self.side, self.side, 4), dtype=np.uint8)
-        ground[..., :3] = np.array(grounds, dtype=np.uint8)[:, None, None]
         names[self.BACKGROUND] = [str(text) for text in said["bgcolors"]]
         return names, drawn | {self.BACKGROUND: ground}
 
@@ -184,7 +185,8 @@ class Nouns(ImageCorpus):
 
 def _colour(text: str) -> tuple[int, int, int]:
     """RGB of six hex digits; black of none, which is what nothing is drawn in."""
-    return cast("tuple[int, int, int]", tuple(bytes.fromhex(text))) if text else (0, 0, 0)
+    red, green, blue = bytes.fromhex(text) if text else (0, 0, 0)
+    return red, green, blue
 
 
 def _part(data: str, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
@@ -202,6 +204,10 @@ def _part(data: str, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
     made = np.zeros((32, 32, 4), dtype=np.uint8)
     made[top : bottom + 1, left:right] = table[box.reshape(high, wide)]
     return made
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(PATH, shown_name(Path(error.filename)), f"cannot be read ({error.strerror}); mend it") from None
 
 
 # -- read ----------------------------------------------------------------------------------------------------------
@@ -228,8 +234,9 @@ class Digits(ImageCorpus):
 
 @dataclass
 class ImageFolder(ImageCorpus):
-    """Image files below a folder, in the order of their names, each turned, cut and scaled to squares by
-    genloss.domains.images.pictures.load. The folders directly in it are the classes; without any there are none."""
+    """Image files below a folder, links among them, in the order of their names, each turned, cut and scaled to
+    squares by genloss.domains.images.pictures.load. The folders directly in it are the classes; without any there are
+    none."""
 
     path: str = "???"
     side: int = 32
@@ -244,8 +251,15 @@ class ImageFolder(ImageCorpus):
     def names(self) -> list[str]:
         """Of the files, relative to the folder; without hidden ones, such as copies in .ipynb_checkpoints."""
         root = self._root()
-        here = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        found = [name for path in here if "/." not in f"/{(name := str(path.relative_to(root)))}"]
+        found = []
+        for folder, below, files in os.walk(root, onerror=_unreadable, followlinks=True):
+            here = Path(folder)
+            below[:] = [name for name in below if not name.startswith(".")]
+            for link in (here / name for name in below if (here / name).is_symlink()):
+                if here.resolve().is_relative_to(link.resolve()):
+                    raise UserError(PATH, shown_name(link), "is a link to a folder that it is in; take it out")
+            seen = (name for name in files if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."))
+            found += [str((here / name).relative_to(root)) for name in seen]
         return sorted(found, key=lambda name: name.replace("/", "\0"))
 
     def check(self, experiment: Experiment) -> None:
@@ -293,7 +307,6 @@ class Idx(ImageCorpus):
     names: list[str] = field(default_factory=list)
 
     def check(self, experiment: Experiment) -> None:
-        several(self.labels())
         shape = self._shape()
         if len(shape) not in (3, 4) or shape[1] != shape[2] or (len(shape) == 4 and shape[3] not in CHANNELS):
             raise UserError("domain.corpus.images", self.images, f"holds {shape}, and not [n, side, side] of images")
@@ -302,6 +315,7 @@ class Idx(ImageCorpus):
             if len(counted) != 1 or counted[0] != shape[0]:
                 why = f"holds {counted}, and not a label for each of {shape[0]} images"
                 raise UserError("domain.corpus.labels_file", self.labels_file, why)
+        several(self.labels())
 
     def places(self) -> tuple[str, ...]:
         return ("images", "labels_file")
@@ -325,7 +339,7 @@ class Idx(ImageCorpus):
     def _numbers(self) -> np.ndarray:
         key = "domain.corpus.labels_file"
         with _idx(self.labels_file, key) as (file, shape):
-            return np.frombuffer(_taken(file, math.prod(shape), self.labels_file, key), dtype=np.uint8)
+            return np.frombuffer(_taken(file, math.prod(shape), self.labels_file, key, last=True), dtype=np.uint8)
 
     def labels(self) -> list[str]:
         numbers = self._numbers()
@@ -340,7 +354,8 @@ class Idx(ImageCorpus):
         with _idx(self.images, key) as (file, shape):
             one = (*shape[1:], 1)[:3]
             for i in range(shape[0]):
-                raw = np.frombuffer(_taken(file, math.prod(one), self.images, key), dtype=np.uint8)
+                taken = _taken(file, math.prod(one), self.images, key, last=i + 1 == shape[0])
+                raw = np.frombuffer(taken, dtype=np.uint8)
                 yield Picture(f"{i:06d}", raw.reshape(one), int(numbers[i]), {})
 
 
@@ -366,18 +381,22 @@ class _idx:
         self.file.close()
 
 
-def _taken(file: IO[bytes], size: int, path: str, key: str) -> bytes:
-    """The next bytes of a file, all of them. No more than the file has is asked for: its head may say anything."""
+def _taken(file: IO[bytes], size: int, path: str, key: str, last: bool = False) -> bytes:
+    """The next bytes of a file, all of them. No more than the file has is asked for: its head may say anything. last:
+    nothing may follow them."""
     parts: list[bytes] = []
     left = size
     try:
         while left and (part := file.read(min(left, 1 << 20))):
             parts.append(part)
             left -= len(part)
+        more = last and not left and file.read(1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(key, path, f"cannot be read ({first_line(error)})") from None
     if left:
         raise UserError(key, path, f"ends {left} bytes before its head says")
+    if more:
+        raise UserError(key, path, "goes on behind what its head says; one of the two is wrong")
     return b"".join(parts)
 
 
@@ -431,7 +450,7 @@ class ImageDatasets(ImageCorpus):
             return []
         rows = self._rows()
         names = getattr((rows.features or {}).get(self.label), "names", None)
-        return list(names) if names else sorted({str(row[self.label]) for row in rows})
+        return list(names) if names else sorted({str(row[self.label]) for row in rows if row[self.label] is not None})
 
     def pictures(self) -> Iterator[Picture]:
         number = {name: i for i, name in enumerate(self.labels())}
@@ -445,5 +464,5 @@ class ImageDatasets(ImageCorpus):
                 raise UserError("domain.corpus.column", self.column, why)
             said = row.get(self.label) if self.label else None
             label = -1 if said is None else int(said) if numbered else number[str(said)]
-            image = load(raw, size=self.side, channels=self.channels, key=PATH)
+            image = load(raw, size=self.side, channels=self.channels, key=PATH, name=f"{self.path}, row {i}")
             yield Picture(f"{i:06d}", image, label, {})

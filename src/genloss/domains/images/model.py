@@ -10,6 +10,7 @@ none, which guidance without a classifier needs (Ho & Salimans 2022)."""
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,6 +30,8 @@ PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon"}
 SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler"
+SPACINGS = ("leading", "linspace", "trailing")  # of timesteps that are sampled at
+MOST_STEPS = 10_000  # timesteps of noise
 SAVED = ("config.json", WEIGHTS, f"{SCHEDULER}/scheduler_config.json")
 
 
@@ -45,6 +48,10 @@ class DiffusionModel(Model):
     def noise(self, fit: Fit) -> Any:
         """The DDPMScheduler of such a training."""
         raise NotImplementedError
+
+    @abstractmethod
+    def most_steps(self) -> int:
+        """How many timesteps its noise has, known before a training: a sampler can take no more."""
 
     def initial(self, fit: Fit) -> tuple[Any, Any]:
         """(UNet in training mode, its DDPMScheduler) that a training begins with."""
@@ -96,7 +103,7 @@ class UNet(DiffusionModel):
             fits = width % self.head_width == 0
             require(fits, "head_width", self.head_width, f"a divisor of channels={self.channels} where attention is")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-        require(2 <= self.timesteps <= 10_000, "timesteps", self.timesteps, "from 2 to 10000")
+        require(2 <= self.timesteps <= MOST_STEPS, "timesteps", self.timesteps, f"from 2 to {MOST_STEPS}")
         one_of("prediction", self.prediction, PREDICTIONS)
         one_of("schedule", self.schedule, SCHEDULES)
 
@@ -113,6 +120,9 @@ class UNet(DiffusionModel):
         with torch.device("meta"):
             numbers = sum(p.numel() for p in self.made(domain.side, domain.channels, 10).parameters())
         return Size(4 * numbers, numbers)
+
+    def most_steps(self) -> int:
+        return self.timesteps
 
     def unet(self, fit: Fit) -> Any:
         import torch
@@ -178,6 +188,10 @@ class SavedUNet(DiffusionModel):
         ):
             if said.get(key) != wanted:
                 raise UserError("path", self.path, f"has {key}={said.get(key)}, and the images of the domain {wanted}")
+        check_loads(self._folder(), self.path, "path")
+
+    def most_steps(self) -> int:
+        return int(noise_of(self._folder()).config.num_train_timesteps)
 
     def base(self, fit: Fit) -> Path:
         told, known = _config(self._folder()).get("num_class_embeds"), classes(fit.data)
@@ -190,6 +204,12 @@ class SavedUNet(DiffusionModel):
 def classes(data: Path) -> int:
     """K of prepared data."""
     return len(json.loads((data / LABELS).read_text(encoding="utf-8")))
+
+
+def features(unet: Any) -> int:
+    """Numbers that one image has in a UNet, of one layer at each of its levels."""
+    side, widths = unet.config.sample_size, unet.config.block_out_channels
+    return int(sum(width * (side >> level) ** 2 for level, width in enumerate(widths)))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -213,11 +233,45 @@ def check_saved(folder: Path, shown: str, key: str) -> None:
             raise UserError(key, shown, f"has no {name}; save the UNet and its scheduler with diffusers")
 
 
+def check_loads(folder: Path, shown: str, key: str) -> None:
+    """Refuse a folder whose config, weights and noise do not go together, by the names and shapes of the weights alone
+    (UserError): what a config says may be larger than any memory."""
+    import torch
+    from diffusers import UNet2DModel
+    from safetensors import safe_open
+
+    said = _config(folder)
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if not 0 < said.get("layers_per_block", 1) <= len(held):
+            raise ValueError(f"layers_per_block={said['layers_per_block']}, and {len(held)} weights")
+        with torch.device("meta"):
+            wanted = {name: tuple(each.shape) for name, each in UNet2DModel.from_config(said).state_dict().items()}
+        for name in sorted(held.keys() | wanted.keys()):
+            if held.get(name) != wanted.get(name):
+                raise ValueError(f"{name} is {held.get(name)}, and {wanted.get(name)} by config.json")
+        noise_of(folder)
+    except Exception as error:  # diffusers raises many kinds of a config that somebody has changed
+        raise UserError(key, shown, f"cannot be loaded ({first_line(error)}); save it with diffusers again") from None
+
+
 def noise_of(folder: Path) -> Any:
-    """The DDPMScheduler of a saved model."""
+    """The DDPMScheduler of a saved model. ValueError: it is the noise of no training here."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler.from_pretrained(folder, subfolder=SCHEDULER)
+    file = f"{SCHEDULER}/scheduler_config.json"
+    said = json.loads((folder / file).read_text(encoding="utf-8"))
+    steps = said.get("num_train_timesteps", 1000)
+    if type(steps) is not int or not 2 <= steps <= MOST_STEPS:
+        raise ValueError(f"{file} has num_train_timesteps={steps}, and not 2 to {MOST_STEPS}")
+    for key, known in (("prediction_type", tuple(PREDICTIONS.values())), ("timestep_spacing", SPACINGS)):
+        if said.get(key, known[0]) not in known:
+            raise ValueError(f"{file} has {key}={said[key]}, and none of {', '.join(known)}")
+    scheduler = DDPMScheduler.from_config(said)
+    if not bool(scheduler.alphas_cumprod.isfinite().all()) or len(scheduler.alphas_cumprod) != steps:
+        raise ValueError(f"the betas of {file} are no noise of {steps} timesteps")
+    return scheduler
 
 
 def load(folder: Path) -> tuple[Any, Any]:

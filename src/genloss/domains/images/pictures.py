@@ -11,6 +11,7 @@ channel, no pixels, or more of them than MOST."""
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,18 +67,28 @@ def decode(column: pa.Array | pa.ChunkedArray | Iterable[bytes]) -> np.ndarray:
     return np.zeros((0, 1, 1, 1), np.uint8) if found is None else found
 
 
-def load(source: str | Path | bytes, *, size: int | None = None, channels: int = 3, key: str = "image") -> np.ndarray:
+def load(
+    source: str | Path | bytes,
+    *,
+    size: int | None = None,
+    channels: int = 3,
+    key: str = "image",
+    name: str | None = None,
+) -> np.ndarray:
     """uint8 [h, w, channels] of a user's picture, scaled to [size, size] if there is a size; UserError names `key` and
-    the file."""
+    `name`, or the file."""
     from PIL import Image, ImageOps
 
-    name: Any = None if isinstance(source, bytes) else source
+    if name is None and not isinstance(source, bytes):
+        name = str(source)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
 
     def refuse(why: str) -> UserError:
         return UserError(key, name, f"{why}, or take it out")
 
     try:
+        if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
+            raise refuse("is no file; replace it")  # a pipe would be waited for
         with warnings.catch_warnings():  # one of bombs, which are refused below, and others of odd metadata
             warnings.simplefilter("ignore")
             with Image.open(file, formats=FORMATS) as image:

@@ -24,10 +24,10 @@ import torch
 
 from genloss.core import records
 from genloss.core.contracts import Report, Runtime, silent
-from genloss.core.errors import UserError
-from genloss.core.machine import cores
+from genloss.core.errors import UserError, require
+from genloss.core.machine import cores, memory
 from genloss.core.seeds import generator
-from genloss.domains.images.model import load
+from genloss.domains.images.model import features, load
 from genloss.domains.images.pictures import decode, encode
 from genloss.language.model import device_of, one_thread
 
@@ -69,10 +69,22 @@ def weight(guidance: float, bias: float) -> float:
     return guidance if bias == 1 else 1 / bias - 1
 
 
+def check_memory(unet: Any, rows: int, key: str, value: int) -> None:
+    """Refuse more images together than memory holds (UserError of `key`): the way up through a UNet needs what each
+    layer on the way down has made."""
+    needed = 4 * rows * (unet.config.layers_per_block + 1) * features(unet)
+    there = memory(unet.device.type)
+    if needed > there:
+        why = f"{rows} images at once take {needed / 1e9:.0f} GB, and there are {there / 1e9:.0f}; lower it"
+        raise UserError(key, value, why)
+
+
 def stepper(kind: str, trained: Any, steps: int) -> Any:
-    """A scheduler of diffusers for the noise that a model was trained with."""
+    """A scheduler of diffusers for the noise that a model was trained with. UserError: that has fewer timesteps."""
     from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
+    most = int(trained.config.num_train_timesteps)
+    require(steps <= most, "recipe.steps", steps, f"at most {most}, the timesteps of the model's noise")
     config = {k: v for k, v in trained.config.items() if not k.startswith("_")}
     made = (
         DDIMScheduler.from_config(config)
@@ -106,7 +118,7 @@ def sample(
     of DDPM. scratch: finished chunks are kept there, and found again after a kill; None: nothing is kept. hook: takes
     the place of `guided`.
 
-    UserError: guidance of a model that knows no classes; labels that it does not know."""
+    UserError: guidance of a model that knows no classes; labels that it does not know; chunks larger than memory."""
     runtime = runtime or Runtime()
     device = device_of(runtime)
     one_thread()
@@ -144,6 +156,7 @@ def sample(
 
     chunks, done = -(-n // chunk), 0
     workers = 1 if device == "cuda" else min(runtime.workers or cores(), max(1, chunks))
+    check_memory(unet, workers * chunk, "recipe.chunk", chunk)
     with ThreadPoolExecutor(workers, initializer=one_thread) as pool:
         # a few at a time: what is not asked for yet would wait in memory
         for at in range(0, chunks, 4 * workers):

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from genloss.core import records
 from genloss.core.contracts import Fit
 from genloss.core.seeds import generator
-from genloss.domains.images.model import DiffusionModel, classes
+from genloss.domains.images.model import DiffusionModel, classes, features
 from genloss.domains.images.pictures import decode
 from genloss.language.training import Examples, Learner, options_of
 
@@ -89,11 +89,10 @@ class Denoiser(Learner):
         return set()
 
     def memory(self, rows: int) -> tuple[int, str]:
-        """What each residual block of the first level keeps for its gradients alone."""
-        config = self.model.config
-        blocks = 2 * config.layers_per_block + 1
-        numbers = 4 * blocks * config.block_out_channels[0] * config.sample_size**2
-        return 4 * rows * numbers, f"the first level of {rows} images"
+        """What the residual blocks keep for their gradients alone, each the input of two normalisations, two
+        activations and two convolutions."""
+        blocks = 2 * self.model.config.layers_per_block + 1
+        return 4 * rows * 6 * blocks * features(self.model), f"the residual blocks of {rows} images"
 
 
 def errors(

@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from genloss.core.capabilities import Images, able
-from genloss.core.contracts import Plugin
+from genloss.core.contracts import Experiment, Plugin
 from genloss.core.errors import UserError, require
 from genloss.core.plugin import build
 from genloss.curate import Context, Decision, RecordCurator, blank, decision
+from genloss.generate import Recipe
 from genloss.systems.fabric.preferences import Preference
 
 SESSION = "session"  # column of generated records: whose feedback they are for
@@ -94,6 +95,12 @@ class Clicks(Feedback):
             require(ok, key, numbers, "numbers of images, from 0, each once")
         both = sorted(set(self.liked) & set(self.disliked))
         require(not both, "disliked", self.disliked, f"of other images than the liked ones, and {both} are both")
+
+    def check(self, experiment: Experiment) -> None:
+        most = experiment.recipe.at_most() if isinstance(experiment.recipe, Recipe) else None
+        for key in (LIKED, DISLIKED):
+            there = most is None or all(i < most for i in getattr(self, key))
+            require(there, key, getattr(self, key), f"numbers of images, of which a round has {most}, from 0")
 
     def say(self, table: pa.Table, context: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found = []

@@ -27,10 +27,11 @@ from genloss.core.capabilities import Images, able
 from genloss.core.contracts import DROPPED, HISTORY, Experiment, Fit
 from genloss.core.errors import UserError, one_of, require
 from genloss.core.machine import cores
-from genloss.domains.images.draw import SCHEDULERS
+from genloss.domains.images.draw import Sampled
+from genloss.domains.images.model import UNet
 from genloss.domains.images.pictures import encode
 from genloss.domains.images.trainer import Diffusion
-from genloss.generate import Recipe, Request
+from genloss.generate import Request
 from genloss.language.curve import write_curve
 from genloss.systems.fabric.curator import DISLIKED, LIKED, SESSION, Feedback, Preferred, sessions
 
@@ -46,7 +47,7 @@ class References(NamedTuple):
 
 
 @dataclass
-class Fabric(Recipe):
+class Fabric(Sampled):
     """Images with feedback. Sampling is that of the recipe `diffusion`; the options of feedback are explained at
     genloss.systems.fabric.sampler.Feedback."""
 
@@ -65,21 +66,16 @@ class Fabric(Recipe):
     scheduler: str = "ddim"
     steps: int = 25
     eta: float = 0.0
-    needs = (Images,)
 
     def __post_init__(self) -> None:
-        for key in ("n", "sessions", "steps"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        super().__post_init__()
+        require(self.sessions >= 1, "sessions", self.sessions, "at least 1")
         require(self.label is None or self.label >= 0, "label", self.label, "the number of a class, or null")
         require(self.remember >= 0, "remember", self.remember, "at least 0 (0: all)")
-        require(self.steps <= 1000, "steps", self.steps, "at most 1000")
         require(0 <= self.weight <= 100, "weight", self.weight, "in [0, 100] (0: no feedback)")
         require(0 <= self.negative <= 100, "negative", self.negative, "in [0, 100] (0: no dislikes)")
         require(0 <= self.start <= self.end <= 1, "start", self.start, f"a share of the steps, at most end={self.end}")
         require(0 <= self.dropout <= 1, "dropout", self.dropout, "a probability")
-        require(self.guidance >= 0, "guidance", self.guidance, "at least 0 (0: faithful)")
-        require(0 <= self.eta <= 1, "eta", self.eta, "in [0, 1]")
-        one_of("scheduler", self.scheduler, SCHEDULERS)
         one_of("sides", self.sides, SIDES)
         if self.guidance == 0 and self.sides != LIKED and self.weight * self.negative > 0:
             why = "has no pass for dislikes to act in; set it above 0, or sides=liked"
@@ -92,6 +88,10 @@ class Fabric(Recipe):
         return (HISTORY, DROPPED)
 
     def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
+        if isinstance(experiment.model, UNet) and not experiment.model.attention:
+            why = "leaves a UNet without the self-attention that FABRIC works through; give it some"
+            raise UserError("model.attention", experiment.model.attention, why)
         if not any(isinstance(curator, Feedback) for curator in experiment.curators.values()):
             named = "+".join(experiment.curators) or "none"
             raise UserError("curation", named, "gives no feedback; set curation=preferred, or curation=clicks")
@@ -104,6 +104,7 @@ class Fabric(Recipe):
 
     def generate(self, request: Request) -> tuple[pa.Table, dict[str, Any]]:
         from genloss.domains.images.model import load
+        from genloss.domains.images.sampling import check_memory
         from genloss.language.model import device_of, one_thread
 
         device = device_of(request.runtime)
@@ -114,6 +115,7 @@ class Fabric(Recipe):
         references = self._references(request)
         kept: list[pa.Table] = []
         workers = 1 if device == "cuda" else min(request.runtime.workers or cores(), self.sessions)
+        check_memory(unet.to(device), workers * self.n, "recipe.n", self.n)
 
         def made(session: int) -> np.ndarray:
             return self._session(deepcopy(unet).to(device), trained, session, known, references[session], request.seed)
