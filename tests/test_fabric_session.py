@@ -103,7 +103,11 @@ def test_a_hidden_target_may_be_a_picture(tmp_path: Path) -> None:
         ("fabric", "recipe.sides=left", "recipe.sides=left: unknown"),
         ("fabric", "recipe.n=0", "recipe.n=0: must be at least 1"),
         ("fabric", "recipe.scheduler=euler recipe.eta=1", "recipe.eta=1.0: must be 0 with recipe.scheduler=euler"),
-        ("fabric", "model.timesteps=10", "recipe.steps=20: must be at most 10, the timesteps of the model's noise"),
+        (
+            "fabric",
+            "model.timesteps=5 recipe.steps=6",
+            "recipe.steps=6: must be at most 5, the timesteps of the model's noise",
+        ),
         ("fabric", "model.attention=0", "leaves a UNet without the self-attention that FABRIC works through"),
         (
             "fabric/person",
