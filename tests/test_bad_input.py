@@ -521,7 +521,7 @@ def test_table_of_numbers(main, project: Path, tiny) -> None:
     ("overrides", "words"),
     [
         (["size=100000"], ["100000", "real training records", "lower it"]),
-        (["mixing=fresh", "rounds=30"], ["mixing.real.n=48", "30 rounds", "lower it"]),
+        (["mixing=fresh", "rounds=30"], ["mixing.real.n=48", "rounds 0 to 30", "lower it"]),
         (["mixing.real.n=100000", "mixing.real.kind=fixed"], ["mixing.real.n=100000", "real training records"]),
         (
             ["mixing=real_only", "mixing.budget.kind=fixed", "mixing.budget.n=60"],

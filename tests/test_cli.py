@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -354,6 +355,8 @@ CRITIC = {
 
 def made_images(folder: Path) -> None:
     """What options of images look at before any work."""
+    import diffusers
+
     for name in ("images/a/0.png", "images/b/0.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(encode(np.zeros((1, 8, 8, 3), dtype=np.uint8))[0])
@@ -363,11 +366,11 @@ def made_images(folder: Path) -> None:
     parts = dict.fromkeys(("bodies", "accessories", "heads", "glasses"), part)
     said = {"bgcolors": ["000000", "ffffff"], "palette": ["", "ff0000"], "images": parts}
     (folder / "image-data.json").write_text(json.dumps(said))
-    config = {"_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1}
-    (folder / "unet/scheduler").mkdir(parents=True)
-    (folder / "unet/config.json").write_text(json.dumps(config))
-    for name in ("diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"):
-        (folder / "unet" / name).write_text("{}")
+    blocks = {"block_out_channels": (32,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    shape = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "num_class_embeds": 11}
+    made: list[Any] = [diffusers.UNet2DModel(**shape, **blocks), diffusers.DDPMScheduler()]
+    for model, name in zip(made, ("unet", "unet/scheduler"), strict=True):
+        model.save_pretrained(folder / name)
     index: dict[str, object] = {"_class_name": "StableDiffusionPipeline"}
     for name, (library, kind) in {
         "unet": ("diffusers", "UNet2DConditionModel"),

@@ -126,7 +126,7 @@ def refused(folder: Path, *more: str) -> str:
         (['recipe.prompts=["a cat"," "]'], "texts with words"),
         (["recipe.size=15"], "a multiple of 2"),
         (["recipe.size=4"], "at least the 8 pixels"),
-        (["recipe.scheduler=euler", "recipe.eta=1"], "0 with scheduler=euler"),
+        (["recipe.scheduler=euler", "recipe.eta=1"], "0 with recipe.scheduler=euler"),
         (["recipe.guidance=-1"], "at least 0"),
     ],
 )

@@ -10,7 +10,15 @@ RATING = "curation=rating"
 ANSWERS = "followed/answer"  # of the next model, where test has both skills
 
 
-def arm(metric: str, curation: str, round: int = 1, control: str = "none", n: int = ALL, tags: bool = True) -> Value:
+def arm(
+    metric: str,
+    curation: str,
+    round: int = 1,
+    control: str = "none",
+    n: int = ALL,
+    tags: bool = True,
+    reply: str = "digits",
+) -> Value:
     """curation: none, exact, A4 or A5."""
     least = {"A4": 4.0, "A5": 4.5}.get(curation)
     where: dict[str, Any] = {
@@ -18,7 +26,8 @@ def arm(metric: str, curation: str, round: int = 1, control: str = "none", n: in
         "control": control,
         "recipe.n": n,
     }
-    where |= {"curation": "rating" if least else curation} | ({"curation.rating.least": least} if least else {})
+    rating = {"curation.rating.least": least, "curation.rating.reply": reply} if least else {}
+    where |= {"curation": "rating" if least else curation} | rating
     return Value(metric, where, round)
 
 
@@ -28,7 +37,8 @@ STUDY = Study(
     sweeps=(
         ("experiment=humpback/backward", SEEDS),
         (SEEDS, "curation=none,exact", "rounds=1"),  # whose later rounds keep what the first one kept
-        (SEEDS, RATING, "curation.rating.least=4.5", "rounds=2"),
+        (SEEDS, RATING, "curation.rating.least=4.5", "rounds=3"),
+        (SEEDS, RATING, "curation.rating.least=4.5", "curation.rating.reply=text", "rounds=1"),
         (SEEDS, RATING, "curation.rating.least=4.5", "control=random", "rounds=1"),
         (SEEDS, RATING, "curation.rating.least=4", "rounds=1"),
         (SEEDS, "curation=none", "rounds=1", f"recipe.n={FEW}"),
@@ -77,6 +87,8 @@ STUDY = Study(
                 "A5": arm(ANSWERS, "A5"),
                 "A5, no tags": arm(ANSWERS, "A5", tags=False),
                 "A5, second iteration": arm(ANSWERS, "A5", 2),
+                "A5, third iteration": arm(ANSWERS, "A5", 3),
+                "A5, grades in words": arm(ANSWERS, "A5", reply="text"),
                 "exact": arm(ANSWERS, "exact"),
             },
         ),
@@ -86,8 +98,12 @@ STUDY = Study(
                 "right, before it": arm("label_accuracy", "A5"),
                 "precision of M0, A5": arm("kept_accuracy", "A5"),
                 "of M1": arm("kept_accuracy", "A5", 2),
+                "of M2": arm("kept_accuracy", "A5", 3),
+                "of M0, in words": arm("kept_accuracy", "A5", reply="text"),
                 "recall of M0, A5 (φ)": arm("phi", "A5"),
                 "of M1 (φ)": arm("phi", "A5", 2),
+                "of M2 (φ)": arm("phi", "A5", 3),
+                "of M0, in words (φ)": arm("phi", "A5", reply="text"),
                 "wrong ones kept, M0 (ψ)": arm("psi", "A5"),
                 "by M1 (ψ)": arm("psi", "A5", 2),
                 "p* of M0, A5": arm("p_star", "A5"),
@@ -95,6 +111,15 @@ STUDY = Study(
                 "of M1, A5": arm("p_star", "A5", 2),
             },
         ),
-        Panel("records kept", {"A4": arm("n_kept", "A4"), "A5": arm("n_kept", "A5"), "A5, M1": arm("n_kept", "A5", 2)}),
+        Panel(
+            "records kept",
+            {
+                "A4": arm("n_kept", "A4"),
+                "A5": arm("n_kept", "A5"),
+                "A5, M1": arm("n_kept", "A5", 2),
+                "A5, M2": arm("n_kept", "A5", 3),
+                "A5, in words": arm("n_kept", "A5", reply="text"),
+            },
+        ),
     ),
 )
