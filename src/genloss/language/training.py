@@ -401,12 +401,12 @@ def draw_on(states: dict[str, Any]) -> None:
 # -- what it is trained on ---------------------------------------------------------------------------------------------
 
 
-class Examples(lightning.LightningDataModule):
+class Examples(lightning.LightningDataModule, ABC):
     """What a training sees."""
 
+    @abstractmethod
     def rows_in(self, epochs: int) -> int:
         """Rows in which every record is seen so often; the last step of them may see some of the next epoch."""
-        raise NotImplementedError
 
 
 class PackedData(Examples):

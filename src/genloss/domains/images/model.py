@@ -36,18 +36,10 @@ SAVED = ("config.json", WEIGHTS, f"{SCHEDULER}/scheduler_config.json")
 
 
 class DiffusionModel(Model):
-    """A UNet2DModel of diffusers and the noise that it is trained with. A subclass has a `base` to begin from, or makes
-    both afresh (`unet`, `noise`)."""
+    """A UNet2DModel of diffusers and the noise that it is trained with. A subclass without a `base` to begin from makes
+    both afresh (`initial`)."""
 
     needs: ClassVar[tuple[type, ...]] = (Images,)
-
-    def unet(self, fit: Fit) -> Any:
-        """The UNet that a training without a `start` begins with."""
-        raise NotImplementedError
-
-    def noise(self, fit: Fit) -> Any:
-        """The DDPMScheduler of such a training."""
-        raise NotImplementedError
 
     @abstractmethod
     def most_steps(self) -> int:
@@ -55,12 +47,13 @@ class DiffusionModel(Model):
 
     def initial(self, fit: Fit) -> tuple[Any, Any]:
         """(UNet in training mode, its DDPMScheduler) that a training begins with."""
-        unet, scheduler = load(fit.start) if fit.start else (self.unet(fit), self.noise(fit))
+        assert fit.start, "a model without a base makes its own"
+        unet, scheduler = load(fit.start)
         return unet.train(), scheduler
 
     def steps_of_noise(self, fit: Fit) -> int:
         """How many timesteps that has."""
-        return int((noise_of(fit.start) if fit.start else self.noise(fit)).config.num_train_timesteps)
+        return int(noise_of(fit.start).config.num_train_timesteps) if fit.start else self.most_steps()
 
     def save(self, unet: Any, scheduler: Any, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """Write a UNet with these weights, and its scheduler, to a folder."""
@@ -124,21 +117,21 @@ class UNet(DiffusionModel):
     def most_steps(self) -> int:
         return self.timesteps
 
-    def unet(self, fit: Fit) -> Any:
+    def initial(self, fit: Fit) -> tuple[Any, Any]:
+        if fit.start:
+            return super().initial(fit)
         import torch
-
-        torch.manual_seed(fit.seed)
-        return self.made(fit.options["side"], fit.options["channels"], classes(fit.data))
-
-    def noise(self, fit: Fit) -> Any:
         from diffusers import DDPMScheduler
 
-        return DDPMScheduler(
+        torch.manual_seed(fit.seed)
+        unet = self.made(fit.options["side"], fit.options["channels"], classes(fit.data))
+        scheduler = DDPMScheduler(
             num_train_timesteps=self.timesteps,
             beta_schedule=SCHEDULES[self.schedule],
             prediction_type=PREDICTIONS[self.prediction],
             timestep_spacing="trailing",  # a sample begins where the noise is all there is (Lin et al. 2024)
         )
+        return unet.train(), scheduler
 
     def made(self, side: int, channels: int, classes: int) -> Any:
         """The UNet, of torch's random numbers."""

@@ -22,14 +22,14 @@ import pyarrow as pa
 from genloss.core import records
 from genloss.core.capabilities import Images, able
 from genloss.core.contracts import Experiment
-from genloss.core.errors import UserError, first_line, one_of, require
+from genloss.core.errors import UserError, first_line, require
 from genloss.core.hashes import sha256_file, tree_hash
 from genloss.core.places import in_project
 from genloss.core.seeds import generator
 from genloss.domains.images.corpora import LABELS
-from genloss.domains.images.draw import SCHEDULERS, drawn_labels
+from genloss.domains.images.draw import Sampled, drawn_labels
 from genloss.domains.images.pictures import decode, encode, load
-from genloss.generate import Recipe, Request
+from genloss.generate import Request
 from genloss.language.saved import PICKLED
 
 INDEX = "model_index.json"
@@ -47,7 +47,7 @@ LABEL = "{label}"
 
 
 @dataclass
-class StableDiffusion(Recipe):
+class StableDiffusion(Sampled):
     """Sampling of a text-to-image model by diffusers' schedulers, with guidance without a classifier. A record's class
     is drawn from the real training data, as with `diffusion`, and `prompt` says it in words; or `prompts` are drawn
     from, each as often as another, and the class is not known. The prompt is kept in the column `prompt`."""
@@ -63,18 +63,11 @@ class StableDiffusion(Recipe):
     eta: float = 0.0  # noise of the steps of DDIM
     guidance: float = 6.5  # w, which is guidance_scale - 1 of diffusers
     chunk: int = 8  # records computed together; part of the identity, since kernels differ between batch sizes
-    needs = (Images,)
 
     def __post_init__(self) -> None:
-        for key in ("n", "steps", "chunk", "size"):
+        super().__post_init__()
+        for key in ("chunk", "size"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
-        require(self.steps <= 1000, "steps", self.steps, "at most 1000")
-        require(self.guidance >= 0, "guidance", self.guidance, "at least 0 (0: none)")
-        require(0 <= self.eta <= 1, "eta", self.eta, "in [0, 1]")
-        one_of("scheduler", self.scheduler, SCHEDULERS)
-        require(
-            self.eta == 0 or self.scheduler == "ddim", "eta", self.eta, "0 with scheduler=euler, which has no noise"
-        )
         require(all(text.strip() for text in self.prompts), "prompts", self.prompts, "texts with words")
         said = bool(self.prompts) or LABEL in self.prompt
         require(said, "prompt", self.prompt, f"a text with {LABEL} in it, or give prompts")
@@ -92,7 +85,7 @@ class StableDiffusion(Recipe):
         folder = self._folder()
         return tree_hash({str(f.relative_to(folder)): sha256_file(f) for f in files_of(folder)})
 
-    def check(self, experiment: Experiment) -> None:
+    def check(self, experiment: Experiment) -> None:  # not as its base: the noise is the pipeline's, no model's
         check_pipeline(self._folder(), self.path)
         side = able(experiment.domain, Images).side
         require(self.size >= side, "size", self.size, f"at least the {side} pixels a side of the domain's images")
